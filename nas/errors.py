@@ -1,0 +1,86 @@
+"""The errors that users meet, each with the exit code that the command line ends with.
+
+::
+
+    NasError                  1  something failed while running
+    ├── InputError            2  bad input: a file, a name, an option
+    ├── MissingLatencyError   3  a latency table has no entry for a layer
+    ├── BudgetError           4  no network of the space meets the budget
+    └── DeviceError           5  a device that cannot be used from here
+
+Each message is one line that names the place, the rule and what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+__all__ = ["BudgetError", "DeviceError", "InputError", "MissingLatencyError", "NasError"]
+
+
+class NasError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(NasError):
+    """A file, name or option that cannot be used as given."""
+
+    exit_code = 2
+
+    @classmethod
+    def from_validation(cls, where: str, error: ValidationError) -> InputError:
+        """One line out of pydantic's report: the file, the path inside it, the rule and the value.
+
+        Only the first problem is spelled out; the number of others follows.
+        """
+        first, *others = error.errors(include_url=False)
+        # Discriminated unions put the tag into the path ("blocks.0.conv.kernel"); users never wrote it there.
+        path = _path(tuple(part for part in first["loc"] if part not in _UNION_TAGS))
+        message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        if first["type"] == "extra_forbidden":
+            message = "unknown key"
+        elif first["type"] == "missing":
+            message = "missing key"
+        elif first["type"] not in ("value_error", "json_invalid"):
+            message = f"{message[0].lower()}{message[1:]}, got {_short(first['input'])}"
+        more = f" (and {len(others)} more)" if others else ""
+        return cls(f"{where}: {path}{': ' if path else ''}{message}{more}")
+
+
+class MissingLatencyError(NasError):
+    """A latency table that has no entry, and no model, for a layer."""
+
+    exit_code = 3
+
+
+class BudgetError(NasError):
+    """A latency budget below the cheapest network of the space."""
+
+    exit_code = 4
+
+
+class DeviceError(NasError):
+    """A device, runtime or execution provider that is not available here."""
+
+    exit_code = 5
+
+
+_UNION_TAGS = frozenset({"conv", "attention"})
+
+
+def _path(location: tuple[str | int, ...]) -> str:
+    """`("stages", 2, "channels")` as `stages[2].channels`, the way users read their file."""
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
