@@ -27,13 +27,18 @@ __all__ = [
     "AttentionSpec",
     "ConvLayer",
     "ConvSpec",
+    "Count",
     "DownsampleLayer",
     "DownsampleSpec",
     "HeadLayer",
     "Layer",
+    "OddCount",
+    "OddCountOrZero",
     "StageSpec",
     "StemLayer",
     "StemSpec",
+    "stage_layers",
+    "stage_size",
 ]
 
 
@@ -49,6 +54,7 @@ def _odd_or_zero(value: int) -> int:
 
 Count = Annotated[int, Field(strict=True, gt=0)]
 OddCount = Annotated[Count, AfterValidator(_odd)]
+OddCountOrZero = Annotated[int, Field(strict=True, ge=0), AfterValidator(_odd_or_zero)]
 
 
 class _Spec(BaseModel):
@@ -97,7 +103,7 @@ class AttentionSpec(_Spec):
     query_reduction: Count
     modulation: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     expansion: Count
-    position_kernel: Annotated[int, Field(strict=True, ge=0), AfterValidator(_odd_or_zero)] = 3
+    position_kernel: OddCountOrZero = 3
     heads: Count | None = None
     window: Annotated[int, Field(strict=True, ge=0)] = 0
 
@@ -108,7 +114,7 @@ class AttentionSpec(_Spec):
         return self
 
     def value_channels(self, channels: int) -> int:
-        """m * C: channels of the values, and of the gate."""
+        """Channels of the values, and of the gate: m * C."""
         return round(self.modulation * channels)
 
 
@@ -152,9 +158,11 @@ class Architecture(_Spec):
         if self.resolution % 32:
             raise ValueError(f"resolution must be divisible by 32, got {self.resolution}")
         if self.stages[0].channels % 2:
-            raise ValueError(f"stages[0].channels must be even (the stem starts with half), got {self.stages[0].channels}")
+            raise ValueError(
+                f"stages[0].channels must be even (the stem starts with half), got {self.stages[0].channels}"
+            )
         for index, stage in enumerate(self.stages):
-            size = self.resolution // (4 * 2**index)
+            size = stage_size(self.resolution, index)
             for block in stage.blocks:
                 if isinstance(block, AttentionSpec) and block.window and (size % block.window or size == block.window):
                     raise ValueError(
@@ -185,32 +193,21 @@ class Architecture(_Spec):
         """
         size = self.resolution
         channels = self.stages[0].channels
-        yield StemLayer(channels=channels, kernel=self.stem.kernel, expansion=self.stem.expansion, height=size, width=size)
-        size //= 4
+        yield StemLayer(
+            channels=channels, kernel=self.stem.kernel, expansion=self.stem.expansion, height=size, width=size
+        )
         for index, stage in enumerate(self.stages):
             if index:
                 yield DownsampleLayer(
-                    in_channels=channels, channels=stage.channels, kernel=self.downsample.kernel, height=size, width=size
+                    in_channels=channels,
+                    channels=stage.channels,
+                    kernel=self.downsample.kernel,
+                    height=size,
+                    width=size,
                 )
-                size //= 2
+            size = stage_size(self.resolution, index)
             channels = stage.channels
-            for position, block in enumerate(stage.blocks):
-                match block:
-                    case ConvSpec():
-                        yield ConvLayer(
-                            channels=channels, kernel=block.kernel, expansion=block.expansion, height=size, width=size
-                        )
-                    case AttentionSpec():
-                        yield AttentionLayer(
-                            channels=channels,
-                            spec=block,
-                            height=size,
-                            width=size,
-                            partitions=block.window > 0 and _window(stage.blocks, position - 1) != block.window,
-                            merges=block.window > 0 and _window(stage.blocks, position + 1) != block.window,
-                        )
-                    case _:
-                        assert_never(block)
+            yield from stage_layers(stage, size)
         yield HeadLayer(channels=channels, num_classes=self.num_classes, height=size, width=size)
 
     def at(self, *, resolution: int | None = None, num_classes: int | None = None) -> Architecture:
@@ -218,7 +215,7 @@ class Architecture(_Spec):
         resolution = resolution or self.resolution
         stages = []
         for index, stage in enumerate(self.stages):
-            size = resolution // (4 * 2**index)
+            size = stage_size(resolution, index)
             blocks = tuple(
                 block.model_copy(update={"window": 0})
                 if isinstance(block, AttentionSpec) and block.window and (size % block.window or size <= block.window)
@@ -283,6 +280,32 @@ class Architecture(_Spec):
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         return cls.from_json(text, where=str(path))
+
+
+def stage_size(resolution: int, index: int) -> int:
+    """Height and width of the maps in stage `index` (0 to 3)."""
+    return resolution // (4 * 2**index)
+
+
+def stage_layers(stage: StageSpec, size: int) -> Iterator[Layer]:
+    """The layers of one stage on maps of `size` x `size`: the part of the geometry walk inside a stage."""
+    for position, block in enumerate(stage.blocks):
+        match block:
+            case ConvSpec():
+                yield ConvLayer(
+                    channels=stage.channels, kernel=block.kernel, expansion=block.expansion, height=size, width=size
+                )
+            case AttentionSpec():
+                yield AttentionLayer(
+                    channels=stage.channels,
+                    spec=block,
+                    height=size,
+                    width=size,
+                    partitions=block.window > 0 and _window(stage.blocks, position - 1) != block.window,
+                    merges=block.window > 0 and _window(stage.blocks, position + 1) != block.window,
+                )
+            case _:
+                assert_never(block)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,7 +411,9 @@ def _require_divisible(spec: AttentionSpec, channels: int, where: str) -> None:
         raise ValueError(f"{where}: modulation times {channels} channels must be whole, got {spec.modulation}")
     widths = (channels // spec.query_reduction, spec.value_channels(channels))
     if spec.heads and any(width % spec.heads for width in widths):
-        raise ValueError(f"{where}: heads must divide {widths[0]} query and {widths[1]} value channels, got {spec.heads}")
+        raise ValueError(
+            f"{where}: heads must divide {widths[0]} query and {widths[1]} value channels, got {spec.heads}"
+        )
 
 
 def _window(blocks: tuple[ConvSpec | AttentionSpec, ...], position: int) -> int:

@@ -38,9 +38,15 @@ class InputError(NasError):
 
         Only the first problem is spelled out; the number of others follows.
         """
-        first, *others = error.errors(include_url=False)
-        # Discriminated unions put the tag into the path ("blocks.0.conv.kernel"); users never wrote it there.
-        path = _path(tuple(part for part in first["loc"] if part not in _UNION_TAGS))
+        problems = error.errors(include_url=False)
+        places = [problem["loc"] for problem in problems]
+        # A tuple with a wrong item is reported as too short as well; only the item is news.
+        first, *others = [
+            problem
+            for problem in problems
+            if problem["type"] != "too_short" or not any(_inside(place, problem["loc"]) for place in places)
+        ]
+        path = _path(first["loc"])
         message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         if first["type"] == "extra_forbidden":
             message = "unknown key"
@@ -70,13 +76,16 @@ class DeviceError(NasError):
     exit_code = 5
 
 
-_UNION_TAGS = frozenset({"conv", "attention"})
+def _inside(place: tuple[str | int, ...], outer: tuple[str | int, ...]) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
 
 
 def _path(location: tuple[str | int, ...]) -> str:
     """`("stages", 2, "channels")` as `stages[2].channels`, the way users read their file."""
     path = ""
-    for part in location:
+    for index, part in enumerate(location):
+        if location[max(index - 2, 0)] == "blocks" and index >= 2:
+            continue  # Pydantic puts the kind of a block behind its number; users never wrote it there.
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path
 

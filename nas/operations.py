@@ -35,6 +35,8 @@ class Operation:
         kind: `dense` (convolution or linear layer across channels), `depthwise`, `product` (of two activations), ...
         macs: multiply-adds.
         weights: parameters, bias included.
+        inputs: channels read by a `dense` or `depthwise` operation, 0 for the other kinds.
+        outputs: channels written by them.
         reads: activation elements read.
         writes: activation elements written.
     """
@@ -42,6 +44,8 @@ class Operation:
     kind: OperationKind
     macs: int = 0
     weights: int = 0
+    inputs: int = 0
+    outputs: int = 0
     reads: int
     writes: int
 
@@ -151,6 +155,8 @@ def _dense(inputs: int, outputs: int, kernel: int, in_size: int, out_size: int) 
         kind="dense",
         macs=weights * out_size,
         weights=weights + outputs,
+        inputs=inputs,
+        outputs=outputs,
         reads=inputs * in_size,
         writes=outputs * out_size,
     )
@@ -162,6 +168,8 @@ def _depthwise(channels: int, kernel: int, size: int) -> Operation:
         kind="depthwise",
         macs=weights * size,
         weights=weights + channels,
+        inputs=channels,
+        outputs=channels,
         reads=channels * size,
         writes=channels * size,
     )

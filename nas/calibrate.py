@@ -1,0 +1,287 @@
+"""How a cost model is fitted where no device is at hand: published end-to-end times in, `CostModel` out.
+
+The points file describes every published network completely, so that anyone can repeat the fit::
+
+    nas table calibrate latency_tables/iphone13.points.csv --out iphone13.coreml.fp16.json
+
+The fit is the most probable one given the published times and log-normal priors around public specifications of the
+device (`PRIORS`): some 14 times cannot settle seven coefficients alone, and a coefficient that they say nothing about
+stays where the specification puts it. No prior comes from the times.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self, get_args
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from scipy.optimize import least_squares
+
+from nas.architecture import Architecture, AttentionSpec, BlockSpec, ConvSpec, StageSpec, StemSpec, stage_size
+from nas.cost_model import CoefficientName, Coefficients, CostModel, FitRow, demands
+from nas.errors import InputError
+from nas.latency import LatencyTable, Provenance, PublishedTime
+
+__all__ = ["PRIORS", "Prior", "PublishedPoint", "calibrate", "calibrated_table", "read_points"]
+
+COVERAGE = 0.9
+CHANNEL_GROUP = 32  # 64 bytes of fp16, the alignment of the Neural Engine's buffers
+ELEMENT_BYTES = 2  # fp16
+OVERLAP = 4.0
+_DIGITS = 6  # significant digits of what is written, fewer than machines agree on
+_FEWEST_ROWS = 10  # a 90 % interval from all rows but one takes nine
+
+_NAMES: tuple[CoefficientName, ...] = get_args(CoefficientName)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """What a coefficient is taken to be before any published time is seen.
+
+    The coefficient is `floor + (typical - floor) * exp(spread * z)` with z standard normal: above its floor for certain.
+    """
+
+    typical: float
+    spread: float
+    floor: float = 0.0
+
+
+# Public specifications of the A15 of the iPhone 13, used as priors only: a Neural Engine of 15.8 TOPS, which is 7.9e12
+# multiply-adds a second, and a 64-bit LPDDR4X-4266 memory, which is 34.1 GB/s. The rest are round orders of magnitude.
+_PEAK_MS_PER_GMAC = 1 / 7.9
+PRIORS: Mapping[CoefficientName, Prior] = MappingProxyType(
+    {
+        # Half the peak, by a factor of two in what is lost.
+        "dense_ms_per_gmac": Prior(typical=2 * _PEAK_MS_PER_GMAC, spread=0.7, floor=_PEAK_MS_PER_GMAC),
+        # An eighth of the peak.
+        "low_reuse_ms_per_gmac": Prior(typical=8 * _PEAK_MS_PER_GMAC, spread=1.0, floor=_PEAK_MS_PER_GMAC),
+        # The memory at its full speed; the 32 MB system cache may serve weights faster.
+        "memory_ms_per_mb": Prior(typical=1 / 34.1, spread=0.7),
+        # On the chip: twice as fast as the memory.
+        "stream_ms_per_mb": Prior(typical=0.5 / 34.1, spread=1.0),
+        # Done as a convolution writes its output, most of it hidden.
+        "fused_ms_per_mb": Prior(typical=0.17 / 34.1, spread=1.0),
+        # About a thousand cycles at some 1 GHz.
+        "dispatch_ms": Prior(typical=0.001, spread=1.0),
+        # A call through the driver to another processor and back.
+        "overhead_ms": Prior(typical=0.1, spread=1.0),
+    }
+)
+
+
+def _blank_is_none(value: object) -> object:
+    return None if value == "" else value
+
+
+def _split(separator: str) -> BeforeValidator:
+    def split(value: object) -> object:
+        return tuple(part.strip() or None for part in value.split(separator)) if isinstance(value, str) else value
+
+    return BeforeValidator(split)
+
+
+_Count = Annotated[int, Field(gt=0)]
+_Dims = Annotated[tuple[_Count, _Count, _Count, _Count], _split("-")]
+_PerStage = Annotated[tuple[_Count | None, _Count | None, _Count | None, _Count | None], _split("|")]
+_Text4 = Annotated[tuple[str, str, str, str], _split("|")]
+_NONE_PER_STAGE = (None, None, None, None)
+
+
+def _blank_is_no_stage(value: object) -> object:
+    return _NONE_PER_STAGE if value == "" else value
+
+
+_MaybePerStage = Annotated[_PerStage, BeforeValidator(_blank_is_no_stage)]
+
+
+class PublishedPoint(BaseModel):
+    """A published network: its time on the device, its accuracy, and everything that defines it.
+
+    Attributes:
+        latency_ms: as printed.
+        fit: whether the model is fitted to this row.
+        why_not: the reason where it is not.
+        uncertainty: assumed standard deviation of the printed time, relative.
+        top1: ImageNet-1k accuracy in %.
+        epochs: training epochs behind `top1`.
+        params_m: parameters as printed, in millions.
+        gmacs: multiply-adds as printed, in 10^9.
+        dims: channels of the four stages, as in `48-96-192-384`.
+        stages: blocks of the four stages, as in `2C|2C|9C 4A 1C|2A`: C convolution blocks, A attention units.
+        stem: `fused`, the stem of iFormer, or `patchify`, that of ConvNeXt.
+        heads: heads of the attention units of each stage, as in `||6|12`, for `mha`.
+        query_reduction: R of each stage.
+        window: window of the attention units of each stage but the last unit, which is global.
+        source: where it is printed (iFormer, arXiv:2501.15369).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(min_length=1)]
+    latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    fit: Literal["yes", "no"]
+    why_not: str
+    uncertainty: Annotated[float, Field(gt=0, lt=1)]
+    top1: Annotated[float | None, BeforeValidator(_blank_is_none)]
+    epochs: Annotated[int | None, BeforeValidator(_blank_is_none)]
+    params_m: Annotated[float | None, BeforeValidator(_blank_is_none)]
+    gmacs: Annotated[float | None, BeforeValidator(_blank_is_none)]
+    resolution: _Count
+    dims: _Dims
+    stages: _Text4
+    stem: Literal["fused", "patchify"]
+    stem_kernel: Annotated[int | None, BeforeValidator(_blank_is_none)]
+    stem_expansion: Annotated[int | None, BeforeValidator(_blank_is_none)]
+    norm: Literal["bn", "ln"]
+    conv_kernel: int
+    conv_expansion: int
+    attention: Annotated[Literal["shma", "sha", "mha"] | None, BeforeValidator(_blank_is_none)]
+    heads: _MaybePerStage
+    query_reduction: _MaybePerStage
+    modulation: Annotated[float | None, BeforeValidator(_blank_is_none)]
+    ffn_expansion: Annotated[int | None, BeforeValidator(_blank_is_none)]
+    position_kernel: Annotated[int | None, BeforeValidator(_blank_is_none)]
+    window: _MaybePerStage
+    source: Annotated[str, Field(min_length=1)]
+    note: str
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.fit == "no") != bool(self.why_not):
+            raise ValueError(f"why_not goes with fit no and only with it, got {self.why_not!r}")
+        if self.in_family:
+            try:
+                self.architecture()
+            except ValidationError as error:
+                raise ValueError(str(InputError.from_validation("architecture", error))) from error
+        elif self.fit == "yes":
+            raise ValueError("fit must be no for a network with layer norm or a patchify stem")
+        return self
+
+    @property
+    def in_family(self) -> bool:
+        """Whether `architecture` can describe the network."""
+        return self.norm == "bn" and self.stem == "fused"
+
+    def architecture(self) -> Architecture:
+        """The network; its classifier counts also where only the backbone was timed.
+
+        Raises:
+            ValueError: the network is not of the family, or a column that it needs is empty or against a rule.
+        """
+        if not self.in_family:
+            raise ValueError(f"{self.name}: norm {self.norm} and stem {self.stem} are not part of the family")
+        return Architecture(
+            resolution=self.resolution,
+            stem=StemSpec.model_validate({"kernel": self.stem_kernel, "expansion": self.stem_expansion}),
+            stages=tuple(
+                StageSpec(channels=channels, blocks=self._blocks(index)) for index, channels in enumerate(self.dims)
+            ),
+        )
+
+    def _blocks(self, index: int) -> tuple[BlockSpec, ...]:
+        letters = ""
+        for run in self.stages[index].split():
+            match = re.fullmatch(r"([1-9]\d*)([CA])", run)
+            if match is None:
+                raise ValueError(f"stages must look like 2C|2C|9C 4A 1C|2A, got {run!r}")
+            letters += match[2] * int(match[1])
+        conv = ConvSpec.model_validate({"kernel": self.conv_kernel, "expansion": self.conv_expansion})
+        last = letters.rfind("A")
+        return tuple(
+            conv if letter == "C" else self._attention(index, is_last=position == last)
+            for position, letter in enumerate(letters)
+        )
+
+    def _attention(self, index: int, *, is_last: bool) -> AttentionSpec:
+        window = self.window[index] or 0
+        if window >= stage_size(self.resolution, index) or is_last:
+            window = 0
+        return AttentionSpec.model_validate(
+            {
+                "attention": self.attention,
+                "query_reduction": self.query_reduction[index],
+                "modulation": self.modulation,
+                "expansion": self.ffn_expansion,
+                "position_kernel": self.position_kernel,
+                "heads": self.heads[index],
+                "window": window,
+            }
+        )
+
+
+def read_points(path: Path) -> list[PublishedPoint]:
+    """Read a points file: one published network a row, the columns as the attributes of `PublishedPoint`.
+
+    Raises:
+        InputError: the file cannot be read, a column is missing or unknown, or a value is against a rule; the message
+            names the file, the row and the column.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            header = list(reader.fieldnames or [])
+            rows = [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: is not a CSV file in UTF-8 ({error})") from error
+    expected = list(PublishedPoint.model_fields)
+    if missing := [column for column in expected if column not in header]:
+        raise InputError(f"{path}: the header lacks the column{'s' if missing[1:] else ''} {', '.join(missing)}")
+    if unknown := [column for column in header if column not in expected]:
+        raise InputError(f"{path}: the header has the unknown column{'s' if unknown[1:] else ''} {', '.join(unknown)}")
+    points = [_point(path, line, row) for line, row in rows]
+    for name, count in Counter(point.name for point in points).items():
+        if count > 1:
+            raise InputError(f"{path}: column name: {name} occurs {count} times")
+    return points
+
+
+def calibrate(points: Path) -> CostModel:
+    """Fit a cost model to the rows of a points file that say `fit` yes; takes about a second.
+
+    Raises:
+        InputError: the file cannot be used, or has too few such rows.
+    """
+    rows = [point for point in read_points(points) if point.fit == "yes"]
+    if len(rows) < _FEWEST_ROWS:
+        raise InputError(f"{points}: column fit: at least {_FEWEST_ROWS} rows must say yes, got {len(rows)}")
+    data = _Data.of(rows)
+    everything = np.arange(len(rows))
+    coefficients = data.fit(everything)
+    left_out = [data.fit(np.delete(everything, index)) for index in range(len(rows))]
+    predicted = data.predict(coefficients)
+    fit_rows = tuple(
+        FitRow(
+            name=row.name,
+            published_ms=row.latency_ms,
+            predicted_ms=_rounded(predicted[index]),
+            left_out_ms=_rounded(data.predict(left_out[index])[index]),
+            left_out=_named(left_out[index]),
+        )
+        for index, row in enumerate(rows)
+    )
+    fit_errors = [abs(row.fit_error) for row in fit_rows]
+    left_out_errors = [abs(row.left_out_error) for row in fit_rows]
+    return CostModel(
+        coefficients=_named(coefficients),
+        overlap=OVERLAP,
+        channel_group=CHANNEL_GROUP,
+        element_bytes=ELEMENT_BYTES,
+        coverage=COVERAGE,
+        observed_coverage=_rounded(_observed_coverage(data, rows)),
+        fit_error_mean=_rounded(float(np.mean(fit_errors))),
+        fit_error_worst=_rounded(max(fit_errors)),
+        left_out_error_mean=_rounded(float(np.mean(left_out_errors))),
+        left_out_error_worst=_rounded(max(left_out_errors)),
+        rows=fit_rows,
+    )

@@ -1,0 +1,89 @@
+"""Where named things are found: spaces, tables and plug-ins, the user's own before the shipped ones."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from nas.errors import InputError
+
+__all__ = ["files", "find_file", "load_plugin", "plugins", "unknown_name"]
+
+_PACKAGE = Path(__file__).parent
+# An installed wheel carries the folders inside the package; a checkout has them beside it.
+_SHIPPED = _PACKAGE / "_shipped" if (_PACKAGE / "_shipped").is_dir() else _PACKAGE.parent
+
+
+def files(folder: str, suffix: str) -> dict[str, Path]:
+    """Stem -> path of the files in `folder`, those below the working directory before the shipped ones."""
+    found: dict[str, Path] = {}
+    for root in (Path.cwd(), _SHIPPED):
+        for path in sorted((root / folder).glob(f"*{suffix}")):
+            found.setdefault(path.name.removesuffix(suffix), path)
+    return dict(sorted(found.items()))
+
+
+def find_file(kind: str, folder: str, suffix: str, name: str) -> Path:
+    """Path of the file that `name` means: a path, a stem, or any unique beginning of a stem.
+
+    Args:
+        kind: what it is called in an error, such as "search space".
+        folder: folder below the working directory and beside the package.
+        suffix: ending of its files, such as ".toml".
+        name: what the user typed.
+    Raises:
+        InputError: no such file, or several that begin so.
+    """
+    if name.endswith(suffix) or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"{name}: no such {kind} file")
+        return path
+    known = files(folder, suffix)
+    if name in known:
+        return known[name]
+    begins = [stem for stem in known if stem.startswith(name)] if name else []
+    if len(begins) > 1:
+        raise InputError(f"{kind} {name!r} could be any of {', '.join(begins)}; write more of the name")
+    if not begins:
+        raise unknown_name(kind, name, known)
+    return known[begins[0]]
+
+
+def plugins(package: str) -> list[str]:
+    """Names of the plug-ins in a package of this project, as typed on the command line (`short-training`)."""
+    folder = _PACKAGE / package
+    names = (module.name for module in pkgutil.iter_modules([str(folder)]))
+    return sorted(name.replace("_", "-") for name in names if not name.startswith("_"))
+
+
+def load_plugin(kind: str, package: str, name: str) -> ModuleType:
+    """Import the module of a plug-in.
+
+    Args:
+        kind: what it is called in an error, such as "proxy".
+        package: folder below nas/ that holds one module a plug-in.
+        name: what the user typed.
+    Raises:
+        InputError: there is no plug-in of this name.
+    """
+    known = plugins(package)
+    if name not in known:
+        raise unknown_name(kind, name, known)
+    return importlib.import_module(f"nas.{package}.{name.replace('-', '_')}")
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a wrong name: the names there are, and the nearest one."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return InputError(f"no {kind} named {name!r}: there {_list(known)}{hint}")
+
+
+def _list(names: list[str]) -> str:
+    return f"are {', '.join(names)}" if len(names) > 1 else f"is only {names[0]}" if names else "are none"

@@ -1,0 +1,545 @@
+"""The command line: arguments, one library call, print. Data goes to stdout, words and progress to stderr.
+
+Modules that load pydantic, torch or Optuna are imported inside the commands, so that `nas --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas.errors import InputError, NasError
+
+if TYPE_CHECKING:
+    from nas.measure import Progress as BuildProgress
+    from nas.result import Candidate, SearchResult
+    from nas.search import Progress as SearchProgress
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Latency-aware neural architecture search over the iFormer family of mobile vision networks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+table_app = typer.Typer(help="Latency tables: build, list and show them.", no_args_is_help=True)
+space_app = typer.Typer(help="Search spaces.", no_args_is_help=True)
+app.add_typer(table_app, name="table")
+app.add_typer(space_app, name="space")
+
+SpaceOption = Annotated[str, typer.Option("--space", help="Search space: a name or a .toml file.")]
+TableOption = Annotated[str, typer.Option("--table", help="Latency table: a name, its beginning, or a .json file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+ResultsArgument = Annotated[Path, typer.Argument(help="A results folder.", show_default=False)]
+
+
+def main() -> None:
+    """Run the command line; every expected error ends in one line and its exit code."""
+    try:
+        app()
+    except NasError as error:
+        _say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say("interrupted; everything finished so far is saved")
+        sys.exit(130)
+    except BrokenPipeError:  # The reader of stdout has left, as `head` does.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+@app.command()
+def search(
+    budget_ms: Annotated[float, typer.Option(help="Upper limit of the predicted latency in ms.", show_default=False)],
+    space: SpaceOption = "iformer",
+    table: TableOption = "iphone13",
+    proxy: Annotated[str, typer.Option(help="What scores a candidate.")] = "short-training",
+    data: Annotated[
+        str, typer.Option(help="synthetic, a folder of class folders, Parquet files, or a hub data set.")
+    ] = "synthetic",
+    trials: Annotated[int | None, typer.Option(min=1, help="Candidates to score.", show_default=False)] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(help="End after this long: 90s, 10m, 2h.", show_default="10m without --trials")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sampler, the data and the training.")] = 0,
+    storage: Annotated[
+        str | None, typer.Option(help="Optuna storage URL.", show_default="a journal in the results folder")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Results folder.", show_default="results/SPACE-BUDGETms")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the results folder.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the best network inside a latency budget.
+
+    Example: nas search --budget-ms 1.1
+    """
+    from nas.catalog import load_plugin
+    from nas.latency import LatencyTable
+    from nas.report import write_report
+    from nas.search import check_budget, plan_search, run_search
+    from nas.space import SearchSpace
+
+    limit_s = _seconds(time_limit) if time_limit else None if trials else 600.0
+    search_space = SearchSpace.find(space)
+    latency_table, table_path = LatencyTable.find(table)
+    scorer = load_plugin("proxy", "proxies", proxy)
+    folder = out or _default_out(space, budget_ms, resume=resume)
+    # A budget that cannot be met is refused before any image is made or read.
+    check_budget(search_space, latency_table, budget_ms)
+    built = scorer.build(data=data, seed=seed, on_words=_say)
+    planned = plan_search(search_space, latency_table, built, budget_ms=budget_ms, trials=trials, time_limit_s=limit_s)
+    for line in planned.describe():
+        _say(line)
+    _say(f"results: {folder}")
+    try:
+        result = run_search(
+            search_space,
+            latency_table,
+            built,
+            plan=planned,
+            seed=seed,
+            out=folder,
+            names={"space": space, "table": table_path.name, "proxy": proxy},
+            time_limit_s=limit_s,
+            storage=storage,
+            resume=resume,
+            command=["nas", *sys.argv[1:]],
+            on_progress=_say_progress,
+        )
+    except KeyboardInterrupt:
+        _say(f"\nstopped; go on with: nas search --resume --out {folder} and the same options")
+        raise
+    write_report(result)
+    if as_json:
+        _print_json(_result_json(result))
+    else:
+        _print_result(result)
+
+
+@app.command()
+def latency(
+    network: Annotated[str, typer.Argument(help="A reference (iformer_m), an architecture file, or - for stdin.")],
+    table: TableOption = "iphone13",
+    as_json: JsonOption = False,
+) -> None:
+    """Predict the latency of a network, layer by layer.
+
+    Example: nas latency iformer_m
+    """
+    from nas.latency import LatencyTable
+    from nas.operations import count
+    from nas.space import find_network
+
+    name, architecture = find_network(network, stdin=sys.stdin.buffer)
+    latency_table, path = LatencyTable.find(table)
+    found = latency_table.latency(architecture)
+    published = latency_table.published.get(architecture.id)
+    counts = count(architecture)
+    if as_json:
+        _print_json(
+            {
+                "id": architecture.id,
+                "latency_ms": round(found.latency_ms, 6),
+                "interval_ms": [round(found.low_ms, 6), round(found.high_ms, 6)],
+                "source": found.source,
+                "table": path.name.removesuffix(".json"),
+                "params": counts.params,
+                "macs": counts.macs,
+                "published_ms": published.latency_ms if published else None,
+                "layers": [
+                    {"key": part.key, "latency_ms": round(part.latency_ms, 6), "source": part.source}
+                    for part in found.layers
+                ],
+            }
+        )
+        return
+    from collections import Counter
+
+    from rich.table import Table
+
+    print_(f"{name}  {architecture.summary}")
+    print_(f"{counts.params / 1e6:.3f} M parameters, {counts.macs / 1e9:.3f} GMACs at {architecture.resolution} px")
+    print_(f"{found.latency_ms:.3f} ms  [{found.low_ms:.3f}, {found.high_ms:.3f}]  {latency_table.provenance.label}")
+    print_(f"interval: {latency_table.interval_meaning}")
+    if published:
+        difference = found.latency_ms / published.latency_ms - 1
+        print_(f"published: {published.latency_ms:.2f} ms ({published.source}); predicted {difference:+.1%}")
+    shown = Table("layer", "count", "ms each", "ms", "share", "source", box=None)
+    parts = {part.key: part for part in found.layers}
+    for key, times in Counter(part.key for part in found.layers).items():
+        total = times * parts[key].latency_ms
+        share = f"{total / found.latency_ms:.1%}"
+        shown.add_row(key, str(times), f"{parts[key].latency_ms:.4f}", f"{total:.4f}", share, parts[key].source)
+    _print_table(shown)
+
+
+@table_app.command("build")
+def table_build(
+    device: Annotated[str, typer.Option(help="What to measure on; nas devices lists them.")] = "onnxruntime",
+    space: SpaceOption = "iformer",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="Table file.", show_default="latency_tables/DEVICE.RUNTIME.PRECISION.json")
+    ] = None,
+) -> None:
+    """Measure every distinct layer of a space on a device; a build that was stopped goes on where it was.
+
+    Example: nas table build --device onnxruntime --space tiny --out tiny.json
+    """
+    from nas.catalog import load_plugin
+    from nas.measure import build_table, default_path
+    from nas.space import SearchSpace
+
+    search_space = SearchSpace.find(space)
+    opened = load_plugin("device", "devices", device).open_device(threads=threads)
+    path = out or default_path(opened)
+    if out is None:
+        path.parent.mkdir(exist_ok=True)
+    with _build_watch() as watch:
+        built = build_table(search_space.layers, opened, path, on_progress=watch)
+    _say(f"{len(built.entries)} layers in {path} ({built.provenance.label})")
+    print_(str(path))
+
+
+@table_app.command("list")
+def table_list() -> None:
+    """List the latency tables that --table finds."""
+    from rich.table import Table
+
+    from nas import catalog
+    from nas.latency import LatencyTable
+
+    shown = Table("table", "entries", "model", "origin", box=None)
+    for name, path in catalog.files("latency_tables", ".json").items():
+        table = LatencyTable.load(path)
+        shown.add_row(name, str(len(table.entries)), "yes" if table.model else "no", table.provenance.label)
+    _print_table(shown)
+
+
+@table_app.command("show")
+def table_show(table: Annotated[str, typer.Argument(help="A table name or file.")]) -> None:
+    """Show where a table comes from, how far it can be trusted, and its dearest layers."""
+    from rich.table import Table
+
+    from nas.latency import LatencyTable
+
+    found, path = LatencyTable.find(table)
+    print_(f"{path}: {found.provenance.label}")
+    print_(f"runtime: {', '.join([found.provenance.runtime, *map(' '.join, found.provenance.versions.items())])}")
+    print_(f"protocol: {found.provenance.protocol}")
+    print_(f"date: {found.provenance.date}")
+    print_(f"trust: {found.trust}")
+    if found.model:
+        for line in found.model.describe():
+            print_(line)
+    if found.entries:
+        shown = Table("dearest layers", "median ms", "minimum", "p90", "runs", box=None)
+        dearest = sorted(found.entries.items(), key=lambda item: -item[1].median_ms)[:10]
+        for key, timing in dearest:
+            values = (timing.median_ms, timing.minimum_ms, timing.p90_ms)
+            shown.add_row(key, *(f"{value:.4f}" for value in values), str(timing.runs))
+        _print_table(shown)
+
+
+@table_app.command("calibrate")
+def table_calibrate(
+    points: Annotated[Path, typer.Argument(help="Published end-to-end times, a .points.csv file.")],
+    out: Annotated[Path, typer.Option(help="Table file to write.")],
+) -> None:
+    """Fit a per-layer cost model to published end-to-end times.
+
+    Example: nas table calibrate latency_tables/iphone13.points.csv --out iphone13.coreml.fp16.json
+    """
+    from nas.calibrate import calibrated_table
+
+    table = calibrated_table(points)
+    table.save(out)
+    assert table.model is not None
+    for line in table.model.describe():
+        print_(line)
+    _say(f"written to {out}")
+
+
+@app.command()
+def devices() -> None:
+    """List what latency can be measured on from here, and why not on the others."""
+    from rich.table import Table
+
+    from nas.catalog import load_plugin, plugins
+
+    shown = Table("device", "available", "description", box=None)
+    for name in plugins("devices"):
+        module = load_plugin("device", "devices", name)
+        reason = module.unavailable()
+        about = (module.__doc__ or "").splitlines()[0]
+        shown.add_row(name, "no" if reason else "yes", reason or about)
+    _print_table(shown)
+
+
+@app.command()
+def plot(
+    results: Annotated[list[Path], typer.Argument(help="One or more results folders.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Picture or page to write: .html, .png or .svg.")] = Path("pareto.html"),
+) -> None:
+    """Plot the candidates and Pareto fronts of one or more runs, with the published iFormer points.
+
+    Example: nas plot results/iformer-1.1ms --out front.png
+    """
+    from nas.report import write_plot
+    from nas.result import SearchResult
+
+    write_plot([SearchResult.load(path) for path in results], out)
+    _say(f"written to {out}")
+
+
+@app.command()
+def show(results: ResultsArgument, as_json: JsonOption = False) -> None:
+    """Show the winner, the front and the references of a run.
+
+    Example: nas show results/iformer-1.1ms
+    """
+    from nas.result import SearchResult
+
+    result = SearchResult.load(results)
+    if as_json:
+        _print_json(_result_json(result))
+    else:
+        _print_result(result)
+
+
+@app.command()
+def front(
+    results: ResultsArgument,
+    budget_ms: Annotated[float, typer.Option(help="Latency budget in ms.", show_default=False)],
+) -> None:
+    """Print the architecture of the best network of a run inside another budget, as JSON.
+
+    Example: nas front results/iformer-1.1ms --budget-ms 0.9
+    """
+    from nas.errors import BudgetError
+    from nas.result import SearchResult
+
+    result = SearchResult.load(results)
+    best = result.best_under(budget_ms)
+    if best is None:
+        fastest = min((c.latency_ms for c in result.scored), default=None)
+        raise BudgetError(
+            f"{results} has no network of at most {budget_ms:g} ms"
+            + (f"; its fastest is {fastest:.3f} ms" if fastest else "; nothing is scored yet")
+        )
+    _say(f"{best.label}: {best.latency_ms:.3f} ms, score {best.score:.4f}")
+    print_(best.architecture.to_json(), end="")
+
+
+@app.command()
+def export(
+    network: Annotated[
+        str, typer.Argument(help="A reference, an architecture file, - for stdin, or a results folder.")
+    ],
+    format: Annotated[str, typer.Option("--format", help="onnx, coreml or timm.")],  # noqa: A002 - the option's name
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint to load first.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write.", show_default="NETWORK with the suffix")] = None,
+) -> None:
+    """Write a network, or the winner of a run with its weights, for another tool.
+
+    Example: nas export iformer_m --format onnx --out iformer_m.onnx
+    """
+
+    from nas.catalog import load_plugin
+    from nas.model import build_model, load_weights
+    from nas.result import SearchResult
+    from nas.space import find_network
+
+    exporter = load_plugin("export format", "export", format)
+    if (Path(network) / "run.json").exists():
+        name, module = Path(network).name, SearchResult.load(Path(network)).build_winner()
+    else:
+        name, architecture = find_network(network, stdin=sys.stdin.buffer)
+        module = build_model(architecture)
+        if weights is None:
+            _say("no --weights: the file gets random weights, good for timing only")
+    if weights is not None:
+        load_weights(module, weights)
+    for path in exporter.export(module, out or Path(f"{name}{exporter.SUFFIX}")):
+        print_(str(path))
+
+
+@space_app.command("show")
+def space_show(
+    space: Annotated[str, typer.Argument(help="A space name or file.")] = "iformer",
+    table: TableOption = "iphone13",
+    as_json: JsonOption = False,
+) -> None:
+    """Show the size of a space, its cheapest and dearest networks, its references and latency quantiles.
+
+    Example: nas space show iformer
+    """
+    from rich.table import Table
+
+    from nas.latency import LatencyTable
+    from nas.operations import count
+    from nas.space import SearchSpace, random_choice
+
+    found = SearchSpace.find(space)
+    latency_table, path = LatencyTable.find(table)
+    rows = {
+        "cheapest": found.extreme(latency_table.layer_ms),
+        "dearest": found.extreme(latency_table.layer_ms, dearest=True),
+        **found.references,
+    }
+    choose = random_choice(seed=0)
+    quantiles = latency_table.quantiles(found.sample(choose) for _ in range(1000))
+    if as_json:
+        networks = [
+            {
+                "name": name,
+                "id": network.id,
+                "latency_ms": round(latency_table.latency_ms(network), 6),
+                "params": count(network).params,
+                "macs": count(network).macs,
+                "inside": network in found,
+            }
+            for name, network in rows.items()
+        ]
+        document = {
+            "space": space,
+            "networks": found.count(),
+            "layers": len(found.layers),
+            "table": path.name.removesuffix(".json"),
+            "latency_quantiles_ms": {name: round(value, 6) for name, value in quantiles.items()},
+            "references": networks,
+        }
+        _print_json(document)
+        return
+    if found.description:
+        print_(found.description)
+    print_(f"{found.count():,} networks ({found.count():.2e}) of {len(found.layers):,} distinct layers")
+    print_(f"latency under {path.name.removesuffix('.json')} ({latency_table.provenance.label}); {latency_table.trust}")
+    print_("1000 random networks: " + ", ".join(f"{name} {value:.3f} ms" for name, value in quantiles.items()))
+    shown = Table("network", "ms", "M params", "GMACs", "in the space", "blocks", box=None)
+    for name, network in rows.items():
+        counts = count(network)
+        ms = f"{latency_table.latency_ms(network):.3f}"
+        sizes = (f"{counts.params / 1e6:.2f}", f"{counts.macs / 1e9:.2f}")
+        shown.add_row(name, ms, *sizes, "yes" if network in found else "no", network.summary)
+    _print_table(shown)
+
+
+def print_(text: str, *, end: str = "\n") -> None:
+    """Data, to stdout."""
+    sys.stdout.write(text + end)
+
+
+def _say(text: str) -> None:
+    """Words, to stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _print_table(table: Any) -> None:
+    from rich.console import Console
+
+    # Wide enough that rows are never folded where stdout is a file or a pipe.
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False)
+    console.print(table)
+
+
+def _print_json(document: object) -> None:
+    print_(json.dumps(document))
+
+
+def _seconds(text: str) -> float:
+    """`90s`, `10m` or `2h` in seconds; a bare number is seconds."""
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:])
+    try:
+        value = float(text[:-1] if unit else text) * (unit or 1.0)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise InputError(f"--time-limit must be a time such as 90s, 10m or 2h, got {text!r}")
+    return value
+
+
+def _default_out(space: str, budget_ms: float, *, resume: bool) -> Path:
+    """results/SPACE-BUDGETms, numbered on while taken; with --resume the last one there is."""
+    first = Path("results") / f"{Path(space).stem}-{budget_ms:g}ms"
+    path, number, last = first, 1, first
+    while (path / "run.json").exists():
+        number, last = number + 1, path
+        path = first.with_name(f"{first.name}-{number}")
+    return last if resume else path
+
+
+def _say_progress(progress: SearchProgress) -> None:
+    """One line a finished candidate."""
+    last = progress.last
+    if last is None:
+        return
+    outcome = f"score {last.score:.4f}" if last.score is not None else f"failed: {last.failure}"
+    best = f"best {progress.best.score:.4f} at {progress.best.latency_ms:.3f} ms" if progress.best else "no best yet"
+    turned = f"{progress.over_budget} of {progress.proposed} proposals over budget"
+    _say(
+        f"{progress.scored:4d}  {last.label:12s}  {last.latency_ms:.3f} ms  {outcome}  {last.seconds:.0f} s  | {best}; {turned}"
+    )
+
+
+@contextmanager
+def _build_watch() -> Iterator[Any]:
+    """A progress bar with the time left, on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None)
+
+        def watch(progress: BuildProgress) -> None:
+            bar.update(task, total=progress.total, completed=progress.done, description=progress.key)
+
+        yield watch
+
+
+def _result_json(result: SearchResult) -> dict[str, Any]:
+    winner = result.winner
+    return {
+        "results": str(result.path),
+        "winner": _candidate_json(winner) if winner else None,
+        "front": [_candidate_json(candidate) for candidate in result.front],
+    }
+
+
+def _candidate_json(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "id": candidate.id,
+        "latency_ms": round(candidate.latency_ms, 6),
+        "score": candidate.score,
+        "architecture": candidate.architecture.to_dict(),
+    }
+
+
+def _print_result(result: SearchResult) -> None:
+    from rich.table import Table
+
+    from nas.report import summary
+
+    for line in summary(result):
+        print_(line)
+    shown = Table("network", "ms", "score", "blocks", box=None)
+    for candidate in sorted([*result.front, *result.references], key=lambda c: c.latency_ms):
+        score = f"{candidate.score:.4f}"
+        shown.add_row(candidate.label, f"{candidate.latency_ms:.3f}", score, candidate.architecture.summary)
+    _print_table(shown)

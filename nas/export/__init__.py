@@ -1,0 +1,35 @@
+"""How networks leave for other tools: one module a format, with the two members of `Exporter`.
+
+`nas/export/onnx.py` is `--format onnx`. tests/test_export.py runs one contract over every module here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from nas.model import Network
+
+__all__ = ["Exporter"]
+
+
+class Exporter(Protocol):
+    """What a module of this folder has at its top level.
+
+    Attributes:
+        SUFFIX: ending of the file or folder that it writes, such as `.onnx`.
+    """
+
+    SUFFIX: str
+
+    def export(self, network: Network, path: Path) -> list[Path]:
+        """Write `network` for use elsewhere and say which files or folders were written.
+
+        Args:
+            network: in training form, as `build_model` and `load_model` return it; it is not changed.
+            path: ends in `SUFFIX`; what is there is replaced, and only by a complete file.
+        Raises:
+            InputError: the format cannot express the network, or `path` cannot be written.
+        """
+        ...

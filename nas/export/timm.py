@@ -1,0 +1,36 @@
+"""timm: the weights under timm's names, and the arguments of the timm model that takes them.
+
+::
+
+    arguments = json.loads(Path("network.json").read_text())
+    model = timm.models.iformer.IFormer(**arguments)
+    model.load_state_dict(safetensors.torch.load_file("network.safetensors"))
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors.torch import save
+
+from nas.files import write_beside
+from nas.model import Network, to_timm
+
+__all__ = ["SUFFIX", "export"]
+
+SUFFIX = ".safetensors"
+
+
+def export(network: Network, path: Path) -> list[Path]:
+    """Write the weights to `path` and the arguments beside it as .json.
+
+    Raises:
+        InputError: timm's arguments cannot express the network; the text names the first reason.
+    """
+    weights, arguments = to_timm(network)
+    beside = path.with_suffix(".json")
+    # timm's own loaders read the format and the architecture from here.
+    write_beside(path, save(weights, {"format": "pt"}))
+    write_beside(beside, (json.dumps(arguments, indent=1) + "\n").encode())
+    return [path, beside]

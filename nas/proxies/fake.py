@@ -1,0 +1,59 @@
+"""A proxy that only looks at the description: a made-up score in no time, to try and to test a search.
+
+The score rises with depth, width and the number of attention units, each with falling returns, and differs a little
+between any two networks. It says nothing about accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from nas.architecture import Architecture, AttentionSpec
+from nas.proxies import Score, ScoringFailed
+
+__all__ = ["FakeProxy", "build"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeProxy:
+    """Scores without training.
+
+    Attributes:
+        data: what the caller asked for, recorded and not opened.
+        seed: another seed moves every score by up to 0.005.
+        failing: ids of networks that cannot be scored.
+    """
+
+    data: str = "synthetic"
+    seed: int = 0
+    failing: Collection[str] = ()
+
+    def settings(self) -> dict[str, Any]:
+        """The name and the arguments."""
+        return {"proxy": "fake", "data": self.data, "seed": self.seed, "failing": sorted(self.failing)}
+
+    def estimate_seconds(self, architecture: Architecture) -> float:  # noqa: ARG002 - no network takes any time
+        """Nothing takes time."""
+        return 0.0
+
+    def score(self, architecture: Architecture) -> Score:
+        """Between 0 and 1, from the stages alone.
+
+        Raises:
+            ScoringFailed: the network's id is among `failing`.
+        """
+        if architecture.id in self.failing:
+            raise ScoringFailed(f"{architecture.id} was asked to fail")
+        blocks = [(stage.channels, block) for stage in architecture.stages for block in stage.blocks]
+        size = sum(channels * block.expansion for channels, block in blocks)
+        attention = sum(isinstance(block, AttentionSpec) for _, block in blocks)
+        jitter = (int(architecture.id, 16) ^ (self.seed * 0x9E3779B97F4A)) % 1000 / 1000
+        value = 0.7 * size / (size + 5000) + 0.2 * attention / (attention + 3) + 0.005 * jitter
+        return Score(value=value, seconds=0.0, details={"size": size, "attention_units": attention})
+
+
+def build(*, data: str, seed: int, device: str | None = None) -> FakeProxy:  # noqa: ARG001 - every proxy is built alike
+    """A fake proxy; `data` is not opened and any `device` will do."""
+    return FakeProxy(data=data, seed=seed)

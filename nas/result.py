@@ -1,0 +1,292 @@
+"""What a search leaves behind: candidates, the run they belong to, and the results folder that holds both.
+
+::
+
+    results/RUN/
+      run.json             what was asked, with which versions, seed, table and data; written first
+      candidates.jsonl     one finished candidate a line, appended and flushed as it comes
+      study.journal        Optuna's own record of the search (absent with --storage)
+      weights/ID.safetensors   weights of the best candidate so far, from its proxy training
+      winner.json          the winner's architecture                    -+
+      winner.safetensors   and its weights                               | written at the end, and again by
+      front.csv            the undominated candidates                    | every --resume
+      pareto.html, report.md                                            -+
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nas.architecture import Architecture
+from nas.errors import InputError
+from nas.files import write_beside
+from nas.operations import count
+from nas.pareto import undominated
+
+if TYPE_CHECKING:
+    from nas.model import Network
+
+__all__ = ["Candidate", "ResultsFolder", "Run", "SearchResult"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Run(_Record):
+    """What a search was asked to do; with it the search can be repeated.
+
+    Attributes:
+        command: the command line, or how the library was called.
+        started: date and time, ISO 8601, UTC.
+        versions: of this package, Python and the libraries that shape the result.
+        space: name, digest and number of networks of the search space.
+        table: file, digest and origin of the latency table.
+        budget_ms: upper limit of the predicted latency.
+        proxy: name and settings of the proxy, data included.
+        seed: of the sampler, the data and the training.
+    """
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    command: str
+    started: str
+    versions: dict[str, str]
+    space: dict[str, Any]
+    table: dict[str, Any]
+    budget_ms: float
+    proxy: dict[str, Any]
+    seed: int
+
+    def differences(self, other: Run) -> list[str]:
+        """What would make a continued search another search: names of the settings in which two runs differ."""
+        settings = ("space", "table", "budget_ms", "proxy", "seed")
+        return [name for name in settings if getattr(self, name) != getattr(other, name)]
+
+
+class Candidate(_Record):
+    """A network that the search looked at, with its predicted latency and its score or the reason why it has none.
+
+    Attributes:
+        kind: `searched` by the sampler, or a known `reference` scored for comparison.
+        name: of the reference.
+        trial: number of the Optuna trial.
+        latency_ms: predicted by the table, with the interval from `low_ms` to `high_ms`.
+        score: by the proxy, higher is better; None for a failed candidate.
+        failure: why there is no score.
+        seconds: time spent on the score.
+        details: what else the proxy tells.
+    """
+
+    id: str
+    kind: Literal["searched", "reference"]
+    name: str | None = None
+    trial: int | None = None
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    score: float | None = None
+    failure: str | None = None
+    seconds: float
+    details: dict[str, float | int | str] = {}
+    architecture: Architecture
+
+    @property
+    def label(self) -> str:
+        """The name of a reference, the id of any other network."""
+        return self.name or self.id
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A finished, interrupted or running search, as read from its folder.
+
+    Attributes:
+        path: the results folder.
+        run: what was asked.
+        candidates: everything finished so far, in order.
+    """
+
+    path: Path
+    run: Run
+    candidates: tuple[Candidate, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> SearchResult:
+        """Read a results folder.
+
+        Raises:
+            InputError: not a results folder, or a broken file in it.
+        """
+        if not (path / "run.json").is_file():
+            raise InputError(f"{path}: not a results folder (it has no run.json)")
+        try:
+            run = Run.model_validate_json((path / "run.json").read_bytes())
+        except ValidationError as error:
+            raise InputError.from_validation(str(path / "run.json"), error) from error
+        return cls(path=path, run=run, candidates=tuple(_read_candidates(path / "candidates.jsonl")))
+
+    @cached_property
+    def scored(self) -> tuple[Candidate, ...]:
+        """The searched candidates that have a score."""
+        return tuple(c for c in self.candidates if c.kind == "searched" and c.score is not None)
+
+    @cached_property
+    def references(self) -> tuple[Candidate, ...]:
+        """The known networks that have a score."""
+        return tuple(c for c in self.candidates if c.kind == "reference" and c.score is not None)
+
+    @property
+    def winner(self) -> Candidate | None:
+        """The best searched candidate inside the budget, of equals the faster; None before the first score."""
+        return self.best_under(self.run.budget_ms)
+
+    def best_under(self, budget_ms: float) -> Candidate | None:
+        """The best searched candidate of at most `budget_ms`."""
+        inside = [c for c in self.scored if c.latency_ms <= budget_ms]
+        return max(inside, key=lambda c: (_score(c), -c.latency_ms), default=None)
+
+    @cached_property
+    def front(self) -> tuple[Candidate, ...]:
+        """The searched candidates that no other beats in both latency and score, fastest first."""
+        return tuple(undominated(self.scored, latency=lambda c: c.latency_ms, score=_score))
+
+    def build_winner(self) -> Network:
+        """The winner as a torch network with the weights of its proxy training, for as many classes as these have.
+
+        Raises:
+            InputError: the run has no winner yet, or its weights are not in the folder.
+        """
+        from nas.model import build_model, load_weights
+
+        if self.winner is None:
+            raise InputError(f"{self.path}: the run has no winner yet")
+        weights = self.path / "winner.safetensors"
+        if not weights.exists():
+            raise InputError(f"{self.path}: has no winner.safetensors; export {self.path / 'winner.json'} instead")
+        classes = int(self.winner.details["classes"])
+        network = build_model(self.winner.architecture.at(num_classes=classes))
+        load_weights(network, weights)
+        return network
+
+    def front_csv(self) -> str:
+        """The front as comma-separated values, one network a row."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["id", "latency_ms", "low_ms", "high_ms", "score", "params", "macs", "network"])
+        for c in self.front:
+            counts = count(c.architecture)
+            latencies = (f"{value:.4f}" for value in (c.latency_ms, c.low_ms, c.high_ms))
+            writer.writerow([c.id, *latencies, f"{_score(c):.4f}", counts.params, counts.macs, c.architecture.summary])
+        return text.getvalue()
+
+
+class ResultsFolder:
+    """The results folder of a running search: what is finished is on disk before the search goes on.
+
+    Args:
+        path: the folder; made where it does not exist.
+        run: what is asked.
+        resume: go on with what the folder holds.
+    Raises:
+        InputError: the folder holds a run and `resume` is not set, or holds another run, or cannot be written.
+    """
+
+    def __init__(self, path: Path, run: Run, *, resume: bool) -> None:
+        self.path = path
+        begun = (path / "run.json").exists()
+        if begun and not resume:
+            raise InputError(f"{path} holds a run already: go on with it (--resume), or choose another --out")
+        try:
+            (path / "weights").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+        if begun:
+            different = SearchResult.load(path).run.differences(run)
+            if different:
+                raise InputError(
+                    f"{path} was begun with another {', '.join(different)}: repeat the options it was begun with "
+                    "(run.json has them), or choose another --out"
+                )
+        else:
+            write_beside(path / "run.json", run.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
+        self._candidates = path / "candidates.jsonl"
+        _drop_half_line(self._candidates)
+
+    def load(self) -> SearchResult:
+        """Everything finished so far."""
+        return SearchResult.load(self.path)
+
+    def add(self, candidate: Candidate, weights: Mapping[str, Any] | None) -> None:
+        """Keep a finished candidate; its weights are kept while it is the best inside the budget.
+
+        Args:
+            candidate: scored or failed.
+            weights: tensors by parameter name, or None where the proxy has none.
+        """
+        weights_file = self._weights(candidate)
+        if weights is not None and candidate.kind == "searched":
+            from safetensors.torch import save
+
+            metadata = {
+                "architecture": candidate.id,
+                "origin": "proxy training",
+                "settings": json.dumps(candidate.details),
+            }
+            write_beside(weights_file, save(dict(weights), metadata=metadata))
+        with self._candidates.open("ab") as file:
+            file.write(candidate.model_dump_json(exclude_none=True).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        winner = self.load().winner
+        for other in self.path.glob("weights/*.safetensors"):
+            if winner is None or other != self._weights(winner):
+                other.unlink()
+
+    def finish(self) -> SearchResult:
+        """Write the winner's files and the front."""
+        result = self.load()
+        write_beside(self.path / "front.csv", result.front_csv().encode())
+        if result.winner:
+            write_beside(self.path / "winner.json", result.winner.architecture.to_json().encode())
+            weights = self._weights(result.winner)
+            if weights.exists():
+                write_beside(self.path / "winner.safetensors", weights.read_bytes())
+        return result
+
+    def _weights(self, candidate: Candidate) -> Path:
+        return self.path / "weights" / f"{candidate.id}.safetensors"
+
+
+def _score(candidate: Candidate) -> float:
+    assert candidate.score is not None
+    return candidate.score
+
+
+def _read_candidates(path: Path) -> list[Candidate]:
+    candidates = []
+    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    for number, line in enumerate(lines[:-1], start=1):  # What follows the last line end is unfinished, or empty.
+        try:
+            candidates.append(Candidate.model_validate_json(line))
+        except ValidationError as error:
+            raise InputError.from_validation(f"{path}, line {number}", error) from error
+    return candidates
+
+
+def _drop_half_line(path: Path) -> None:
+    """Cut off what a killed process left after the last line end."""
+    if path.exists():
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            write_beside(path, content[:whole])

@@ -1,0 +1,402 @@
+"""Space x table x proxy x budget -> results: Optuna proposes, the table decides, the proxy scores.
+
+This is the only module that imports Optuna.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+
+from nas.architecture import Architecture
+from nas.errors import BudgetError, InputError, NasError
+from nas.latency import LatencyTable
+from nas.proxies import Proxy, Score, ScoringFailed
+from nas.result import Candidate, ResultsFolder, Run, SearchResult
+from nas.space import SearchSpace, random_choice
+
+__all__ = ["Plan", "Progress", "check_budget", "plan_search", "run_search"]
+
+T = TypeVar("T")
+# Proposals in a row without a new network inside the budget before the space counts as exhausted.
+_PROPOSALS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a search is going to do, known before it starts.
+
+    Attributes:
+        networks: size of the space.
+        layers: number of distinct layers in it.
+        inside: share of random networks inside the budget, from 1000 samples.
+        cheapest_ms: predicted latency of the cheapest network of the space.
+        budget_ms: upper limit of the predicted latency.
+        origin: where the latencies come from, and how far they can be trusted.
+        data: what the proxy scores on.
+        references: known networks inside the budget, by name.
+        candidates: networks to score besides the references; None where only the time limit ends the search.
+        each_s: estimated time of one score.
+        seconds: estimated time of the search, at most the time limit.
+    """
+
+    networks: int
+    layers: int
+    inside: float
+    cheapest_ms: float
+    budget_ms: float
+    origin: str
+    data: str
+    references: dict[str, Architecture]
+    candidates: int | None
+    each_s: float
+    seconds: float
+
+    def describe(self) -> list[str]:
+        """The plan in words, a line a fact."""
+        known = ", ".join(self.references) or "none"
+        number = self.candidates
+        if number is None:
+            number = max(0, round(self.seconds / self.each_s) - len(self.references))
+        return [
+            f"space: {self.networks:.2e} networks of {self.layers} distinct layers; "
+            f"{self.inside:.0%} of random ones run in {self.budget_ms:g} ms, the cheapest in {self.cheapest_ms:.3f} ms",
+            f"latency: {self.origin}",
+            f"data: {self.data}",
+            f"candidates: about {number}, and for comparison {known}",
+            f"time: about {self.each_s:.0f} s each, {self.seconds / 60:.1f} min in all",
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a running search stands.
+
+    Attributes:
+        scored: candidates scored in this run so far, references included.
+        proposed: networks that Optuna proposed.
+        over_budget: of these, the ones the table turned away.
+        current: name or id of the network about to be scored; None after a score.
+        last: the candidate just finished; None before a score.
+        best: the best candidate inside the budget so far.
+    """
+
+    scored: int
+    proposed: int
+    over_budget: int
+    current: str | None = None
+    last: Candidate | None = None
+    best: Candidate | None = None
+
+
+def _ignore(progress: Progress) -> None:
+    """Watch nothing."""
+
+
+def check_budget(space: SearchSpace, table: LatencyTable, budget_ms: float) -> float:
+    """Latency of the cheapest network of the space, in ms.
+
+    Raises:
+        BudgetError: it is over the budget.
+        InputError: the budget is not a positive number.
+        MissingLatencyError: the table does not cover the space.
+    """
+    if not 0 < budget_ms < float("inf"):
+        raise InputError(f"--budget-ms must be a positive number of milliseconds, got {budget_ms:g}")
+    cheapest_ms = table.latency_ms(space.extreme(table.layer_ms))
+    if cheapest_ms > budget_ms:
+        raise BudgetError(
+            f"no network of the space runs in {budget_ms:g} ms: the cheapest is predicted at {cheapest_ms:.3f} ms; "
+            "raise --budget-ms, or widen the space downwards"
+        )
+    return cheapest_ms
+
+
+def plan_search(
+    space: SearchSpace,
+    table: LatencyTable,
+    proxy: Proxy,
+    *,
+    budget_ms: float,
+    trials: int | None,
+    time_limit_s: float | None,
+) -> Plan:
+    """Work out what a search will do, and refuse one that cannot end well.
+
+    Raises:
+        BudgetError: the cheapest network of the space is over the budget.
+        InputError: the budget is not a positive number, or neither trials nor a time limit end the search.
+        MissingLatencyError: the table does not cover the space.
+    """
+    if trials is None and time_limit_s is None:
+        raise InputError("a search needs an end: give --trials, --time-limit or both")
+    cheapest_ms = check_budget(space, table, budget_ms)
+    choose = random_choice(seed=0)
+    sampled = [space.sample(choose) for _ in range(1000)]
+    inside = [network for network in sampled if table.latency_ms(network) <= budget_ms]
+    references = {name: network for name, network in space.references.items() if _known_ms(table, network) <= budget_ms}
+    timed = [*references.values(), *inside[:3]] or [space.extreme(table.layer_ms)]
+    each_s = sum(map(proxy.estimate_seconds, timed)) / len(timed)
+    total_s = each_s * (len(references) + trials) if trials is not None else float("inf")
+    return Plan(
+        networks=space.count(),
+        layers=len(space.layers),
+        inside=len(inside) / len(sampled),
+        cheapest_ms=cheapest_ms,
+        budget_ms=budget_ms,
+        origin=f"{table.provenance.label}; {table.trust}",
+        data=str(proxy.settings().get("data", "none")),
+        references=references,
+        candidates=trials,
+        each_s=each_s,
+        seconds=min(total_s, time_limit_s if time_limit_s is not None else float("inf")),
+    )
+
+
+def run_search(
+    space: SearchSpace,
+    table: LatencyTable,
+    proxy: Proxy,
+    *,
+    plan: Plan,
+    seed: int,
+    out: Path,
+    names: dict[str, str],
+    time_limit_s: float | None = None,
+    storage: str | None = None,
+    resume: bool = False,
+    command: Sequence[str] = (),
+    on_progress: Callable[[Progress], None] = _ignore,
+) -> SearchResult:
+    """Search until the plan's candidates are scored, the time is up, or the space is exhausted.
+
+    Everything finished is in the results folder before the next network is tried: a search stopped in any way goes on
+    from there with `resume`. Equal networks are scored once.
+
+    Args:
+        space: the networks to choose from.
+        table: decides, before any training, whether a network meets the budget.
+        proxy: scores the rest.
+        plan: from `plan_search()` with the same arguments; holds the budget.
+        seed: of the sampler.
+        out: the results folder.
+        names: what `space`, `table` and `proxy` are called, for run.json.
+        time_limit_s: no candidate is begun that would likely end after this many seconds.
+        storage: an Optuna storage URL; by default a journal in the results folder.
+        resume: go on with what the folder holds.
+        command: the command line, for run.json.
+        on_progress: called before and after every score.
+    Raises:
+        InputError: the folder holds another run.
+        KeyboardInterrupt: passed on after the files of what is finished are written.
+    """
+    started, budget_ms = time.monotonic(), plan.budget_ms
+    run = _describe(space, table, proxy, budget_ms=budget_ms, seed=seed, names=names, command=command)
+    folder = ResultsFolder(out, run, resume=resume)
+    study = _open_study(out, storage, seed)
+    state = _State(folder=folder, table=table, proxy=proxy, on_progress=on_progress)
+    state.adopt_finished(study)
+    try:
+        for name, network in plan.references.items():
+            if network.id not in state.known:
+                state.score(network, kind="reference", name=name)
+        while plan.candidates is None or len(state.result.scored) + state.failures < plan.candidates:
+            expected = state.mean_seconds()
+            if time_limit_s is not None and time.monotonic() - started + expected > time_limit_s:
+                break
+            if not _next_candidate(study, space, state, budget_ms):
+                break
+    finally:
+        result = folder.finish()
+    return result
+
+
+class _State:
+    """What a running search knows: scores by architecture id, and the counters of its progress."""
+
+    def __init__(
+        self, *, folder: ResultsFolder, table: LatencyTable, proxy: Proxy, on_progress: Callable[[Progress], None]
+    ) -> None:
+        self.folder, self.table, self.proxy, self.on_progress = folder, table, proxy, on_progress
+        self.result = folder.load()
+        self.known = {candidate.id: candidate for candidate in self.result.candidates}
+        self.scored = self.proposed = self.over_budget = 0
+
+    @property
+    def failures(self) -> int:
+        return sum(1 for c in self.known.values() if c.kind == "searched" and c.score is None)
+
+    def mean_seconds(self) -> float:
+        times = [candidate.seconds for candidate in self.known.values()]
+        return sum(times) / len(times) if times else 0.0
+
+    def adopt_finished(self, study: optuna.Study) -> None:
+        """Close the trials that a killed run left open: told where the folder has their score, else failed."""
+        by_trial = {c.trial: c for c in self.result.candidates if c.trial is not None}
+        for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+            _tell(study, trial.number, by_trial.get(trial.number))
+
+    def score(
+        self, network: Architecture, *, kind: str, name: str | None = None, trial: int | None = None
+    ) -> Candidate:
+        """Score a network with the proxy and keep the result; a failure is a result, too."""
+        self._report(current=name or network.id)
+        latency = self.table.latency(network)
+        start = time.monotonic()
+        score: Score | None = None
+        failure: str | None = None
+        try:
+            score = self.proxy.score(network)
+        except ScoringFailed as error:
+            failure = str(error)
+        candidate = Candidate.model_validate(
+            {
+                "id": network.id,
+                "kind": kind,
+                "name": name,
+                "trial": trial,
+                "latency_ms": latency.latency_ms,
+                "low_ms": latency.low_ms,
+                "high_ms": latency.high_ms,
+                "score": score.value if score else None,
+                "failure": failure,
+                "seconds": time.monotonic() - start,
+                "details": dict(score.details) if score else {},
+                "architecture": network,
+            }
+        )
+        self.keep(candidate, score)
+        return candidate
+
+    def keep(self, candidate: Candidate, score: Score | None) -> None:
+        """Put a finished candidate on disk, then into memory."""
+        self.folder.add(candidate, score.weights if score else None)
+        self.result = self.folder.load()
+        self.known.setdefault(candidate.id, candidate)
+        self.scored += 1
+        self._report(last=candidate)
+
+    def _report(self, *, current: str | None = None, last: Candidate | None = None) -> None:
+        self.on_progress(
+            Progress(
+                scored=self.scored,
+                proposed=self.proposed,
+                over_budget=self.over_budget,
+                current=current,
+                last=last,
+                best=self.result.winner,
+            )
+        )
+
+
+def _next_candidate(study: optuna.Study, space: SearchSpace, state: _State, budget_ms: float) -> bool:
+    """Ask until a new network inside the budget comes up, and score it; False when none does."""
+    for _ in range(_PROPOSALS):
+        trial = study.ask()
+        state.proposed += 1
+        network = space.sample(_choose_by(trial))
+        latency_ms = state.table.latency_ms(network)
+        trial.set_constraint("latency_ms_over_budget", latency_ms - budget_ms)
+        if latency_ms > budget_ms:
+            state.over_budget += 1
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            continue
+        known = state.known.get(network.id)
+        if known is not None and known.kind == "searched":
+            _tell(study, trial.number, known)
+            continue
+        try:
+            if known is None:
+                candidate = state.score(network, kind="searched", trial=trial.number)
+            else:  # A reference that the sampler found by itself: the score is known, the find is kept.
+                candidate = known.model_copy(update={"kind": "searched", "name": None, "trial": trial.number})
+                state.known[network.id] = candidate
+                state.keep(candidate, None)
+        except BaseException:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            raise
+        _tell(study, trial.number, candidate)
+        return True
+    return False
+
+
+def _tell(study: optuna.Study, trial: int, candidate: Candidate | None) -> None:
+    if candidate is None or candidate.score is None:
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    else:
+        study.tell(trial, candidate.score)
+
+
+def _choose_by(trial: optuna.Trial) -> Any:
+    def choose(name: str, options: Sequence[T]) -> T:
+        if all(isinstance(option, int | float) for option in options):
+            # By index, so that the sampler knows 7 to be nearer to 5 than to 3, whatever the steps between options.
+            return options[trial.suggest_int(name, 0, len(options) - 1)]
+        return options[options.index(trial.suggest_categorical(name, options))]  # type: ignore[arg-type]
+
+    return choose
+
+
+def _open_study(out: Path, storage: str | None, seed: int) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    backend: Any = storage
+    if storage is None:
+        journal = optuna.storages.journal.JournalFileBackend(str(out / "study.journal"))
+        backend = optuna.storages.JournalStorage(journal)
+    try:
+        study = optuna.create_study(storage=backend, study_name=out.name, direction="maximize", load_if_exists=True)
+    except Exception as error:  # Storages raise whatever their driver raises.
+        raise NasError(f"--storage {storage}: cannot be opened ({str(error).splitlines()[0]})") from error
+    with warnings.catch_warnings():
+        # group=True keeps parameters that are asked together in one joint model; it is marked experimental.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # A resumed search draws on, it does not repeat the draws of its first part.
+        study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), multivariate=True, group=True)
+    return study
+
+
+def _describe(
+    space: SearchSpace,
+    table: LatencyTable,
+    proxy: Proxy,
+    *,
+    budget_ms: float,
+    seed: int,
+    names: dict[str, str],
+    command: Sequence[str],
+) -> Run:
+    libraries = ("nas", "torch", "optuna", "datasets", "numpy")
+    return Run(
+        command=shlex.join(command or sys.argv),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={"python": platform.python_version()}
+        | {library: importlib.metadata.version(library) for library in libraries},
+        space={
+            "name": names["space"],
+            "digest": hashlib.sha256(space.model_dump_json().encode()).hexdigest()[:16],
+            "networks": space.count(),
+        },
+        table={"name": names["table"], "digest": table.digest(), "origin": table.provenance.label},
+        budget_ms=budget_ms,
+        proxy={"name": names["proxy"], **proxy.settings()},
+        seed=seed,
+    )
+
+
+def _known_ms(table: LatencyTable, network: Architecture) -> float:
+    """The lower of the predicted and the published latency: a reference is inside a budget by either."""
+    predicted = table.latency_ms(network)
+    published = table.published.get(network.id)
+    return min(predicted, published.latency_ms) if published else predicted

@@ -1,0 +1,482 @@
+"""Which networks are allowed: search_spaces/*.toml, sampled, counted and walked for their layers. No torch."""
+
+from __future__ import annotations
+
+import random
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Annotated, BinaryIO, Literal, Protocol, Self, TypeVar, assert_never
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from nas import catalog
+from nas.architecture import (
+    Architecture,
+    AttentionLayer,
+    AttentionSpec,
+    ConvLayer,
+    ConvSpec,
+    Count,
+    DownsampleLayer,
+    DownsampleSpec,
+    HeadLayer,
+    Layer,
+    OddCount,
+    OddCountOrZero,
+    StageSpec,
+    StemLayer,
+    StemSpec,
+    stage_layers,
+    stage_size,
+)
+from nas.errors import InputError
+
+__all__ = ["Choose", "SearchSpace", "arrange", "find_network", "random_choice"]
+
+T = TypeVar("T")
+Placement = Literal["late", "end", "interleaved", "start"]
+Block = ConvSpec | AttentionSpec
+
+
+class Choose(Protocol):
+    """Picks one of several options for a named parameter, as an Optuna trial or a random generator does."""
+
+    def __call__(self, name: str, options: Sequence[T]) -> T:
+        """One of `options`; `name` is unique within a network and means the same in every one."""
+        ...
+
+
+def random_choice(seed: int) -> Choose:
+    """A `Choose` that draws every option with equal chance."""
+    generator = random.Random(seed)
+
+    def choose(name: str, options: Sequence[T]) -> T:  # noqa: ARG001 - the draw does not depend on the name
+        return generator.choice(options)
+
+    return choose
+
+
+def _as_list(value: object) -> object:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+_WholeOrZero = Annotated[int, Field(strict=True, ge=0)]
+_Ratio = Annotated[float, Field(gt=0)]
+_Wholes = Annotated[tuple[Count, ...], BeforeValidator(_as_list), Field(min_length=1)]
+_Odds = Annotated[tuple[OddCount, ...], BeforeValidator(_as_list), Field(min_length=1)]
+_OddsOrZero = Annotated[tuple[OddCountOrZero, ...], BeforeValidator(_as_list), Field(min_length=1)]
+_WholesOrZero = Annotated[tuple[_WholeOrZero, ...], BeforeValidator(_as_list), Field(min_length=1)]
+_Ratios = Annotated[tuple[_Ratio, ...], BeforeValidator(_as_list), Field(min_length=1)]
+_Kinds = Annotated[tuple[Literal["shma", "sha", "mha"], ...], BeforeValidator(_as_list), Field(min_length=1)]
+_Placements = Annotated[tuple[Placement, ...], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class _Choices(BaseModel):
+    """A table of the file: every field is a tuple of options, in the order written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _options_differ(self) -> Self:
+        for name, value in self:
+            if isinstance(value, tuple) and not isinstance(value[0], BaseModel) and len(set(value)) < len(value):
+                raise ValueError(f"{name}: options must differ, got {list(value)}")
+        return self
+
+
+class StemChoices(_Choices):
+    """Options of the stem."""
+
+    kernel: _Odds = (5,)
+    expansion: _Wholes = (4,)
+
+
+class DownsampleChoices(_Choices):
+    """Options of the strided convolutions between stages."""
+
+    kernel: _Odds = (3,)
+
+
+class ConvChoices(_Choices):
+    """Options of the convolution blocks of a stage; one kernel and one expansion for all of them."""
+
+    depth: _WholesOrZero = (0,)
+    kernel: _Odds = (7,)
+    expansion: _Wholes = (4,)
+
+    def specs(self) -> Iterator[ConvSpec]:
+        """Every convolution block that may stand in the stage."""
+        if any(self.depth):
+            for kernel, expansion in product(self.kernel, self.expansion):
+                yield ConvSpec(kernel=kernel, expansion=expansion)
+
+
+class AttentionChoices(_Choices):
+    """Options of the attention units of a stage; one choice for all of them.
+
+    Attributes:
+        head_channels: channels of a head, for `mha` only: a stage of C channels has C / head_channels heads.
+    """
+
+    depth: _WholesOrZero = (0,)
+    kind: _Kinds = ("shma",)
+    query_reduction: _Wholes = (1,)
+    modulation: _Ratios = (1.0,)
+    expansion: _Wholes = (4,)
+    position_kernel: _OddsOrZero = (3,)
+    head_channels: _Wholes = (32,)
+
+    def specs(self, channels: int) -> Iterator[AttentionSpec]:
+        """Every attention unit that may stand in the stage at this width."""
+        if not any(self.depth):
+            return
+        for kind in self.kind:
+            for head_channels in self.head_channels if kind == "mha" else self.head_channels[:1]:
+                for reduction, modulation, expansion, position in product(
+                    self.query_reduction, self.modulation, self.expansion, self.position_kernel
+                ):
+                    yield AttentionSpec(
+                        attention=kind,
+                        query_reduction=reduction,
+                        modulation=modulation,
+                        expansion=expansion,
+                        position_kernel=position,
+                        heads=channels // head_channels if kind == "mha" else None,
+                    )
+
+
+class StageChoices(_Choices):
+    """Options of one stage: its width, its convolution blocks, its attention units and where these stand."""
+
+    channels: _Wholes
+    conv: ConvChoices = ConvChoices()
+    attention: AttentionChoices = AttentionChoices()
+    placement: _Placements = ("late",)
+
+    @model_validator(mode="after")
+    def _never_empty(self) -> Self:
+        if 0 in self.conv.depth and not any(self.attention.depth):
+            raise ValueError("conv.depth and attention.depth may both be 0: a stage needs a block")
+        return self
+
+    def orders(self) -> Iterator[str]:
+        """Every distinct order of blocks, such as `CCAAC`, C for a convolution block and A for an attention unit."""
+        combinations = product(self.conv.depth, self.attention.depth, self.placement)
+        yield from dict.fromkeys(arrange(*combination) for combination in combinations if any(combination[:2]))
+
+    def count(self) -> int:
+        """Number of distinct stages, all widths together."""
+        convs = sum(1 for _ in self.conv.specs())
+        total = 0
+        for channels in self.channels:
+            attentions = sum(1 for _ in self.attention.specs(channels))
+            for order in self.orders():
+                total += (convs if "C" in order else 1) * (attentions if "A" in order else 1)
+        return total
+
+
+def arrange(convs: int, attentions: int, placement: Placement) -> str:
+    """The order of blocks in a stage, C for a convolution block and A for an attention unit.
+
+    Example:
+        >>> [arrange(4, 2, placement) for placement in ("late", "end", "interleaved", "start")]
+        ['CCCAAC', 'CCCCAA', 'CCACCA', 'AACCCC']
+    """
+    match placement:
+        case "late":
+            return "C" * (convs - 1) + "A" * attentions + "C" * min(convs, 1)
+        case "end":
+            return "C" * convs + "A" * attentions
+        case "interleaved":
+            # Each unit follows its even share of the convolution blocks.
+            shares = [convs * (i + 1) // attentions - convs * i // attentions for i in range(attentions)]
+            return "".join("C" * share + "A" for share in shares) or "C" * convs
+        case "start":
+            return "A" * attentions + "C" * convs
+        case _:
+            assert_never(placement)
+
+
+class _Networks(_Choices):
+    """What a space and a reference have in common.
+
+    Attributes:
+        layer_scale: initial value of the layer-scale factors, 0 for networks without.
+    """
+
+    stem: StemChoices = StemChoices()
+    downsample: DownsampleChoices = DownsampleChoices()
+    layer_scale: Annotated[float, Field(ge=0)] = 0.0
+    stages: Annotated[tuple[StageChoices, ...], Field(min_length=4, max_length=4)]
+
+
+class ReferenceChoices(_Networks):
+    """A known network, written like a space in which every option is fixed."""
+
+
+class SearchSpace(_Networks):
+    """A space of networks, as read from a TOML file; search_spaces/README.md documents every field.
+
+    Example:
+        >>> space = SearchSpace.find("tiny")
+        >>> network = space.sample(random_choice(seed=0))
+        >>> network in space
+        True
+    """
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
+    description: str = ""
+    resolution: _Wholes = (224,)
+    num_classes: Count = 1000
+    reference: dict[str, ReferenceChoices] = {}
+
+    @classmethod
+    def find(cls, name: str) -> SearchSpace:
+        """The space that `name` means: a path, or a file of the search_spaces folders.
+
+        Raises:
+            InputError: no such space, or a file that breaks a rule; the message names the place in the file.
+        """
+        return cls.load(catalog.find_file("search space", "search_spaces", ".toml", name))
+
+    @classmethod
+    def load(cls, path: Path) -> SearchSpace:
+        """Read a space file and check every option in it, references included.
+
+        Raises:
+            InputError: unreadable, not TOML, an unknown key or a value against a rule.
+        """
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not valid TOML: {error}") from error
+        try:
+            space = cls.model_validate(data)
+        except ValidationError as error:
+            raise InputError.from_validation(str(path), error) from error
+        space._check_options(str(path))
+        return space
+
+    @cached_property
+    def references(self) -> dict[str, Architecture]:
+        """The known networks of the file, at the first resolution of the space."""
+        return {name: self._as_space(reference).sample(_no_choice) for name, reference in self.reference.items()}
+
+    def sample(self, choose: Choose) -> Architecture:
+        """One network of the space; parameters with one option, or that do not apply, are never asked."""
+
+        def ask(name: str, options: Sequence[T]) -> T:
+            return options[0] if len(options) == 1 else choose(name, options)
+
+        return Architecture(
+            resolution=ask("resolution", self.resolution),
+            num_classes=self.num_classes,
+            stem=StemSpec(
+                kernel=ask("stem.kernel", self.stem.kernel), expansion=ask("stem.expansion", self.stem.expansion)
+            ),
+            downsample=DownsampleSpec(kernel=ask("downsample.kernel", self.downsample.kernel)),
+            layer_scale=self.layer_scale,
+            stages=tuple(_sample_stage(f"stages[{index}]", stage, ask) for index, stage in enumerate(self.stages)),
+        )
+
+    def __contains__(self, architecture: object) -> bool:
+        """Whether the space allows this network."""
+        return (
+            isinstance(architecture, Architecture)
+            and architecture.layer_scale == self.layer_scale
+            and architecture.resolution in self.resolution
+            and architecture.num_classes == self.num_classes
+            and architecture.stem.kernel in self.stem.kernel
+            and architecture.stem.expansion in self.stem.expansion
+            and architecture.downsample.kernel in self.downsample.kernel
+            and all(map(_allows, self.stages, architecture.stages))
+        )
+
+    def count(self) -> int:
+        """Number of distinct networks, exactly."""
+        common = (self.resolution, self.stem.kernel, self.stem.expansion, self.downsample.kernel)
+        return prod(len(options) for options in common) * prod(stage.count() for stage in self.stages)
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every distinct layer that a network of the space can have."""
+        found: dict[Layer, None] = {}
+        for resolution in self.resolution:
+            for index, stage in enumerate(self.stages):
+                for spec in _stages_of_one_block(stage):
+                    found.update(dict.fromkeys(stage_layers(spec, stage_size(resolution, index))))
+            for widths in product(*(stage.channels for stage in self.stages)):
+                smallest = [
+                    next(_stages_of_one_block(stage, (width,)))
+                    for stage, width in zip(self.stages, widths, strict=True)
+                ]
+                for network in self._networks(resolution, smallest):
+                    found.update(dict.fromkeys(network.layers()))
+        order = (StemLayer, ConvLayer, AttentionLayer, DownsampleLayer, HeadLayer)
+        return tuple(sorted(found, key=lambda layer: (order.index(type(layer)), -layer.height, layer.key)))
+
+    def extreme(self, cost_ms: Callable[[Layer], float], *, dearest: bool = False) -> Architecture:
+        """The cheapest (or dearest) network of the space, exactly, where costs add up over layers.
+
+        Args:
+            cost_ms: what a layer costs; called once a layer.
+            dearest: look for the dearest network instead.
+        """
+        sign = -1.0 if dearest else 1.0
+        costs = {layer: sign * cost_ms(layer) for layer in self.layers}
+
+        def total(layers: Iterable[Layer]) -> float:
+            return sum(costs[layer] for layer in layers)
+
+        best: dict[tuple[int, int, int], StageSpec] = {}
+        for resolution in self.resolution:
+            for index, stage in enumerate(self.stages):
+                size = stage_size(resolution, index)
+                for channels in stage.channels:
+                    # Costs of blocks add up, so each kind is at its best in the block that is best alone.
+                    alone = sorted(
+                        _stages_of_one_block(stage, (channels,)), key=lambda spec: total(stage_layers(spec, size))
+                    )
+                    block = {type(spec.blocks[0]): spec.blocks[0] for spec in reversed(alone)}
+                    stages = [
+                        StageSpec(channels=channels, blocks=tuple(block[_KINDS[letter]] for letter in order))
+                        for order in {"".join(sorted(order)): order for order in stage.orders()}.values()
+                    ]
+                    best[resolution, index, channels] = min(stages, key=lambda spec: total(stage_layers(spec, size)))
+        return min(
+            (
+                network
+                for resolution in self.resolution
+                for widths in product(*(stage.channels for stage in self.stages))
+                for network in self._networks(
+                    resolution, [best[resolution, i, width] for i, width in enumerate(widths)]
+                )
+            ),
+            key=lambda network: total(network.layers()),
+        )
+
+    def _networks(self, resolution: int, stages: Sequence[StageSpec]) -> Iterator[Architecture]:
+        """The networks of these stages, one for each stem and downsampling."""
+        for kernel, expansion, down in product(self.stem.kernel, self.stem.expansion, self.downsample.kernel):
+            yield Architecture(
+                resolution=resolution,
+                num_classes=self.num_classes,
+                stem=StemSpec(kernel=kernel, expansion=expansion),
+                downsample=DownsampleSpec(kernel=down),
+                layer_scale=self.layer_scale,
+                stages=tuple(stages),
+            )
+
+    def _as_space(self, reference: ReferenceChoices) -> SearchSpace:
+        """A reference as the space of one network that it is written as."""
+        return SearchSpace(
+            resolution=self.resolution[:1],
+            num_classes=self.num_classes,
+            stem=reference.stem,
+            downsample=reference.downsample,
+            layer_scale=reference.layer_scale,
+            stages=reference.stages,
+        )
+
+    def _check_options(self, where: str) -> None:
+        """Build every part that the options allow, so that a wrong one is met now and not in the middle of a search."""
+        for index, stage in enumerate(self.stages):
+            try:
+                list(_stages_of_one_block(stage))
+            except ValidationError as error:
+                raise InputError.from_validation(f"{where}: stages[{index}]", error) from error
+        try:
+            list(self.layers)
+        except ValidationError as error:
+            raise InputError.from_validation(where, error) from error
+        for name, reference in self.reference.items():
+            alone = self._as_space(reference)
+            if alone.count() != 1:
+                raise InputError(f"{where}: reference.{name}: every option of a reference takes one value")
+            alone._check_options(f"{where}: reference.{name}")
+
+
+def find_network(name: str, *, stdin: BinaryIO) -> tuple[str, Architecture]:
+    """The network that `name` means, and what to call it.
+
+    Args:
+        name: a reference of any space (`iformer_m`), an architecture file, or `-` for one on `stdin`.
+        stdin: read to its end for `-`.
+    Raises:
+        InputError: no such reference or file, or not an architecture.
+    """
+    if name == "-":
+        return "stdin", Architecture.from_json(stdin.read(), where="stdin")
+    path = Path(name)
+    if path.suffix == ".json" or len(path.parts) > 1 or path.is_file():
+        return path.stem, Architecture.load(path)
+    references: dict[str, Architecture] = {}
+    for space in catalog.files("search_spaces", ".toml").values():
+        references |= SearchSpace.load(space).references
+        if name in references:
+            return name, references[name]
+    raise catalog.unknown_name("network", name, references)
+
+
+def _no_choice(name: str, options: Sequence[T]) -> T:
+    raise AssertionError(f"{name} should have had one option, has {len(options)}")
+
+
+_KINDS: dict[str, type[Block]] = {"C": ConvSpec, "A": AttentionSpec}
+
+
+def _stages_of_one_block(stage: StageChoices, widths: Sequence[int] | None = None) -> Iterator[StageSpec]:
+    """The stage with each of its possible blocks alone: their layers are those of every longer stage."""
+    for channels in widths or stage.channels:
+        for block in (*stage.conv.specs(), *stage.attention.specs(channels)):
+            yield StageSpec(channels=channels, blocks=(block,))
+
+
+def _sample_stage(name: str, stage: StageChoices, choose: Choose) -> StageSpec:
+    channels = choose(f"{name}.channels", stage.channels)
+    convs = choose(f"{name}.conv.depth", stage.conv.depth)
+    depths = stage.attention.depth
+    if convs:
+        attentions = choose(f"{name}.attention.depth", depths)
+    else:  # A name of its own, because the options differ: the stage must not end up empty.
+        attentions = choose(f"{name}.attention.depth_without_conv", tuple(depth for depth in depths if depth))
+    placement = stage.placement[0]
+    if convs and attentions:
+        placement = choose(f"{name}.placement", stage.placement)
+    blocks: dict[str, Block] = {}
+    if convs:
+        blocks["C"] = ConvSpec(
+            kernel=choose(f"{name}.conv.kernel", stage.conv.kernel),
+            expansion=choose(f"{name}.conv.expansion", stage.conv.expansion),
+        )
+    if attentions:
+        options = stage.attention
+        kind = choose(f"{name}.attention.kind", options.kind)
+        heads = channels // choose(f"{name}.attention.head_channels", options.head_channels) if kind == "mha" else None
+        blocks["A"] = AttentionSpec(
+            attention=kind,
+            query_reduction=choose(f"{name}.attention.query_reduction", options.query_reduction),
+            modulation=choose(f"{name}.attention.modulation", options.modulation),
+            expansion=choose(f"{name}.attention.expansion", options.expansion),
+            position_kernel=choose(f"{name}.attention.position_kernel", options.position_kernel),
+            heads=heads,
+        )
+    return StageSpec(
+        channels=channels, blocks=tuple(blocks[letter] for letter in arrange(convs, attentions, placement))
+    )
+
+
+def _allows(choices: StageChoices, stage: StageSpec) -> bool:
+    if stage.channels not in choices.channels:
+        return False
+    allowed = {*choices.conv.specs(), *choices.attention.specs(stage.channels)}
+    used = set(stage.blocks)
+    order = "".join("C" if isinstance(block, ConvSpec) else "A" for block in stage.blocks)
+    # One block of each kind at most: a stage of the space repeats it.
+    return used <= allowed and len(used) == len(set(order)) and order in choices.orders()

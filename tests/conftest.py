@@ -1,0 +1,118 @@
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+from nas.architecture import Architecture, AttentionSpec, ConvSpec, StageSpec
+
+torch.set_num_threads(1)  # small networks run no faster on more, and a shared machine much slower
+
+
+@pytest.fixture(scope="session")
+def timm() -> Iterator[ModuleType]:
+    if not (importlib.util.find_spec("timm") and importlib.util.find_spec("torchvision")):
+        pytest.skip("timm and torchvision are not installed; the extra [timm] brings them")
+    stubs = _define_torchvision_operators()
+    yield importlib.import_module("timm")
+    del stubs
+
+
+def _define_torchvision_operators() -> torch.library.Library | None:
+    """Let torchvision be imported where its compiled part is of a CUDA build that does not load beside CPU torch.
+
+    timm imports torchvision, and that stops at two operators it expects there. No model of timm calls them.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    assert spec is not None and spec.origin is not None
+    try:
+        for compiled in Path(spec.origin).parent.glob("_C*.so"):
+            torch.ops.load_library(str(compiled))
+    except OSError:
+        stubs = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            stubs.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return stubs
+    return None
+
+
+@pytest.fixture(scope="session")
+def references() -> dict[str, Architecture]:
+    """The six published networks, written out from paper/FACTS.md and not read from search_spaces/."""
+    return {
+        "t": _iformer((32, 64, 128, 256), (2, 2, (6, 3, 1), 2), reductions=(2, 4), conv=3, feed_forward=2),
+        "s": _iformer((32, 64, 176, 320), (2, 2, (9, 3, 1), 2), reductions=(2, 4), conv=4, feed_forward=3),
+        "m": _iformer((48, 96, 192, 384), (2, 2, (9, 4, 1), 2), reductions=(2, 4), conv=4, feed_forward=3),
+        "l": _iformer((48, 96, 256, 384), (2, 2, (8, 8, 1), 2), reductions=(2, 4), conv=4, feed_forward=3),
+        "l2": _iformer((64, 128, 256, 512), (3, 3, (12, 11, 1), 3), reductions=(2, 4), conv=4, feed_forward=3),
+        "h": _iformer(
+            (96, 192, 384, 768), (5, 5, (14, 15, 1), 6), reductions=(1, 1), conv=4, feed_forward=4, layer_scale=1e-6
+        ),
+    }
+
+
+def _iformer(
+    widths: tuple[int, int, int, int],
+    depths: tuple[int, int, tuple[int, int, int], int],
+    *,
+    reductions: tuple[int, int],
+    conv: int,
+    feed_forward: int,
+    layer_scale: float = 0.0,
+) -> Architecture:
+    convs = ConvSpec(kernel=7, expansion=conv)
+    late, last = (
+        AttentionSpec(attention="shma", query_reduction=reduction, modulation=1.0, expansion=feed_forward)
+        for reduction in reductions
+    )
+    before, units, after = depths[2]
+    blocks = (
+        (convs,) * depths[0],
+        (convs,) * depths[1],
+        (*(convs,) * before, *(late,) * units, *(convs,) * after),
+        (last,) * depths[3],
+    )
+    stages = tuple(StageSpec(channels=width, blocks=inside) for width, inside in zip(widths, blocks, strict=True))
+    return Architecture(stages=stages, layer_scale=layer_scale)
+
+
+@pytest.fixture(scope="session")
+def motley() -> Architecture:
+    """A small network with every kind of attention, windows alone and in a run, and no two stages alike."""
+    conv = ConvSpec(kernel=3, expansion=2)
+    shma = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)
+    sha = AttentionSpec(attention="sha", query_reduction=4, modulation=0.5, expansion=1, position_kernel=0)
+    mha = AttentionSpec(attention="mha", query_reduction=1, modulation=1.5, expansion=3, position_kernel=5, heads=4)
+    windowed = [unit.model_copy(update={"window": 4}) for unit in (shma, sha, mha)]
+    blocks = (
+        (windowed[0], conv, conv.model_copy(update={"kernel": 7})),
+        (conv, *windowed, shma),
+        (sha, conv, mha),
+        (mha, sha),
+    )
+    stages = tuple(StageSpec(channels=c, blocks=inside) for c, inside in zip((8, 16, 40, 64), blocks, strict=True))
+    return Architecture(resolution=64, num_classes=10, layer_scale=0.1, stages=stages)
+
+
+@pytest.fixture(scope="session")
+def trained() -> Callable[[nn.Module], nn.Module]:
+    """Make a fresh network look trained, in eval mode: in a fresh one many a mistake in folding changes nothing."""
+
+    def train(module: nn.Module) -> nn.Module:
+        generator = torch.Generator().manual_seed(1)
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+                part.running_mean.normal_(0, 0.2, generator=generator)
+                part.running_var.uniform_(0.5, 1.5, generator=generator)
+                nn.init.uniform_(part.weight, 0.7, 1.3, generator=generator)
+                nn.init.normal_(part.bias, 0, 0.2, generator=generator)
+        for name, parameter in module.named_parameters():
+            if name.endswith((".scale", ".gamma")):
+                nn.init.uniform_(parameter, 0.2, 0.6, generator=generator)
+        return module.eval()
+
+    return train
