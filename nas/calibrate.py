@@ -22,11 +22,12 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+import numpy.typing as npt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from scipy.optimize import least_squares
 
 from nas.architecture import Architecture, AttentionSpec, BlockSpec, ConvSpec, StageSpec, StemSpec, stage_size
-from nas.cost_model import CoefficientName, Coefficients, CostModel, FitRow, demands
+from nas.cost_model import CoefficientName, Coefficients, CostModel, FitRow, demands, jackknife_plus
 from nas.errors import InputError
 from nas.latency import LatencyTable, Provenance, PublishedTime
 
@@ -39,6 +40,7 @@ OVERLAP = 4.0
 _DIGITS = 6  # significant digits of what is written, fewer than machines agree on
 _FEWEST_ROWS = 10  # a 90 % interval from all rows but one takes nine
 
+_Array = npt.NDArray[Any]
 _NAMES: tuple[CoefficientName, ...] = get_args(CoefficientName)
 
 
@@ -46,7 +48,7 @@ _NAMES: tuple[CoefficientName, ...] = get_args(CoefficientName)
 class Prior:
     """What a coefficient is taken to be before any published time is seen.
 
-    The coefficient is `floor + (typical - floor) * exp(spread * z)` with z standard normal: above its floor for certain.
+    The coefficient is `floor + (typical - floor) * exp(spread * z)` with z standard normal: always above its floor.
     """
 
     typical: float
@@ -81,6 +83,12 @@ def _blank_is_none(value: object) -> object:
     return None if value == "" else value
 
 
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError(f"must be odd, got {value}")
+    return value
+
+
 def _split(separator: str) -> BeforeValidator:
     def split(value: object) -> object:
         return tuple(part.strip() or None for part in value.split(separator)) if isinstance(value, str) else value
@@ -89,17 +97,15 @@ def _split(separator: str) -> BeforeValidator:
 
 
 _Count = Annotated[int, Field(gt=0)]
+_Kernel = Annotated[_Count, AfterValidator(_odd)]
 _Dims = Annotated[tuple[_Count, _Count, _Count, _Count], _split("-")]
-_PerStage = Annotated[tuple[_Count | None, _Count | None, _Count | None, _Count | None], _split("|")]
-_Text4 = Annotated[tuple[str, str, str, str], _split("|")]
-_NONE_PER_STAGE = (None, None, None, None)
-
-
-def _blank_is_no_stage(value: object) -> object:
-    return _NONE_PER_STAGE if value == "" else value
-
-
-_MaybePerStage = Annotated[_PerStage, BeforeValidator(_blank_is_no_stage)]
+# As in ||2|4; an empty cell is four empty numbers.
+_PerStage = Annotated[
+    tuple[_Count | None, _Count | None, _Count | None, _Count | None],
+    _split("|"),
+    BeforeValidator(lambda value: value or "|||"),
+]
+_Stages = Annotated[tuple[str, str, str, str], _split("|")]
 
 
 class PublishedPoint(BaseModel):
@@ -136,20 +142,20 @@ class PublishedPoint(BaseModel):
     gmacs: Annotated[float | None, BeforeValidator(_blank_is_none)]
     resolution: _Count
     dims: _Dims
-    stages: _Text4
+    stages: _Stages
     stem: Literal["fused", "patchify"]
-    stem_kernel: Annotated[int | None, BeforeValidator(_blank_is_none)]
-    stem_expansion: Annotated[int | None, BeforeValidator(_blank_is_none)]
+    stem_kernel: Annotated[_Kernel | None, BeforeValidator(_blank_is_none)]
+    stem_expansion: Annotated[_Count | None, BeforeValidator(_blank_is_none)]
     norm: Literal["bn", "ln"]
-    conv_kernel: int
-    conv_expansion: int
+    conv_kernel: _Kernel
+    conv_expansion: _Count
     attention: Annotated[Literal["shma", "sha", "mha"] | None, BeforeValidator(_blank_is_none)]
-    heads: _MaybePerStage
-    query_reduction: _MaybePerStage
+    heads: _PerStage
+    query_reduction: _PerStage
     modulation: Annotated[float | None, BeforeValidator(_blank_is_none)]
     ffn_expansion: Annotated[int | None, BeforeValidator(_blank_is_none)]
     position_kernel: Annotated[int | None, BeforeValidator(_blank_is_none)]
-    window: _MaybePerStage
+    window: _PerStage
     source: Annotated[str, Field(min_length=1)]
     note: str
 
@@ -285,3 +291,149 @@ def calibrate(points: Path) -> CostModel:
         left_out_error_worst=_rounded(max(left_out_errors)),
         rows=fit_rows,
     )
+
+
+def calibrated_table(points: Path) -> LatencyTable:
+    """The latency table of the iPhone 13: no entry, a fitted model for all, and the fitted times beside it.
+
+    Raises:
+        InputError: the points file cannot be used.
+    """
+    published = {
+        point.architecture().id: PublishedTime(
+            name=point.name, latency_ms=point.latency_ms, top1=point.top1, source=f"arXiv:2501.15369, {point.source}"
+        )
+        for point in read_points(points)
+        if point.fit == "yes"
+    }
+    provenance = Provenance(
+        source="calibrated",
+        device="iPhone 13",
+        os="iOS 17.7",
+        runtime="Core ML",
+        versions={"coremltools": "8.1", "torch": "2.1", "Xcode": "15.4"},
+        precision="fp16",
+        protocol="per-layer model fitted to published medians of whole networks (Xcode performance tab, compute units "
+        "all; iFormer, arXiv:2501.15369); nothing was measured here",
+        date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+    )
+    return LatencyTable(provenance=provenance, model=calibrate(points), published=published)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Data:
+    """The published networks as arrays. R rows, D distinct demands, 3 streams, K coefficients.
+
+    Attributes:
+        counts: (R, D), how often each demand occurs in each network.
+        streams: (D, 3, K), amounts of arithmetic, activations and weights by the coefficient that prices them.
+        steps: (D, K), 1 where a demand pays for its dispatch.
+        published_ms: (R,).
+        uncertainty: (R,), relative.
+    """
+
+    counts: _Array
+    streams: _Array
+    steps: _Array
+    published_ms: _Array
+    uncertainty: _Array
+
+    @classmethod
+    def of(cls, points: Sequence[PublishedPoint]) -> Self:
+        networks = [
+            Counter(
+                demand
+                for layer in point.architecture().layers()
+                for demand in demands(layer, channel_group=CHANNEL_GROUP, element_bytes=ELEMENT_BYTES)
+            )
+            for point in points
+        ]
+        distinct = list(dict.fromkeys(demand for network in networks for demand in network))
+        streams = np.zeros((len(distinct), 3, len(_NAMES)))
+        steps = np.zeros((len(distinct), len(_NAMES)))
+        for index, demand in enumerate(distinct):
+            if demand.arithmetic:
+                streams[index, 0, _NAMES.index(demand.arithmetic)] = demand.gmacs
+            streams[index, 1, _NAMES.index(demand.traffic)] = demand.traffic_mb
+            streams[index, 2, _NAMES.index("memory_ms_per_mb")] = demand.weights_mb
+            steps[index, _NAMES.index("dispatch_ms")] = demand.dispatched
+        return cls(
+            counts=np.array([[network[demand] for demand in distinct] for network in networks], dtype=float),
+            streams=streams,
+            steps=steps,
+            published_ms=np.array([point.latency_ms for point in points]),
+            uncertainty=np.array([point.uncertainty for point in points]),
+        )
+
+    def predict(self, coefficients: _Array) -> _Array:
+        """(R,) milliseconds of every network, the vector form of `CostModel.network_ms`."""
+        return self._predict(coefficients)[0]
+
+    def fit(self, rows: _Array) -> _Array:
+        """(K,) most probable coefficients given some rows, rounded to the digits that are written."""
+        floor = np.array([PRIORS[name].floor for name in _NAMES])
+        span = np.array([PRIORS[name].typical for name in _NAMES]) - floor
+        spread = np.array([PRIORS[name].spread for name in _NAMES])
+
+        def residuals(z: _Array) -> _Array:
+            predicted, _ = self._predict(floor + span * np.exp(spread * z))
+            return np.append((np.log(predicted / self.published_ms) / self.uncertainty)[rows], z)
+
+        def jacobian(z: _Array) -> _Array:
+            above = span * np.exp(spread * z)
+            predicted, slopes = self._predict(floor + above)
+            relative = slopes * above * spread / (predicted * self.uncertainty)[:, None]
+            return np.vstack([relative[rows], np.eye(len(_NAMES))])
+
+        start = np.zeros(len(_NAMES))
+        best = least_squares(residuals, start, jac=jacobian, method="lm", xtol=1e-14, ftol=1e-14, gtol=1e-14)
+        assert best.success, best.message
+        return np.array([_rounded(value) for value in floor + span * np.exp(spread * best.x)])
+
+    def _predict(self, coefficients: _Array) -> tuple[_Array, _Array]:
+        """(R,) milliseconds, and (R, K) their derivatives by the coefficients."""
+        streams = self.streams @ coefficients  # (D, 3)
+        together = (streams**OVERLAP).sum(axis=1) ** (1 / OVERLAP)  # (D,)
+        weight = (streams / together[:, None]) ** (OVERLAP - 1)  # (D, 3)
+        overhead = np.eye(len(_NAMES))[_NAMES.index("overhead_ms")]  # (K,)
+        predicted = self.counts @ (together + self.steps @ coefficients) + overhead @ coefficients
+        slopes = self.counts @ (np.einsum("ds,dsk->dk", weight, self.streams) + self.steps) + overhead
+        return predicted, slopes
+
+
+def _observed_coverage(data: _Data, rows: Sequence[PublishedPoint]) -> float:
+    """Share of the rows inside the interval that all other rows give: leave one out, twice."""
+    count = len(rows)
+    everything = np.arange(count)
+    # Leaving out i then j is leaving out j then i.
+    pairs = {(i, j): data.predict(data.fit(np.delete(everything, [i, j]))) for i in range(count) for j in range(i)}
+    inside = 0
+    for index, row in enumerate(rows):
+        predicted = data.predict(data.fit(np.delete(everything, index)))[index]
+        left_out = []
+        for other, other_row in enumerate(rows):
+            if other != index:
+                without = pairs[max(index, other), min(index, other)]
+                left_out.append((float(without[index]), float(without[other]) / other_row.latency_ms))
+        low, high = jackknife_plus(float(predicted), left_out, coverage=COVERAGE)
+        inside += low <= row.latency_ms <= high
+    return inside / count
+
+
+def _point(path: Path, line: int, row: Mapping[str | None, Any]) -> PublishedPoint:
+    where = f"{path}: row {line} ({row['name']})"
+    if None in row or None in row.values():
+        raise InputError(f"{where}: has {'more' if None in row else 'fewer'} cells than the header")
+    try:
+        return PublishedPoint.model_validate(row)
+    except ValidationError as error:
+        raise InputError.from_validation(where, error) from error
+
+
+def _named(coefficients: _Array) -> Coefficients:
+    return Coefficients.model_validate(dict(zip(_NAMES, coefficients.tolist(), strict=True)))
+
+
+def _rounded(value: float) -> float:
+    """To the digits that are written: a rerun elsewhere gives the same file, and reading gives the same numbers."""
+    return float(f"{value:.{_DIGITS}g}")

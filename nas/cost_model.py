@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from nas.architecture import Layer
 from nas.operations import Operation, OperationKind, operations
 
-__all__ = ["CoefficientName", "Coefficients", "CostModel", "Demand", "FitRow", "demands"]
+__all__ = ["CoefficientName", "Coefficients", "CostModel", "Demand", "FitRow", "demands", "jackknife_plus"]
 
 CoefficientName = Literal[
     "dense_ms_per_gmac",
@@ -210,12 +210,11 @@ class CostModel(_Record):
         It knows nothing of networks unlike all rows: other resolutions, or the winner of a long search.
         """
         counts = Counter(layers)
-        predicted = self._network_ms(counts, self.coefficients)
-        ratios = [(self._network_ms(counts, row.left_out), _ratio(row)) for row in self.rows]
-        low = sorted(value / ratio for value, ratio in ratios)
-        high = sorted((value * ratio for value, ratio in ratios), reverse=True)
-        index = _outside(self.coverage, len(self.rows)) - 1
-        return min(low[index], predicted), max(high[index], predicted)
+        return jackknife_plus(
+            self._network_ms(counts, self.coefficients),
+            [(self._network_ms(counts, row.left_out), row.left_out_ms / row.published_ms) for row in self.rows],
+            coverage=self.coverage,
+        )
 
     @property
     def interval_meaning(self) -> str:
@@ -259,6 +258,23 @@ class CostModel(_Record):
         return sum(part.cost_ms(coefficients, self.overlap) for part in parts)
 
 
+def jackknife_plus(
+    predicted: float, left_out: Iterable[tuple[float, float]], *, coverage: float
+) -> tuple[float, float]:
+    """The interval of `CostModel.interval_ms`, widened where needed to hold `predicted`.
+
+    Args:
+        predicted: by the fit to all rows.
+        left_out: for each row, what the fit without it predicts here, and predicted over true for the row itself.
+        coverage: the share of networks to cover.
+    """
+    ends = [(value, math.exp(abs(math.log(ratio)))) for value, ratio in left_out]
+    low = sorted(value / miss for value, miss in ends)
+    high = sorted((value * miss for value, miss in ends), reverse=True)
+    index = _outside(coverage, len(ends)) - 1
+    return min(low[index], predicted), max(high[index], predicted)
+
+
 @lru_cache(maxsize=16384)
 def demands(layer: Layer, *, channel_group: int, element_bytes: int) -> tuple[Demand, ...]:
     """What the operations of one layer ask of the machine, in the order they run."""
@@ -291,11 +307,6 @@ def _price(coefficients: Coefficients, name: CoefficientName) -> float:
     value = getattr(coefficients, name)
     assert isinstance(value, float)
     return value
-
-
-def _ratio(row: FitRow) -> float:
-    """By what factor, at least 1, the left-out prediction misses the published time."""
-    return math.exp(abs(math.log(row.left_out_ms / row.published_ms)))
 
 
 def _outside(coverage: float, rows: int) -> int:

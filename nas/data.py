@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import bisect
 import difflib
+import functools
 import glob
 import hashlib
 import io
@@ -24,7 +25,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -321,20 +321,14 @@ def _find(source: str) -> _Origin:
 
 
 def _folder(root: Path, source: str) -> _Origin:
-    files = sorted(
-        Path(directory, name)
-        for directory, folders, names in os.walk(root)
-        if not folders.sort()  # type: ignore[func-returns-value]  # a fixed order of the walk
-        for name in names
-        if not name.startswith(".")
-    )
+    files = sorted(Path(folder, name) for folder, _, names in os.walk(root) for name in names if name[0] != ".")
     if parquet := [file for file in files if file.suffix == ".parquet"]:
         return _parquet(parquet, root, source)
     suffixes = _image_suffixes()
     images = tuple(file for file in files if file.suffix.lower() in suffixes)
     if not images:
         raise InputError(
-            f"{source}: no images and no Parquet files in this folder; expected class folders of images, such as cat/1.jpg"
+            f"{source}: neither images nor Parquet files in this folder; expected class folders such as cat/ and dog/"
         )
     # A class may be called "train": a split holds folders, a class holds images.
     by_name = {entry.name.lower(): entry for entry in root.iterdir() if entry.is_dir() and _has_folders(entry)}
@@ -441,8 +435,8 @@ def _read_rows(origin: _Origin, source: str, scratch: Path) -> tuple[dict[str, _
             case _Parquet():
                 files = {"train": origin.train} | ({"val": origin.val} if origin.val else {})
                 where = {split: _parquet_rows(paths) for split, paths in files.items()}
-                patterns = {split: [glob.escape(str(path)) for path in paths] for split, paths in files.items()}
-                loaded = load_dataset("parquet", data_files=patterns, cache_dir=str(scratch))
+                escaped = {split: [glob.escape(str(path)) for path in paths] for split, paths in files.items()}
+                loaded = load_dataset("parquet", data_files=escaped, cache_dir=str(scratch))
                 splits = {split: loaded[split] for split in files}
             case _Hub():
                 loaded = load_dataset(origin.name, revision=origin.revision)
@@ -479,16 +473,14 @@ def _with_labels(
         codes = {value: code for code, value in enumerate(known)}
     rows = {}
     for split, table in splits.items():
-        images = (
-            table.select_columns([image]).rename_column(image, "image")
-            if image != "image"
-            else table.select_columns(["image"])
-        )
+        images = table.select_columns([image])
+        if image != "image":
+            images = images.rename_column(image, "image")
         labels = np.array([codes.get(value, -1) for value in values[split]], dtype=np.int64)
         rows[split] = _Rows(
             images=images.cast_column("image", datasets.Image(decode=False)),
             labels=labels,
-            where=where.get(split, lambda row, split=split: f"row {row} of split {split}"),
+            where=where.get(split, functools.partial("row {1} of split {0}".format, split)),
             index=np.arange(len(labels)),
         )
     return rows, class_names
@@ -526,17 +518,15 @@ def _label_column(features: Mapping[str, Any], source: str) -> str:
 
 def _parquet_rows(files: Sequence[Path]) -> Callable[[int], str]:
     """Names a row of the concatenated files as its file and the row within it."""
-    import pyarrow
-    import pyarrow.parquet
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
 
     starts = [0]
     for file in files:
         try:
             starts.append(starts[-1] + pyarrow.parquet.read_metadata(file).num_rows)
         except (pyarrow.ArrowException, OSError) as error:
-            raise InputError(
-                f"{file}: not a Parquet file that can be read ({_one_line(error)}); fetch it again"
-            ) from error
+            raise InputError(f"{file}: not a readable Parquet file ({_one_line(error)}); fetch it again") from error
 
     def where(row: int) -> str:
         file = bisect.bisect_right(starts, row) - 1
@@ -590,18 +580,19 @@ def _rank_in_class(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.i
 def _quiet_datasets() -> Iterator[None]:
     """No progress bars of `datasets` and the hub; the caller's `progress` tells."""
     import datasets
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub import utils
 
-    shown, hub_shown = datasets.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    # mypy: the hub's package exports these without listing them.
+    hidden, hub_hidden = not datasets.is_progress_bar_enabled(), utils.are_progress_bars_disabled()  # type: ignore[attr-defined]
     datasets.disable_progress_bars()
-    disable_progress_bars()
+    utils.disable_progress_bars()  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        if shown:
+        if not hidden:
             datasets.enable_progress_bars()
-        if hub_shown:
-            enable_progress_bars()
+        if not hub_hidden:
+            utils.enable_progress_bars()  # type: ignore[attr-defined]
 
 
 def _one_line(error: BaseException) -> str:
@@ -621,7 +612,7 @@ def _cache_folder() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot keep decoded images there ({error.strerror}); set NAS_CACHE to a folder that can be written"
+            f"{folder}: cannot keep decoded images there ({error.strerror}); set NAS_CACHE to another folder"
         ) from error
     return folder
 
@@ -665,7 +656,8 @@ def _write_cache(
     for name, rows in (("train", train), ("val", val)):
         np.save(scratch / f"{name}_labels.npy", rows.labels, allow_pickle=False)
         shape = (len(rows.labels), 3, resolution, resolution)
-        images = np.lib.format.open_memmap(scratch / f"{name}_images.npy", mode="w+", dtype=np.uint8, shape=shape)
+        file = scratch / f"{name}_images.npy"
+        images = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]
         _decode_all(rows, images, f"Decoding {name} images", progress)
         images.flush()
         if name == "train":
@@ -685,7 +677,7 @@ def _decode_all(rows: _Rows, out: npt.NDArray[np.uint8], what: str, progress: Pr
             out[start + offset] = _decode(stored, rows.where(row), out.shape[-1])
         return len(index)
 
-    pool = ThreadPoolExecutor(os.process_cpu_count() if sys.version_info >= (3, 13) else os.cpu_count())
+    pool = ThreadPoolExecutor(os.cpu_count())
     try:
         done = 0
         for count in pool.map(decode_block, range(0, len(out), _BLOCK)):

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -136,11 +135,6 @@ class LatencyTable(_Record):
     published: dict[str, PublishedTime] = {}
     entries: dict[str, Timing] = {}
 
-    @cached_property
-    def _layer_ms(self) -> dict[Layer, float]:
-        """What `layer_ms` has answered so far: a search asks for the same layers again and again."""
-        return {}
-
     @classmethod
     def find(cls, name: str) -> tuple[LatencyTable, Path]:
         """The table that `name` means (a path, a stem or a unique beginning of one), and its file.
@@ -212,9 +206,7 @@ class LatencyTable(_Record):
         Raises:
             MissingLatencyError: neither an entry nor a model covers it.
         """
-        if layer not in self._layer_ms:
-            self._layer_ms[layer] = self._look_up(layer).latency_ms
-        return self._layer_ms[layer]
+        return self._look_up(layer).latency_ms
 
     def latency_ms(self, architecture: Architecture) -> float:
         """Predicted latency of a network alone, quicker than `latency` where thousands are asked for.

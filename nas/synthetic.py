@@ -60,7 +60,7 @@ class _Random:
 
     def integers(self, low: int, high: int, *shape: int) -> _Integers:
         """Uniform over low, ..., high - 1."""
-        raw = self.bits.random_raw(math.prod(shape)) >> np.uint64(32)
+        raw: npt.NDArray[np.uint64] = self.bits.random_raw(math.prod(shape)) >> np.uint64(32)
         return ((raw * np.uint64(high - low)) >> np.uint64(32)).astype(np.int32).reshape(shape) + np.int32(low)
 
     def noise(self, *shape: int) -> _Integers:

@@ -30,7 +30,7 @@ def export(network: Network, path: Path) -> list[Path]:
     """
     weights, arguments = to_timm(network)
     beside = path.with_suffix(".json")
-    # timm's own loaders read the format and the architecture from here.
+    # Tools of Hugging Face look for the format.
     write_beside(path, save(weights, {"format": "pt"}))
     write_beside(beside, (json.dumps(arguments, indent=1) + "\n").encode())
     return [path, beside]

@@ -47,8 +47,7 @@ _HARMLESS: list[Any] = [
 
 _WRAPPERS = ("model", "state_dict", "model_ema")
 
-# The authors' names to timm's; the first pattern that fits counts. timm names a block's part by the kind of its mixer
-# and a convolution `c`, as the authors do.
+# How the authors' names begin, and timm's instead; the first that fits counts.
 _AUTHORS_TO_TIMM = (
     (r"classifier\.classifier_dist\.", "head.head_dist."),
     (r"classifier\.(classifier\.)?", "head.head."),

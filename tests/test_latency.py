@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nas.catalog import files
+from nas.errors import InputError, MissingLatencyError
+from nas.latency import LatencyTable, Provenance, PublishedTime, Timing
+from nas.space import SearchSpace, random_choice
+
+TINY = SearchSpace.find("tiny")
+NETWORK = TINY.references["tiny_a"]
+PROVENANCE = Provenance(
+    source="measured",
+    device="board",
+    os="Linux",
+    runtime="onnxruntime",
+    versions={"onnxruntime": "1.0"},
+    precision="fp32",
+    threads=1,
+    statistic="median",
+    protocol="twice",
+    date="2026-01-01",
+)
+
+
+def timing(median_ms: float) -> Timing:
+    return Timing(minimum_ms=0.9 * median_ms, p10_ms=median_ms, median_ms=median_ms, p90_ms=1.2 * median_ms, runs=9)
+
+
+def table() -> LatencyTable:
+    entries = {layer.key: timing(0.1 * number) for number, layer in enumerate(TINY.layers, start=1)}
+    return LatencyTable(provenance=PROVENANCE, entries=entries)
+
+
+class TestEveryTable:
+    """What every shipped table must hold; a new table is tested by being there."""
+
+    @pytest.fixture(params=sorted(files("latency_tables", ".json")))
+    def table(self, request: pytest.FixtureRequest) -> LatencyTable:
+        return LatencyTable.find(request.param)[0]
+
+    def test_it_covers_the_iformer_space_and_its_references(self, table: LatencyTable) -> None:
+        space = SearchSpace.find("iformer")
+        names = ["iformer_t", "iformer_s", "iformer_m", "iformer_l"]
+        values = [table.latency(space.references[name]) for name in names]
+
+        assert sorted(value.latency_ms for value in values) == [value.latency_ms for value in values]
+        for value in values:
+            assert value.low_ms <= value.latency_ms <= value.high_ms
+        assert all(table.layer_ms(layer) > 0 for layer in space.layers)
+
+    def test_it_is_written_as_it_is_read(self, table: LatencyTable, tmp_path: Path) -> None:
+        table.save(tmp_path / "copy.json")
+
+        assert table == LatencyTable.load(tmp_path / "copy.json")
+
+    def test_it_says_where_it_comes_from(self, table: LatencyTable) -> None:
+        assert table.provenance.label.startswith(table.provenance.source)
+        assert table.provenance.protocol
+        assert table.trust
+
+
+def test_a_network_costs_the_sum_of_its_layers() -> None:
+    found = table().latency(NETWORK)
+    entries = table().entries
+    expected = sum(entries[layer.key].median_ms for layer in NETWORK.layers())
+
+    assert found.latency_ms == pytest.approx(expected)
+    assert found.latency_ms == pytest.approx(table().latency_ms(NETWORK))
+    assert [part.key for part in found.layers] == [layer.key for layer in NETWORK.layers()]
+    assert {part.source for part in found.layers} == {"measured"}
+
+
+def test_the_interval_runs_from_the_fastest_runs_to_the_slow_ones() -> None:
+    found = table().latency(NETWORK)
+
+    assert found.low_ms == pytest.approx(0.9 * found.latency_ms)
+    assert found.high_ms == pytest.approx(1.2 * found.latency_ms)
+
+
+def test_the_table_says_which_statistic_is_summed() -> None:
+    fastest = table().model_copy(update={"provenance": PROVENANCE.model_copy(update={"statistic": "minimum"})})
+
+    assert fastest.latency(NETWORK).latency_ms == pytest.approx(0.9 * table().latency(NETWORK).latency_ms)
+
+
+def test_a_missing_layer_is_an_error_that_says_how_to_measure_it() -> None:
+    entries = {key: value for key, value in table().entries.items() if not key.startswith("head")}
+    partial = LatencyTable(provenance=PROVENANCE, entries=entries)
+    with pytest.raises(MissingLatencyError) as caught:
+        partial.latency(NETWORK)
+
+    assert "no entry for head-c64-n10-2x2:" in str(caught.value)
+    assert "nas table build --device onnxruntime --space SPACE" in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+def test_layers_filled_by_a_model_are_marked_beside_measured_ones() -> None:
+    model = LatencyTable.find("iphone13")[0].model
+    entries = {key: value for key, value in table().entries.items() if not key.startswith("head")}
+    filled = LatencyTable(provenance=PROVENANCE, entries=entries, model=model).latency(NETWORK)
+    sources = {part.key: part.source for part in filled.layers}
+
+    assert sources["head-c64-n10-2x2"] == "filled"
+    assert {source for key, source in sources.items() if not key.startswith(("head", "overhead"))} == {"measured"}
+    assert filled.low_ms < filled.latency_ms < filled.high_ms
+
+
+def test_the_breakdown_adds_up_to_the_latency_with_the_overhead() -> None:
+    iphone = LatencyTable.find("iphone13")[0]
+    found = iphone.latency(SearchSpace.find("iformer").references["iformer_m"])
+
+    assert found.latency_ms == pytest.approx(sum(part.latency_ms for part in found.layers))
+    assert found.layers[-1].key == "overhead"
+
+
+def test_one_entry_stands_on_one_line_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    table().save(path)
+    lines = [line.strip() for line in path.read_text().splitlines() if '"runs"' in line]
+
+    assert len(table().entries) == len(lines)
+    assert sorted(lines) == lines
+    assert table() == LatencyTable.load(path)
+
+
+def test_published_times_survive_a_round_trip(tmp_path: Path) -> None:
+    published = {NETWORK.id: PublishedTime(name="tiny_a", latency_ms=1.5, top1=50.0, source="nowhere")}
+    with_times = table().model_copy(update={"published": published})
+    with_times.save(tmp_path / "t.json")
+
+    assert published == LatencyTable.load(tmp_path / "t.json").published
+
+
+def test_the_digest_follows_the_content() -> None:
+    changed = table().with_entries({"conv-x": timing(1.0)})
+
+    assert table().digest() == table().digest()
+    assert table().digest() != changed.digest()
+
+
+def test_quantiles_are_those_of_the_networks() -> None:
+    choose = random_choice(seed=0)
+    networks = [TINY.sample(choose) for _ in range(50)]
+    values = sorted(table().latency_ms(network) for network in networks)
+    quantiles = table().quantiles(networks)
+
+    assert quantiles["minimum"] == values[0]
+    assert quantiles["maximum"] == values[-1]
+    assert list(quantiles.values()) == sorted(quantiles.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "Invalid JSON"),
+        ("{}", "provenance: missing key"),
+        ('{"provenance": {}}', "provenance.source: missing key"),
+        ("entries", "entries.conv.minimum_ms: input should be greater than 0, got -1"),
+        ("order", "quantiles must rise from minimum_ms to p90_ms"),
+        ("nan", "input should be a finite number"),
+    ],
+)
+def test_a_broken_table_is_refused_with_the_place(tmp_path: Path, text: str, message: str) -> None:
+    good = {"minimum_ms": 1.0, "p10_ms": 1.0, "median_ms": 1.0, "p90_ms": 1.0, "runs": 1}
+    broken: dict[str, dict[str, float]] = {
+        "entries": good | {"minimum_ms": -1},
+        "order": good | {"median_ms": 0.5},
+        "nan": good | {"p90_ms": float("nan")},
+    }
+    if text in broken:
+        document = {"provenance": PROVENANCE.model_dump(), "entries": {"conv": broken[text]}}
+        text = json.dumps(document)
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        LatencyTable.load(path)
+
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+
+
+def test_an_ambiguous_beginning_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "latency_tables").mkdir()
+    for name in ("board.a.fp32", "board.b.fp32"):
+        table().save(tmp_path / "latency_tables" / f"{name}.json")
+    monkeypatch.chdir(tmp_path)
+
+    assert LatencyTable.find("board.a")[0] == table()
+    with pytest.raises(InputError, match=r"'board' could be any of board\.a\.fp32, board\.b\.fp32"):
+        LatencyTable.find("board")

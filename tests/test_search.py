@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas.architecture import Architecture
+from nas.devices.fake import FakeDevice
+from nas.errors import BudgetError, InputError
+from nas.latency import LatencyTable
+from nas.measure import Protocol, build_table
+from nas.proxies import Score
+from nas.proxies.fake import FakeProxy
+from nas.result import SearchResult
+from nas.search import Progress, plan_search, run_search
+from nas.space import SearchSpace
+
+TINY = SearchSpace.find("tiny")
+NAMES = {"space": "tiny", "table": "fake", "proxy": "fake"}
+
+
+class Recording:
+    """Scores like the fake proxy and remembers what it was asked; may stop the search like Ctrl-C."""
+
+    def __init__(self, *, failing: Collection[str] = (), interrupt_at: int | None = None) -> None:
+        self.proxy = FakeProxy(failing=failing)
+        self.scored: list[Architecture] = []
+        self.interrupt_at = interrupt_at
+
+    def settings(self) -> dict[str, Any]:
+        return FakeProxy().settings()
+
+    def estimate_seconds(self, architecture: Architecture) -> float:
+        return 0.0
+
+    def score(self, architecture: Architecture) -> Score:
+        if len(self.scored) == self.interrupt_at:
+            raise KeyboardInterrupt
+        self.scored.append(architecture)
+        return self.proxy.score(architecture)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
+    quick = Protocol(warmup_ms=0, timed_ms=0, minimum_runs=3)
+    return build_table(TINY.layers, FakeDevice(noise=0), tmp_path_factory.mktemp("t") / "t.json", protocol=quick)
+
+
+@pytest.fixture(scope="module")
+def budget_ms(table: LatencyTable) -> float:
+    """Leaves out about half of the space, and not the reference."""
+    return table.latency_ms(TINY.references["tiny_a"]) * 1.001
+
+
+Search = Callable[..., SearchResult]
+
+
+@pytest.fixture
+def search(table: LatencyTable, budget_ms: float, tmp_path: Path) -> Search:
+    def run(proxy: Any, *, trials: int | None = 12, time_limit_s: float | None = None, **options: Any) -> SearchResult:
+        plan = plan_search(TINY, table, proxy, budget_ms=budget_ms, trials=trials, time_limit_s=time_limit_s)
+        arguments: dict[str, Any] = {"seed": 0, "out": tmp_path / "run", "names": NAMES, "time_limit_s": time_limit_s}
+        return run_search(TINY, table, proxy, plan=plan, **arguments | options)
+
+    return run
+
+
+def test_over_budget_candidate_is_never_scored(search: Search, table: LatencyTable, budget_ms: float) -> None:
+    proxy = Recording()
+    seen: list[Progress] = []
+    search(proxy, on_progress=seen.append)
+
+    assert max(table.latency_ms(network) for network in proxy.scored) <= budget_ms
+    assert seen[-1].over_budget > 0
+    assert seen[-1].proposed >= seen[-1].over_budget + 12
+
+
+def test_equal_networks_are_scored_once(search: Search) -> None:
+    proxy = Recording()
+    result = search(proxy, trials=40)
+
+    assert len({network.id for network in proxy.scored}) == len(proxy.scored)
+    assert len(result.scored) == 40
+
+
+def test_a_reference_inside_the_budget_is_scored_and_marked(search: Search) -> None:
+    result = search(Recording())
+
+    assert [reference.name for reference in result.references] == ["tiny_a"]
+    assert result.winner is not None
+    assert result.winner.kind == "searched"
+
+
+def test_the_search_ends_when_the_space_is_exhausted(search: Search, table: LatencyTable, budget_ms: float) -> None:
+    from itertools import count
+
+    from nas.space import random_choice
+
+    choose = random_choice(seed=0)
+    networks = {network.id: network for network in (TINY.sample(choose) for _ in range(6000))}
+    inside = {key for key, network in networks.items() if table.latency_ms(network) <= budget_ms}
+    result = search(Recording(), trials=1000)
+
+    assert {candidate.id for candidate in result.scored} <= inside
+    assert len(result.scored) >= 0.9 * len(inside)
+    assert next(count()) == 0
+
+
+def test_the_same_seed_finds_the_same_networks(search: Search, tmp_path: Path) -> None:
+    first = search(Recording(), out=tmp_path / "a")
+    second = search(Recording(), out=tmp_path / "b")
+    other = search(Recording(), out=tmp_path / "c", seed=1)
+
+    assert [c.id for c in first.candidates] == [c.id for c in second.candidates]
+    assert [c.id for c in first.candidates] != [c.id for c in other.candidates]
+
+
+def test_the_search_is_better_than_its_first_proposals(search: Search) -> None:
+    result = search(Recording(), trials=40)
+    scores = [candidate.score for candidate in result.scored if candidate.score is not None]
+
+    assert sum(scores[-10:]) > sum(scores[:10])
+
+
+def test_a_failed_candidate_is_kept_with_its_reason_and_the_search_goes_on(search: Search, tmp_path: Path) -> None:
+    first = search(Recording(), out=tmp_path / "a")
+    doomed = first.scored[3].id
+    result = search(Recording(failing=[doomed]), out=tmp_path / "b")
+    failed = [candidate for candidate in result.candidates if candidate.failure]
+
+    assert [(candidate.id, candidate.score) for candidate in failed] == [(doomed, None)]
+    assert failed[0].failure == f"{doomed} was asked to fail"
+    assert len(result.scored) == 11
+
+
+def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(search: Search, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search(Recording(interrupt_at=6))
+    kept = SearchResult.load(tmp_path / "run").candidates
+    assert len(kept) == 6
+    assert (tmp_path / "run" / "front.csv").exists()
+
+    proxy = Recording()
+    result = search(proxy, resume=True)
+
+    assert result.candidates[:6] == kept
+    assert len(result.scored) == 12
+    assert not {network.id for network in proxy.scored} & {candidate.id for candidate in kept}
+
+
+def test_resume_with_other_settings_is_refused(search: Search) -> None:
+    search(Recording(), trials=2)
+    with pytest.raises(InputError, match="was begun with another seed"):
+        search(Recording(), trials=4, resume=True, seed=7)
+
+
+def test_no_candidate_is_begun_that_would_outlast_the_time_limit(search: Search) -> None:
+    class Slow(Recording):
+        def score(self, architecture: Architecture) -> Score:
+            time.sleep(0.2)
+            return super().score(architecture)
+
+    result = search(Slow(), trials=None, time_limit_s=1.0)
+
+    assert 1 <= len(result.scored) <= 4
+
+
+def test_a_budget_below_the_cheapest_network_is_refused_with_its_latency(table: LatencyTable) -> None:
+    cheapest = table.latency_ms(TINY.extreme(table.layer_ms))
+    with pytest.raises(BudgetError) as caught:
+        plan_search(TINY, table, FakeProxy(), budget_ms=cheapest * 0.99, trials=1, time_limit_s=None)
+
+    assert f"the cheapest is predicted at {cheapest:.3f} ms" in str(caught.value)
+    assert caught.value.exit_code == 4
+
+
+def test_a_budget_just_above_the_cheapest_network_is_met(table: LatencyTable, tmp_path: Path) -> None:
+    cheapest = table.latency_ms(TINY.extreme(table.layer_ms))
+    plan = plan_search(TINY, table, FakeProxy(), budget_ms=cheapest * 1.0001, trials=1, time_limit_s=None)
+    result = run_search(TINY, table, FakeProxy(), plan=plan, seed=0, out=tmp_path / "run", names=NAMES)
+
+    assert result.winner is not None
+    assert result.winner.latency_ms <= cheapest * 1.0001
+
+
+@pytest.mark.parametrize("budget_ms", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_budget_that_is_no_time_is_refused(table: LatencyTable, budget_ms: float) -> None:
+    with pytest.raises(InputError, match="--budget-ms must be a positive number"):
+        plan_search(TINY, table, FakeProxy(), budget_ms=budget_ms, trials=1, time_limit_s=None)
+
+
+def test_the_plan_tells_space_table_data_and_candidates(table: LatencyTable, budget_ms: float) -> None:
+    plan = plan_search(TINY, table, FakeProxy(), budget_ms=budget_ms, trials=3, time_limit_s=None)
+    text = "\n".join(plan.describe())
+
+    assert "2.24e+02 networks of 17 distinct layers" in text
+    assert table.provenance.label in text
+    assert table.trust in text
+    assert "data: synthetic" in text
+    assert "about 3, and for comparison tiny_a" in text
+
+
+def test_run_json_has_what_a_repetition_needs(search: Search, tmp_path: Path, table: LatencyTable) -> None:
+    search(Recording(), trials=1, command=["nas", "search", "--out", "a b"])
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+
+    assert run["command"] == "nas search --out 'a b'"
+    assert run["table"]["digest"] == table.digest()
+    assert run["seed"] == 0
+    assert {"nas", "python", "torch", "optuna"} <= set(run["versions"])
+
+
+def test_a_killed_search_loses_no_finished_candidate(tmp_path: Path) -> None:
+    """SIGKILL at several moments; each time the run goes on with all it had."""
+    script = textwrap.dedent("""
+        import sys, time
+        from pathlib import Path
+        from nas.latency import LatencyTable
+        from nas.proxies.fake import FakeProxy
+        from nas.search import plan_search, run_search
+        from nas.space import SearchSpace
+
+        class Slow(FakeProxy):
+            __slots__ = ()
+            def score(self, architecture):
+                time.sleep(0.03)
+                return FakeProxy.score(self, architecture)
+
+        space, table, proxy = SearchSpace.find("tiny"), LatencyTable.load(Path(sys.argv[1])), Slow()
+        plan = plan_search(space, table, proxy, budget_ms=1e6, trials=60, time_limit_s=None)
+        run_search(space, table, proxy, plan=plan, seed=0, out=Path(sys.argv[2]), resume=True,
+                   names={"space": "tiny", "table": "t", "proxy": "fake"})
+    """)
+    quick = Protocol(warmup_ms=0, timed_ms=0, minimum_runs=3)
+    build_table(TINY.layers, FakeDevice(noise=0), tmp_path / "t.json", protocol=quick)
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", script, str(tmp_path / "t.json"), str(out)]
+    before: list[str] = []
+    for extra in (0.0, 0.2, 0.35):
+        process = subprocess.Popen(command)
+        while process.poll() is None and len(lines(out)) < len(before) + 3:
+            time.sleep(0.01)
+        time.sleep(extra)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        now = lines(out)
+        assert now[: len(before)] == before
+        assert len(now) >= len(before) + 3
+        before = now
+    subprocess.run(command, check=True)
+    result = SearchResult.load(out)
+
+    assert lines(out)[: len(before)] == before
+    assert len(result.scored) == 60
+    ids = [candidate.id for candidate in result.scored]
+    assert len(set(ids)) == len(ids)
+
+
+def lines(out: Path) -> list[str]:
+    path = out / "candidates.jsonl"
+    text = path.read_text() if path.exists() else ""
+    return text.split("\n")[:-1]
