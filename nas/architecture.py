@@ -166,8 +166,8 @@ class Architecture(_Spec):
             for block in stage.blocks:
                 if isinstance(block, AttentionSpec) and block.window and (size % block.window or size == block.window):
                     raise ValueError(
-                        f"stages[{index}]: window must divide the {size}x{size} map and be smaller (0 attends everywhere), "
-                        f"got {block.window}"
+                        f"stages[{index}]: window must divide the {size}x{size} map and be smaller "
+                        f"(0 attends everywhere), got {block.window}"
                     )
         return self
 
@@ -284,7 +284,7 @@ class Architecture(_Spec):
 
 def stage_size(resolution: int, index: int) -> int:
     """Height and width of the maps in stage `index` (0 to 3)."""
-    return resolution // (4 * 2**index)
+    return resolution // (4 << index)
 
 
 def stage_layers(stage: StageSpec, size: int) -> Iterator[Layer]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -93,7 +93,8 @@ def search(
     folder = out or _default_out(space, budget_ms, resume=resume)
     # A budget that cannot be met is refused before any image is made or read.
     check_budget(search_space, latency_table, budget_ms)
-    built = scorer.build(data=data, seed=seed, on_words=_say)
+    with _data_watch() as watch:
+        built = scorer.build(data=data, seed=seed, progress=watch)
     planned = plan_search(search_space, latency_table, built, budget_ms=budget_ms, trials=trials, time_limit_s=limit_s)
     for line in planned.describe():
         _say(line)
@@ -106,7 +107,7 @@ def search(
             plan=planned,
             seed=seed,
             out=folder,
-            names={"space": space, "table": table_path.name, "proxy": proxy},
+            names={"space": space, "table": table_path.name.removesuffix(".json"), "proxy": proxy},
             time_limit_s=limit_s,
             storage=storage,
             resume=resume,
@@ -351,22 +352,25 @@ def export(
 
     Example: nas export iformer_m --format onnx --out iformer_m.onnx
     """
-
     from nas.catalog import load_plugin
-    from nas.model import build_model, load_weights
+    from nas.model import build_model, load_model
     from nas.result import SearchResult
     from nas.space import find_network
 
     exporter = load_plugin("export format", "export", format)
     if (Path(network) / "run.json").exists():
+        if weights is not None:
+            raise InputError(
+                f"{network} is a run and has its own weights: export its winner.json to use other --weights"
+            )
         name, module = Path(network).name, SearchResult.load(Path(network)).build_winner()
     else:
         name, architecture = find_network(network, stdin=sys.stdin.buffer)
-        module = build_model(architecture)
         if weights is None:
             _say("no --weights: the file gets random weights, good for timing only")
-    if weights is not None:
-        load_weights(module, weights)
+            module = build_model(architecture)
+        else:
+            module = load_model(architecture, weights)
     for path in exporter.export(module, out or Path(f"{name}{exporter.SUFFIX}")):
         print_(str(path))
 
@@ -485,13 +489,12 @@ def _say_progress(progress: SearchProgress) -> None:
     outcome = f"score {last.score:.4f}" if last.score is not None else f"failed: {last.failure}"
     best = f"best {progress.best.score:.4f} at {progress.best.latency_ms:.3f} ms" if progress.best else "no best yet"
     turned = f"{progress.over_budget} of {progress.proposed} proposals over budget"
-    _say(
-        f"{progress.scored:4d}  {last.label:12s}  {last.latency_ms:.3f} ms  {outcome}  {last.seconds:.0f} s  | {best}; {turned}"
-    )
+    this = f"{progress.scored:4d}  {last.label:12s}  {last.latency_ms:.3f} ms  {outcome}  {last.seconds:.0f} s"
+    _say(f"{this}  | {best}; {turned}")
 
 
 @contextmanager
-def _build_watch() -> Iterator[Any]:
+def _bar() -> Iterator[Any]:
     """A progress bar with the time left, on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -504,13 +507,22 @@ def _build_watch() -> Iterator[Any]:
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield bar
+
+
+@contextmanager
+def _build_watch() -> Iterator[Callable[[BuildProgress], None]]:
+    with _bar() as bar:
         task = bar.add_task("", total=None)
+        yield lambda progress: bar.update(task, total=progress.total, completed=progress.done, description=progress.key)
 
-        def watch(progress: BuildProgress) -> None:
-            bar.update(task, total=progress.total, completed=progress.done, description=progress.key)
 
-        yield watch
+@contextmanager
+def _data_watch() -> Iterator[Callable[[str, int, int], None]]:
+    with _bar() as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(task, total=total, completed=done, description=what)
 
 
 def _result_json(result: SearchResult) -> dict[str, Any]:

@@ -302,19 +302,19 @@ _Origin = _Folder | _Parquet | _Hub
 def _find(source: str) -> _Origin:
     """What `source` is: looked for on disk first, then on the hub."""
     path = Path(source).expanduser()
-    if any(character in source for character in "*?["):
-        files = [Path(found).resolve() for found in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 absolute patterns
-        if not files:
-            raise InputError(f"{source}: no file matches this pattern")
-        if others := [file for file in files if file.suffix != ".parquet"]:
-            raise InputError(f"{source}: a pattern must match Parquet files only, but it matches {others[0].name}")
-        return _parquet(files, files[0].parent, source)
     if path.is_file():
         if path.suffix != ".parquet":
             raise InputError(f"{source}: not a Parquet file; give a folder of class folders or a .parquet file")
         return _parquet([path.resolve()], path.resolve().parent, source)
     if path.is_dir():
         return _folder(path.resolve(), source)
+    if any(character in source for character in "*?["):
+        files = [Path(found).resolve() for found in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
+        if not files:
+            raise InputError(f"{source}: no file matches this pattern")
+        if others := [file for file in files if file.suffix != ".parquet"]:
+            raise InputError(f"{source}: a pattern must match Parquet files only, but it matches {others[0].name}")
+        return _parquet(files, files[0].parent, source)
     if source.startswith((".", "~", os.sep)) or source.count("/") > 1 or path.suffix == ".parquet" or "\\" in source:
         raise InputError(f"{source}: no such file or folder; {_nearest(path)}")
     return _hub(source, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,8 @@ def summary(result: SearchResult) -> list[str]:
             f"{gain:+.4f}, {verdict}"
         )
     failed = sum(1 for c in result.candidates if c.failure)
-    lines.append(
-        f"{len(result.scored)} networks scored, {failed} failed, {len(result.front)} on the front; files in {result.path}"
-    )
+    numbers = f"{len(result.scored)} networks scored, {failed} failed, {len(result.front)} on the front"
+    lines.append(f"{numbers}; files in {result.path}")
     lines.append(
         f"latency: {result.run.table['origin']} (predicted); "
         f"score: {result.run.proxy['name']} on {result.run.proxy.get('data', 'no data')}, +- one standard error of the "
@@ -195,11 +195,7 @@ _VARIANTS = ("iformer_t", "iformer_s", "iformer_m", "iformer_l")
 
 def _markdown(result: SearchResult) -> str:
     run = result.run
-    rows = [
-        f"| {c.label} | {c.latency_ms:.3f} | {c.low_ms:.3f} to {c.high_ms:.3f} | {_score(c)} | "
-        f"{count(c.architecture).params / 1e6:.2f} | {count(c.architecture).macs / 1e9:.2f} | {c.architecture.summary.replace('|', '/')} |"
-        for c in sorted([*result.front, *result.references], key=lambda c: c.latency_ms)
-    ]
+    rows = [_row(c) for c in sorted([*result.front, *result.references], key=lambda c: c.latency_ms)]
     failures = [f"- {c.label}: {c.failure}" for c in result.candidates if c.failure]
     facts = {
         "command": f"`{run.command}`",
@@ -232,6 +228,20 @@ def _markdown(result: SearchResult) -> str:
     )
 
 
+def _row(candidate: Candidate) -> str:
+    counts = count(candidate.architecture)
+    cells = (
+        candidate.label,
+        f"{candidate.latency_ms:.3f}",
+        f"{candidate.low_ms:.3f} to {candidate.high_ms:.3f}",
+        _score(candidate),
+        f"{counts.params / 1e6:.2f}",
+        f"{counts.macs / 1e9:.2f}",
+        candidate.architecture.summary.replace("|", "/"),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
 def _score(candidate: Candidate) -> str:
     error = _standard_error(candidate)
     return f"{candidate.score:.4f}" + (f" +- {error:.4f}" if error else "")
@@ -239,10 +249,10 @@ def _score(candidate: Candidate) -> str:
 
 def _standard_error(candidate: Candidate) -> float:
     """Binomial standard error of an accuracy over the held-out images; 0 where the proxy tells no number of them."""
-    images = float(candidate.details.get("held_out_images", 0))
+    images = float(candidate.details.get("val_images", 0))
     assert candidate.score is not None
-    return (candidate.score * (1 - candidate.score) / images) ** 0.5 if images else 0.0
+    return math.sqrt(candidate.score * (1 - candidate.score) / images) if images else 0.0
 
 
 def _noise(*candidates: Candidate) -> float:
-    return float(sum(_standard_error(c) ** 2 for c in candidates)) ** 0.5
+    return math.hypot(*map(_standard_error, candidates))

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -166,17 +165,14 @@ class SearchResult:
         Raises:
             InputError: the run has no winner yet, or its weights are not in the folder.
         """
-        from nas.model import build_model, load_weights
+        from nas.model import load_model
 
         if self.winner is None:
             raise InputError(f"{self.path}: the run has no winner yet")
         weights = self.path / "winner.safetensors"
         if not weights.exists():
             raise InputError(f"{self.path}: has no winner.safetensors; export {self.path / 'winner.json'} instead")
-        classes = int(self.winner.details["classes"])
-        network = build_model(self.winner.architecture.at(num_classes=classes))
-        load_weights(network, weights)
-        return network
+        return load_model(_trained(self.winner), weights)
 
     def front_csv(self) -> str:
         """The front as comma-separated values, one network a row."""
@@ -237,11 +233,8 @@ class ResultsFolder:
         if weights is not None and candidate.kind == "searched":
             from safetensors.torch import save
 
-            metadata = {
-                "architecture": candidate.id,
-                "origin": "proxy training",
-                "settings": json.dumps(candidate.details),
-            }
+            # The form that nas.model.save_weights gives its files.
+            metadata = {"architecture": _trained(candidate).to_json(), "origin": f"proxy training in {self.path.name}"}
             write_beside(weights_file, save(dict(weights), metadata=metadata))
         with self._candidates.open("ab") as file:
             file.write(candidate.model_dump_json(exclude_none=True).encode() + b"\n")
@@ -265,6 +258,11 @@ class ResultsFolder:
 
     def _weights(self, candidate: Candidate) -> Path:
         return self.path / "weights" / f"{candidate.id}.safetensors"
+
+
+def _trained(candidate: Candidate) -> Architecture:
+    """The network that the weights belong to: the proxy's data have classes of their own."""
+    return candidate.architecture.at(num_classes=int(candidate.details.get("classes", 0)) or None)
 
 
 def _score(candidate: Candidate) -> float:

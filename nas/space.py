@@ -285,6 +285,23 @@ class SearchSpace(_Networks):
             stages=tuple(_sample_stage(f"stages[{index}]", stage, ask) for index, stage in enumerate(self.stages)),
         )
 
+    def choices(self, architecture: Architecture) -> dict[str, object]:
+        """What `sample` must be answered, by parameter name, to give this network of the space.
+
+        Args:
+            architecture: a network of the space.
+        """
+        answers: dict[str, object] = {
+            "resolution": architecture.resolution,
+            "stem.kernel": architecture.stem.kernel,
+            "stem.expansion": architecture.stem.expansion,
+            "downsample.kernel": architecture.downsample.kernel,
+        }
+        for index, (choices, stage) in enumerate(zip(self.stages, architecture.stages, strict=True)):
+            for name, answer in _stage_choices(choices, stage).items():
+                answers[f"stages[{index}].{name}"] = answer
+        return answers
+
     def __contains__(self, architecture: object) -> bool:
         """Whether the space allows this network."""
         return (
@@ -472,11 +489,41 @@ def _sample_stage(name: str, stage: StageChoices, choose: Choose) -> StageSpec:
     )
 
 
+def _stage_choices(choices: StageChoices, stage: StageSpec) -> dict[str, object]:
+    """The answers to `_sample_stage` that give this stage; some that are not asked for it are among them."""
+    order = _order(stage)
+    convs, attentions = order.count("C"), order.count("A")
+    answers: dict[str, object] = {
+        "channels": stage.channels,
+        "conv.depth": convs,
+        "attention.depth": attentions,
+        "attention.depth_without_conv": attentions,
+        "placement": next(p for p in choices.placement if arrange(convs, attentions, p) == order),
+    }
+    for block in set(stage.blocks):
+        if isinstance(block, ConvSpec):
+            answers |= {"conv.kernel": block.kernel, "conv.expansion": block.expansion}
+        else:
+            answers |= {
+                "attention.kind": block.attention,
+                "attention.head_channels": stage.channels // block.heads if block.heads else None,
+                "attention.query_reduction": block.query_reduction,
+                "attention.modulation": block.modulation,
+                "attention.expansion": block.expansion,
+                "attention.position_kernel": block.position_kernel,
+            }
+    return answers
+
+
+def _order(stage: StageSpec) -> str:
+    return "".join("C" if isinstance(block, ConvSpec) else "A" for block in stage.blocks)
+
+
 def _allows(choices: StageChoices, stage: StageSpec) -> bool:
     if stage.channels not in choices.channels:
         return False
     allowed = {*choices.conv.specs(), *choices.attention.specs(stage.channels)}
     used = set(stage.blocks)
-    order = "".join("C" if isinstance(block, ConvSpec) else "A" for block in stage.blocks)
+    order = _order(stage)
     # One block of each kind at most: a stage of the space repeats it.
     return used <= allowed and len(used) == len(set(order)) and order in choices.orders()

@@ -40,17 +40,17 @@ class TestFolder:
     def test_class_folders_become_classes(self, folder: Path) -> None:
         image_set = _load(folder)
 
-        assert ("cat", "dog") == image_set.class_names
+        assert image_set.class_names == ("cat", "dog")
         for image, label in zip(image_set.train_images, image_set.train_labels, strict=True):
             assert int(label) == int(image.float().mean((1, 2)).argmax())
 
     def test_a_tenth_of_every_class_is_held_out_where_there_is_no_split(self, folder: Path) -> None:
         image_set = _load(folder)
 
-        assert [18, 18] == image_set.train_labels.bincount().tolist()
-        assert [2, 2] == image_set.val_labels.bincount().tolist()
+        assert image_set.train_labels.bincount().tolist() == [18, 18]
+        assert image_set.val_labels.bincount().tolist() == [2, 2]
         brightness = torch.cat([image_set.train_images, image_set.val_images]).amax((1, 2, 3))
-        assert 40 == len(set(zip(brightness.tolist(), _labels(image_set), strict=True)))
+        assert len(set(zip(brightness.tolist(), _labels(image_set), strict=True))) == 40
 
     def test_the_seed_chooses_what_is_held_out(self, folder: Path) -> None:
         first, again, other = (_load(folder, seed=seed) for seed in (0, 0, 1))
@@ -64,26 +64,26 @@ class TestFolder:
 
         image_set = _load(root)
 
-        assert (38, 2) == (len(image_set.train_labels), len(image_set.val_labels))
-        assert [0, 1] == image_set.val_labels.tolist()
+        assert (len(image_set.train_labels), len(image_set.val_labels)) == (38, 2)
+        assert image_set.val_labels.tolist() == [0, 1]
 
     def test_a_class_may_be_called_train(self, folder: Path) -> None:
         (folder / "cat").rename(folder / "train")
 
-        assert ("dog", "train") == _load(folder).class_names
+        assert _load(folder).class_names == ("dog", "train")
 
     def test_other_files_and_odd_names_do_not_disturb(self, folder: Path) -> None:
         (folder / "cat" / "notes.txt").write_text("not an image")
         (folder / "README.md").write_text("pets")
         odd = folder.rename(folder.with_name("my [1] pets * ü"))
 
-        assert 40 == len(_labels(_load(odd)))
+        assert len(_labels(_load(odd))) == 40
 
     def test_limits_keep_classes_even(self, folder: Path) -> None:
         image_set = _load(folder, train_limit=10, val_limit=2)
 
-        assert [5, 5] == image_set.train_labels.bincount().tolist()
-        assert [1, 1] == image_set.val_labels.bincount().tolist()
+        assert image_set.train_labels.bincount().tolist() == [5, 5]
+        assert image_set.val_labels.bincount().tolist() == [1, 1]
 
     def test_description_counts_what_was_taken(self, folder: Path) -> None:
         expected = f"{folder}: 36 train and 4 val images of 2 classes at 32 px"
@@ -94,7 +94,9 @@ class TestFolder:
         broken = folder / "cat" / "07.png"
         broken.write_bytes(broken.read_bytes()[:60])
 
-        with pytest.raises(InputError, match=r"pets/cat/07\.png: not an image that can be read \(.+\); repair or remove it$"):
+        with pytest.raises(
+            InputError, match=r"pets/cat/07\.png: not an image that can be read \(.+\); repair or remove it$"
+        ):
             _load(folder)
 
     def test_text_in_the_name_of_an_image_is_named(self, folder: Path) -> None:
@@ -121,9 +123,9 @@ class TestParquet:
 
         image_set = _load(tmp_path)
 
-        assert ("cat", "dog") == image_set.class_names
-        assert [0, 1, 1, 0, 0] == image_set.train_labels.tolist()
-        assert [1, 0] == image_set.val_labels.tolist()
+        assert image_set.class_names == ("cat", "dog")
+        assert image_set.train_labels.tolist() == [0, 1, 1, 0, 0]
+        assert image_set.val_labels.tolist() == [1, 0]
 
     def test_a_test_split_without_labels_is_not_used(self, tmp_path: Path) -> None:
         _write_parquet(tmp_path / "train.parquet", labels=[0, 1] * 10)
@@ -131,14 +133,14 @@ class TestParquet:
 
         image_set = _load(tmp_path)
 
-        assert (18, [0, 1]) == (len(image_set.train_labels), sorted(image_set.val_labels.tolist()))
+        assert (len(image_set.train_labels), sorted(image_set.val_labels.tolist())) == (18, [0, 1])
 
     def test_one_file_and_patterns_are_read(self, tmp_path: Path) -> None:
         _write_parquet(tmp_path / "a.parquet", labels=[0, 1] * 5)
         _write_parquet(tmp_path / "b.parquet", labels=[0, 1] * 5)
 
-        assert 10 == len(_labels(_load(tmp_path / "a.parquet")))
-        assert 20 == len(_labels(_load(tmp_path / "*.parquet")))
+        assert len(_labels(_load(tmp_path / "a.parquet"))) == 10
+        assert len(_labels(_load(tmp_path / "*.parquet"))) == 20
 
     def test_images_and_labels_without_metadata_are_recognised(self, tmp_path: Path) -> None:
         images = [{"bytes": _png(0, 90), "path": None}] * 4
@@ -147,8 +149,8 @@ class TestParquet:
 
         image_set = _load(tmp_path / "trees.parquet")
 
-        assert ("fir", "oak") == image_set.class_names
-        assert [0, 0, 1, 1] == sorted(_labels(image_set))
+        assert image_set.class_names == ("fir", "oak")
+        assert sorted(_labels(image_set)) == [0, 0, 1, 1]
 
     def test_corrupt_image_is_named_by_file_and_row(self, tmp_path: Path) -> None:
         _write_parquet(tmp_path / "train-0.parquet", labels=[0, 1, 0])
@@ -167,9 +169,18 @@ class TestParquet:
     @pytest.mark.parametrize(
         ("columns", "message"),
         [
-            ({"picture": [1, 2], "label": [0, 1]}, "one column of images is needed, found none among columns picture, label"),
-            ({"image": [b"", b""], "kind": [0, 1]}, "a column of labels is needed, called label, .*; found columns image, kind"),
-            ({"image": [b"", b""], "label": [0.5, 1.5]}, "labels in column label must be whole numbers or names, got float"),
+            (
+                {"picture": [1, 2], "label": [0, 1]},
+                "one column of images is needed, found none among columns picture, label",
+            ),
+            (
+                {"image": [b"", b""], "kind": [0, 1]},
+                "a column of labels is needed, called label, .*; found columns image, kind",
+            ),
+            (
+                {"image": [b"", b""], "label": [0.5, 1.5]},
+                "labels in column label must be whole numbers or names, got float",
+            ),
         ],
     )
     def test_missing_columns_are_named_with_those_there_are(self, tmp_path: Path, columns: dict, message: str) -> None:
@@ -206,7 +217,7 @@ class TestNames:
             load_images("my data", resolution=32, seed=0)
 
     def test_file_of_another_kind_is_refused(self, folder: Path) -> None:
-        with pytest.raises(InputError, match="not a Parquet file; give a folder of class folders or a .parquet file"):
+        with pytest.raises(InputError, match=r"not a Parquet file; give a folder of class folders or a \.parquet file"):
             _load(folder / "cat" / "00.png")
 
 
@@ -297,7 +308,7 @@ class TestCache:
         with pytest.raises(KeyboardInterrupt):
             _load(folder, progress=interrupt)
 
-        assert [] == list((Path(os.environ["NAS_CACHE"]) / "images").iterdir())
+        assert list((Path(os.environ["NAS_CACHE"]) / "images").iterdir()) == []
 
     def test_cache_that_cannot_be_written_is_named(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NAS_CACHE", str(folder / "cat" / "00.png"))
@@ -310,7 +321,7 @@ class TestCache:
 
         _load(folder, progress=lambda *call: calls.append(call))
 
-        assert [("Decoding train images", 36, 36), ("Decoding val images", 4, 4)] == calls
+        assert calls == [("Decoding train images", 36, 36), ("Decoding val images", 4, 4)]
 
 
 class TestBatches:
@@ -341,7 +352,7 @@ class TestBatches:
         assert torch.equal(state, torch.random.get_rng_state())
 
     def test_images_are_shifted_and_mirrored_each_on_its_own(self) -> None:
-        """A ramp from left to right tells by its slope whether it was mirrored, by its middle how far it was shifted."""
+        """A ramp from left to right tells by its slope whether it was mirrored, by its middle how far it moved."""
         ramp = (torch.arange(32) * 4).to(torch.uint8).expand(64, 3, 32, 32).contiguous()
         image_set = _images(ramp)
 
@@ -367,7 +378,7 @@ class TestBatches:
 
         images, labels = next(training_batches(image_set, batch_size=128, steps=1, seed=0))
 
-        assert (128, 3, 32, 32) == images.shape
+        assert images.shape == (128, 3, 32, 32)
         assert images.is_contiguous(memory_format=torch.channels_last)
         assert images.mean((0, 2, 3)).abs().max() < 0.05
         assert (images.std((0, 2, 3)) - 1).abs().max() < 0.05
@@ -380,12 +391,14 @@ class TestBatches:
 
         std, mean = (torch.tensor(values).view(3, 1, 1) for values in (image_set.std, image_set.mean))
         restored = (torch.cat([images for images, _ in batches]) * std + mean) * 255
-        assert [4, 4, 2] == [len(labels) for _, labels in batches]
+        assert [len(labels) for _, labels in batches] == [4, 4, 2]
         assert torch.equal(image_set.val_images, restored.round().to(torch.uint8))
         assert torch.equal(image_set.val_labels, torch.cat([labels for _, labels in batches]))
 
     def test_constant_channel_stays_finite(self) -> None:
-        images, _ = next(training_batches(_images(torch.zeros(4, 3, 32, 32, dtype=torch.uint8)), batch_size=4, steps=1, seed=0))
+        images, _ = next(
+            training_batches(_images(torch.zeros(4, 3, 32, 32, dtype=torch.uint8)), batch_size=4, steps=1, seed=0)
+        )
 
         assert math.isfinite(images.sum().item())
 
@@ -394,11 +407,15 @@ class TestSynthetic:
     def test_train_and_val_images_differ(self) -> None:
         image_set = load_images("synthetic", resolution=32, seed=0, train_limit=64, val_limit=64)
 
-        train, val = ({image.numpy().tobytes() for image in images} for images in (image_set.train_images, image_set.val_images))
+        train, val = (
+            {image.numpy().tobytes() for image in images} for images in (image_set.train_images, image_set.val_images)
+        )
         assert not train & val
 
     def test_seeds_next_to_each_other_share_no_image(self) -> None:
-        first, second = (load_images("synthetic", resolution=32, seed=seed, train_limit=32, val_limit=32) for seed in (0, 1))
+        first, second = (
+            load_images("synthetic", resolution=32, seed=seed, train_limit=32, val_limit=32) for seed in (0, 1)
+        )
 
         assert not torch.equal(first.val_images, second.train_images)
 
@@ -414,7 +431,7 @@ class TestSynthetic:
 def test_importing_the_module_loads_neither_torch_nor_datasets() -> None:
     code = "import sys, nas.data; sys.exit(bool({'torch', 'datasets', 'PIL'} & set(sys.modules)))"
 
-    assert 0 == subprocess.run([sys.executable, "-c", code], check=False).returncode
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def _load(source: Path, *, seed: int = 0, **options: object) -> ImageSet:

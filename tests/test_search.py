@@ -22,7 +22,7 @@ from nas.proxies import Score
 from nas.proxies.fake import FakeProxy
 from nas.result import SearchResult
 from nas.search import Progress, plan_search, run_search
-from nas.space import SearchSpace
+from nas.space import SearchSpace, random_choice
 
 TINY = SearchSpace.find("tiny")
 NAMES = {"space": "tiny", "table": "fake", "proxy": "fake"}
@@ -101,18 +101,12 @@ def test_a_reference_inside_the_budget_is_scored_and_marked(search: Search) -> N
 
 
 def test_the_search_ends_when_the_space_is_exhausted(search: Search, table: LatencyTable, budget_ms: float) -> None:
-    from itertools import count
-
-    from nas.space import random_choice
-
     choose = random_choice(seed=0)
     networks = {network.id: network for network in (TINY.sample(choose) for _ in range(6000))}
     inside = {key for key, network in networks.items() if table.latency_ms(network) <= budget_ms}
     result = search(Recording(), trials=1000)
 
-    assert {candidate.id for candidate in result.scored} <= inside
-    assert len(result.scored) >= 0.9 * len(inside)
-    assert next(count()) == 0
+    assert {candidate.id for candidate in result.scored} == inside
 
 
 def test_the_same_seed_finds_the_same_networks(search: Search, tmp_path: Path) -> None:
@@ -124,8 +118,10 @@ def test_the_same_seed_finds_the_same_networks(search: Search, tmp_path: Path) -
     assert [c.id for c in first.candidates] != [c.id for c in other.candidates]
 
 
-def test_the_search_is_better_than_its_first_proposals(search: Search) -> None:
-    result = search(Recording(), trials=40)
+def test_the_sampler_learns_from_the_scores(tmp_path: Path) -> None:
+    space, iphone = SearchSpace.find("iformer"), LatencyTable.find("iphone13")[0]
+    plan = plan_search(space, iphone, FakeProxy(), budget_ms=1.1, trials=40, time_limit_s=None)
+    result = run_search(space, iphone, FakeProxy(), plan=plan, seed=1, out=tmp_path / "run", names=NAMES)
     scores = [candidate.score for candidate in result.scored if candidate.score is not None]
 
     assert sum(scores[-10:]) > sum(scores[:10])
@@ -227,7 +223,7 @@ def test_a_killed_search_loses_no_finished_candidate(tmp_path: Path) -> None:
         from nas.latency import LatencyTable
         from nas.proxies.fake import FakeProxy
         from nas.search import plan_search, run_search
-        from nas.space import SearchSpace
+        from nas.space import SearchSpace, random_choice
 
         class Slow(FakeProxy):
             __slots__ = ()
@@ -236,7 +232,7 @@ def test_a_killed_search_loses_no_finished_candidate(tmp_path: Path) -> None:
                 return FakeProxy.score(self, architecture)
 
         space, table, proxy = SearchSpace.find("tiny"), LatencyTable.load(Path(sys.argv[1])), Slow()
-        plan = plan_search(space, table, proxy, budget_ms=1e6, trials=60, time_limit_s=None)
+        plan = plan_search(space, table, proxy, budget_ms=1e6, trials=30, time_limit_s=None)
         run_search(space, table, proxy, plan=plan, seed=0, out=Path(sys.argv[2]), resume=True,
                    names={"space": "tiny", "table": "t", "proxy": "fake"})
     """)
@@ -260,7 +256,7 @@ def test_a_killed_search_loses_no_finished_candidate(tmp_path: Path) -> None:
     result = SearchResult.load(out)
 
     assert lines(out)[: len(before)] == before
-    assert len(result.scored) == 60
+    assert len(result.scored) == 30
     ids = [candidate.id for candidate in result.scored]
     assert len(set(ids)) == len(ids)
 

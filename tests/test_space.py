@@ -79,6 +79,17 @@ class TestEverySpace:
 
         assert [space.sample(first).id for _ in range(20)] == [space.sample(second).id for _ in range(20)]
 
+    def test_the_choices_of_a_network_lead_back_to_it(self, space: SearchSpace) -> None:
+        choose = random_choice(seed=4)
+        for _ in range(50):
+            network = space.sample(choose)
+            answers = space.choices(network)
+
+            def answer(name: str, options: Sequence[T], answers: dict[str, object] = answers) -> T:
+                return options[list(options).index(answers[name])]  # type: ignore[arg-type]
+
+            assert network == space.sample(answer)
+
     def test_it_has_references(self, space: SearchSpace) -> None:
         assert space.references
 

@@ -1,7 +1,8 @@
-"""How good a network looks before full training: one module a proxy, each with `build(data=..., seed=..., device=...)`.
+"""How good a network looks before full training: one module a proxy, each with a `build` function.
 
-`nas/proxies/short_training.py` is `--proxy short-training`. A new proxy is one new file here: a `build` function that
-returns a `Proxy`, whose arguments beyond the three above all have defaults.
+`nas/proxies/short_training.py` is `--proxy short-training`. A new proxy is one new file here with
+`build(*, data: str, seed: int, device: str | None = None, progress: Progress | None = None) -> Proxy`; arguments of its
+own have defaults.
 """
 
 from __future__ import annotations

@@ -54,6 +54,6 @@ class FakeProxy:
         return Score(value=value, seconds=0.0, details={"size": size, "attention_units": attention})
 
 
-def build(*, data: str, seed: int, device: str | None = None) -> FakeProxy:  # noqa: ARG001 - every proxy is built alike
-    """A fake proxy; `data` is not opened and any `device` will do."""
+def build(*, data: str, seed: int, device: str | None = None, progress: object = None) -> FakeProxy:  # noqa: ARG001
+    """A fake proxy, built like every other; `data` is not opened and any `device` will do."""
     return FakeProxy(data=data, seed=seed)

@@ -45,16 +45,18 @@ class Recipe:
         learning_rate: at the top of the schedule.
         weight_decay: of matrices and kernels; norms, biases and scales have none.
         warmup: part of the steps in which the learning rate rises from 0; then it falls to 0 along a cosine.
+        gradient_norm: longer gradients are shortened to this; deep candidates diverge at this learning rate without.
         label_smoothing: share of the target that is spread over all classes.
         zero_branches: start the last norm of every residual branch at 0.
         precision: of matrix products and convolutions; weights, norms and the loss stay in fp32.
     """
 
-    images: int = 5120
-    batch_size: int = 64
-    learning_rate: float = 4e-3
+    images: int = 4096
+    batch_size: int = 32
+    learning_rate: float = 3e-3
     weight_decay: float = 0.05
-    warmup: float = 0.2
+    warmup: float = 0.3
+    gradient_norm: float = 1.0
     label_smoothing: float = 0.1
     zero_branches: bool = True
     precision: Precision = "fp32"
@@ -179,6 +181,7 @@ class ShortTraining:
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self._recipe.label_smoothing)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), self._recipe.gradient_norm)
         optimizer.step()
         return loss.detach()
 

@@ -1,0 +1,128 @@
+"""What every proxy promises. A new file in nas/proxies is tested by being there."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas import catalog
+from nas.architecture import Architecture, AttentionSpec, ConvSpec, StageSpec
+from nas.errors import NasError
+from nas.model import build_model
+from nas.proxies import Proxy, ScoringFailed
+from nas.proxies.fake import FakeProxy
+
+# Arguments that make a proxy cheap enough for a test; without an entry here it runs with its defaults.
+CHEAP: dict[str, dict[str, Any]] = {"short-training": {"images": 64, "resolution": 32, "precision": "fp32"}}
+
+
+def _architecture(*, width: int = 8) -> Architecture:
+    conv = ConvSpec(kernel=3, expansion=2)
+    attention = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)
+    return Architecture(stages=tuple(StageSpec(channels=width * 2**i, blocks=(conv, attention)) for i in range(4)))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Grey pictures of two classes, told apart by their brightness."""
+    root = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for name, brightness in (("dark", 40), ("light", 200)):
+        (root / name).mkdir()
+        for index in range(40):
+            pixels = random.integers(brightness - 30, brightness + 30, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+    return str(root)
+
+
+@pytest.mark.parametrize("name", catalog.plugins("proxies"))
+class TestProxy:
+    @pytest.fixture
+    def proxy(self, name: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proxy:
+        monkeypatch.setenv("NAS_CACHE", str(tmp_path))
+        return self.build(name, data, seed=0)
+
+    @staticmethod
+    def build(name: str, data: str, *, seed: int) -> Proxy:
+        module = catalog.load_plugin("proxy", "proxies", name)
+        proxy: Proxy = module.build(data=data, seed=seed, device="cpu", **CHEAP.get(name, {}))
+        return proxy
+
+    def test_score_is_an_accuracy(self, proxy: Proxy) -> None:
+        score = proxy.score(_architecture())
+
+        assert 0 <= score.value <= 1
+        assert score.seconds >= 0
+
+    def test_details_are_plain_json(self, proxy: Proxy) -> None:
+        score = proxy.score(_architecture())
+
+        assert dict(score.details) == json.loads(json.dumps(dict(score.details)))
+
+    def test_same_settings_give_the_same_score(self, proxy: Proxy, name: str, data: str) -> None:
+        again = self.build(name, data, seed=0)
+
+        assert proxy.settings() == again.settings()
+        assert proxy.score(_architecture()).value == again.score(_architecture()).value
+
+    def test_order_of_candidates_does_not_matter(self, proxy: Proxy, name: str, data: str) -> None:
+        first = proxy.score(_architecture())
+        proxy.score(_architecture(width=16))
+
+        assert first.value == proxy.score(_architecture()).value
+
+    def test_settings_are_plain_json_and_name_proxy_data_and_seed(self, proxy: Proxy, name: str, data: str) -> None:
+        settings = proxy.settings()
+
+        assert settings == json.loads(json.dumps(settings))
+        assert name == settings["proxy"]
+        assert data in settings["data"]
+        assert settings["seed"] == 0
+
+    def test_another_seed_is_another_setting(self, proxy: Proxy, name: str, data: str) -> None:
+        assert proxy.settings() != self.build(name, data, seed=1).settings()
+
+    def test_estimate_is_a_time(self, proxy: Proxy) -> None:
+        seconds = proxy.estimate_seconds(_architecture())
+
+        assert math.isfinite(seconds)
+        assert seconds >= 0
+
+    def test_weights_fit_the_network_that_was_scored(self, proxy: Proxy) -> None:
+        weights = proxy.score(_architecture()).weights
+        if weights is None:
+            return
+        network = build_model(_architecture().at(resolution=32, num_classes=2))
+
+        network.load_state_dict(dict(weights))
+
+        assert {"cpu"} == {tensor.device.type for tensor in weights.values()}
+
+
+def test_failed_scoring_is_an_error_of_this_package() -> None:
+    assert issubclass(ScoringFailed, NasError)
+
+
+class TestFakeProxy:
+    def test_larger_network_scores_higher(self) -> None:
+        small, large = (FakeProxy().score(_architecture(width=width)).value for width in (8, 32))
+
+        assert small < large
+
+    def test_seed_moves_a_score_a_little(self) -> None:
+        first, second = (FakeProxy(seed=seed).score(_architecture()).value for seed in (0, 1))
+
+        assert 0 < abs(first - second) <= 0.005
+
+    def test_chosen_networks_fail(self) -> None:
+        proxy = FakeProxy(failing={_architecture().id})
+
+        with pytest.raises(ScoringFailed, match="was asked to fail"):
+            proxy.score(_architecture())
+        assert proxy.score(_architecture(width=16)).value > 0

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nas.architecture import Architecture, AttentionSpec, ConvSpec, StageSpec
+from nas.data import ImageSet, load_images
+from nas.errors import InputError
+from nas.model import build_model, residual_norms
+from nas.proxies import ScoringFailed, short_training
+from nas.proxies.short_training import Recipe, ShortTraining, build, faster_precision
+
+CONV = ConvSpec(kernel=3, expansion=2)
+ATTENTION = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)
+TINY = Architecture(stages=tuple(StageSpec(channels=c, blocks=(CONV, ATTENTION)) for c in (8, 16, 16, 32)))
+
+
+@pytest.fixture(scope="module")
+def colours() -> ImageSet:
+    """Four classes of noise around a mean colour each: learnt in a few steps."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(4).repeat(64)
+    means = torch.tensor([[60, 60, 60], [180, 60, 60], [60, 180, 60], [60, 60, 180]])[labels]
+    images = means[:, :, None, None] + torch.randint(-50, 50, (256, 3, 32, 32), generator=random)
+    images = images.to(torch.uint8)
+    return ImageSet(
+        train_images=images[:192],
+        train_labels=labels[:192],
+        val_images=images[192:],
+        val_labels=labels[192:],
+        class_names=("grey", "red", "green", "blue"),
+        description="colours",
+        mean=(0.35, 0.35, 0.35),
+        std=(0.25, 0.25, 0.25),
+    )
+
+
+def _proxy(image_set: ImageSet, *, seed: int = 0, **recipe: Any) -> ShortTraining:
+    settings = {"images": 192 * 8, "batch_size": 32, **recipe}
+    return ShortTraining(image_set=image_set, recipe=Recipe(**settings), seed=seed, device="cpu")
+
+
+def test_network_learns_what_the_pictures_show(colours: ImageSet) -> None:
+    score = _proxy(colours).score(TINY)
+
+    assert score.value > 0.9
+
+
+def test_network_that_sees_shuffled_labels_stays_at_chance(colours: ImageSet) -> None:
+    shuffled = colours.train_labels[torch.randperm(192, generator=torch.Generator().manual_seed(0))]
+
+    score = _proxy(replace(colours, train_labels=shuffled)).score(TINY)
+
+    assert score.value < 0.6
+
+
+def test_weights_are_those_that_were_scored(colours: ImageSet) -> None:
+    score = _proxy(colours).score(TINY)
+    network = build_model(TINY.at(resolution=32, num_classes=4)).eval()
+    assert score.weights is not None
+
+    network.load_state_dict(dict(score.weights))
+
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (colours.mean, colours.std))
+    with torch.inference_mode():
+        predicted = network((colours.val_images / 255 - mean) / std).argmax(1)
+    assert score.value == (predicted == colours.val_labels).float().mean().item()
+
+
+def test_seed_decides_every_weight(colours: ImageSet) -> None:
+    first, again, other = (_proxy(colours, seed=seed, images=64).score(TINY).weights for seed in (0, 0, 1))
+    assert first is not None and again is not None and other is not None
+
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+    assert any(not torch.equal(tensor, other[name]) for name, tensor in first.items())
+
+
+def test_global_generator_is_left_alone(colours: ImageSet) -> None:
+    torch.manual_seed(7)
+    state = torch.random.get_rng_state()
+
+    _proxy(colours, images=32).score(TINY)
+
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_images_are_counted_in_whole_batches(colours: ImageSet) -> None:
+    score = _proxy(colours, images=100, batch_size=32).score(TINY)
+
+    assert score.details["images"] == 128
+    assert score.details["val_images"] == 64
+
+
+def test_batch_is_no_larger_than_the_data(colours: ImageSet) -> None:
+    score = _proxy(colours, images=192, batch_size=1000).score(TINY)
+
+    assert score.details["images"] == 192
+
+
+def test_residual_branches_start_at_zero(colours: ImageSet) -> None:
+    network, _ = _proxy(colours)._prepare(TINY)
+    plain, _ = _proxy(colours, zero_branches=False)._prepare(TINY)
+
+    assert all(not norm.weight.any() for norm in residual_norms(network))
+    assert all(norm.weight.all() for norm in residual_norms(plain))
+
+
+def test_only_kernels_and_matrices_decay(colours: ImageSet) -> None:
+    network, optimizer = _proxy(colours)._prepare(TINY)
+    decayed, others = optimizer.param_groups
+
+    kernels = {id(module.weight) for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    assert kernels == {id(weight) for weight in decayed["params"]}
+    assert decayed["weight_decay"] == 0.05
+    assert others["weight_decay"] == 0.0
+    assert len(list(network.parameters())) == len(decayed["params"]) + len(others["params"])
+
+
+def test_learning_rate_rises_then_falls_to_nothing() -> None:
+    rates = [short_training._schedule(step / 101, 0.3) for step in range(1, 101)]
+
+    top = rates.index(max(rates))
+    assert 29 <= top <= 31
+    assert sorted(rates[:top]) == rates[:top]
+    assert sorted(rates[top:], reverse=True) == rates[top:]
+    assert 0 < rates[-1] < 0.01
+
+
+def test_diverged_training_fails_with_a_reason(colours: ImageSet) -> None:
+    with pytest.raises(ScoringFailed, match=r"training diverged: the loss is nan after \d+ images"):
+        _proxy(colours, learning_rate=1e30, images=192 * 8).score(TINY)
+
+
+def test_outputs_that_are_no_numbers_fail_with_a_reason(colours: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train_to_nothing(self: ShortTraining, network: nn.Module, optimizer: object) -> float:
+        with torch.no_grad():
+            next(network.parameters()).fill_(torch.nan)
+        return 1.0
+
+    monkeypatch.setattr(ShortTraining, "_train", train_to_nothing)
+
+    with pytest.raises(ScoringFailed, match="the outputs for held-out images are not numbers"):
+        _proxy(colours).score(TINY)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_running_out_of_memory_fails_with_a_reason(
+    colours: ImageSet, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(short_training, "build_model", _raises(error))
+
+    with pytest.raises(ScoringFailed, match="out of memory on cpu with 32 images a step of 32 px"):
+        _proxy(colours).score(TINY)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shape '[2]' is invalid"), KeyboardInterrupt()])
+def test_other_errors_and_ctrl_c_pass_through(
+    colours: ImageSet, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr(short_training, "build_model", _raises(error))
+
+    with pytest.raises(type(error)):
+        _proxy(colours).score(TINY)
+
+
+def test_bf16_trains_as_well(colours: ImageSet) -> None:
+    score = _proxy(colours, precision="bf16").score(TINY)
+
+    assert score.value > 0.9
+    assert score.weights is not None
+    assert {torch.float32, torch.int64} == {tensor.dtype for tensor in score.weights.values()}
+
+
+def test_estimate_is_near_the_time_taken(colours: ImageSet) -> None:
+    """Only that it counts all steps: an estimate for ten times the images is several times as long."""
+    short, long = (_proxy(colours, images=images).estimate_seconds(TINY) for images in (640, 64000))
+
+    assert long > 5 * short
+
+
+def test_settings_name_everything_that_shapes_a_score(colours: ImageSet) -> None:
+    settings = _proxy(colours, seed=3).settings()
+
+    expected = {"proxy", "data", "resolution", "seed", "images", "batch_size", "learning_rate", "precision", "device"}
+    assert expected <= set(settings)
+    assert tuple(settings[name] for name in ("data", "resolution", "seed", "images")) == ("colours", 32, 3, 1536)
+    assert settings == json.loads(json.dumps(settings))
+
+
+class TestBuild:
+    def test_synthetic_images_are_as_many_as_are_trained_on(self) -> None:
+        proxy = build(data="synthetic", seed=0, device="cpu", images=128, resolution=32, precision="fp32")
+
+        expected = load_images("synthetic", resolution=32, seed=0, train_limit=128, val_limit=2048).description
+        assert expected == proxy.settings()["data"]
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"images": 0}, "images to train on must be at least 1, got 0"),
+            ({"resolution": 50}, "resolution must be a multiple of 32, got 50"),
+            ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+            ({"device": "gpu"}, "device 'gpu' cannot be used here"),
+        ],
+    )
+    def test_bad_arguments_are_refused_at_once(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            build(data="synthetic", seed=0, **options)
+
+    def test_faster_precision_is_settled_once(self) -> None:
+        first = faster_precision("cpu")
+
+        assert first in ("fp32", "bf16")
+        assert first == faster_precision("cpu")
+        assert faster_precision.cache_info().misses == 1
+
+
+def _raises(error: BaseException) -> Any:
+    def call(*arguments: object, **options: object) -> None:
+        raise error
+
+    return call
