@@ -212,8 +212,8 @@ def _markdown(result: SearchResult) -> str:
             "",
             *summary(result),
             "",
-            "The front and the references, fastest first. Latency is predicted by the table, not measured; the score is "
-            "the proxy's held-out accuracy +- one standard error.",
+            "The front and the references, fastest first. Latency is predicted by the table, not measured; the score "
+            "is the proxy's held-out accuracy +- one standard error.",
             "",
             "| network | ms | interval | score | M params | GMACs | blocks |",
             "|---|---|---|---|---|---|---|",

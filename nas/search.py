@@ -34,8 +34,8 @@ __all__ = ["Plan", "Progress", "check_budget", "plan_search", "run_search"]
 
 T = TypeVar("T")
 # Proposals in a row that may be over the budget, or repeat a scored network, before the search looks for a new one by
-# itself, and how many networks it then draws. Under the iPhone table 205 proposals gave 20 networks within 1.3 times the
-# cheapest; closer to the cheapest the sampler finds hardly any, and in a small space it keeps to the ones it knows.
+# itself, and how many networks it then draws. Under the iPhone table 205 proposals gave 20 networks within 1.3 times
+# the cheapest; closer to the cheapest the sampler finds hardly any, and in a small space it keeps to those it knows.
 _PROPOSALS = 100
 _REPEATS = 5
 _DRAWS = 5000

@@ -18,12 +18,15 @@ PUBLISHED = """
  "stem": {"kernel": 5, "expansion": 4},
  "downsample": {"kernel": 3},
  "stages": [
-  {"channels": 48, "blocks": [{"type": "conv", "kernel": 7, "expansion": 4}, {"type": "conv", "kernel": 7, "expansion": 4}]},
+  {"channels": 48, "blocks": [
+    {"type": "conv", "kernel": 7, "expansion": 4}, {"type": "conv", "kernel": 7, "expansion": 4}]},
   {"channels": 96, "blocks": [{"type": "conv", "kernel": 7, "expansion": 4}]},
   {"channels": 192, "blocks": [{"type": "conv", "kernel": 7, "expansion": 4},
-    {"type": "attention", "attention": "shma", "query_reduction": 2, "modulation": 1.0, "expansion": 3, "position_kernel": 3}]},
+    {"type": "attention", "attention": "shma", "query_reduction": 2, "modulation": 1.0, "expansion": 3,
+     "position_kernel": 3}]},
   {"channels": 384, "blocks": [
-    {"type": "attention", "attention": "mha", "heads": 4, "query_reduction": 4, "modulation": 1.0, "expansion": 3, "position_kernel": 0}]}]}
+    {"type": "attention", "attention": "mha", "heads": 4, "query_reduction": 4, "modulation": 1.0, "expansion": 3,
+     "position_kernel": 0}]}]}
 """
 
 
