@@ -34,6 +34,7 @@ __all__ = [
     "Layer",
     "OddCount",
     "OddCountOrZero",
+    "Ratio",
     "StageSpec",
     "StemLayer",
     "StemSpec",
@@ -52,9 +53,12 @@ def _odd_or_zero(value: int) -> int:
     return _odd(value) if value else value
 
 
-Count = Annotated[int, Field(strict=True, gt=0)]
+# The bound is far above any network, and keeps sums of products finite.
+Count = Annotated[int, Field(strict=True, gt=0, le=2**20)]
+# Rounded, so that networks with equal channels have equal ids.
+Ratio = Annotated[float, Field(strict=True, gt=0, le=1024), AfterValidator(lambda value: round(value, 6))]
 OddCount = Annotated[Count, AfterValidator(_odd)]
-OddCountOrZero = Annotated[int, Field(strict=True, ge=0), AfterValidator(_odd_or_zero)]
+OddCountOrZero = Annotated[int, Field(strict=True, ge=0, le=2**20), AfterValidator(_odd_or_zero)]
 
 
 class _Spec(BaseModel):
@@ -101,11 +105,11 @@ class AttentionSpec(_Spec):
     type: Literal["attention"] = "attention"
     attention: Literal["shma", "sha", "mha"]
     query_reduction: Count
-    modulation: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    modulation: Ratio
     expansion: Count
     position_kernel: OddCountOrZero = 3
     heads: Count | None = None
-    window: Annotated[int, Field(strict=True, ge=0)] = 0
+    window: Annotated[int, Field(strict=True, ge=0, le=2**20)] = 0
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -407,7 +411,7 @@ Layer = StemLayer | DownsampleLayer | ConvLayer | AttentionLayer | HeadLayer
 def _require_divisible(spec: AttentionSpec, channels: int, where: str) -> None:
     if channels % spec.query_reduction:
         raise ValueError(f"{where}: query_reduction must divide {channels} channels, got {spec.query_reduction}")
-    if abs(spec.modulation * channels - spec.value_channels(channels)) > 1e-6:
+    if abs(spec.modulation * channels - spec.value_channels(channels)) > 1e-3:
         raise ValueError(f"{where}: modulation times {channels} channels must be whole, got {spec.modulation}")
     widths = (channels // spec.query_reduction, spec.value_channels(channels))
     if spec.heads and any(width % spec.heads for width in widths):

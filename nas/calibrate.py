@@ -31,7 +31,7 @@ from nas.cost_model import CoefficientName, Coefficients, CostModel, FitRow, dem
 from nas.errors import InputError
 from nas.latency import LatencyTable, Provenance, PublishedTime
 
-__all__ = ["PRIORS", "Prior", "PublishedPoint", "calibrate", "calibrated_table", "read_points"]
+__all__ = ["PRIORS", "Prior", "PublishedPoint", "calibrate", "iphone13_table", "read_points"]
 
 COVERAGE = 0.9
 CHANNEL_GROUP = 32  # 64 bytes of fp16, the alignment of the Neural Engine's buffers
@@ -293,7 +293,7 @@ def calibrate(points: Path) -> CostModel:
     )
 
 
-def calibrated_table(points: Path) -> LatencyTable:
+def iphone13_table(points: Path) -> LatencyTable:
     """The latency table of the iPhone 13: no entry, a fitted model for all, and the fitted times beside it.
 
     Raises:

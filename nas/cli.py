@@ -6,6 +6,7 @@ Modules that load pydantic, torch or Optuna are imported inside the commands, so
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,12 +48,13 @@ def main() -> None:
     except NasError as error:
         _say(f"error: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _say("interrupted; everything finished so far is saved")
-        sys.exit(130)
-    except BrokenPipeError:  # The reader of stdout has left, as `head` does.
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:  # A name too long, a full disk, ...: what no module can say better.
+        _say(f"error: {error.filename or 'output'}: {error.strerror}")
+        sys.exit(1)
+    except SystemExit as end:
+        if end.code == 130:  # Typer has made this of Ctrl-C.
+            _say("interrupted; everything finished so far is saved")
+        raise
 
 
 @app.command()
@@ -68,7 +70,7 @@ def search(
     time_limit: Annotated[
         str | None, typer.Option(help="End after this long: 90s, 10m, 2h.", show_default="10m without --trials")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sampler, the data and the training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the sampler, the data and the training.")] = 0,
     storage: Annotated[
         str | None, typer.Option(help="Optuna storage URL.", show_default="a journal in the results folder")
     ] = None,
@@ -83,9 +85,12 @@ def search(
     from nas.catalog import load_plugin
     from nas.latency import LatencyTable
     from nas.report import write_report
+    from nas.result import SearchResult
     from nas.search import check_budget, plan_search, run_search
     from nas.space import SearchSpace
 
+    # What `kill` sends ends a search as Ctrl-C does: with the files of what is finished.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     limit_s = _seconds(time_limit) if time_limit else None if trials else 600.0
     search_space = SearchSpace.find(space)
     latency_table, table_path = LatencyTable.find(table)
@@ -115,9 +120,12 @@ def search(
             on_progress=_say_progress,
         )
     except KeyboardInterrupt:
+        write_report(SearchResult.load(folder))
         _say(f"\nstopped; go on with: nas search --resume --out {folder} and the same options")
         raise
     write_report(result)
+    if result.winner is None:
+        raise NasError(f"{folder}: no network has a score yet; see its report.md for the reasons")
     if as_json:
         _print_json(_result_json(result))
     else:
@@ -165,13 +173,13 @@ def latency(
 
     from rich.table import Table
 
-    print_(f"{name}  {architecture.summary}")
-    print_(f"{counts.params / 1e6:.3f} M parameters, {counts.macs / 1e9:.3f} GMACs at {architecture.resolution} px")
-    print_(f"{found.latency_ms:.3f} ms  [{found.low_ms:.3f}, {found.high_ms:.3f}]  {latency_table.provenance.label}")
-    print_(f"interval: {latency_table.interval_meaning}")
+    _print(f"{name}  {architecture.summary}")
+    _print(f"{counts.params / 1e6:.3f} M parameters, {counts.macs / 1e9:.3f} GMACs at {architecture.resolution} px")
+    _print(f"{found.latency_ms:.3f} ms  [{found.low_ms:.3f}, {found.high_ms:.3f}]  {latency_table.provenance.label}")
+    _print(f"interval: {latency_table.interval_meaning}")
     if published:
         difference = found.latency_ms / published.latency_ms - 1
-        print_(f"published: {published.latency_ms:.2f} ms ({published.source}); predicted {difference:+.1%}")
+        _print(f"published: {published.latency_ms:.2f} ms ({published.source}); predicted {difference:+.1%}")
     shown = Table("layer", "count", "ms each", "ms", "share", "source", box=None)
     parts = {part.key: part for part in found.layers}
     for key, times in Counter(part.key for part in found.layers).items():
@@ -185,7 +193,7 @@ def latency(
 def table_build(
     device: Annotated[str, typer.Option(help="What to measure on; nas devices lists them.")] = "onnxruntime",
     space: SpaceOption = "iformer",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of the runtime.")] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Table file.", show_default="latency_tables/DEVICE.RUNTIME.PRECISION.json")
     ] = None,
@@ -201,17 +209,22 @@ def table_build(
     search_space = SearchSpace.find(space)
     opened = load_plugin("device", "devices", device).open_device(threads=threads)
     path = out or default_path(opened)
+    if path.suffix != ".json":
+        raise InputError(f"{path}: a table is a .json file")
     if out is None:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     with _build_watch() as watch:
         built = build_table(search_space.layers, opened, path, on_progress=watch)
     _say(f"{len(built.entries)} layers in {path} ({built.provenance.label})")
-    print_(str(path))
+    _print(str(path))
 
 
 @table_app.command("list")
 def table_list() -> None:
-    """List the latency tables that --table finds."""
+    """List the latency tables that --table finds.
+
+    Example: nas table list
+    """
     from rich.table import Table
 
     from nas import catalog
@@ -219,27 +232,34 @@ def table_list() -> None:
 
     shown = Table("table", "entries", "model", "origin", box=None)
     for name, path in catalog.files("latency_tables", ".json").items():
-        table = LatencyTable.load(path)
+        try:
+            table = LatencyTable.load(path)
+        except InputError as error:  # One broken file must not hide the others.
+            shown.add_row(name, "-", "-", str(error))
+            continue
         shown.add_row(name, str(len(table.entries)), "yes" if table.model else "no", table.provenance.label)
     _print_table(shown)
 
 
 @table_app.command("show")
 def table_show(table: Annotated[str, typer.Argument(help="A table name or file.")]) -> None:
-    """Show where a table comes from, how far it can be trusted, and its dearest layers."""
+    """Show where a table comes from, how far it can be trusted, and its dearest layers.
+
+    Example: nas table show iphone13
+    """
     from rich.table import Table
 
     from nas.latency import LatencyTable
 
     found, path = LatencyTable.find(table)
-    print_(f"{path}: {found.provenance.label}")
-    print_(f"runtime: {', '.join([found.provenance.runtime, *map(' '.join, found.provenance.versions.items())])}")
-    print_(f"protocol: {found.provenance.protocol}")
-    print_(f"date: {found.provenance.date}")
-    print_(f"trust: {found.trust}")
+    _print(f"{path}: {found.provenance.label}")
+    _print(f"runtime: {', '.join([found.provenance.runtime, *map(' '.join, found.provenance.versions.items())])}")
+    _print(f"protocol: {found.provenance.protocol}")
+    _print(f"date: {found.provenance.date}")
+    _print(f"trust: {found.trust}")
     if found.model:
         for line in found.model.describe():
-            print_(line)
+            _print(line)
     if found.entries:
         shown = Table("dearest layers", "median ms", "minimum", "p90", "runs", box=None)
         dearest = sorted(found.entries.items(), key=lambda item: -item[1].median_ms)[:10]
@@ -254,23 +274,26 @@ def table_calibrate(
     points: Annotated[Path, typer.Argument(help="Published end-to-end times, a .points.csv file.")],
     out: Annotated[Path, typer.Option(help="Table file to write.")],
 ) -> None:
-    """Fit a per-layer cost model to published end-to-end times.
+    """Fit the per-layer cost model of the iPhone 13 to published end-to-end times.
 
     Example: nas table calibrate latency_tables/iphone13.points.csv --out iphone13.coreml.fp16.json
     """
-    from nas.calibrate import calibrated_table
+    from nas.calibrate import iphone13_table
 
-    table = calibrated_table(points)
+    table = iphone13_table(points)
     table.save(out)
     assert table.model is not None
     for line in table.model.describe():
-        print_(line)
+        _print(line)
     _say(f"written to {out}")
 
 
 @app.command()
 def devices() -> None:
-    """List what latency can be measured on from here, and why not on the others."""
+    """List what latency can be measured on from here, and why not on the others.
+
+    Example: nas devices
+    """
     from rich.table import Table
 
     from nas.catalog import load_plugin, plugins
@@ -335,8 +358,8 @@ def front(
             f"{results} has no network of at most {budget_ms:g} ms"
             + (f"; its fastest is {fastest:.3f} ms" if fastest else "; nothing is scored yet")
         )
-    _say(f"{best.label}: {best.latency_ms:.3f} ms, score {best.score:.4f}")
-    print_(best.architecture.to_json(), end="")
+    _say(f"{best.label}: {best.latency_ms:.3f} ms ({result.run.table.origin}), score {best.score:.4f}")
+    _print(best.architecture.to_json(), end="")
 
 
 @app.command()
@@ -358,21 +381,25 @@ def export(
     from nas.space import find_network
 
     exporter = load_plugin("export format", "export", format)
-    if (Path(network) / "run.json").exists():
+    is_run = (Path(network) / "run.json").exists()
+    path = out or Path(f"{Path(network).stem if network != '-' else 'stdin'}{exporter.SUFFIX}")
+    if path.suffix != exporter.SUFFIX:
+        raise InputError(f"{path}: --format {format} writes a {exporter.SUFFIX} file")
+    if is_run:
         if weights is not None:
             raise InputError(
                 f"{network} is a run and has its own weights: export its winner.json to use other --weights"
             )
-        name, module = Path(network).name, SearchResult.load(Path(network)).build_winner()
+        module = SearchResult.load(Path(network)).build_winner()
     else:
-        name, architecture = find_network(network, stdin=sys.stdin.buffer)
+        _, architecture = find_network(network, stdin=sys.stdin.buffer)
         if weights is None:
             _say("no --weights: the file gets random weights, good for timing only")
             module = build_model(architecture)
         else:
             module = load_model(architecture, weights)
-    for path in exporter.export(module, out or Path(f"{name}{exporter.SUFFIX}")):
-        print_(str(path))
+    for written in exporter.export(module, path):
+        _print(str(written))
 
 
 @space_app.command("show")
@@ -423,10 +450,10 @@ def space_show(
         _print_json(document)
         return
     if found.description:
-        print_(found.description)
-    print_(f"{found.count():,} networks ({found.count():.2e}) of {len(found.layers):,} distinct layers")
-    print_(f"latency under {path.name.removesuffix('.json')} ({latency_table.provenance.label}); {latency_table.trust}")
-    print_("1000 random networks: " + ", ".join(f"{name} {value:.3f} ms" for name, value in quantiles.items()))
+        _print(found.description)
+    _print(f"{found.count():,} networks ({found.count():.2e}) of {len(found.layers):,} distinct layers")
+    _print(f"latency under {path.name.removesuffix('.json')} ({latency_table.provenance.label}); {latency_table.trust}")
+    _print("1000 random networks: " + ", ".join(f"{name} {value:.3f} ms" for name, value in quantiles.items()))
     shown = Table("network", "ms", "M params", "GMACs", "in the space", "blocks", box=None)
     for name, network in rows.items():
         counts = count(network)
@@ -436,7 +463,7 @@ def space_show(
     _print_table(shown)
 
 
-def print_(text: str, *, end: str = "\n") -> None:
+def _print(text: str, *, end: str = "\n") -> None:
     """Data, to stdout."""
     sys.stdout.write(text + end)
 
@@ -456,7 +483,7 @@ def _print_table(table: Any) -> None:
 
 
 def _print_json(document: object) -> None:
-    print_(json.dumps(document))
+    _print(json.dumps(document))
 
 
 def _seconds(text: str) -> float:
@@ -482,9 +509,10 @@ def _default_out(space: str, budget_ms: float, *, resume: bool) -> Path:
 
 
 def _say_progress(progress: SearchProgress) -> None:
-    """One line a finished candidate."""
+    """One line a finished candidate, and one at the end."""
     last = progress.last
     if last is None:
+        _say(f"ended: {progress.ended}")
         return
     outcome = f"score {last.score:.4f}" if last.score is not None else f"failed: {last.failure}"
     best = f"best {progress.best.score:.4f} at {progress.best.latency_ms:.3f} ms" if progress.best else "no best yet"
@@ -549,7 +577,7 @@ def _print_result(result: SearchResult) -> None:
     from nas.report import summary
 
     for line in summary(result):
-        print_(line)
+        _print(line)
     shown = Table("network", "ms", "score", "blocks", box=None)
     for candidate in sorted([*result.front, *result.references], key=lambda c: c.latency_ms):
         score = f"{candidate.score:.4f}"

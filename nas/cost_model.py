@@ -40,8 +40,6 @@ CoefficientName = Literal[
     "overhead_ms",
 ]
 
-_IMAGE_CHANNELS = 3
-
 # A dense product uses each weight and each activation many times; the other two fetch an operand for every few MACs.
 _ARITHMETIC: Mapping[OperationKind, CoefficientName] = MappingProxyType(
     {
@@ -66,7 +64,7 @@ _TRAFFIC: Mapping[OperationKind, CoefficientName] = MappingProxyType(
 )
 _FUSED: frozenset[OperationKind] = frozenset({"elementwise", "pool"})
 
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, le=1e6)]
 _Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -159,7 +157,7 @@ class CostModel(_Record):
     Attributes:
         coefficients: fitted to all rows.
         overlap: p, how far arithmetic, activations and weights overlap inside an operation.
-        channel_group: dense and depthwise operations pay for channels in whole groups of this many, the image excepted.
+        channel_group: dense and depthwise operations pay for channels in whole groups of this many.
         element_bytes: bytes of an activation or weight, 2 for fp16.
         coverage: share of networks like the fitted ones that `interval_ms` aims to cover.
         observed_coverage: share of the fitted rows inside the interval that the other rows alone would give.
@@ -297,8 +295,8 @@ def _demand(operation: Operation, channel_group: int, element_bytes: int) -> Dem
 
 
 def _padding(channels: int, group: int) -> float:
-    """By how much rounding up to whole groups multiplies the channels; 1 for the image and where there are none."""
-    if channels in (0, _IMAGE_CHANNELS):
+    """By how much rounding up to whole groups multiplies the channels; 1 for none, as of the image."""
+    if channels == 0:
         return 1.0
     return math.ceil(channels / group) * group / channels
 

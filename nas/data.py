@@ -700,7 +700,7 @@ def _decode(stored: Mapping[str, Any], where: str, resolution: int) -> npt.NDArr
             )  # large JPEG files: skip the detail that scaling drops
             image = _to_rgb(ImageOps.exif_transpose(opened))
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, zlib.error, ...
-        place = where if content is not None else path
+        place = path if content is None and path else where
         raise InputError(f"{place}: not an image that can be read ({_one_line(error)}); repair or remove it") from error
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2

@@ -88,7 +88,7 @@ class PublishedTime(_Record):
 
     name: str
     latency_ms: _Milliseconds
-    top1: float | None = None
+    top1: Annotated[float, Field(gt=0, le=100)] | None = None
     source: str
 
 

@@ -8,7 +8,7 @@ folded into its kernel. One multiply-add is one MAC, the two attention products 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 from nas.architecture import (
@@ -35,7 +35,8 @@ class Operation:
         kind: `dense` (convolution or linear layer across channels), `depthwise`, `product` (of two activations), ...
         macs: multiply-adds.
         weights: parameters, bias included.
-        inputs: channels read by a `dense` or `depthwise` operation, 0 for the other kinds.
+        inputs: channels read by a `dense` or `depthwise` operation; 0 for the other kinds, and for the image, which
+            comes as it is and not in the runtime's layout of channels.
         outputs: channels written by them.
         reads: activation elements read.
         writes: activation elements written.
@@ -102,7 +103,7 @@ def operations(layer: Layer) -> tuple[Operation, ...]:
 def _stem(layer: StemLayer) -> Iterator[Operation]:
     size = layer.height * layer.width
     half = layer.channels // 2
-    yield _dense(3, half, layer.kernel, size, size // 4)
+    yield replace(_dense(3, half, layer.kernel, size, size // 4), inputs=0)
     yield _elementwise(half * size // 4)
     yield _dense(half, layer.expansion * half, layer.kernel, size // 4, size // 16)
     yield _elementwise(layer.expansion * half * size // 16)

@@ -11,6 +11,7 @@ from nas.errors import InputError, NasError
 from nas.files import write_beside
 from nas.latency import LatencyTable, PublishedTime
 from nas.operations import count
+from nas.pareto import hypervolume
 from nas.result import Candidate, SearchResult
 
 __all__ = ["summary", "write_plot", "write_report"]
@@ -35,7 +36,9 @@ def summary(result: SearchResult) -> list[str]:
     for reference in sorted(result.references, key=lambda c: c.latency_ms):
         assert reference.score is not None
         gain, noise = winner.score - reference.score, _noise(winner, reference)
-        verdict = "within noise" if noise and abs(gain) < 2 * noise else "better" if gain > 0 else "worse"
+        verdict = "equal" if not gain else "better" if gain > 0 else "worse"
+        if noise and abs(gain) < 2 * noise:
+            verdict = "within noise"
         lines.append(
             f"  beside {reference.label} ({reference.latency_ms:.3f} ms, score {_score(reference)}): "
             f"{gain:+.4f}, {verdict}"
@@ -43,8 +46,9 @@ def summary(result: SearchResult) -> list[str]:
     failed = sum(1 for c in result.candidates if c.failure)
     numbers = f"{len(result.scored)} networks scored, {failed} failed, {len(result.front)} on the front"
     lines.append(f"{numbers}; files in {result.path}")
+    lines.append(f"the winner is the best of {len(result.scored)} noisy scores, so it looks better than it is")
     lines.append(
-        f"latency: {result.run.table['origin']} (predicted); "
+        f"latency: {result.run.table.origin} (predicted); "
         f"score: {result.run.proxy['name']} on {result.run.proxy.get('data', 'no data')}, +- one standard error of the "
         "held-out images; one training run each, so the spread over seeds comes on top"
     )
@@ -128,7 +132,7 @@ def _figure(results: Sequence[SearchResult]) -> Any:
                 yaxis="y2",
             )
         )
-    origins = sorted({f"{result.run.table['origin']}" for result in results})
+    origins = sorted({f"{result.run.table.origin}" for result in results})
     scores = sorted({f"{result.run.proxy['name']} on {result.run.proxy.get('data', 'no data')}" for result in results})
     figure.update_layout(
         template="plotly_white",
@@ -178,7 +182,7 @@ def _published(results: Sequence[SearchResult]) -> list[PublishedTime]:
     points: dict[str, PublishedTime] = {}
     for result in results:
         try:
-            table, _ = LatencyTable.find(result.run.table["name"])
+            table, _ = LatencyTable.find(result.run.table.name)
         except InputError:
             continue  # A table of the user's own that has moved: the plot does without.
         points |= {
@@ -201,10 +205,11 @@ def _markdown(result: SearchResult) -> str:
         "command": f"`{run.command}`",
         "started": run.started,
         "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
-        "space": f"{run.space['name']}, {run.space['networks']:.2e} networks",
-        "table": f"{run.table['name']} ({run.table['origin']}), digest {run.table['digest']}",
+        "space": f"{run.space.name}, {run.space.networks:.2e} networks",
+        "table": f"{run.table.name} ({run.table.origin}), digest {run.table.digest}",
         "proxy": ", ".join(f"{key} {value}" for key, value in run.proxy.items()),
         "seed": run.seed,
+        "hypervolume": f"{_hypervolume(result):.4f} (score times ms, up to the budget and above score 0)",
     }
     return "\n".join(
         [
@@ -226,6 +231,11 @@ def _markdown(result: SearchResult) -> str:
             "",
         ]
     )
+
+
+def _hypervolume(result: SearchResult) -> float:
+    points = [(c.latency_ms, c.score) for c in result.scored if c.score is not None]
+    return hypervolume(points, latency_limit=result.run.budget_ms, score_floor=0.0)
 
 
 def _row(candidate: Candidate) -> str:

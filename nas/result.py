@@ -6,7 +6,7 @@
       run.json             what was asked, with which versions, seed, table and data; written first
       candidates.jsonl     one finished candidate a line, appended and flushed as it comes
       study.journal        Optuna's own record of the search (absent with --storage)
-      weights/ID.safetensors   weights of the best candidate so far, from its proxy training
+      weights/ID.safetensors   weights of the best candidate so far and of the references, from their proxy training
       winner.json          the winner's architecture                    -+
       winner.safetensors   and its weights                               | written at the end, and again by
       front.csv            the undominated candidates                    | every --resume
@@ -16,7 +16,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,11 +37,31 @@ from nas.pareto import undominated
 if TYPE_CHECKING:
     from nas.model import Network
 
-__all__ = ["Candidate", "ResultsFolder", "Run", "SearchResult"]
+__all__ = ["Candidate", "ResultsFolder", "Run", "SearchResult", "SpaceUsed", "TableUsed"]
+
+
+# Settings of a proxy that may change when a run goes on elsewhere.
+_CIRCUMSTANCES = ("device", "threads", "torch", "precision")
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class SpaceUsed(_Record):
+    """Which space was searched: its name, a digest of its content, and how many networks it has."""
+
+    name: str
+    digest: str
+    networks: int
+
+
+class TableUsed(_Record):
+    """Which table gave the latencies: its name, a digest of its content, and where its numbers come from."""
+
+    name: str
+    digest: str
+    origin: str
 
 
 class Run(_Record):
@@ -49,8 +71,8 @@ class Run(_Record):
         command: the command line, or how the library was called.
         started: date and time, ISO 8601, UTC.
         versions: of this package, Python and the libraries that shape the result.
-        space: name, digest and number of networks of the search space.
-        table: file, digest and origin of the latency table.
+        space: the search space.
+        table: the latency table.
         budget_ms: upper limit of the predicted latency.
         proxy: name and settings of the proxy, data included.
         seed: of the sampler, the data and the training.
@@ -60,16 +82,31 @@ class Run(_Record):
     command: str
     started: str
     versions: dict[str, str]
-    space: dict[str, Any]
-    table: dict[str, Any]
+    space: SpaceUsed
+    table: TableUsed
     budget_ms: float
     proxy: dict[str, Any]
     seed: int
 
     def differences(self, other: Run) -> list[str]:
-        """What would make a continued search another search: names of the settings in which two runs differ."""
-        settings = ("space", "table", "budget_ms", "proxy", "seed")
-        return [name for name in settings if getattr(self, name) != getattr(other, name)]
+        """What would make a continued search another search, as `setting (value, not value)`."""
+        mine, theirs = self._identity(), other._identity()
+        return [
+            f"{name} ({mine.get(name)}, not {theirs.get(name)})"
+            for name in {**mine, **theirs}
+            if mine.get(name) != theirs.get(name)
+        ]
+
+    @property
+    def digest(self) -> str:
+        """Equal for runs that may go on with each other."""
+        return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def _identity(self) -> dict[str, Any]:
+        """The settings that decide what is searched; where and how fast it runs may change."""
+        proxy = {name: value for name, value in self.proxy.items() if name not in _CIRCUMSTANCES}
+        own = {"space": self.space.digest, "table": self.table.digest, "budget_ms": self.budget_ms, "seed": self.seed}
+        return {**own, **{f"proxy {name}": value for name, value in proxy.items()}}
 
 
 class Candidate(_Record):
@@ -163,15 +200,15 @@ class SearchResult:
         """The winner as a torch network with the weights of its proxy training, for as many classes as these have.
 
         Raises:
-            InputError: the run has no winner yet, or its weights are not in the folder.
+            InputError: the run has no winner yet, or the weights of the winner are not in the folder.
         """
         from nas.model import load_model
 
         if self.winner is None:
             raise InputError(f"{self.path}: the run has no winner yet")
-        weights = self.path / "winner.safetensors"
+        weights = _weights_file(self.path, self.winner)
         if not weights.exists():
-            raise InputError(f"{self.path}: has no winner.safetensors; export {self.path / 'winner.json'} instead")
+            raise InputError(f"{weights}: not there; get the architecture with nas front, and export that instead")
         return load_model(_trained(self.winner), weights)
 
     def front_csv(self) -> str:
@@ -194,7 +231,8 @@ class ResultsFolder:
         run: what is asked.
         resume: go on with what the folder holds.
     Raises:
-        InputError: the folder holds a run and `resume` is not set, or holds another run, or cannot be written.
+        InputError: the folder holds a run and `resume` is not set, or holds none or another and it is, or cannot be
+            written.
     """
 
     def __init__(self, path: Path, run: Run, *, resume: bool) -> None:
@@ -202,6 +240,8 @@ class ResultsFolder:
         begun = (path / "run.json").exists()
         if begun and not resume:
             raise InputError(f"{path} holds a run already: go on with it (--resume), or choose another --out")
+        if resume and not begun:
+            raise InputError(f"{path} holds no run to go on with: leave --resume out to begin one")
         try:
             (path / "weights").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -210,40 +250,45 @@ class ResultsFolder:
             different = SearchResult.load(path).run.differences(run)
             if different:
                 raise InputError(
-                    f"{path} was begun with another {', '.join(different)}: repeat the options it was begun with "
-                    "(run.json has them), or choose another --out"
+                    f"{path} was begun with another {', '.join(different)}: repeat its options (run.json has them), "
+                    "or choose another --out"
                 )
         else:
             write_beside(path / "run.json", run.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
         self._candidates = path / "candidates.jsonl"
-        _drop_half_line(self._candidates)
+        for journal in (self._candidates, path / "study.journal"):
+            _drop_half_line(journal)
 
     def load(self) -> SearchResult:
         """Everything finished so far."""
         return SearchResult.load(self.path)
 
-    def add(self, candidate: Candidate, weights: Mapping[str, Any] | None) -> None:
-        """Keep a finished candidate; its weights are kept while it is the best inside the budget.
+    def add(self, candidate: Candidate, weights: Mapping[str, Any] | None) -> SearchResult:
+        """Keep a finished candidate; its weights are kept while it is the best inside the budget, or a reference.
 
         Args:
             candidate: scored or failed.
             weights: tensors by parameter name, or None where the proxy has none.
+        Returns:
+            Everything finished so far.
         """
-        weights_file = self._weights(candidate)
-        if weights is not None and candidate.kind == "searched":
+        if weights is not None:
             from safetensors.torch import save
 
             # The form that nas.model.save_weights gives its files.
-            metadata = {"architecture": _trained(candidate).to_json(), "origin": f"proxy training in {self.path.name}"}
-            write_beside(weights_file, save(dict(weights), metadata=metadata))
+            origin = f"proxy training in {self.path.name}"
+            metadata = {"architecture": _trained(candidate).to_json(), "origin": origin}
+            write_beside(_weights_file(self.path, candidate), save(dict(weights), metadata=metadata))
         with self._candidates.open("ab") as file:
             file.write(candidate.model_dump_json(exclude_none=True).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        winner = self.load().winner
-        for other in self.path.glob("weights/*.safetensors"):
-            if winner is None or other != self._weights(winner):
-                other.unlink()
+        result = self.load()
+        # A reference may still become the winner, when the sampler finds it by itself.
+        kept = {_weights_file(self.path, c) for c in (result.winner, *result.references) if c}
+        for other in set(self.path.glob("weights/*.safetensors")) - kept:
+            other.unlink()
+        return result
 
     def finish(self) -> SearchResult:
         """Write the winner's files and the front."""
@@ -251,13 +296,16 @@ class ResultsFolder:
         write_beside(self.path / "front.csv", result.front_csv().encode())
         if result.winner:
             write_beside(self.path / "winner.json", result.winner.architecture.to_json().encode())
-            weights = self._weights(result.winner)
+            weights = _weights_file(self.path, result.winner)
             if weights.exists():
                 write_beside(self.path / "winner.safetensors", weights.read_bytes())
+            else:
+                (self.path / "winner.safetensors").unlink(missing_ok=True)
         return result
 
-    def _weights(self, candidate: Candidate) -> Path:
-        return self.path / "weights" / f"{candidate.id}.safetensors"
+
+def _weights_file(folder: Path, candidate: Candidate) -> Path:
+    return folder / "weights" / f"{candidate.id}.safetensors"
 
 
 def _trained(candidate: Candidate) -> Architecture:
@@ -272,7 +320,10 @@ def _score(candidate: Candidate) -> float:
 
 def _read_candidates(path: Path) -> list[Candidate]:
     candidates = []
-    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    try:
+        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     for number, line in enumerate(lines[:-1], start=1):  # What follows the last line end is unfinished, or empty.
         try:
             candidates.append(Candidate.model_validate_json(line))
@@ -283,7 +334,7 @@ def _read_candidates(path: Path) -> list[Candidate]:
 
 def _drop_half_line(path: Path) -> None:
     """Cut off what a killed process left after the last line end."""
-    if path.exists():
+    if path.is_file():
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):

@@ -15,19 +15,18 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from nas.architecture import Architecture
 from nas.errors import BudgetError, InputError, NasError
 from nas.latency import LatencyTable
 from nas.proxies import Proxy, Score, ScoringFailed
-from nas.result import Candidate, ResultsFolder, Run, SearchResult
+from nas.result import Candidate, ResultsFolder, Run, SearchResult, SpaceUsed, TableUsed
 from nas.space import Choose, SearchSpace, random_choice
 
 __all__ = ["Plan", "Progress", "check_budget", "plan_search", "run_search"]
@@ -74,15 +73,15 @@ class Plan:
     def describe(self) -> list[str]:
         """The plan in words, a line a fact."""
         known = ", ".join(self.references) or "none"
-        number = self.candidates
-        if number is None:
-            number = max(0, round(self.seconds / self.each_s) - len(self.references))
+        number = f"{self.candidates}" if self.candidates is not None else "as many as fit"
+        if self.candidates is None and self.each_s:
+            number += f", about {max(1, round(self.seconds / self.each_s) - len(self.references))}"
         return [
             f"space: {self.networks:.2e} networks of {self.layers} distinct layers; "
             f"{self.inside:.0%} of random ones run in {self.budget_ms:g} ms, the cheapest in {self.cheapest_ms:.3f} ms",
             f"latency: {self.origin}",
             f"data: {self.data}",
-            f"candidates: about {number}, and for comparison {known}",
+            f"candidates: {number}; for comparison {known}",
             f"time: about {self.each_s:.0f} s each, {self.seconds / 60:.1f} min in all",
         ]
 
@@ -95,16 +94,16 @@ class Progress:
         scored: candidates scored in this run so far, references included.
         proposed: networks that Optuna proposed.
         over_budget: of these, the ones the table turned away.
-        current: name or id of the network about to be scored; None after a score.
-        last: the candidate just finished; None before a score.
+        last: the candidate just finished; None at the end.
+        ended: why the search ended; None while it runs.
         best: the best candidate inside the budget so far.
     """
 
     scored: int
     proposed: int
     over_budget: int
-    current: str | None = None
     last: Candidate | None = None
+    ended: str | None = None
     best: Candidate | None = None
 
 
@@ -146,6 +145,7 @@ def plan_search(
         BudgetError: the cheapest network of the space is over the budget.
         InputError: the budget is not a positive number, or neither trials nor a time limit end the search.
         MissingLatencyError: the table does not cover the space.
+        NasError: the proxy cannot score any of the networks tried.
     """
     if trials is None and time_limit_s is None:
         raise InputError("a search needs an end: give --trials, --time-limit or both")
@@ -155,7 +155,7 @@ def plan_search(
     inside = [network for network in sampled if table.latency_ms(network) <= budget_ms]
     references = {name: network for name, network in space.references.items() if _known_ms(table, network) <= budget_ms}
     timed = [*references.values(), *inside[:3]] or [space.extreme(table.layer_ms)]
-    each_s = sum(map(proxy.estimate_seconds, timed)) / len(timed)
+    each_s = _estimate(proxy, timed)
     total_s = each_s * (len(references) + trials) if trials is not None else float("inf")
     return Plan(
         networks=space.count(),
@@ -170,6 +170,19 @@ def plan_search(
         each_s=each_s,
         seconds=min(total_s, time_limit_s if time_limit_s is not None else float("inf")),
     )
+
+
+def _estimate(proxy: Proxy, networks: Sequence[Architecture]) -> float:
+    """Mean estimate over those networks that the proxy can score at all."""
+    estimates, failure = [], None
+    for network in networks:
+        try:
+            estimates.append(proxy.estimate_seconds(network))
+        except ScoringFailed as error:
+            failure = error
+    if not estimates:
+        raise NasError(f"none of the networks tried can be scored: {failure}") from failure
+    return sum(estimates) / len(estimates)
 
 
 def run_search(
@@ -187,7 +200,9 @@ def run_search(
     command: Sequence[str] = (),
     on_progress: Callable[[Progress], None] = _ignore,
 ) -> SearchResult:
-    """Search until the plan's candidates are scored, the time is up, or the space is exhausted.
+    """Search until the plan's candidates are scored, the time is up, or no further network is found.
+
+    The first candidate comes first, then the references, then the other candidates.
 
     Everything finished is in the results folder before the next network is tried: a search stopped in any way goes on
     from there with `resume`. Equal networks are scored once.
@@ -200,31 +215,40 @@ def run_search(
         seed: of the sampler.
         out: the results folder.
         names: what `space`, `table` and `proxy` are called, for run.json.
-        time_limit_s: no candidate is begun that would likely end after this many seconds.
+        time_limit_s: beyond the first candidate, nothing is begun that would likely end after this many seconds.
         storage: an Optuna storage URL; by default a journal in the results folder.
         resume: go on with what the folder holds.
         command: the command line, for run.json.
-        on_progress: called before and after every score.
+        on_progress: called after every score, and at the end.
     Raises:
-        InputError: the folder holds another run.
+        InputError: the folder or the storage holds another run.
         KeyboardInterrupt: passed on after the files of what is finished are written.
     """
     started, budget_ms = time.monotonic(), plan.budget_ms
     run = _describe(space, table, proxy, budget_ms=budget_ms, seed=seed, names=names, command=command)
-    folder = ResultsFolder(out, run, resume=resume)
-    study = _open_study(out, storage, seed)
+    if storage is not None:  # A storage that cannot be used is met before the folder is made.
+        study = _open_study(storage, run, name=out.name, seed=seed, resume=resume)
+        folder = ResultsFolder(out, run, resume=resume)
+    else:
+        folder = ResultsFolder(out, run, resume=resume)
+        study = _open_study(_journal(out), run, name=out.name, seed=seed, resume=True)
     state = _State(folder=folder, table=table, proxy=proxy, on_progress=on_progress)
     state.adopt_finished(study)
+
+    def ended() -> str | None:
+        if plan.candidates is not None and state.candidates >= plan.candidates:
+            return "all candidates are scored"
+        late = time_limit_s is not None and time.monotonic() - started + state.mean_seconds() > time_limit_s
+        return "the time limit" if late and state.scored else None
+
     try:
+        exhausted = not state.candidates and not _next_candidate(study, space, state, budget_ms)
         for name, network in plan.references.items():
-            if network.id not in state.known:
+            if network.id not in state.known and ended() != "the time limit":
                 state.score(network, kind="reference", name=name)
-        while plan.candidates is None or len(state.result.scored) + state.failures < plan.candidates:
-            expected = state.mean_seconds()
-            if time_limit_s is not None and time.monotonic() - started + expected > time_limit_s:
-                break
-            if not _next_candidate(study, space, state, budget_ms):
-                break
+        while not exhausted and ended() is None:
+            exhausted = not _next_candidate(study, space, state, budget_ms)
+        state.report(ended="no further network inside the budget was found" if exhausted else ended())
     finally:
         result = folder.finish()
     return result
@@ -242,8 +266,9 @@ class _State:
         self.scored = self.proposed = self.over_budget = 0
 
     @property
-    def failures(self) -> int:
-        return sum(1 for c in self.known.values() if c.kind == "searched" and c.score is None)
+    def candidates(self) -> int:
+        """Searched networks so far, failed ones included."""
+        return sum(1 for c in self.known.values() if c.kind == "searched")
 
     def mean_seconds(self) -> float:
         times = [candidate.seconds for candidate in self.known.values()]
@@ -259,7 +284,6 @@ class _State:
         self, network: Architecture, *, kind: str, name: str | None = None, trial: int | None = None
     ) -> Candidate:
         """Score a network with the proxy and keep the result; a failure is a result, too."""
-        self._report(current=name or network.id)
         latency = self.table.latency(network)
         start = time.monotonic()
         score: Score | None = None
@@ -279,7 +303,7 @@ class _State:
                 "high_ms": latency.high_ms,
                 "score": score.value if score else None,
                 "failure": failure,
-                "seconds": time.monotonic() - start,
+                "seconds": score.seconds if score else time.monotonic() - start,
                 "details": dict(score.details) if score else {},
                 "architecture": network,
             }
@@ -289,20 +313,20 @@ class _State:
 
     def keep(self, candidate: Candidate, score: Score | None) -> None:
         """Put a finished candidate on disk, then into memory."""
-        self.folder.add(candidate, score.weights if score else None)
-        self.result = self.folder.load()
+        self.result = self.folder.add(candidate, score.weights if score else None)
         self.known[candidate.id] = candidate
         self.scored += 1
-        self._report(last=candidate)
+        self.report(last=candidate)
 
-    def _report(self, *, current: str | None = None, last: Candidate | None = None) -> None:
+    def report(self, *, last: Candidate | None = None, ended: str | None = None) -> None:
+        """Tell whoever watches."""
         self.on_progress(
             Progress(
                 scored=self.scored,
                 proposed=self.proposed,
                 over_budget=self.over_budget,
-                current=current,
                 last=last,
+                ended=ended,
                 best=self.result.winner,
             )
         )
@@ -356,13 +380,18 @@ def _try(
 
 def _overlooked(space: SearchSpace, state: _State, budget_ms: float) -> Architecture | None:
     """A network inside the budget that is not scored yet: a random one, or at last the cheapest of the space."""
-    choose = random_choice(seed=len(state.known))
-    drawn = (space.sample(choose) for _ in range(_DRAWS))
-    for network in chain(drawn, [space.extreme(state.table.layer_ms)]):
+
+    def is_new(network: Architecture) -> bool:
         known = state.known.get(network.id)
-        if (known is None or known.kind == "reference") and state.table.latency_ms(network) <= budget_ms:
+        return (known is None or known.kind == "reference") and state.table.latency_ms(network) <= budget_ms
+
+    choose = random_choice(seed=len(state.known))
+    for _ in range(_DRAWS):
+        network = space.sample(choose)
+        if is_new(network):
             return network
-    return None
+    cheapest = space.extreme(state.table.layer_ms)
+    return cheapest if is_new(cheapest) else None
 
 
 def _tell(study: optuna.Study, trial: int, candidate: Candidate | None) -> None:
@@ -400,20 +429,32 @@ def _are_numbers(options: Sequence[object]) -> bool:
     return all(isinstance(option, int | float) for option in options)
 
 
-def _open_study(out: Path, storage: str | None, seed: int) -> optuna.Study:
+def _journal(out: Path) -> JournalStorage:
+    """The default storage. A lock that a killed process left is broken after two seconds, not after thirty."""
+    path = str(out / "study.journal")
+    return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path, grace_period=2)))
+
+
+def _open_study(storage: JournalStorage | str, run: Run, *, name: str, seed: int, resume: bool) -> optuna.Study:
+    """The study of a run: a new one, or with `resume` the one that the run began."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    backend: Any = storage
-    if storage is None:
-        backend = JournalStorage(JournalFileBackend(str(out / "study.journal")))
     try:
-        study = optuna.create_study(storage=backend, study_name=out.name, direction="maximize", load_if_exists=True)
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=resume)
+        known = study.user_attrs.setdefault("run", run.digest)
+        study.set_user_attr("run", known)
+    except optuna.exceptions.DuplicatedStudyError as error:
+        raise InputError(f"--storage has a study {name!r} already: --resume it, or choose another --out") from error
     except Exception as error:  # Storages raise whatever their driver raises.
-        raise NasError(f"--storage {storage}: cannot be opened ({str(error).splitlines()[0]})") from error
+        where = f"--storage {storage}" if isinstance(storage, str) else f"{name}/study.journal"
+        raise InputError(f"{where}: cannot be used ({str(error).splitlines()[0]})") from error
+    if known != run.digest:
+        raise InputError(f"the study {name!r} in --storage belongs to another search: choose another --out")
     with warnings.catch_warnings():
         # group=True keeps parameters that are asked together in one joint model; it is marked experimental.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         # A resumed search draws on, it does not repeat the draws of its first part.
-        study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), multivariate=True, group=True)
+        drawn = (seed + len(study.trials)) % 2**32
+        study.sampler = optuna.samplers.TPESampler(seed=drawn, multivariate=True, group=True)
     return study
 
 
@@ -433,12 +474,12 @@ def _describe(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={"python": platform.python_version()}
         | {library: importlib.metadata.version(library) for library in libraries},
-        space={
-            "name": names["space"],
-            "digest": hashlib.sha256(space.model_dump_json().encode()).hexdigest()[:16],
-            "networks": space.count(),
-        },
-        table={"name": names["table"], "digest": table.digest(), "origin": table.provenance.label},
+        space=SpaceUsed(
+            name=names["space"],
+            digest=hashlib.sha256(space.model_dump_json().encode()).hexdigest()[:16],
+            networks=space.count(),
+        ),
+        table=TableUsed(name=names["table"], digest=table.digest(), origin=table.provenance.label),
         budget_ms=budget_ms,
         proxy={"name": names["proxy"], **proxy.settings()},
         seed=seed,

@@ -27,6 +27,7 @@ from nas.architecture import (
     Layer,
     OddCount,
     OddCountOrZero,
+    Ratio,
     StageSpec,
     StemLayer,
     StemSpec,
@@ -64,13 +65,12 @@ def _as_list(value: object) -> object:
     return value if isinstance(value, list | tuple) else [value]
 
 
-_WholeOrZero = Annotated[int, Field(strict=True, ge=0)]
-_Ratio = Annotated[float, Field(gt=0)]
+_WholeOrZero = Annotated[int, Field(strict=True, ge=0, le=1024)]
 _Wholes = Annotated[tuple[Count, ...], BeforeValidator(_as_list), Field(min_length=1)]
 _Odds = Annotated[tuple[OddCount, ...], BeforeValidator(_as_list), Field(min_length=1)]
 _OddsOrZero = Annotated[tuple[OddCountOrZero, ...], BeforeValidator(_as_list), Field(min_length=1)]
 _WholesOrZero = Annotated[tuple[_WholeOrZero, ...], BeforeValidator(_as_list), Field(min_length=1)]
-_Ratios = Annotated[tuple[_Ratio, ...], BeforeValidator(_as_list), Field(min_length=1)]
+_Ratios = Annotated[tuple[Ratio, ...], BeforeValidator(_as_list), Field(min_length=1)]
 _Kinds = Annotated[tuple[Literal["shma", "sha", "mha"], ...], BeforeValidator(_as_list), Field(min_length=1)]
 _Placements = Annotated[tuple[Placement, ...], BeforeValidator(_as_list), Field(min_length=1)]
 
@@ -254,7 +254,7 @@ class SearchSpace(_Networks):
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # Both of broken TOML and of what Python refuses to read.
             raise InputError(f"{path}: not valid TOML: {error}") from error
         try:
             space = cls.model_validate(data)
@@ -434,11 +434,15 @@ def find_network(name: str, *, stdin: BinaryIO) -> tuple[str, Architecture]:
     if path.suffix == ".json" or len(path.parts) > 1 or path.is_file():
         return path.stem, Architecture.load(path)
     references: dict[str, Architecture] = {}
+    broken: InputError | None = None
     for space in catalog.files("search_spaces", ".toml").values():
-        references |= SearchSpace.load(space).references
+        try:
+            references |= SearchSpace.load(space).references
+        except InputError as error:  # Matters only if the name is in no other space.
+            broken = broken or error
         if name in references:
             return name, references[name]
-    raise catalog.unknown_name("network", name, references)
+    raise broken or catalog.unknown_name("network", name, references)
 
 
 def _no_choice(name: str, options: Sequence[T]) -> T:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from nas.architecture import Architecture
@@ -20,6 +21,7 @@ from nas.space import SearchSpace
 
 COMMAND = [sys.executable, "-c", "from nas.cli import main; main()"]
 ROOT = Path(__file__).parent.parent
+FAST = ["--space", "tiny", "--proxy", "fake", "--trials", "1"]
 
 
 def nas(*arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -118,7 +120,7 @@ def test_a_search_says_first_what_it_will_do(tmp_path: Path) -> None:
         "space: 2.24e+02 networks",
         "calibrated: iPhone 13",
         "data: synthetic",
-        "candidates: about 2",
+        "candidates: 2;",
         "time:",
     ):
         assert expected in words
@@ -156,7 +158,8 @@ def test_a_finished_run_is_not_overwritten_but_numbered_on(tmp_path: Path) -> No
     assert "holds a run already: go on with it (--resume)" in refused(same)
 
 
-def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_search_ends_with_130_and_keeps_what_is_finished(tmp_path: Path, stop: signal.Signals) -> None:
     options = ["--space", "tiny", "--data", "synthetic", "--trials", "50", "--out", "run"]
     command = [*COMMAND, "search", "--budget-ms", "1.1", *options]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -164,14 +167,22 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(tmp_path: Path) -> None
     finished = tmp_path / "run" / "candidates.jsonl"
     while time.monotonic() < deadline and not (finished.exists() and finished.read_text().count("\n")):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, words = process.communicate(timeout=60)
 
     assert process.returncode == 130
     assert "go on with: nas search --resume --out run" in words
     assert "Traceback" not in words
+    assert "interrupted; everything finished so far is saved" in words
     assert finished.read_text().count("\n") >= 1
     assert (tmp_path / "run" / "front.csv").exists()
+    assert (tmp_path / "run" / "report.md").exists()
+
+    # The winner so far leaves with the weights and the classes of its training.
+    exported = nas("export", "run", "--format", "onnx", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    classes = onnx.load(tmp_path / "run.onnx").graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    assert classes == 20
 
 
 def test_a_table_is_built_shown_and_used(tmp_path: Path) -> None:
@@ -244,6 +255,10 @@ def test_a_network_is_exported(tmp_path: Path) -> None:
         (["plot", "nowhere"], 2, "not a results folder"),
         (["export", "tiny_a", "--format", "onyx"], 2, "did you mean 'onnx'?"),
         (["export", "tiny_a", "--format", "timm", "--out", "t.safetensors"], 2, "timm's iFormer cannot express"),
+        (["export", "tiny_a", "--format", "onnx", "--out", "a.txt"], 2, "a.txt: --format onnx writes a .onnx file"),
+        (["search", "--budget-ms", "1", "--resume", "--out", "typo", *FAST], 2, "typo holds no run to go on with"),
+        (["search", "--budget-ms", "1", "--storage", "nonsense://x", *FAST], 2, "--storage nonsense://x"),
+        (["latency", "x" * 300], 1, "File name too long"),
         (["space", "show", "own.toml"], 2, "own.toml: no such search space file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -302,10 +317,10 @@ def test_the_exit_codes_of_the_errors_are_those_of_the_design() -> None:
     ],
     ids=" ".join,
 )
-def test_every_command_has_help_with_a_working_example(tmp_path: Path, arguments: list[str]) -> None:
+def test_every_command_has_help_with_an_example(tmp_path: Path, arguments: list[str]) -> None:
     done = nas(*arguments, "--help", cwd=tmp_path)
 
     assert done.returncode == 0
     assert "Usage" in done.stdout
-    if arguments and arguments not in (["table", "list"], ["table", "show"], ["devices"]):
+    if arguments:
         assert f"Example: nas {' '.join(arguments)}" in done.stdout

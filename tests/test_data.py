@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
@@ -211,6 +212,22 @@ class TestNames:
         assert "owner/name: not a file or folder here (" in message
         assert message.endswith("and the hub could not be reached (name or service not known)")
         assert "\n" not in message
+
+    def test_data_set_on_the_hub_is_read_at_its_revision(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[dict[str, str]] = []
+
+        def load_dataset(name: str, **options: str) -> DatasetDict:
+            asked.append({"name": name, **options})
+            return DatasetDict({"train": _hub_rows([0, 1] * 4), "test": _hub_rows([1, 0])})
+
+        monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="abc"))
+        monkeypatch.setattr("datasets.load_dataset", load_dataset)
+
+        image_set = load_images("owner/name", resolution=32, seed=0)
+
+        assert asked == [{"name": "owner/name", "revision": "abc"}]
+        assert image_set.class_names == ("cat", "dog")
+        assert (len(image_set.train_labels), image_set.val_labels.tolist()) == (8, [1, 0])
 
     def test_misspelt_word_is_not_asked_of_the_hub(self) -> None:
         with pytest.raises(InputError, match="not a name on the hub"):
@@ -469,6 +486,20 @@ def _write_parquet(path: Path, *, labels: list[int], broken: int | None = None) 
     features = Features({"image": ImageFeature(), "label": Value("int64")})
     rows = Dataset.from_dict({"image": images, "label": labels}, features=features)
     rows.cast_column("label", ClassLabel(names=["cat", "dog"])).to_parquet(path)
+
+
+def _hub_rows(labels: list[int]) -> Dataset:
+    """Columns named as in CIFAR-100: two columns of classes, of which the finer is the label."""
+    features = Features(
+        {
+            "img": ImageFeature(),
+            "fine_label": ClassLabel(names=["cat", "dog"]),
+            "coarse_label": ClassLabel(names=["pet"]),
+        }
+    )
+    images = [{"bytes": _png(0, 90 + row), "path": None} for row in range(len(labels))]
+    columns = {"img": images, "fine_label": labels, "coarse_label": [0] * len(labels)}
+    return Dataset.from_dict(columns, features=features)
 
 
 def _numbered(*, count: int) -> ImageSet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nas.architecture import AttentionSpec, StageSpec, stage_layers
 from nas.catalog import load_plugin, plugins
 from nas.devices import Device
 from nas.space import SearchSpace
@@ -37,9 +38,11 @@ class TestEveryDevice:
         assert min(times) > 0
 
     def test_it_runs_multi_head_and_window_attention(self, device: Device) -> None:
-        mha = next(layer for layer in TINY.layers if "-mha-" in layer.key)
-
-        assert device.prepare(mha).time_ms(1)[0] > 0
+        heads = AttentionSpec(attention="mha", heads=2, query_reduction=2, modulation=1.0, expansion=2)
+        window = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2, window=4)
+        stage = StageSpec(channels=32, blocks=(heads, window, window, heads))
+        for layer in stage_layers(stage, 8):
+            assert device.prepare(layer).time_ms(1)[0] > 0
 
 
 def test_onnxruntime_says_which_software_its_times_depend_on() -> None:

@@ -9,7 +9,7 @@ import pytest
 from nas.architecture import Architecture
 from nas.errors import InputError, NasError
 from nas.report import summary, write_plot, write_report
-from nas.result import Candidate, ResultsFolder, Run, SearchResult
+from nas.result import Candidate, ResultsFolder, Run, SearchResult, SpaceUsed, TableUsed
 from nas.space import SearchSpace, random_choice
 
 TINY = SearchSpace.find("tiny")
@@ -37,8 +37,8 @@ def result(tmp_path: Path) -> SearchResult:
         command="nas search --budget-ms 1",
         started="2026-01-01T00:00:00+00:00",
         versions={"python": "3.11"},
-        space={"name": "tiny", "networks": 224},
-        table={"name": "iphone13.coreml.fp16", "origin": "calibrated: iPhone 13", "digest": "0"},
+        space=SpaceUsed(name="tiny", digest="0", networks=224),
+        table=TableUsed(name="iphone13.coreml.fp16", digest="0", origin="calibrated: iPhone 13"),
         budget_ms=1.0,
         proxy={"name": "fake", "data": "synthetic"},
         seed=0,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nas.errors import InputError
-from nas.result import Candidate, ResultsFolder, Run, SearchResult
+from nas.result import Candidate, ResultsFolder, Run, SearchResult, SpaceUsed, TableUsed
 from nas.space import SearchSpace, random_choice
 
 TINY = SearchSpace.find("tiny")
@@ -15,8 +15,8 @@ RUN = Run(
     command="nas search",
     started="2026-01-01T00:00:00+00:00",
     versions={"python": "3.11"},
-    space={"name": "tiny"},
-    table={"name": "t", "origin": "analytic"},
+    space=SpaceUsed(name="tiny", digest="0", networks=224),
+    table=TableUsed(name="t", digest="0", origin="analytic"),
     budget_ms=1.0,
     proxy={"name": "fake"},
     seed=0,
@@ -72,7 +72,7 @@ def test_the_winner_is_the_best_inside_the_budget_and_of_equals_the_faster(tmp_p
     assert result.best_under(0.1) is None
 
 
-def test_only_the_weights_of_the_best_are_kept(tmp_path: Path) -> None:
+def test_only_the_weights_of_the_best_and_of_references_are_kept(tmp_path: Path) -> None:
     folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
     folder.add(candidate(0, 0.5, 0.3), weights(1.0))
     folder.add(candidate(1, 0.5, 0.6), weights(2.0))
@@ -80,7 +80,8 @@ def test_only_the_weights_of_the_best_are_kept(tmp_path: Path) -> None:
     folder.add(candidate(3, 0.5, 0.9, kind="reference", name="r"), weights(4.0))
     files = [path.stem for path in (tmp_path / "run" / "weights").iterdir()]
 
-    assert files == [NETWORKS[1].id]
+    # Those of the best, and of a reference, which the sampler may still find by itself.
+    assert sorted(files) == sorted([NETWORKS[1].id, NETWORKS[3].id])
 
 
 def test_finish_writes_the_winner_its_weights_and_the_front(tmp_path: Path) -> None:
@@ -128,7 +129,7 @@ def test_a_run_is_not_overwritten_without_resume(tmp_path: Path) -> None:
 def test_another_search_is_not_mixed_into_a_run(tmp_path: Path) -> None:
     ResultsFolder(tmp_path / "run", RUN, resume=False)
     other = RUN.model_copy(update={"budget_ms": 2.0, "seed": 1})
-    with pytest.raises(InputError, match="was begun with another budget_ms, seed"):
+    with pytest.raises(InputError, match=r"was begun with another budget_ms \(1.0, not 2.0\), seed \(0, not 1\)"):
         ResultsFolder(tmp_path / "run", other, resume=True)
 
 
@@ -142,5 +143,40 @@ def test_the_winner_cannot_be_built_without_its_weights(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no winner yet"):
         folder.load().build_winner()
     folder.add(candidate(0, 0.5, 0.3), None)
-    with pytest.raises(InputError, match=r"has no winner\.safetensors"):
+    with pytest.raises(InputError, match=r"\.safetensors: not there; get the architecture with nas front"):
         folder.finish().build_winner()
+
+
+def test_the_winners_weights_are_its_own_before_and_after_the_end(tmp_path: Path) -> None:
+    from nas.model import build_model
+
+    def trained(number: int) -> Any:
+        return build_model(NETWORKS[number].at(num_classes=3)).state_dict()
+
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    folder.add(candidate(0, 0.5, 0.3, details={"classes": 3}), trained(0))
+    folder.finish()
+    # A better one comes, and the search is killed before its end.
+    state = trained(1)
+    folder.add(candidate(1, 0.5, 0.6, details={"classes": 3}), state)
+    built = SearchResult.load(tmp_path / "run").build_winner()
+
+    assert built.architecture == NETWORKS[1].at(num_classes=3)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in built.state_dict().items())
+
+
+def test_a_run_may_go_on_on_another_machine(tmp_path: Path) -> None:
+    here = RUN.model_copy(update={"proxy": {"name": "p", "images": 9, "threads": 2, "precision": "bf16"}})
+    there = RUN.model_copy(update={"proxy": {"name": "p", "images": 9, "threads": 8, "precision": "fp32"}})
+    other = RUN.model_copy(update={"proxy": {"name": "p", "images": 8, "threads": 2, "precision": "bf16"}})
+
+    assert here.differences(there) == []
+    assert here.digest == there.digest
+    assert here.differences(other) == ["proxy images (9, not 8)"]
+
+
+def test_there_must_be_a_run_to_go_on_with(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no run to go on with"):
+        ResultsFolder(tmp_path / "typo", RUN, resume=True)
+
+    assert not (tmp_path / "typo").exists()

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(search: Search, tmp_pa
 
 def test_resume_with_other_settings_is_refused(search: Search) -> None:
     search(Recording(), trials=2)
-    with pytest.raises(InputError, match="was begun with another seed"):
+    with pytest.raises(InputError, match=r"was begun with another seed \(0, not 7\)"):
         search(Recording(), trials=4, resume=True, seed=7)
 
 
@@ -168,6 +169,68 @@ def test_no_candidate_is_begun_that_would_outlast_the_time_limit(search: Search)
     result = search(Slow(), trials=None, time_limit_s=1.0)
 
     assert 1 <= len(result.scored) <= 4
+
+
+def test_a_time_limit_shorter_than_the_references_still_gives_a_winner(search: Search) -> None:
+    class Slow(Recording):
+        def score(self, architecture: Architecture) -> Score:
+            time.sleep(0.2)
+            return super().score(architecture)
+
+    seen: list[Progress] = []
+    result = search(Slow(), trials=None, time_limit_s=0.1, on_progress=seen.append)
+
+    assert result.winner is not None
+    assert result.references == ()
+    assert seen[-1].ended == "the time limit"
+
+
+def test_half_a_line_in_the_journal_does_not_stop_a_resume(search: Search, tmp_path: Path) -> None:
+    search(Recording(), trials=4)
+    journal = tmp_path / "run" / "study.journal"
+    journal.write_bytes(journal.read_bytes()[:-30])
+    result = search(Recording(), trials=6, resume=True)
+
+    assert len(result.scored) == 6
+
+
+def test_a_reference_that_the_sampler_finds_keeps_its_weights(tmp_path: Path, table: LatencyTable) -> None:
+    class Trained(FakeProxy):
+        __slots__ = ()
+
+        def score(self, architecture: Architecture) -> Score:
+            import torch
+
+            # The reference is the best of all.
+            best = architecture == TINY.references["tiny_a"]
+            return replace(FakeProxy.score(self, architecture), value=float(best), weights={"w": torch.ones(1)})
+
+    proxy = Trained()
+    plan = plan_search(TINY, table, proxy, budget_ms=1e6, trials=1000, time_limit_s=None)
+    result = run_search(TINY, table, proxy, plan=plan, seed=0, out=tmp_path / "run", names=NAMES)
+
+    assert len(result.scored) == TINY.count()
+    assert result.winner is not None
+    assert result.winner.id == TINY.references["tiny_a"].id
+    assert (tmp_path / "run" / "winner.safetensors").exists()
+
+
+def test_a_storage_holds_one_study_a_run(search: Search, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/studies.db"
+    first = search(Recording(), trials=3, storage=storage, out=tmp_path / "a" / "run")
+    resumed = search(Recording(), trials=5, storage=storage, out=tmp_path / "a" / "run", resume=True)
+    with pytest.raises(InputError, match="--storage has a study 'run' already"):
+        search(Recording(), trials=3, storage=storage, out=tmp_path / "b" / "run")
+
+    assert resumed.candidates[: len(first.candidates)] == first.candidates
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_storage_that_cannot_be_used_is_refused_before_anything_is_written(search: Search, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--storage nonsense://x: cannot be used"):
+        search(Recording(), storage="nonsense://x")
+
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_budget_below_the_cheapest_network_is_refused_with_its_latency(table: LatencyTable) -> None:
@@ -202,7 +265,7 @@ def test_the_plan_tells_space_table_data_and_candidates(table: LatencyTable, bud
     assert table.provenance.label in text
     assert table.trust in text
     assert "data: synthetic" in text
-    assert "about 3, and for comparison tiny_a" in text
+    assert "candidates: 3; for comparison tiny_a" in text
 
 
 def test_run_json_has_what_a_repetition_needs(search: Search, tmp_path: Path, table: LatencyTable) -> None:
@@ -219,7 +282,8 @@ def test_a_killed_search_loses_no_finished_candidate(tmp_path: Path) -> None:
     """SIGKILL at several moments; each time the run goes on with all it had."""
     script = textwrap.dedent("""
         import sys, time
-        from pathlib import Path
+        from dataclasses import replace
+from pathlib import Path
         from nas.latency import LatencyTable
         from nas.proxies.fake import FakeProxy
         from nas.search import plan_search, run_search
@@ -233,7 +297,7 @@ def test_a_killed_search_loses_no_finished_candidate(tmp_path: Path) -> None:
 
         space, table, proxy = SearchSpace.find("tiny"), LatencyTable.load(Path(sys.argv[1])), Slow()
         plan = plan_search(space, table, proxy, budget_ms=1e6, trials=30, time_limit_s=None)
-        run_search(space, table, proxy, plan=plan, seed=0, out=Path(sys.argv[2]), resume=True,
+        run_search(space, table, proxy, plan=plan, seed=0, out=Path(sys.argv[2]), resume=Path(sys.argv[2]).exists(),
                    names={"space": "tiny", "table": "t", "proxy": "fake"})
     """)
     quick = Protocol(warmup_ms=0, timed_ms=0, minimum_runs=3)

@@ -53,7 +53,10 @@ class OnnxRuntimeDevice:
         # Spinning threads of one session would take the core from the next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0" if self.threads == 1 else "1")
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(layer_model(layer), options, providers=[_PROVIDER])
+        try:
+            session = onnxruntime.InferenceSession(layer_model(layer), options, providers=[_PROVIDER])
+        except Exception as error:  # The runtime's own classes derive from nothing narrower.
+            raise DeviceError(f"onnxruntime: {layer.key} cannot be loaded ({str(error).splitlines()[0]})") from error
         if session.get_providers() != [_PROVIDER]:
             raise DeviceError(f"onnxruntime: asked for {_PROVIDER}, got {', '.join(session.get_providers())}")
         binding = session.io_binding()

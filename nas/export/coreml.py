@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -36,8 +35,8 @@ def export(network: Network, path: Path) -> list[Path]:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             draft = Path(folder) / path.name
             model.save(str(draft))
-            if path.is_dir():
-                shutil.rmtree(path)
+            if path.is_dir():  # A folder cannot be renamed over another: the old one steps aside, and goes with ours.
+                path.replace(Path(folder) / "old")
             draft.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
@@ -86,6 +85,8 @@ def _coremltools() -> Any:
     logger.setLevel(logging.ERROR)
     try:
         import coremltools
+    except ImportError as error:
+        raise InputError("Core ML needs coremltools, which has no release for this Python; use 3.11 to 3.13") from error
     finally:
         logger.setLevel(level)
     return coremltools

@@ -2,7 +2,7 @@
 
 ::
 
-    arguments = json.loads(Path("network.json").read_text())
+    arguments = json.loads(Path("network.timm.json").read_text())
     model = timm.models.iformer.IFormer(**arguments)
     model.load_state_dict(safetensors.torch.load_file("network.safetensors"))
 """
@@ -23,13 +23,13 @@ SUFFIX = ".safetensors"
 
 
 def export(network: Network, path: Path) -> list[Path]:
-    """Write the weights to `path` and the arguments beside it as .json.
+    """Write the weights to `path` and the arguments beside it as .timm.json.
 
     Raises:
         InputError: timm's arguments cannot express the network; the text names the first reason.
     """
     weights, arguments = to_timm(network)
-    beside = path.with_suffix(".json")
+    beside = path.with_suffix(".timm.json")
     # Tools of Hugging Face look for the format.
     write_beside(path, save(weights, {"format": "pt"}))
     write_beside(beside, (json.dumps(arguments, indent=1) + "\n").encode())

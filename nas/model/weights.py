@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -121,21 +120,36 @@ def _read(path: Path) -> dict[str, Tensor]:
             case ".safetensors":
                 content: Any = load_file(path)
             case ".pth" | ".pt":
-                with torch.serialization.safe_globals(_HARMLESS):
-                    content = torch.load(path, map_location="cpu", weights_only=True)
+                content = _read_torch(path)
             case _:
                 raise InputError(f"{path}: weights are .safetensors, .pth or .pt files")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or 'no such file'})") from error
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise InputError(f"{path}: not loaded, it is damaged or holds something else than weights") from error
+    except SafetensorError as error:
+        raise _not_weights(path) from error
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
             break
-    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not content:
         raise InputError(f"{path}: holds no weights of a network")
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
+        raise InputError(f"{path}: holds other things than named weights")
     return content
+
+
+def _read_torch(path: Path) -> Any:
+    with torch.serialization.safe_globals(_HARMLESS):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # The restricted reader of a damaged file stumbles in many ways.
+            raise _not_weights(path) from error
+
+
+def _not_weights(path: Path) -> InputError:
+    return InputError(f"{path}: not loaded, it is damaged or holds something else than weights")
 
 
 def _load(network: Network, tensors: dict[str, Tensor], path: Path, *, head: bool) -> None:
