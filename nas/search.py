@@ -430,9 +430,9 @@ def _are_numbers(options: Sequence[object]) -> bool:
 
 
 def _journal(out: Path) -> JournalStorage:
-    """The default storage. A lock that a killed process left is broken after two seconds, not after thirty."""
+    """The default storage. A lock that a killed process left is broken after three seconds, not after thirty."""
     path = str(out / "study.journal")
-    return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path, grace_period=2)))
+    return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path, grace_period=3)))
 
 
 def _open_study(storage: JournalStorage | str, run: Run, *, name: str, seed: int, resume: bool) -> optuna.Study:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nas.architecture import Architecture, AttentionSpec
-from nas.calibrate import PRIORS, PublishedPoint, calibrate, calibrated_table, read_points
+from nas.calibrate import PRIORS, PublishedPoint, calibrate, iphone13_table, read_points
 from nas.cost_model import CostModel
 from nas.errors import InputError
 from nas.operations import count
@@ -153,7 +153,7 @@ def test_order_of_the_measured_networks_is_told_better_than_by_macs(
 
 
 def test_table_carries_model_and_published_times(references: dict[str, Architecture], model: CostModel) -> None:
-    table = calibrated_table(POINTS)
+    table = iphone13_table(POINTS)
 
     assert table.provenance.source == "calibrated"
     assert model == table.model

@@ -282,12 +282,11 @@ def test_a_killed_search_loses_no_finished_candidate(tmp_path: Path) -> None:
     """SIGKILL at several moments; each time the run goes on with all it had."""
     script = textwrap.dedent("""
         import sys, time
-        from dataclasses import replace
-from pathlib import Path
+        from pathlib import Path
         from nas.latency import LatencyTable
         from nas.proxies.fake import FakeProxy
         from nas.search import plan_search, run_search
-        from nas.space import SearchSpace, random_choice
+        from nas.space import SearchSpace
 
         class Slow(FakeProxy):
             __slots__ = ()

@@ -44,9 +44,13 @@ class OnnxRuntimeDevice:
         """Export a folded layer, load it, and place its input."""
         import onnxruntime
 
+        import torch
+
         from nas.export.onnx import layer_model
         from nas.model import example_input
 
+        # Idle threads of torch would go on spinning on the core that is timed.
+        torch.set_num_threads(1)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
