@@ -133,7 +133,8 @@ class ShortTraining:
                 "val_images": len(self._images.val_labels),
                 "validation_seconds": seconds - (trained - start),
             },
-            weights={name: tensor.cpu() for name, tensor in network.state_dict().items()},
+            # Trained in channels_last, which files do not have.
+            weights={name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()},
         )
 
     def _prepare(self, architecture: Architecture) -> tuple[Network, torch.optim.Optimizer]:
