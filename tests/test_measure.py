@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from nas.devices.fake import FakeDevice
 from nas.errors import DeviceError, InputError
-from nas.latency import LatencyTable
+from nas.latency import LatencyTable, Timing
 from nas.measure import Progress, Protocol, build_table, default_path
 from nas.space import SearchSpace
 
@@ -124,3 +127,25 @@ def test_quantiles_are_those_of_the_runs() -> None:
 
 def test_the_file_is_named_after_device_runtime_and_precision() -> None:
     assert default_path(FakeDevice()) == Path("latency_tables/fake.fake.none.json")
+
+
+def test_a_killed_build_loses_no_finished_layer(tmp_path: Path) -> None:
+    out = tmp_path / "t.json"
+    arguments = ["table", "build", "--device", "fake", "--space", "iformer", "--out", str(out)]
+    command = [sys.executable, "-c", "from nas.cli import main; main()", *arguments]
+    before: dict[str, Timing] = {}
+    for _ in range(3):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(entries(out)) < len(before) + 20:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        now = entries(out)
+
+        assert len(now) >= len(before) + 20
+        assert before.items() <= now.items()
+        before = now
+
+
+def entries(out: Path) -> dict[str, Timing]:
+    return LatencyTable.load(out).entries if out.exists() else {}

@@ -43,7 +43,6 @@ class OnnxRuntimeDevice:
     def prepare(self, layer: Layer) -> _Session:
         """Export a folded layer, load it, and place its input."""
         import onnxruntime
-
         import torch
 
         from nas.export.onnx import layer_model
