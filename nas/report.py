@@ -119,7 +119,8 @@ def _figure(results: Sequence[SearchResult]) -> Any:
             go.Scatter(
                 x=[point.latency_ms for point in published],
                 y=[point.top1 for point in published],
-                name="published top-1 (right axis)",
+                name="published latency and top-1 (right axis)",
+                cliponaxis=False,
                 mode="lines+markers+text",
                 text=[point.name for point in published],
                 textposition="bottom right",
@@ -143,6 +144,7 @@ def _figure(results: Sequence[SearchResult]) -> Any:
         yaxis2={
             "title": {"text": "published ImageNet top-1, %"},
             "overlaying": "y",
+            "tickformat": ".1f",
             "side": "right",
             "showgrid": False,
         },

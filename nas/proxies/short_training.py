@@ -1,8 +1,10 @@
 """Short training: every candidate learns from the same few thousand images, then is scored on held-out ones.
 
 The recipe is iFormer's own (AdamW, cosine schedule with warm-up, label smoothing) in a hurry. What makes it work in so
-few steps is that every residual branch starts at zero and that norms and biases are not decayed; the figures, and what
-each choice is worth, come from tests/benchmarks/bench_short_training.py.
+few steps is that every residual branch starts at zero: on 8,192 images of Tiny ImageNet (50 classes, 64 px, one seed,
+gradients clipped at 1) that took iFormer-T from 7.1 to 13.8 % and iFormer-M from 3.6 to 11.4 %. Clipping itself was
+dropped: without it iFormer-M got 14.7 % there, and the same within noise on synthetic pictures.
+tests/benchmarks/bench_short_training.py measures the choices again.
 """
 
 from __future__ import annotations
@@ -45,7 +47,6 @@ class Recipe:
         learning_rate: at the top of the schedule.
         weight_decay: of matrices and kernels; norms, biases and scales have none.
         warmup: part of the steps in which the learning rate rises from 0; then it falls to 0 along a cosine.
-        gradient_norm: longer gradients are shortened to this; deep candidates diverge at this learning rate without.
         label_smoothing: share of the target that is spread over all classes.
         zero_branches: start the last norm of every residual branch at 0.
         precision: of matrix products and convolutions; weights, norms and the loss stay in fp32.
@@ -56,7 +57,6 @@ class Recipe:
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     warmup: float = 0.3
-    gradient_norm: float = 1.0
     label_smoothing: float = 0.1
     zero_branches: bool = True
     precision: Precision = "fp32"
@@ -183,7 +183,6 @@ class ShortTraining:
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self._recipe.label_smoothing)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), self._recipe.gradient_norm)
         optimizer.step()
         return loss.detach()
 

@@ -75,7 +75,6 @@ def recipe(options: argparse.Namespace) -> Table:
     choices: dict[str, dict[str, Any]] = {
         "as it is": {},
         "branches start at one": {"zero_branches": False},
-        "gradients as they come": {"gradient_norm": float("inf")},
         "half the learning rate": {"learning_rate": Recipe().learning_rate / 2},
         "twice the learning rate": {"learning_rate": Recipe().learning_rate * 2},
     }

@@ -1,0 +1,95 @@
+"""From the name of a source to its images: found, read, chosen, decoded and cached, or drawn."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from nas.data.cache import FORMAT, cache_folder, read_cache, write_cache
+from nas.data.image_set import ImageSet, channel_statistics
+from nas.data.sources import Progress, choose_rows, find_source, quiet_datasets, read_rows
+from nas.errors import InputError
+from nas.synthetic import CLASS_NAMES, synthetic_images
+
+__all__ = ["load_images"]
+
+SYNTHETIC_TRAIN, SYNTHETIC_VAL = 8192, 2048
+
+
+def load_images(
+    source: str,
+    *,
+    resolution: int,
+    seed: int,
+    train_limit: int | None = None,
+    val_limit: int | None = None,
+    progress: Progress | None = None,
+) -> ImageSet:
+    """Read, decode and cache the images of `source`.
+
+    The validation split is the source's own where it has one with labels (validation before test); else a tenth of
+    every class, chosen by `seed`. Images are scaled to a short side of `resolution` and cropped to its centre; grey
+    ones become RGB. 25,000 JPEG files of 64 px take about 10 s on two cores, and 0.1 s when they come from the cache.
+
+    Args:
+        source: `synthetic`, a folder, a Parquet file (or a pattern such as `data/*.parquet`), or a name on the hub.
+        resolution: height and width in pixels.
+        seed: chooses the split and the images kept under a limit, and draws the synthetic ones.
+        train_limit: at most so many training images, evenly over the classes.
+        val_limit: likewise of the validation images.
+        progress: told how far decoding is.
+
+    Raises:
+        InputError: there is nothing at `source`, it is not a set of labelled images, or an image is corrupt.
+    """
+    if source == "synthetic":
+        return _synthetic(resolution, seed, train_limit or SYNTHETIC_TRAIN, val_limit or SYNTHETIC_VAL, progress)
+    origin = find_source(source)
+    key = json.dumps([FORMAT, origin.fingerprint(), resolution, seed, train_limit, val_limit])
+    folder = cache_folder() / hashlib.sha256(key.encode()).hexdigest()[:16]
+    cached = read_cache(folder)
+    if cached is None:
+        with quiet_datasets(), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".reading-") as scratch:
+            rows, class_names = read_rows(origin, source, Path(scratch))
+            train, val = choose_rows(rows, source, seed, train_limit, val_limit)
+            counts = _counts(len(train.labels), len(val.labels), len(class_names), resolution)
+            words = {"class_names": class_names, "description": f"{source}: {counts}"}
+            write_cache(folder, Path(scratch) / "decoded", train, val, words, resolution, progress)
+        cached = read_cache(folder)
+        if cached is None:
+            raise InputError(f"{folder}: the images just written there cannot be read; is the disk full?")
+    return cached
+
+
+def _synthetic(resolution: int, seed: int, train: int, val: int, progress: Progress | None) -> ImageSet:
+    import torch
+
+    # One seed gives one stream of pictures; validation takes its own, so a larger training set never reaches into it.
+    drawn: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = {}
+    for stream, (split, count) in enumerate((("train", train), ("val", val))):
+        if progress:
+            progress(f"Drawing synthetic {split} images", 0, count)
+        drawn[split] = synthetic_images(count=count, resolution=resolution, seed=2 * seed + stream)
+        if progress:
+            progress(f"Drawing synthetic {split} images", count, count)
+    (train_images, train_labels), (val_images, val_labels) = drawn["train"], drawn["val"]
+    mean, std = channel_statistics(train_images)
+    return ImageSet(
+        train_images=torch.from_numpy(train_images),
+        train_labels=torch.from_numpy(train_labels),
+        val_images=torch.from_numpy(val_images),
+        val_labels=torch.from_numpy(val_labels),
+        class_names=CLASS_NAMES,
+        description=f"synthetic, seed {seed}: {_counts(train, val, len(CLASS_NAMES), resolution)}",
+        mean=mean,
+        std=std,
+    )
+
+
+def _counts(train: int, val: int, classes: int, resolution: int) -> str:
+    return f"{train} train and {val} val images of {classes} classes at {resolution} px"
