@@ -205,7 +205,7 @@ class TestTimm:
 class TestAuthors:
     @pytest.mark.parametrize("numpy_major", [1, 2])
     @pytest.mark.parametrize("distillation", [False, True])
-    def test_released_checkpoints_load(
+    def test_checkpoints_in_the_authors_names_load(
         self, distillation: bool, numpy_major: int, trained: Trained, tmp_path: Path
     ) -> None:
         network = trained(build_model(small(layer_scale=0.5), distillation=distillation))
@@ -281,6 +281,12 @@ class TestErrors:
         torch.save({"epoch": 3}, tmp_path / "w.pt")
 
         assert f"{tmp_path}/w.pt: holds no weights of a network" == error_of(load_model, small(), tmp_path / "w.pt")
+
+    @pytest.mark.parametrize("content", [b"", b"no checkpoint", bytes(range(256))])
+    def test_file_of_something_else(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "w.pth").write_bytes(content)
+
+        assert error_of(load_model, small(), tmp_path / "w.pth").startswith(f"{tmp_path}/w.pth: not loaded")
 
     def test_missing_tensor(self, tmp_path: Path) -> None:
         weights = build_model(small()).state_dict()

@@ -131,11 +131,12 @@ def _read(path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
             break
-    if not isinstance(content, dict) or not content:
+    named = isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    )
+    if not named or not content:
         raise InputError(f"{path}: holds no weights of a network")
-    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
-        raise InputError(f"{path}: holds other things than named weights")
-    return content
+    return dict(content)
 
 
 def _read_torch(path: Path) -> Any:
