@@ -123,7 +123,7 @@ def _figure(results: Sequence[SearchResult]) -> Any:
                 cliponaxis=False,
                 mode="lines+markers+text",
                 text=[point.name for point in published],
-                textposition="bottom right",
+                textposition="bottom center",
                 hovertext=[
                     f"{point.name}: {point.latency_ms:.2f} ms, {point.top1} % ({point.source})" for point in published
                 ],
