@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, assert_never
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from nas.errors import InputError
+from nas.files import Record
 
 __all__ = [
     "Architecture",
@@ -38,34 +39,32 @@ __all__ = [
     "StageSpec",
     "StemLayer",
     "StemSpec",
+    "odd",
     "stage_layers",
     "stage_size",
 ]
 
 
-def _odd(value: int) -> int:
+def odd(value: int) -> int:
+    """The value itself, where it is odd; a validator of kernels."""
     if value % 2 == 0:
         raise ValueError(f"must be odd, got {value}")
     return value
 
 
 def _odd_or_zero(value: int) -> int:
-    return _odd(value) if value else value
+    return odd(value) if value else value
 
 
 # The bound is far above any network, and keeps sums of products finite.
 Count = Annotated[int, Field(strict=True, gt=0, le=2**20)]
 # Rounded, so that networks with equal channels have equal ids.
 Ratio = Annotated[float, Field(strict=True, gt=0, le=1024), AfterValidator(lambda value: round(value, 6))]
-OddCount = Annotated[Count, AfterValidator(_odd)]
+OddCount = Annotated[Count, AfterValidator(odd)]
 OddCountOrZero = Annotated[int, Field(strict=True, ge=0, le=2**20), AfterValidator(_odd_or_zero)]
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class StemSpec(_Spec):
+class StemSpec(Record):
     """Two strided convolutions and a projection, 3 x H x W to C x H/4 x W/4 (iFormer, section 3).
 
     The first convolution has C/2 channels, the second `expansion` times as many.
@@ -75,13 +74,13 @@ class StemSpec(_Spec):
     expansion: Count = 4
 
 
-class DownsampleSpec(_Spec):
+class DownsampleSpec(Record):
     """The strided convolution in front of stages 2, 3 and 4; halves height and width."""
 
     kernel: OddCount = 3
 
 
-class ConvSpec(_Spec):
+class ConvSpec(Record):
     """A convolution block: depthwise `kernel` x `kernel`, then 1x1 to `expansion` * C and back."""
 
     type: Literal["conv"] = "conv"
@@ -89,7 +88,7 @@ class ConvSpec(_Spec):
     expansion: Count
 
 
-class AttentionSpec(_Spec):
+class AttentionSpec(Record):
     """An attention unit: position encoding, attention and feed-forward, each with its residual.
 
     Attributes:
@@ -125,7 +124,7 @@ class AttentionSpec(_Spec):
 BlockSpec = Annotated[ConvSpec | AttentionSpec, Field(discriminator="type")]
 
 
-class StageSpec(_Spec):
+class StageSpec(Record):
     """Blocks at one resolution, all with the same number of channels."""
 
     channels: Count
@@ -139,7 +138,7 @@ class StageSpec(_Spec):
         return self
 
 
-class Architecture(_Spec):
+class Architecture(Record):
     """A network of the iFormer family: a stem, four stages at strides 4, 8, 16 and 32, and a classifier.
 
     Attributes:

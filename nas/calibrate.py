@@ -23,12 +23,13 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from scipy.optimize import least_squares
 
-from nas.architecture import Architecture, AttentionSpec, BlockSpec, ConvSpec, StageSpec, StemSpec, stage_size
+from nas.architecture import Architecture, AttentionSpec, BlockSpec, ConvSpec, StageSpec, StemSpec, odd, stage_size
 from nas.cost_model import CoefficientName, Coefficients, CostModel, FitRow, demands, jackknife_plus
 from nas.errors import InputError
+from nas.files import Record
 from nas.latency import LatencyTable, Provenance, PublishedTime
 
 __all__ = ["PRIORS", "Prior", "PublishedPoint", "calibrate", "iphone13_table", "read_points"]
@@ -83,12 +84,6 @@ def _blank_is_none(value: object) -> object:
     return None if value == "" else value
 
 
-def _odd(value: int) -> int:
-    if value % 2 == 0:
-        raise ValueError(f"must be odd, got {value}")
-    return value
-
-
 def _split(separator: str) -> BeforeValidator:
     def split(value: object) -> object:
         return tuple(part.strip() or None for part in value.split(separator)) if isinstance(value, str) else value
@@ -97,7 +92,7 @@ def _split(separator: str) -> BeforeValidator:
 
 
 _Count = Annotated[int, Field(gt=0)]
-_Kernel = Annotated[_Count, AfterValidator(_odd)]
+_Kernel = Annotated[_Count, AfterValidator(odd)]
 _Dims = Annotated[tuple[_Count, _Count, _Count, _Count], _split("-")]
 # As in ||2|4; an empty cell is four empty numbers.
 _PerStage = Annotated[
@@ -108,7 +103,7 @@ _PerStage = Annotated[
 _Stages = Annotated[tuple[str, str, str, str], _split("|")]
 
 
-class PublishedPoint(BaseModel):
+class PublishedPoint(Record):
     """A published network: its time on the device, its accuracy, and everything that defines it.
 
     Attributes:
@@ -128,8 +123,6 @@ class PublishedPoint(BaseModel):
         window: window of the attention units of each stage but the last unit, which is global.
         source: where it is printed (iFormer, arXiv:2501.15369).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(min_length=1)]
     latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -23,9 +23,10 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from nas.architecture import Layer
+from nas.files import Record
 from nas.operations import Operation, OperationKind, operations
 
 __all__ = ["CoefficientName", "Coefficients", "CostModel", "Demand", "FitRow", "demands", "jackknife_plus"]
@@ -68,11 +69,7 @@ _Positive = Annotated[float, Field(gt=0, le=1e6)]
 _Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Coefficients(_Record):
+class Coefficients(Record):
     """What one unit of work costs; a MAC is one multiply-add, a megabyte is 10^6 bytes.
 
     Attributes:
@@ -94,7 +91,7 @@ class Coefficients(_Record):
     overhead_ms: _Positive
 
 
-class FitRow(_Record):
+class FitRow(Record):
     """A published network that the model was fitted to.
 
     Attributes:
@@ -151,7 +148,7 @@ class Demand:
         return dispatch + float((arithmetic**overlap + traffic**overlap + weights**overlap) ** (1 / overlap))
 
 
-class CostModel(_Record):
+class CostModel(Record):
     """A fitted cost model, with what is known about its errors.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""How files are written: beside their name and renamed, so that a reader never meets half a file."""
+"""What files hold, frozen records, and how they are written: beside their name and renamed, never half."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import os
 import tempfile
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
 from nas.errors import InputError
 
-__all__ = ["write_beside"]
+__all__ = ["Record", "write_beside"]
+
+
+class Record(BaseModel):
+    """Base of all that is read from or written to a file: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 def write_beside(path: Path, content: bytes) -> None:

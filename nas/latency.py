@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from nas import catalog
 from nas.architecture import Architecture, Layer
 from nas.cost_model import CostModel
 from nas.errors import InputError, MissingLatencyError
-from nas.files import write_beside
+from nas.files import Record, write_beside
 
 __all__ = ["Latency", "LatencyTable", "LayerLatency", "Provenance", "PublishedTime", "Timing"]
 
@@ -23,11 +23,7 @@ Source = Literal["measured", "calibrated", "analytic"]
 _Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class Provenance(_Record):
+class Provenance(Record):
     """Where the numbers of a table come from; tables that differ in it are never mixed.
 
     Attributes:
@@ -67,7 +63,7 @@ class Provenance(_Record):
         return self.model_copy(update={"date": other.date}) == other
 
 
-class Timing(_Record):
+class Timing(Record):
     """Quantiles of the timed runs of one layer, in milliseconds."""
 
     minimum_ms: _Milliseconds
@@ -83,7 +79,7 @@ class Timing(_Record):
         return self
 
 
-class PublishedTime(_Record):
+class PublishedTime(Record):
     """What others measured for a whole network on this device; shown beside the prediction."""
 
     name: str
@@ -120,7 +116,7 @@ class Latency:
     layers: tuple[LayerLatency, ...]
 
 
-class LatencyTable(_Record):
+class LatencyTable(Record):
     """Latency of every layer on one device, as read from latency_tables/*.json.
 
     Attributes:
@@ -132,8 +128,8 @@ class LatencyTable(_Record):
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
     provenance: Provenance
     model: CostModel | None = None
-    published: dict[str, PublishedTime] = {}
-    entries: dict[str, Timing] = {}
+    published: dict[str, PublishedTime] = Field(default_factory=dict)
+    entries: dict[str, Timing] = Field(default_factory=dict)
 
     @classmethod
     def find(cls, name: str) -> tuple[LatencyTable, Path]:

@@ -26,11 +26,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from nas.architecture import Architecture
 from nas.errors import InputError
-from nas.files import write_beside
+from nas.files import Record, write_beside
 from nas.operations import count
 from nas.pareto import undominated
 
@@ -44,11 +44,7 @@ __all__ = ["Candidate", "ResultsFolder", "Run", "SearchResult", "SpaceUsed", "Ta
 _CIRCUMSTANCES = ("device", "threads", "torch", "precision")
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class SpaceUsed(_Record):
+class SpaceUsed(Record):
     """Which space was searched: its name, a digest of its content, and how many networks it has."""
 
     name: str
@@ -56,7 +52,7 @@ class SpaceUsed(_Record):
     networks: int
 
 
-class TableUsed(_Record):
+class TableUsed(Record):
     """Which table gave the latencies: its name, a digest of its content, and where its numbers come from."""
 
     name: str
@@ -64,7 +60,7 @@ class TableUsed(_Record):
     origin: str
 
 
-class Run(_Record):
+class Run(Record):
     """What a search was asked to do; with it the search can be repeated.
 
     Attributes:
@@ -109,7 +105,7 @@ class Run(_Record):
         return {**own, **{f"proxy {name}": value for name, value in proxy.items()}}
 
 
-class Candidate(_Record):
+class Candidate(Record):
     """A network that the search looked at, with its predicted latency and its score or the reason why it has none.
 
     Attributes:
@@ -133,7 +129,7 @@ class Candidate(_Record):
     score: float | None = None
     failure: str | None = None
     seconds: float
-    details: dict[str, float | int | str] = {}
+    details: dict[str, float | int | str] = Field(default_factory=dict)
     architecture: Architecture
 
     @property

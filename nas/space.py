@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, Protocol, Self, TypeVar, assert_never
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from nas import catalog
 from nas.architecture import (
@@ -35,6 +35,7 @@ from nas.architecture import (
     stage_size,
 )
 from nas.errors import InputError
+from nas.files import Record
 
 __all__ = ["Choose", "SearchSpace", "arrange", "find_network", "random_choice"]
 
@@ -75,15 +76,13 @@ _Kinds = Annotated[tuple[Literal["shma", "sha", "mha"], ...], BeforeValidator(_a
 _Placements = Annotated[tuple[Placement, ...], BeforeValidator(_as_list), Field(min_length=1)]
 
 
-class _Choices(BaseModel):
+class _Choices(Record):
     """A table of the file: every field is a tuple of options, in the order written."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     @model_validator(mode="after")
     def _options_differ(self) -> Self:
         for name, value in self:
-            if isinstance(value, tuple) and not isinstance(value[0], BaseModel) and len(set(value)) < len(value):
+            if isinstance(value, tuple) and not isinstance(value[0], Record) and len(set(value)) < len(value):
                 raise ValueError(f"{name}: options must differ, got {list(value)}")
         return self
 
@@ -232,7 +231,7 @@ class SearchSpace(_Networks):
     description: str = ""
     resolution: _Wholes = (224,)
     num_classes: Count = 1000
-    reference: dict[str, ReferenceChoices] = {}
+    reference: dict[str, ReferenceChoices] = Field(default_factory=dict)
 
     @classmethod
     def find(cls, name: str) -> SearchSpace:
