@@ -385,23 +385,23 @@ def export(
     from nas.space import find_network
 
     exporter = load_plugin("export format", "export", format)
-    is_run = (Path(network) / "run.json").exists()
-    path = out or Path(f"{Path(network).stem if network != '-' else 'stdin'}{exporter.SUFFIX}")
+    run = SearchResult.load(Path(network)) if (Path(network) / "run.json").exists() else None
+    if run and weights:
+        raise InputError(f"{network} is a run and has its own weights: export its winner.json to use other --weights")
+    if run:
+        name = run.path.resolve().name
+    else:
+        name, architecture = find_network(network, stdin=sys.stdin.buffer)
+    path = out or Path(f"{name}{exporter.SUFFIX}")
     if path.suffix != exporter.SUFFIX:
         raise InputError(f"{path}: --format {format} writes a {exporter.SUFFIX} file")
-    if is_run:
-        if weights is not None:
-            raise InputError(
-                f"{network} is a run and has its own weights: export its winner.json to use other --weights"
-            )
-        module = SearchResult.load(Path(network)).build_winner()
+    if run:
+        module = run.build_winner()
+    elif weights:
+        module = load_model(architecture, weights)
     else:
-        _, architecture = find_network(network, stdin=sys.stdin.buffer)
-        if weights is None:
-            _say("no --weights: the file gets random weights, good for timing only")
-            module = build_model(architecture)
-        else:
-            module = load_model(architecture, weights)
+        _say("no --weights: the file gets random weights, good for timing only")
+        module = build_model(architecture)
     for written in exporter.export(module, path):
         _print(str(written))
 

@@ -179,9 +179,10 @@ def test_a_stopped_search_ends_with_130_and_keeps_what_is_finished(tmp_path: Pat
     assert (tmp_path / "run" / "report.md").exists()
 
     # The winner so far leaves with the weights and the classes of its training.
-    exported = nas("export", "run", "--format", "onnx", cwd=tmp_path)
+    (tmp_path / "run").rename(tmp_path / "run-1.1ms")
+    exported = nas("export", "run-1.1ms", "--format", "onnx", cwd=tmp_path)
     assert exported.returncode == 0, exported.stderr
-    classes = onnx.load(tmp_path / "run.onnx").graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    classes = onnx.load(tmp_path / "run-1.1ms.onnx").graph.output[0].type.tensor_type.shape.dim[1].dim_value
     assert classes == 20
 
 
