@@ -5,8 +5,12 @@ The points file describes every published network completely, so that anyone can
     nas table calibrate latency_tables/iphone13.points.csv --out iphone13.coreml.fp16.json
 
 The fit is the most probable one given the published times and log-normal priors around public specifications of the
-device (`PRIORS`): some 14 times cannot settle seven coefficients alone, and a coefficient that they say nothing about
+device (`PRIORS`): some 17 times cannot settle seven coefficients alone, and a coefficient that they say nothing about
 stays where the specification puts it. No prior comes from the times.
+
+Mobile networks of other authors, timed on the same device, help with little weight: their operations, traced from timm
+once (`tests/benchmarks/trace_baselines.py`), lie beside their times, and one that the model does not understand is
+forgiven (`BASELINE_UNCERTAINTY`, `BASELINE_FREEDOM`). Errors and intervals are made of the family alone.
 """
 
 from __future__ import annotations
@@ -15,34 +19,77 @@ import csv
 import datetime
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from scipy.optimize import least_squares
 
-from nas.architecture import Architecture, AttentionSpec, BlockSpec, ConvSpec, StageSpec, StemSpec, odd, stage_size
-from nas.cost_model import CoefficientName, Coefficients, CostModel, FitRow, demands, jackknife_plus
+from nas.architecture import (
+    Architecture,
+    AttentionSpec,
+    BlockSpec,
+    ConvSpec,
+    HeadLayer,
+    Layer,
+    StageSpec,
+    StemSpec,
+    odd,
+    stage_size,
+)
+from nas.cost_model import (
+    CoefficientName,
+    Coefficients,
+    CostModel,
+    Demand,
+    FitRow,
+    PublishedRow,
+    demand,
+    jackknife_plus,
+)
+from nas.entries import Provenance, PublishedTime
 from nas.errors import InputError
-from nas.files import Record
-from nas.latency import LatencyTable, Provenance, PublishedTime
+from nas.files import Record, write_beside
+from nas.latency import LatencyTable
+from nas.operations import Operation, OperationKind, operations
 
-__all__ = ["PRIORS", "Prior", "PublishedPoint", "calibrate", "iphone13_table", "read_points"]
+__all__ = [
+    "PRIORS",
+    "Baseline",
+    "Evidence",
+    "Prior",
+    "PublishedPoint",
+    "baselines_beside",
+    "calibrate",
+    "iphone13_table",
+    "operations_beside",
+    "read_baselines",
+    "read_operations",
+    "read_points",
+    "write_operations",
+]
 
 COVERAGE = 0.9
 CHANNEL_GROUP = 32  # 64 bytes of fp16, the alignment of the Neural Engine's buffers
 ELEMENT_BYTES = 2  # fp16
 OVERLAP = 4.0
+# Scale and degrees of freedom of Student's t, the relative error of a network of other authors: made by other people,
+# timed perhaps in another campaign, and of steps that the model was not made for. Its tails are those of a network that
+# falls off the Neural Engine. latency_tables/README.md has other values.
+BASELINE_UNCERTAINTY = 0.1
+BASELINE_FREEDOM = 4.0
 _DIGITS = 6  # significant digits of what is written, fewer than machines agree on
 _FEWEST_ROWS = 10  # a 90 % interval from all rows but one takes nine
 
 _Array = npt.NDArray[Any]
 _NAMES: tuple[CoefficientName, ...] = get_args(CoefficientName)
+_Row = TypeVar("_Row", bound=Record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +139,7 @@ def _split(separator: str) -> BeforeValidator:
 
 
 _Count = Annotated[int, Field(gt=0)]
+_Amount = Annotated[int, Field(ge=0)]
 _Kernel = Annotated[_Count, AfterValidator(odd)]
 _Dims = Annotated[tuple[_Count, _Count, _Count, _Count], _split("-")]
 # As in ||2|4; an empty cell is four empty numbers.
@@ -121,6 +169,7 @@ class PublishedPoint(Record):
         heads: heads of the attention units of each stage, as in `||6|12`, for `mha`.
         query_reduction: R of each stage.
         window: window of the attention units of each stage but the last unit, which is global.
+        timed: `network`, or `backbone` where the classifier was left out.
         source: where it is printed (iFormer, arXiv:2501.15369).
     """
 
@@ -149,6 +198,7 @@ class PublishedPoint(Record):
     ffn_expansion: Annotated[int | None, BeforeValidator(_blank_is_none)]
     position_kernel: Annotated[int | None, BeforeValidator(_blank_is_none)]
     window: _PerStage
+    timed: Literal["network", "backbone"]
     source: Annotated[str, Field(min_length=1)]
     note: str
 
@@ -171,7 +221,7 @@ class PublishedPoint(Record):
         return self.norm == "bn" and self.stem == "fused"
 
     def architecture(self) -> Architecture:
-        """The network; its classifier counts also where only the backbone was timed.
+        """The network, with its classifier also where only the backbone was timed.
 
         Raises:
             ValueError: the network is not of the family, or a column that it needs is empty or against a rule.
@@ -185,6 +235,11 @@ class PublishedPoint(Record):
                 StageSpec(channels=channels, blocks=self._blocks(index)) for index, channels in enumerate(self.dims)
             ),
         )
+
+    def timed_layers(self) -> list[Layer]:
+        """The layers that the published time is of."""
+        layers = list(self.architecture().layers())
+        return layers if self.timed == "network" else [part for part in layers if not isinstance(part, HeadLayer)]
 
     def _blocks(self, index: int) -> tuple[BlockSpec, ...]:
         letters = ""
@@ -217,6 +272,55 @@ class PublishedPoint(Record):
         )
 
 
+class Baseline(Record):
+    """A published network of other authors, timed on the same device.
+
+    Attributes:
+        latency_ms: as printed.
+        fit: whether the model is fitted to this row.
+        why_not: the reason where it is not.
+        resolution: height and width of the image.
+        top1: ImageNet-1k accuracy in %.
+        epochs: training epochs behind `top1`.
+        timm_name: the model of timm that is this network; empty where there is none.
+        source: where it is printed.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    fit: Literal["yes", "no"]
+    why_not: str
+    resolution: _Count
+    top1: Annotated[float | None, BeforeValidator(_blank_is_none)]
+    epochs: Annotated[int | None, BeforeValidator(_blank_is_none)]
+    timm_name: str
+    source: Annotated[str, Field(min_length=1)]
+    note: str
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.fit == "no") != bool(self.why_not):
+            raise ValueError(f"why_not goes with fit no and only with it, got {self.why_not!r}")
+        return self
+
+
+class _CountedOperation(Record):
+    """A row of an operations file: an operation, and how often a network has it."""
+
+    name: Annotated[str, Field(min_length=1)]
+    count: _Count
+    kind: OperationKind
+    macs: _Amount
+    weights: _Amount
+    inputs: _Amount
+    outputs: _Amount
+    reads: _Amount
+    writes: _Amount
+
+    def operation(self) -> Operation:
+        return Operation(**self.model_dump(exclude={"name", "count"}))
+
+
 def read_points(path: Path) -> list[PublishedPoint]:
     """Read a points file: one published network a row, the columns as the attributes of `PublishedPoint`.
 
@@ -224,47 +328,82 @@ def read_points(path: Path) -> list[PublishedPoint]:
         InputError: the file cannot be read, a column is missing or unknown, or a value is against a rule; the message
             names the file, the row and the column.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True)
-            header = list(reader.fieldnames or [])
-            rows = [(reader.line_num, row) for row in reader]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: is not a CSV file in UTF-8 ({error})") from error
-    expected = list(PublishedPoint.model_fields)
-    if missing := [column for column in expected if column not in header]:
-        raise InputError(f"{path}: the header lacks the column{'s' if missing[1:] else ''} {', '.join(missing)}")
-    if unknown := [column for column in header if column not in expected]:
-        raise InputError(f"{path}: the header has the unknown column{'s' if unknown[1:] else ''} {', '.join(unknown)}")
-    points = [_point(path, line, row) for line, row in rows]
-    for name, count in Counter(point.name for point in points).items():
-        if count > 1:
-            raise InputError(f"{path}: column name: {name} occurs {count} times")
-    return points
+    return _once_each(path, _read(path, PublishedPoint))
 
 
-def calibrate(points: Path) -> CostModel:
-    """Fit a cost model to the rows of a points file that say `fit` yes; takes about a second.
+def read_baselines(path: Path) -> list[Baseline]:
+    """Read a baselines file: one network of other authors a row, the columns as the attributes of `Baseline`.
 
     Raises:
-        InputError: the file cannot be used, or has too few such rows.
+        InputError: as of `read_points`.
+    """
+    return _once_each(path, _read(path, Baseline))
+
+
+def baselines_beside(points: Path) -> Path | None:
+    """The baselines file that lies beside a points file (`x.baselines.csv` beside `x.points.csv`), if there is one."""
+    path = points.with_name(points.name.removesuffix(".points.csv") + ".baselines.csv")
+    return path if path.is_file() else None
+
+
+def operations_beside(baselines: Path) -> Path:
+    """Where the operations of the networks in a baselines file are kept."""
+    return baselines.with_suffix(".operations.csv")
+
+
+def read_operations(path: Path) -> dict[str, Counter[Operation]]:
+    """Read an operations file: for each network what it consists of, and how often.
+
+    Raises:
+        InputError: as of `read_points`.
+    """
+    networks: dict[str, Counter[Operation]] = {}
+    for row in _read(path, _CountedOperation):
+        networks.setdefault(row.name, Counter())[row.operation()] += row.count
+    return networks
+
+
+def write_operations(path: Path, networks: Mapping[str, Iterable[Operation]], *, origin: str) -> None:
+    """Write an operations file, each network's operations in the order they first run, equal ones counted.
+
+    Args:
+        path: file to write.
+        networks: name -> operations in the order they run.
+        origin: what made them, in one line; the first of the file.
+    """
+    columns = [field.name for field in fields(Operation)]
+    lines = [f"# {origin}", ",".join(["name", "count", *columns])]
+    for name, parts in networks.items():
+        for operation, count in Counter(parts).items():
+            lines.append(",".join(map(str, [name, count, *asdict(operation).values()])))
+    write_beside(path, ("\n".join(lines) + "\n").encode())
+
+
+def calibrate(points: Path, baselines: Path | None = None) -> CostModel:
+    """Fit a cost model to the rows that say `fit` yes; takes a few seconds.
+
+    Args:
+        points: published networks of the family.
+        baselines: published networks of other authors, with their operations beside them; none takes the points alone.
+
+    Raises:
+        InputError: a file cannot be used, or the points have too few such rows.
     """
     rows = [point for point in read_points(points) if point.fit == "yes"]
     if len(rows) < _FEWEST_ROWS:
         raise InputError(f"{points}: column fit: at least {_FEWEST_ROWS} rows must say yes, got {len(rows)}")
-    data = _Data.of(rows)
-    everything = np.arange(len(rows))
-    coefficients = data.fit(everything)
-    left_out = [data.fit(np.delete(everything, index)) for index in range(len(rows))]
-    predicted = data.predict(coefficients)
+    others = _fitted_baselines(baselines) if baselines else {}
+    evidence = Evidence.of(rows, others)
+    everything = np.arange(len(rows) + len(others))
+    coefficients = evidence.fit(everything)
+    left_out = [evidence.fit(np.delete(everything, index)) for index in range(len(rows))]
+    predicted = evidence.predict(coefficients)
     fit_rows = tuple(
         FitRow(
             name=row.name,
             published_ms=row.latency_ms,
             predicted_ms=_rounded(predicted[index]),
-            left_out_ms=_rounded(data.predict(left_out[index])[index]),
+            left_out_ms=_rounded(evidence.predict(left_out[index])[index]),
             left_out=_named(left_out[index]),
         )
         for index, row in enumerate(rows)
@@ -277,24 +416,31 @@ def calibrate(points: Path) -> CostModel:
         channel_group=CHANNEL_GROUP,
         element_bytes=ELEMENT_BYTES,
         coverage=COVERAGE,
-        observed_coverage=_rounded(_observed_coverage(data, rows)),
+        observed_coverage=_rounded(_observed_coverage(evidence, rows)),
         fit_error_mean=_rounded(float(np.mean(fit_errors))),
         fit_error_worst=_rounded(max(fit_errors)),
         left_out_error_mean=_rounded(float(np.mean(left_out_errors))),
         left_out_error_worst=_rounded(max(left_out_errors)),
         rows=fit_rows,
+        baselines=tuple(
+            PublishedRow(name=other.name, published_ms=other.latency_ms, predicted_ms=_rounded(value))
+            for other, value in zip(others, predicted[len(rows) :], strict=True)
+        ),
     )
 
 
-def iphone13_table(points: Path) -> LatencyTable:
+def iphone13_table(points: Path, baselines: Path | None = None) -> LatencyTable:
     """The latency table of the iPhone 13: no entry, a fitted model for all, and the fitted times beside it.
 
     Raises:
-        InputError: the points file cannot be used.
+        InputError: a file cannot be used.
     """
     published = {
         point.architecture().id: PublishedTime(
-            name=point.name, latency_ms=point.latency_ms, top1=point.top1, source=f"arXiv:2501.15369, {point.source}"
+            name=point.name,
+            latency_ms=point.latency_ms,
+            top1=point.top1,
+            source=f"arXiv:2501.15369, {point.source}{'' if point.timed == 'network' else '; without the classifier'}",
         )
         for point in read_points(points)
         if point.fit == "yes"
@@ -310,12 +456,12 @@ def iphone13_table(points: Path) -> LatencyTable:
         "all; iFormer, arXiv:2501.15369); nothing was measured here",
         date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
     )
-    return LatencyTable(provenance=provenance, model=calibrate(points), published=published)
+    return LatencyTable(provenance=provenance, model=calibrate(points, baselines), published=published)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Data:
-    """The published networks as arrays. R rows, D distinct demands, 3 streams, K coefficients.
+class Evidence:
+    """The published networks as arrays, the points before the baselines. R rows, D distinct demands, K coefficients.
 
     Attributes:
         counts: (R, D), how often each demand occurs in each network.
@@ -323,6 +469,7 @@ class _Data:
         steps: (D, K), 1 where a demand pays for its dispatch.
         published_ms: (R,).
         uncertainty: (R,), relative.
+        forgiven: (R,), whether the error is Student's t and not normal.
     """
 
     counts: _Array
@@ -330,32 +477,38 @@ class _Data:
     steps: _Array
     published_ms: _Array
     uncertainty: _Array
+    forgiven: _Array
 
     @classmethod
-    def of(cls, points: Sequence[PublishedPoint]) -> Self:
-        networks = [
-            Counter(
-                demand
-                for layer in point.architecture().layers()
-                for demand in demands(layer, channel_group=CHANNEL_GROUP, element_bytes=ELEMENT_BYTES)
-            )
-            for point in points
-        ]
+    def of(
+        cls,
+        points: Sequence[PublishedPoint],
+        baselines: Mapping[Baseline, Mapping[Operation, int]] = MappingProxyType({}),
+    ) -> Self:
+        """The rows of some points, then those of some baselines with their operations."""
+        family = [Counter(part for layer in point.timed_layers() for part in operations(layer)) for point in points]
+        networks = []
+        for parts in (*family, *baselines.values()):
+            network: Counter[Demand] = Counter()
+            for part, count in parts.items():
+                network[demand(part, channel_group=CHANNEL_GROUP, element_bytes=ELEMENT_BYTES)] += count
+            networks.append(network)
         distinct = list(dict.fromkeys(demand for network in networks for demand in network))
         streams = np.zeros((len(distinct), 3, len(_NAMES)))
         steps = np.zeros((len(distinct), len(_NAMES)))
-        for index, demand in enumerate(distinct):
-            if demand.arithmetic:
-                streams[index, 0, _NAMES.index(demand.arithmetic)] = demand.gmacs
-            streams[index, 1, _NAMES.index(demand.traffic)] = demand.traffic_mb
-            streams[index, 2, _NAMES.index("memory_ms_per_mb")] = demand.weights_mb
-            steps[index, _NAMES.index("dispatch_ms")] = demand.dispatched
+        for index, one in enumerate(distinct):
+            if one.arithmetic:
+                streams[index, 0, _NAMES.index(one.arithmetic)] = one.gmacs
+            streams[index, 1, _NAMES.index(one.traffic)] = one.traffic_mb
+            streams[index, 2, _NAMES.index("memory_ms_per_mb")] = one.weights_mb
+            steps[index, _NAMES.index("dispatch_ms")] = one.dispatched
         return cls(
-            counts=np.array([[network[demand] for demand in distinct] for network in networks], dtype=float),
+            counts=np.array([[network[one] for one in distinct] for network in networks], dtype=float),
             streams=streams,
             steps=steps,
-            published_ms=np.array([point.latency_ms for point in points]),
-            uncertainty=np.array([point.uncertainty for point in points]),
+            published_ms=np.array([*(row.latency_ms for row in points), *(row.latency_ms for row in baselines)]),
+            uncertainty=np.array([*(point.uncertainty for point in points), *[BASELINE_UNCERTAINTY] * len(baselines)]),
+            forgiven=np.arange(len(networks)) >= len(points),
         )
 
     def predict(self, coefficients: _Array) -> _Array:
@@ -370,11 +523,14 @@ class _Data:
 
         def residuals(z: _Array) -> _Array:
             predicted, _ = self._predict(floor + span * np.exp(spread * z))
-            return np.append((np.log(predicted / self.published_ms) / self.uncertainty)[rows], z)
+            errors = np.log(predicted / self.published_ms) / self.uncertainty
+            return np.append(np.where(self.forgiven, _forgiven(errors)[0], errors)[rows], z)
 
         def jacobian(z: _Array) -> _Array:
             above = span * np.exp(spread * z)
             predicted, slopes = self._predict(floor + above)
+            errors = np.log(predicted / self.published_ms) / self.uncertainty
+            slopes = slopes * np.where(self.forgiven, _forgiven(errors)[1], 1.0)[:, None]
             relative = slopes * above * spread / (predicted * self.uncertainty)[:, None]
             return np.vstack([relative[rows], np.eye(len(_NAMES))])
 
@@ -394,15 +550,38 @@ class _Data:
         return predicted, slopes
 
 
-def _observed_coverage(data: _Data, rows: Sequence[PublishedPoint]) -> float:
-    """Share of the rows inside the interval that all other rows give: leave one out, twice."""
+def _forgiven(errors: _Array) -> tuple[_Array, _Array]:
+    """What stands for a standardised error so that its square is twice the loss of Student's t; and its derivative."""
+    squares = errors**2 / BASELINE_FREEDOM
+    # log1p(x) / x is 1 at 0, and so close to it below the bound that the quotient is only noise.
+    shrink = np.sqrt(np.where(squares > 1e-12, np.log1p(squares) / np.maximum(squares, 1e-12), 1.0))
+    scale = np.sqrt(1 + 1 / BASELINE_FREEDOM)
+    return errors * scale * shrink, scale / (shrink * (1 + squares))
+
+
+def _fitted_baselines(path: Path) -> dict[Baseline, Counter[Operation]]:
+    """The baselines that say `fit` yes, with their operations."""
+    traced = read_operations(operations_beside(path))
+    fitted = [row for row in read_baselines(path) if row.fit == "yes"]
+    if missing := [row.name for row in fitted if row.name not in traced]:
+        raise InputError(
+            f"{operations_beside(path)}: has no operations of {', '.join(missing)}; "
+            "make the file again with tests/benchmarks/trace_baselines.py"
+        )
+    return {row: traced[row.name] for row in fitted}
+
+
+def _observed_coverage(evidence: Evidence, rows: Sequence[PublishedPoint]) -> float:
+    """Share of the points inside the interval that all other rows give: leave one out, twice."""
     count = len(rows)
-    everything = np.arange(count)
+    everything = np.arange(len(evidence.published_ms))
     # Leaving out i then j is leaving out j then i.
-    pairs = {(i, j): data.predict(data.fit(np.delete(everything, [i, j]))) for i in range(count) for j in range(i)}
+    pairs = {
+        (i, j): evidence.predict(evidence.fit(np.delete(everything, [i, j]))) for i in range(count) for j in range(i)
+    }
     inside = 0
     for index, row in enumerate(rows):
-        predicted = data.predict(data.fit(np.delete(everything, index)))[index]
+        predicted = evidence.predict(evidence.fit(np.delete(everything, index)))[index]
         left_out = []
         for other, other_row in enumerate(rows):
             if other != index:
@@ -413,14 +592,45 @@ def _observed_coverage(data: _Data, rows: Sequence[PublishedPoint]) -> float:
     return inside / count
 
 
-def _point(path: Path, line: int, row: Mapping[str | None, Any]) -> PublishedPoint:
+def _read(path: Path, record: type[_Row]) -> list[_Row]:
+    """The rows of a CSV file whose columns are the fields of a record; leading lines with # are passed over."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(file)
+        skipped = len(list(takewhile(lambda line: line.startswith("#"), lines)))
+        reader = csv.DictReader(lines[skipped:], strict=True)
+        header = list(reader.fieldnames or [])
+        rows = [(reader.line_num + skipped, row) for row in reader]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: is not a CSV file in UTF-8 ({error})") from error
+    expected = list(record.model_fields)
+    if missing := [column for column in expected if column not in header]:
+        raise InputError(f"{path}: the header lacks the column{'s' if missing[1:] else ''} {', '.join(missing)}")
+    if unknown := [column for column in header if column not in expected]:
+        raise InputError(f"{path}: the header has the unknown column{'s' if unknown[1:] else ''} {', '.join(unknown)}")
+    return [_record(path, line, row, record) for line, row in rows]
+
+
+def _record(path: Path, line: int, row: Mapping[str | None, Any], record: type[_Row]) -> _Row:
     where = f"{path}: row {line} ({row['name']})"
     if None in row or None in row.values():
         raise InputError(f"{where}: has {'more' if None in row else 'fewer'} cells than the header")
     try:
-        return PublishedPoint.model_validate(row)
+        return record.model_validate(row)
     except ValidationError as error:
         raise InputError.from_validation(where, error) from error
+
+
+_Named = TypeVar("_Named", PublishedPoint, Baseline)
+
+
+def _once_each(path: Path, rows: list[_Named]) -> list[_Named]:
+    for name, count in Counter(row.name for row in rows).items():
+        if count > 1:
+            raise InputError(f"{path}: column name: {name} occurs {count} times")
+    return rows
 
 
 def _named(coefficients: _Array) -> Coefficients:

@@ -26,10 +26,21 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from nas.architecture import Layer
+from nas.errors import InputError
 from nas.files import Record
 from nas.operations import Operation, OperationKind, operations
 
-__all__ = ["CoefficientName", "Coefficients", "CostModel", "Demand", "FitRow", "demands", "jackknife_plus"]
+__all__ = [
+    "CoefficientName",
+    "Coefficients",
+    "CostModel",
+    "Demand",
+    "FitRow",
+    "PublishedRow",
+    "demand",
+    "demands",
+    "jackknife_plus",
+]
 
 CoefficientName = Literal[
     "dense_ms_per_gmac",
@@ -51,13 +62,14 @@ _ARITHMETIC: Mapping[OperationKind, CoefficientName] = MappingProxyType(
 )
 
 # Convolutions stream their activations from one to the next; element-wise work rides along with its producer; attention
-# maps and rearranged tensors go through memory, as weights do.
+# maps, norms that need the whole tensor first and rearranged tensors go through memory, as weights do.
 _TRAFFIC: Mapping[OperationKind, CoefficientName] = MappingProxyType(
     {
         "dense": "stream_ms_per_mb",
         "depthwise": "stream_ms_per_mb",
         "product": "memory_ms_per_mb",
         "softmax": "memory_ms_per_mb",
+        "norm": "memory_ms_per_mb",
         "reshape": "memory_ms_per_mb",
         "elementwise": "fused_ms_per_mb",
         "pool": "fused_ms_per_mb",
@@ -75,7 +87,7 @@ class Coefficients(Record):
     Attributes:
         dense_ms_per_gmac: 10^9 MACs of convolutions and linear layers across channels.
         low_reuse_ms_per_gmac: 10^9 MACs of depthwise convolutions and of attention products.
-        memory_ms_per_mb: weights, and the tensors of attention products, softmax and reshapes.
+        memory_ms_per_mb: weights, and the tensors of attention products, softmax, norms and reshapes.
         stream_ms_per_mb: activations into and out of dense and depthwise operations.
         fused_ms_per_mb: activations of element-wise operations and pooling.
         dispatch_ms: each operation that is not element-wise or pooling.
@@ -91,27 +103,35 @@ class Coefficients(Record):
     overhead_ms: _Positive
 
 
-class FitRow(Record):
+class PublishedRow(Record):
     """A published network that the model was fitted to.
 
     Attributes:
-        name: row of the points file.
+        name: row of the file it comes from.
         published_ms: what was measured.
         predicted_ms: by the model, which has seen this row.
-        left_out_ms: by `left_out`, which has not.
-        left_out: coefficients fitted to all rows but this one.
     """
 
     name: str
     published_ms: _Positive
     predicted_ms: _Positive
-    left_out_ms: _Positive
-    left_out: Coefficients
 
     @property
     def fit_error(self) -> float:
         """Relative error of the prediction, signed."""
         return self.predicted_ms / self.published_ms - 1
+
+
+class FitRow(PublishedRow):
+    """One that is of the family, so that its error tells something about others of the family.
+
+    Attributes:
+        left_out_ms: predicted by `left_out`, which has not seen this row.
+        left_out: coefficients fitted to all rows and baselines but this one.
+    """
+
+    left_out_ms: _Positive
+    left_out: Coefficients
 
     @property
     def left_out_error(self) -> float:
@@ -162,7 +182,8 @@ class CostModel(Record):
         fit_error_worst: largest of them.
         left_out_error_mean: the same, each row predicted from the others.
         left_out_error_worst: largest of them.
-        rows: the fitted networks.
+        rows: the fitted networks of the family; all errors and intervals are made of these.
+        baselines: networks of other authors that helped to settle the coefficients.
     """
 
     coefficients: Coefficients
@@ -176,6 +197,7 @@ class CostModel(Record):
     left_out_error_mean: _Fraction
     left_out_error_worst: _Fraction
     rows: Annotated[tuple[FitRow, ...], Field(min_length=1)]
+    baselines: tuple[PublishedRow, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -196,19 +218,34 @@ class CostModel(Record):
         """Milliseconds of one inference: the layers and the overhead."""
         return self._network_ms(Counter(layers), self.coefficients)
 
-    def interval_ms(self, layers: Iterable[Layer]) -> tuple[float, float]:
-        """An interval around `network_ms` that aims at `coverage`.
+    def interval_ms(self, layers: Iterable[Layer], coverage: float | None = None) -> tuple[float, float]:
+        """An interval around `network_ms` that aims to cover a share of networks.
 
         A jackknife+ interval (Barber, Candes, Ramdas and Tibshirani, 2021, Annals of Statistics 49) on relative errors:
         each set of left-out coefficients predicts the network, and is off by as much as it was for its own row. Of
-        networks drawn like the rows it covers at least 1 - 2 * (1 - `coverage`), and in practice about `coverage`.
-        It knows nothing of networks unlike all rows: other resolutions, or the winner of a long search.
+        networks drawn like the rows it covers at least 1 - 2 * (1 - coverage), and in practice about the coverage.
+        It knows nothing of networks unlike all rows: other operations, far other sizes, or the winner of a long search.
+
+        Args:
+            layers: of the network.
+            coverage: the share, above 0 and below 1; the model's own where it is not given.
+        Raises:
+            InputError: the coverage is no such share, or takes more rows than the model has.
         """
+        share = self.coverage if coverage is None else coverage
+        if not 0 < share < 1:
+            raise InputError(f"coverage must be above 0 and below 1, got {share:g}")
+        if _outside(share, len(self.rows)) < 1:
+            most = 1 - 1 / (len(self.rows) + 1)
+            raise InputError(
+                f"an interval of coverage {share:g} takes more than the {len(self.rows)} networks that the model was "
+                f"fitted to; ask for {math.floor(most * 1000) / 1000:g} at most"
+            )
         counts = Counter(layers)
         return jackknife_plus(
             self._network_ms(counts, self.coefficients),
             [(self._network_ms(counts, row.left_out), row.left_out_ms / row.published_ms) for row in self.rows],
-            coverage=self.coverage,
+            coverage=share,
         )
 
     @property
@@ -223,8 +260,9 @@ class CostModel(Record):
     @property
     def trust(self) -> str:
         """How far a prediction can be trusted, in one sentence."""
+        others = f" (and, with little weight, to {len(self.baselines)} of other networks)" if self.baselines else ""
         return (
-            f"fitted to {len(self.rows)} published times: error {self.fit_error_mean:.1%} in the mean, "
+            f"fitted to {len(self.rows)} published times{others}: error {self.fit_error_mean:.1%} in the mean, "
             f"{self.fit_error_worst:.1%} at worst; each predicted from the others: "
             f"{self.left_out_error_mean:.1%} and {self.left_out_error_worst:.1%}"
         )
@@ -236,12 +274,18 @@ class CostModel(Record):
             yield f"  {name} {value:.4g}"
         yield self.trust
         yield f"interval: {self.interval_meaning}"
-        width = max(len(row.name) for row in self.rows)
+        width = max(len(row.name) for row in (*self.rows, *self.baselines))
         yield f"  {'':{width}}  published  predicted   error  left out"
         for row in self.rows:
             yield (
                 f"  {row.name:{width}}  {row.published_ms:9.2f}  {row.predicted_ms:9.3f}  {row.fit_error:+6.1%}"
                 f"  {row.left_out_error:+8.1%}"
+            )
+        if self.baselines:
+            yield "  networks of other authors, fitted with little weight"
+        for other in self.baselines:
+            yield (
+                f"  {other.name:{width}}  {other.published_ms:9.2f}  {other.predicted_ms:9.3f}  {other.fit_error:+6.1%}"
             )
 
     def _network_ms(self, counts: Mapping[Layer, int], coefficients: Coefficients) -> float:
@@ -273,10 +317,11 @@ def jackknife_plus(
 @lru_cache(maxsize=16384)
 def demands(layer: Layer, *, channel_group: int, element_bytes: int) -> tuple[Demand, ...]:
     """What the operations of one layer ask of the machine, in the order they run."""
-    return tuple(_demand(part, channel_group, element_bytes) for part in operations(layer))
+    return tuple(demand(part, channel_group=channel_group, element_bytes=element_bytes) for part in operations(layer))
 
 
-def _demand(operation: Operation, channel_group: int, element_bytes: int) -> Demand:
+def demand(operation: Operation, *, channel_group: int, element_bytes: int) -> Demand:
+    """What one operation asks of the machine."""
     inputs, outputs = (_padding(channels, channel_group) for channels in (operation.inputs, operation.outputs))
     # A depthwise operation has one input channel for each output channel: rounding them up counts once.
     factor = inputs * outputs if operation.kind == "dense" else outputs

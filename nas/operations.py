@@ -24,7 +24,7 @@ from nas.architecture import (
 
 __all__ = ["Counts", "Operation", "OperationKind", "count", "operations"]
 
-OperationKind = Literal["dense", "depthwise", "product", "elementwise", "softmax", "reshape", "pool"]
+OperationKind = Literal["dense", "depthwise", "product", "elementwise", "softmax", "norm", "reshape", "pool"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +32,13 @@ class Operation:
     """One operation of the deployed network at batch 1.
 
     Attributes:
-        kind: `dense` (convolution or linear layer across channels), `depthwise`, `product` (of two activations), ...
+        kind: `dense` (convolution or linear layer across channels), `depthwise`, `product` (of two activations), ...;
+            `norm` is one that cannot be folded, and no layer of this project has it.
         macs: multiply-adds.
         weights: parameters, bias included.
-        inputs: channels read by a `dense` or `depthwise` operation; 0 for the other kinds, and for the image, which
-            comes as it is and not in the runtime's layout of channels.
-        outputs: channels written by them.
+        inputs: channels read by a `dense` or `depthwise` operation, of one group where it has several; 0 for the other
+            kinds, and for the image, which comes as it is and not in the runtime's layout of channels.
+        outputs: channels written by them, likewise.
         reads: activation elements read.
         writes: activation elements written.
     """

@@ -1,5 +1,6 @@
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,8 +19,9 @@ from nas.architecture import (
     StemSpec,
     stage_layers,
 )
-from nas.cost_model import Coefficients, CostModel, FitRow, demands, jackknife_plus
-from nas.operations import operations
+from nas.cost_model import Coefficients, CostModel, FitRow, PublishedRow, demand, demands, jackknife_plus
+from nas.errors import InputError
+from nas.operations import Operation, operations
 
 COEFFICIENTS = Coefficients(
     dense_ms_per_gmac=0.18,
@@ -121,6 +123,23 @@ def test_interval_holds_the_prediction_and_narrows_with_less_coverage() -> None:
     assert jackknife_plus(0.8, left_out, coverage=0.9)[0] == 0.8
 
 
+def test_interval_of_any_coverage_that_the_rows_support(model: CostModel, references: dict[str, Architecture]) -> None:
+    layers = list(references["m"].layers())
+    wide, narrow = model.interval_ms(layers, 0.9), model.interval_ms(layers, coverage=0.5)
+
+    assert wide == model.interval_ms(layers)
+    assert wide[0] < narrow[0] < model.network_ms(layers) < narrow[1] < wide[1]
+    with pytest.raises(
+        InputError,
+        match=r"an interval of coverage 0\.95 takes more than the 9 networks that the model was fitted to; "
+        r"ask for 0\.9 at most",
+    ):
+        model.interval_ms(layers, 0.95)
+    for coverage in (0.0, 1.0, 1.5, float("nan")):
+        with pytest.raises(InputError, match=r"coverage must be above 0 and below 1, got"):
+            model.interval_ms(layers, coverage)
+
+
 def test_interval_that_the_rows_cannot_support_is_refused(model: CostModel) -> None:
     data = model.model_dump() | {"rows": model.model_dump()["rows"][:8]}
 
@@ -147,6 +166,16 @@ def test_description_says_how_far_to_trust_it(model: CostModel) -> None:
     assert "fitted to 9 published times: error 0.0% in the mean, 0.0% at worst" in text
     assert "90% jackknife+ from 9 published times; 8 of these lay inside" in text
     assert "left out" in text
+    other = PublishedRow(name="another", published_ms=1.0, predicted_ms=1.2)
+    text = "\n".join(model.model_copy(update={"baselines": (other,)}).describe())
+    assert "fitted to 9 published times (and, with little weight, to 1 of other networks): error 0.0%" in text
+    assert re.search(r"another +1\.00 +1\.200 +\+20\.0%", text)
+
+
+def test_norm_goes_through_memory() -> None:
+    part = demand(Operation(kind="norm", weights=10, reads=500, writes=500), channel_group=32, element_bytes=2)
+
+    assert part.cost_ms(COEFFICIENTS, 1.0) == pytest.approx(0.00026 + 0.025 * (1000 + 10) * 2 / 1e6)
 
 
 def test_loading_the_model_loads_neither_torch_nor_numpy() -> None:
