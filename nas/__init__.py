@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture
+    from nas.check import check_table
     from nas.latency import Latency, LatencyTable
     from nas.measure import build_table
     from nas.model import build_model, fuse
@@ -28,6 +29,7 @@ __all__ = [
     "SearchSpace",
     "build_model",
     "build_table",
+    "check_table",
     "count",
     "fuse",
     "plan_search",
@@ -44,6 +46,7 @@ _HOMES = {
     "SearchSpace": "space",
     "build_model": "model",
     "build_table": "measure",
+    "check_table": "check",
     "count": "operations",
     "fuse": "model",
     "plan_search": "search",

@@ -36,9 +36,11 @@ __all__ = [
     "OddCount",
     "OddCountOrZero",
     "Ratio",
+    "Stack",
     "StageSpec",
     "StemLayer",
     "StemSpec",
+    "Subject",
     "odd",
     "stage_layers",
     "stage_size",
@@ -179,6 +181,11 @@ class Architecture(Record):
         """Twelve hexadecimal digits of the SHA-256 of the canonical JSON: equal networks, equal ids."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def key(self) -> str:
+        """Name of the whole network where single layers have their keys."""
+        return f"network-{self.id}"
 
     @property
     def summary(self) -> str:
@@ -405,6 +412,23 @@ class HeadLayer:
 
 
 Layer = StemLayer | DownsampleLayer | ConvLayer | AttentionLayer | HeadLayer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """`count` layers of one kind in a row, each with its own weights; only for layers that keep the shape of a map."""
+
+    layer: ConvLayer | AttentionLayer
+    count: int
+
+    @property
+    def key(self) -> str:
+        """Name of the stack."""
+        return f"{self.layer.key}-times{self.count}"
+
+
+# What a device can time.
+Subject = Layer | Stack | Architecture
 
 
 def _require_divisible(spec: AttentionSpec, channels: int, where: str) -> None:

@@ -19,6 +19,8 @@ import typer
 from nas.errors import InputError, NasError
 
 if TYPE_CHECKING:
+    from nas.devices import Device
+    from nas.latency import LatencyTable
     from nas.measure import Progress as BuildProgress
     from nas.result import Candidate, SearchResult
     from nas.search import Progress as SearchProgress
@@ -38,6 +40,19 @@ app.add_typer(space_app, name="space")
 
 SpaceOption = Annotated[str, typer.Option("--space", help="Search space: a name or a .toml file.")]
 TableOption = Annotated[str, typer.Option("--table", help="Latency table: a name, its beginning, or a .json file.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="NAME or NAME://ADDRESS, such as ssh://user@host:22; nas devices lists them.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, max=1024, help="Threads of the runtime.", show_default="1")
+]
+RunnerOption = Annotated[
+    Path | None, typer.Option("--runner", help="Program to run on the device (android).", show_default=False)
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="NAME=VALUE of the device; may be repeated.", show_default=False),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
 ResultsArgument = Annotated[Path, typer.Argument(help="A results folder.", show_default=False)]
 
@@ -74,6 +89,12 @@ def search(
     time_limit: Annotated[
         str | None, typer.Option(help="End after this long: 90s, 10m, 2h.", show_default="10m without --trials")
     ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=0.999, help="Keep the upper end of this interval inside the budget.", show_default=False
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the sampler, the data and the training.")] = 0,
     storage: Annotated[
         str | None, typer.Option(help="Optuna storage URL.", show_default="a journal in the results folder")
@@ -101,10 +122,18 @@ def search(
     scorer = load_plugin("proxy", "proxies", proxy)
     folder = out or _default_out(space, budget_ms, resume=resume)
     # A budget that cannot be met is refused before any image is made or read.
-    check_budget(search_space, latency_table, budget_ms)
+    check_budget(search_space, latency_table, budget_ms, confidence)
     with _data_watch() as watch:
         built = scorer.build(data=data, seed=seed, progress=watch)
-    planned = plan_search(search_space, latency_table, built, budget_ms=budget_ms, trials=trials, time_limit_s=limit_s)
+    planned = plan_search(
+        search_space,
+        latency_table,
+        built,
+        budget_ms=budget_ms,
+        confidence=confidence,
+        trials=trials,
+        time_limit_s=limit_s,
+    )
     for line in planned.describe():
         _say(line)
     _say(f"results: {folder}")
@@ -180,7 +209,7 @@ def latency(
     _print(f"{name}  {architecture.summary}")
     _print(f"{counts.params / 1e6:.3f} M parameters, {counts.macs / 1e9:.3f} GMACs at {architecture.resolution} px")
     _print(f"{found.latency_ms:.3f} ms  [{found.low_ms:.3f}, {found.high_ms:.3f}]  {latency_table.provenance.label}")
-    _print(f"interval: {latency_table.interval_meaning}")
+    _print(f"interval: {latency_table.interval_meaning}; {latency_table.trust}")
     if published:
         difference = found.latency_ms / published.latency_ms - 1
         _print(f"published: {published.latency_ms:.2f} ms ({published.source}); predicted {difference:+.1%}")
@@ -195,9 +224,19 @@ def latency(
 
 @table_app.command("build")
 def table_build(
-    device: Annotated[str, typer.Option(help="What to measure on; nas devices lists them.")] = "onnxruntime",
+    device: DeviceOption = "onnxruntime",
     space: SpaceOption = "iformer",
-    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of the runtime.")] = 1,
+    threads: ThreadsOption = None,
+    runner: RunnerOption = None,
+    option: SettingsOption = None,
+    sample: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of the layers to measure; the rest is filled in and marked.")
+    ] = 1.0,
+    until_error: Annotated[
+        str | None,
+        typer.Option(help="Measure on until filled values are known to this, such as 2%.", show_default=False),
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Take up layers that failed before.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Table file.", show_default="latency_tables/DEVICE.RUNTIME.PRECISION.json")
     ] = None,
@@ -206,21 +245,93 @@ def table_build(
 
     Example: nas table build --device onnxruntime --space tiny --out tiny.json
     """
-    from nas.catalog import load_plugin
+    from nas.entries import Failed
     from nas.measure import build_table, default_path
     from nas.space import SearchSpace
 
     search_space = SearchSpace.find(space)
-    opened = load_plugin("device", "devices", device).open_device(threads=threads)
-    path = out or default_path(opened)
-    if path.suffix != ".json":
-        raise InputError(f"{path}: a table is a .json file")
-    if out is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with _build_watch() as watch:
-        built = build_table(search_space.layers, opened, path, on_progress=watch)
-    _say(f"{len(built.entries)} layers in {path} ({built.provenance.label})")
+    error = _fraction("--until-error", until_error) if until_error else None
+    if out is not None and out.suffix != ".json":
+        raise InputError(f"{out}: a table is a .json file")
+    with _opened(device, threads=threads, runner=runner, settings=option) as opened:
+        path = out or default_path(opened)
+        if out is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with _build_watch() as watch:
+            built = build_table(
+                search_space.layers,
+                opened,
+                path,
+                sample=sample,
+                until_error=error,
+                retry_failed=retry_failed,
+                on_progress=watch,
+            )
+    for line in built.describe():
+        _say(line)
+    if failures := sum(isinstance(entry, Failed) for entry in built.entries.values()):
+        _say(f"{failures} layers failed: mend the cause, then the same command with --retry-failed")
+    _say(f"how far to trust its sums: nas table check {path} --device {device}")
     _print(str(path))
+
+
+@table_app.command("check")
+def table_check(
+    table: Annotated[str, typer.Argument(help="A table name or file.", show_default=False)],
+    device: Annotated[
+        str | None,
+        typer.Option(help="NAME or NAME://ADDRESS.", show_default="the kind that measured the table"),
+    ] = None,
+    space: SpaceOption = "iformer",
+    threads: ThreadsOption = None,
+    runner: RunnerOption = None,
+    option: SettingsOption = None,
+    networks: Annotated[int, typer.Option(min=4, help="Random networks to compare, beside the references.")] = 40,
+    calibrate: Annotated[
+        int, typer.Option(min=0, help="Further random networks to learn a correction from; it stays in the table.")
+    ] = 0,
+    rounds: Annotated[int, typer.Option(min=2, help="How often each network is timed.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Time whole networks on the device of a table, and store in the table how far its sums can be trusted.
+
+    Example: nas table check amd-epyc --calibrate 10
+    """
+    from nas.check import check_table
+    from nas.latency import LatencyTable
+    from nas.space import SearchSpace
+
+    search_space = SearchSpace.find(space)
+    found, path = LatencyTable.find(table)
+    threads = threads or found.provenance.threads
+    name = device or found.provenance.kind
+    if name is None:
+        raise InputError(f"{path} was not measured by a device of this project ({found.provenance.label})")
+    with _opened(name, threads=threads, runner=runner, settings=option) as opened, _build_watch() as watch:
+        checked = check_table(
+            found,
+            path,
+            search_space,
+            opened,
+            networks=networks,
+            calibrate=calibrate,
+            rounds=rounds,
+            on_progress=watch,
+        )
+    assert checked.check is not None
+    if as_json:
+        _print_json(_check_json(checked))
+        return
+    from rich.table import Table
+
+    shown = Table("network", "measured ms", "predicted", "error", "sum of layers", "spread", "", box=None)
+    for row in checked.check.rows:
+        error = f"{row.predicted_ms / row.measured_ms - 1:+.1%}"
+        values = (f"{row.measured_ms:.3f}", f"{row.predicted_ms:.3f}", error, f"{row.sum_ms:.3f}", f"{row.spread:.1%}")
+        shown.add_row(row.name, *values, row.role)
+    _print_table(shown)
+    for line in checked.describe():
+        _print(line)
 
 
 @table_app.command("list")
@@ -234,14 +345,14 @@ def table_list() -> None:
     from nas import catalog
     from nas.latency import LatencyTable
 
-    shown = Table("table", "entries", "model", "origin", box=None)
+    shown = Table("table", "entries", "origin", "trust", box=None)
     for name, path in catalog.files("latency_tables", ".json").items():
         try:
             table = LatencyTable.load(path)
         except InputError as error:  # One broken file must not hide the others.
-            shown.add_row(name, "-", "-", str(error))
+            shown.add_row(name, "-", str(error), "-")
             continue
-        shown.add_row(name, str(len(table.entries)), "yes" if table.model else "no", table.provenance.label)
+        shown.add_row(name, str(len(table.entries) or "model"), table.provenance.label, table.trust)
     _print_table(shown)
 
 
@@ -253,22 +364,18 @@ def table_show(table: Annotated[str, typer.Argument(help="A table name or file."
     """
     from rich.table import Table
 
+    from nas.entries import Timing
     from nas.latency import LatencyTable
 
     found, path = LatencyTable.find(table)
-    _print(f"{path}: {found.provenance.label}")
-    _print(f"runtime: {', '.join([found.provenance.runtime, *map(' '.join, found.provenance.versions.items())])}")
-    _print(f"protocol: {found.provenance.protocol}")
-    _print(f"date: {found.provenance.date}")
-    _print(f"trust: {found.trust}")
-    if found.model:
-        for line in found.model.describe():
-            _print(line)
-    if found.entries:
-        shown = Table("dearest layers", "median ms", "minimum", "p90", "runs", box=None)
-        dearest = sorted(found.entries.items(), key=lambda item: -item[1].median_ms)[:10]
-        for key, timing in dearest:
-            values = (timing.median_ms, timing.minimum_ms, timing.p90_ms)
+    _print(str(path))
+    for line in found.describe():
+        _print(line)
+    timings = {key: entry for key, entry in found.entries.items() if isinstance(entry, Timing)}
+    if timings:
+        shown = Table("dearest layers", "fastest ms", "median", "p90", "slowest", "runs", box=None)
+        for key, timing in sorted(timings.items(), key=lambda item: -item[1].minimum_ms)[:10]:
+            values = (timing.minimum_ms, timing.median_ms, timing.p90_ms, timing.maximum_ms)
             shown.add_row(key, *(f"{value:.4f}" for value in values), str(timing.runs))
         _print_table(shown)
 
@@ -277,14 +384,18 @@ def table_show(table: Annotated[str, typer.Argument(help="A table name or file."
 def table_calibrate(
     points: Annotated[Path, typer.Argument(help="Published end-to-end times, a .points.csv file.")],
     out: Annotated[Path, typer.Option(help="Table file to write.")],
+    baselines: Annotated[
+        bool,
+        typer.Option(help="Let networks of other authors help: those of the .baselines.csv beside the points, if any."),
+    ] = True,
 ) -> None:
     """Fit the per-layer cost model of the iPhone 13 to published end-to-end times.
 
     Example: nas table calibrate latency_tables/iphone13.points.csv --out iphone13.coreml.fp16.json
     """
-    from nas.calibrate import iphone13_table
+    from nas.calibrate import baselines_beside, iphone13_table
 
-    table = iphone13_table(points)
+    table = iphone13_table(points, baselines_beside(points) if baselines else None)
     table.save(out)
     assert table.model is not None
     for line in table.model.describe():
@@ -302,12 +413,12 @@ def devices() -> None:
 
     from nas.catalog import load_plugin, plugins
 
-    shown = Table("device", "available", "description", box=None)
+    shown = Table("device", "available", "what it is, or why not and what to do", "options", box=None)
     for name in plugins("devices"):
         module = load_plugin("device", "devices", name)
         reason = module.unavailable()
         about = (module.__doc__ or "").splitlines()[0]
-        shown.add_row(name, "no" if reason else "yes", reason or about)
+        shown.add_row(name, "no" if reason else "yes", reason or about, ", ".join(module.Options.model_fields))
     _print_table(shown)
 
 
@@ -500,6 +611,55 @@ def _seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise InputError(f"--time-limit must be a time such as 90s, 10m or 2h, got {text!r}")
     return value
+
+
+def _fraction(name: str, text: str) -> float:
+    """`2%` or `0.02` as a fraction."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise InputError(f"{name} must be a share such as 2% or 0.02, got {text!r}")
+    return value
+
+
+@contextmanager
+def _opened(device: str, *, threads: int | None, runner: Path | None, settings: list[str] | None) -> Iterator[Device]:
+    """A device with its options, closed at the end however it comes."""
+    from nas.devices import open_device
+
+    options = {}
+    for text in settings or []:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise InputError(f"--option must be NAME=VALUE, got {text!r}")
+        options[name] = value
+    if threads is not None:
+        options["threads"] = str(threads)
+    if runner is not None:
+        options["runner"] = str(runner)
+    # What `kill` sends must close the device, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    opened = open_device(device, options)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def _check_json(table: LatencyTable) -> dict[str, Any]:
+    check = table.check
+    assert check is not None
+    return {
+        **check.agreement.model_dump(),
+        "noise_floor": check.noise_floor,
+        "baselines": {name: agreement.model_dump() for name, agreement in check.baselines.items()},
+        "uncorrected": check.uncorrected.model_dump(),
+        "correction": table.correction.model_dump() if table.correction else None,
+        "drift": check.drift,
+        "rows": [row.model_dump() for row in check.rows],
+    }
 
 
 def _default_out(space: str, budget_ms: float, *, resume: bool) -> Path:

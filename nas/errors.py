@@ -86,6 +86,8 @@ def _path(location: tuple[str | int, ...]) -> str:
     for index, part in enumerate(location):
         if location[max(index - 2, 0)] == "blocks" and index >= 2:
             continue  # Pydantic puts the kind of a block behind its number; users never wrote it there.
+        if str(part).startswith("<"):
+            continue  # The tag of a union, likewise.
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path
 

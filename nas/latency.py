@@ -4,88 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from nas import catalog
 from nas.architecture import Architecture, Layer
 from nas.cost_model import CostModel
+from nas.entries import Check, Correction, Entry, Failed, Filled, Provenance, PublishedTime, ReferenceTime, Timing
 from nas.errors import InputError, MissingLatencyError
 from nas.files import Record, write_beside
+from nas.operations import operations
 
-__all__ = ["Latency", "LatencyTable", "LayerLatency", "Provenance", "PublishedTime", "Timing"]
+__all__ = ["Latency", "LatencyTable", "LayerLatency", "weights_mb"]
 
-Source = Literal["measured", "calibrated", "analytic"]
-_Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Provenance(Record):
-    """Where the numbers of a table come from; tables that differ in it are never mixed.
-
-    Attributes:
-        source: `measured` on the device, `calibrated` (a model fitted to published end-to-end times), or `analytic`.
-        device: model of the device, such as a phone or a processor.
-        os: operating system and version.
-        runtime: what ran the network, such as onnxruntime.
-        versions: version of each piece of software that shapes the numbers.
-        precision: number format of weights and activations.
-        threads: threads of the runtime; absent where the runtime decides.
-        batch: images in one inference.
-        statistic: the quantile of the timed runs that a look-up adds up.
-        protocol: how the times were taken, in words.
-        date: day of the measurement or calibration, ISO 8601.
-    """
-
-    source: Source
-    device: str
-    os: str
-    runtime: str
-    versions: dict[str, str]
-    precision: str
-    threads: int | None = None
-    batch: Literal[1] = 1
-    statistic: Literal["minimum", "median"] = "median"
-    protocol: str
-    date: str
-
-    @property
-    def label(self) -> str:
-        """The origin in a few words, for wherever a number is shown."""
-        threads = f", {self.threads} thread{'' if self.threads == 1 else 's'}" if self.threads else ""
-        return f"{self.source}: {self.device}, {self.os}, {self.runtime}, {self.precision}{threads}, batch {self.batch}"
-
-    def same_device(self, other: Provenance) -> bool:
-        """Whether both describe the same device, software and settings, on whatever day."""
-        return self.model_copy(update={"date": other.date}) == other
-
-
-class Timing(Record):
-    """Quantiles of the timed runs of one layer, in milliseconds."""
-
-    minimum_ms: _Milliseconds
-    p10_ms: _Milliseconds
-    median_ms: _Milliseconds
-    p90_ms: _Milliseconds
-    runs: Annotated[int, Field(gt=0)]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if not self.minimum_ms <= self.p10_ms <= self.median_ms <= self.p90_ms:
-            raise ValueError("quantiles must rise from minimum_ms to p90_ms")
-        return self
-
-
-class PublishedTime(Record):
-    """What others measured for a whole network on this device; shown beside the prediction."""
-
-    name: str
-    latency_ms: _Milliseconds
-    top1: Annotated[float, Field(gt=0, le=100)] | None = None
-    source: str
+_COVERAGE = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,16 +57,25 @@ class LatencyTable(Record):
     """Latency of every layer on one device, as read from latency_tables/*.json.
 
     Attributes:
-        entries: layer key -> timing.
+        provenance: where the numbers come from.
         model: fills in layers without an entry; a table without a model answers for its entries only.
         published: architecture id -> what others measured for that network.
+        reference: the layer that tells the drift of the device.
+        call_ms: cost of a run beside its layers, where the device has one.
+        correction: what whole networks showed the sums to be off by.
+        check: how far the look-ups can be trusted.
+        entries: layer key -> timing, filled value or failure.
     """
 
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
     provenance: Provenance
     model: CostModel | None = None
     published: dict[str, PublishedTime] = Field(default_factory=dict)
-    entries: dict[str, Timing] = Field(default_factory=dict)
+    reference: ReferenceTime | None = None
+    call_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    correction: Correction | None = None
+    check: Check | None = None
+    entries: dict[str, Entry] = Field(default_factory=dict)
 
     @classmethod
     def find(cls, name: str) -> tuple[LatencyTable, Path]:
@@ -158,25 +104,35 @@ class LatencyTable(Record):
     def save(self, path: Path) -> None:
         """Write the table beside `path` and rename it: one entry a line, sorted, so that a diff can be read."""
         data = self.model_dump(mode="json", by_alias=True, exclude_none=True)
-        entries = ",\n".join(f"  {json.dumps(key)}: {json.dumps(data['entries'][key])}" for key in sorted(self.entries))
-        published = ",\n".join(
-            f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(data["published"].items())
-        )
+        entries = {key: entry.model_dump(mode="json", exclude_defaults=True) for key, entry in self.entries.items()}
         parts = [f'{{"schema": {self.schema_version}', f'"provenance": {json.dumps(data["provenance"], indent=1)}']
         if self.model:
             parts.append(f'"model": {json.dumps(data["model"], indent=1)}')
         if self.published:
-            parts.append(f'"published": {{\n{published}\n }}')
-        parts.append(f'"entries": {{\n{entries}\n }}' if entries else '"entries": {}')
+            parts.append(f'"published": {{\n{_lines(data["published"])}\n }}')
+        for name in ("reference", "call_ms", "correction"):
+            if data.get(name):
+                parts.append(f'"{name}": {json.dumps(data[name])}')
+        if self.check:
+            rows = ",\n  ".join(map(json.dumps, data["check"].pop("rows")))
+            parts.append(f'"check": {json.dumps(data["check"])[:-1]}, "rows": [\n  {rows}\n ]}}')
+        parts.append(f'"entries": {{\n{_lines(entries)}\n }}' if entries else '"entries": {}')
         write_beside(path, (",\n ".join(parts) + "}\n").encode())
 
-    def with_entries(self, entries: Mapping[str, Timing]) -> LatencyTable:
-        """The same table with these timings added."""
-        return self.model_copy(update={"entries": {**self.entries, **entries}})
+    def with_entries(self, entries: Mapping[str, Entry]) -> LatencyTable:
+        """The same table with these entries added; what was checked before no longer holds and is dropped."""
+        return self.model_copy(
+            update={"entries": {**self.entries, **entries}, "check": None, "correction": None},
+        )
 
     @property
     def interval_meaning(self) -> str:
         """What the interval of a look-up in this table covers."""
+        if self.check:
+            return (
+                f"{_default_coverage(self.check):.0%} of networks like the {self.check.agreement.networks} it was "
+                "checked on"
+            )
         if self.model:
             return self.model.interval_meaning
         return (
@@ -186,9 +142,37 @@ class LatencyTable(Record):
     @property
     def trust(self) -> str:
         """How far a look-up can be trusted, in one sentence."""
+        if self.check:
+            filled = sum(isinstance(entry, Filled) for entry in self.entries.values())
+            return self.check.describe() + (f"; {filled} of {len(self.entries)} layers are filled in" if filled else "")
         if self.model:
             return self.model.trust
-        return "the sum of layers was not compared with whole networks on this device"
+        return "the sum of layers was not compared with whole networks on this device (nas table check)"
+
+    def describe(self) -> Iterator[str]:
+        """Where the table comes from and what is known about it, as lines of text."""
+        provenance = self.provenance
+        yield provenance.label
+        yield f"runtime: {', '.join([provenance.runtime, *map(' '.join, provenance.versions.items())])}"
+        yield f"protocol: {provenance.protocol}"
+        yield f"date: {provenance.date}"
+        yield f"trust: {self.trust}"
+        if self.entries:
+            yield from _describe_entries(self.entries)
+        if self.call_ms:
+            yield f"one call costs {self.call_ms:.3f} ms beside its layers"
+        if self.correction:
+            yield (
+                f"correction: {self.correction.scale:.4f} x sum + {self.correction.weights_ms_per_mb:.4f} ms for each "
+                f"10^6 bytes of weights, learnt on {self.correction.networks} whole networks"
+            )
+        if self.check:
+            yield f"check of {self.check.date}: {self.check.protocol}; drift {self.check.drift:g}"
+            yield f"  plain sums: {self.check.uncorrected.describe()}"
+            for name, agreement in self.check.baselines.items():
+                yield f"  a line in {name}: {agreement.describe()}, {agreement.networks} networks it has not seen"
+        if self.model:
+            yield from self.model.describe()
 
     def quantiles(self, networks: Iterable[Architecture]) -> dict[str, float]:
         """Minimum, 10 %, median, 90 % and maximum of the latency of some networks, in ms."""
@@ -197,7 +181,7 @@ class LatencyTable(Record):
         return {name: values[round(share * (len(values) - 1))] for name, share in shares.items()}
 
     def layer_ms(self, layer: Layer) -> float:
-        """Milliseconds of one layer.
+        """Milliseconds of one layer, corrected where the table has a correction.
 
         Raises:
             MissingLatencyError: neither an entry nor a model covers it.
@@ -210,12 +194,31 @@ class LatencyTable(Record):
         Raises:
             MissingLatencyError: a layer has no entry.
         """
-        return sum(map(self.layer_ms, architecture.layers())) + (self.model.overhead_ms if self.model else 0.0)
+        return sum(map(self.layer_ms, architecture.layers())) + self._overhead_ms
 
-    def latency(self, architecture: Architecture) -> Latency:
-        """Predicted latency of a network: the sum of its layers, with an interval and the breakdown.
+    def sum_ms(self, architecture: Architecture) -> float:
+        """The sum of the layers as they were timed, without correction, and the cost of the call."""
+        return self.model_copy(update={"correction": None}).latency_ms(architecture)
+
+    def upper_ms(self, architecture: Architecture, confidence: float) -> float:
+        """Upper end of the interval that covers this share of networks: what `--confidence` searches on.
 
         Raises:
+            InputError: the table has neither a check nor a model, or too few networks behind them.
+            MissingLatencyError: a layer has no entry.
+        """
+        if not (self.check or self.model):
+            raise InputError("the latency table was not checked, so it has no interval: nas table check TABLE")
+        return self.latency(architecture, coverage=confidence).high_ms
+
+    def latency(self, architecture: Architecture, *, coverage: float | None = None) -> Latency:
+        """Predicted latency of a network: the sum of its layers, with an interval and the breakdown.
+
+        Args:
+            architecture: need not lie in any space.
+            coverage: share of networks that the interval is to cover, in (0, 1); by default what the table knows well.
+        Raises:
+            InputError: the table knows too few networks for this coverage.
             MissingLatencyError: some layers have no entry; the message says how to measure them.
         """
         layers = list(architecture.layers())
@@ -223,11 +226,10 @@ class LatencyTable(Record):
         if missing:
             raise _missing(missing)
         parts = [self._look_up(layer) for layer in layers]
-        overhead = self.model.overhead_ms if self.model else 0.0
-        if overhead:
-            parts.append(LayerLatency(key="overhead", latency_ms=overhead, source=self.provenance.source))
+        if self._overhead_ms:
+            parts.append(LayerLatency(key="overhead", latency_ms=self._overhead_ms, source=self.provenance.source))
         total = sum(part.latency_ms for part in parts)
-        low, high = self._interval(layers)
+        low, high = self._interval(layers, total, coverage)
         return Latency(
             latency_ms=total,
             low_ms=min(low, total),
@@ -240,27 +242,104 @@ class LatencyTable(Record):
         """Sixteen hexadecimal digits that change with any content of the table."""
         return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()[:16]
 
-    def _look_up(self, layer: Layer) -> LayerLatency:
-        timing = self.entries.get(layer.key)
-        if timing is not None:
-            value = timing.minimum_ms if self.provenance.statistic == "minimum" else timing.median_ms
-            return LayerLatency(key=layer.key, latency_ms=value, source=self.provenance.source)
-        if self.model is None:
-            raise _missing({layer.key})
-        # Beside measured entries a filled value must be told apart from them.
-        source = "filled" if self.provenance.source == "measured" else self.provenance.source
-        return LayerLatency(key=layer.key, latency_ms=self.model.layer_ms(layer), source=source)
+    @property
+    def _overhead_ms(self) -> float:
+        return self.call_ms + (self.model.overhead_ms if self.model else 0.0)
 
-    def _interval(self, layers: Iterable[Layer]) -> tuple[float, float]:
-        known = [self.entries[layer.key] for layer in layers if layer.key in self.entries]
-        low = sum(timing.minimum_ms for timing in known)
-        high = sum(timing.p90_ms for timing in known)
+    def _look_up(self, layer: Layer) -> LayerLatency:
+        match self.entries.get(layer.key):
+            case Timing() as timing:
+                fastest = self.provenance.statistic == "minimum"
+                value = (timing.minimum_ms if fastest else timing.median_ms) / timing.drift
+                source: str = self.provenance.source
+            case Filled() as filled:
+                value, source = filled.filled_ms, "filled"
+            case Failed() as failed:
+                raise MissingLatencyError(
+                    f"{layer.key} could not be measured ({failed.failed}): nas table build --retry-failed"
+                )
+            case None if self.model:
+                # Beside measured entries a modelled value must be told apart from them.
+                source = "filled" if self.provenance.source == "measured" else self.provenance.source
+                value = self.model.layer_ms(layer)
+            case None:
+                raise _missing({layer.key})
+        if self.correction:
+            weights = weights_mb(layer, self.provenance.precision)
+            value = self.correction.scale * value + self.correction.weights_ms_per_mb * weights
+        return LayerLatency(key=layer.key, latency_ms=value, source=source)
+
+    def _interval(self, layers: Sequence[Layer], total_ms: float, coverage: float | None) -> tuple[float, float]:
+        if self.check:
+            low, high = self.check.factors(coverage or _default_coverage(self.check))
+            return total_ms * low, total_ms * high
+        low = high = self.call_ms
+        for layer in layers:
+            match self.entries.get(layer.key):
+                case Timing() as timing:
+                    low += timing.minimum_ms / timing.drift
+                    high += timing.p90_ms / timing.drift
+                case Filled() as filled:
+                    low += filled.low_ms
+                    high += filled.high_ms
         if self.model:
-            filled_low, filled_high = self.model.interval_ms(
-                [layer for layer in layers if layer.key not in self.entries]
-            )
-            return low + filled_low, high + filled_high
+            rest = [layer for layer in layers if layer.key not in self.entries]
+            modelled_low, modelled_high = self.model.interval_ms(rest, coverage)
+            return low + modelled_low, high + modelled_high
         return low, high
+
+
+def _describe_entries(entries: Mapping[str, Entry]) -> Iterator[str]:
+    timings = {key: entry for key, entry in entries.items() if isinstance(entry, Timing)}
+    failures = {key: entry.failed for key, entry in entries.items() if isinstance(entry, Failed)}
+    filled = sum(isinstance(entry, Filled) for entry in entries.values())
+    yield f"layers: {len(timings)} measured, {filled} filled in between them, {len(failures)} failed"
+    for key, reason in sorted(failures.items()):
+        yield f"  failed: {key}: {reason}"
+    if not timings:
+        return
+    doubtful = sum(not (timing.settled and timing.confirmed) for timing in timings.values())
+    ratios = sorted(timing.median_ms / timing.minimum_ms for timing in timings.values())
+    slowest, worst = max(timings.items(), key=lambda item: item[1].maximum_ms / item[1].minimum_ms)
+    yield (
+        f"runs: the median is {ratios[len(ratios) // 2]:.2f} times the fastest in the middle of the layers and "
+        f"{ratios[-1]:.2f} times at most; slowest run of all {worst.maximum_ms / worst.minimum_ms:.1f} times the "
+        f"fastest ({slowest})"
+    )
+    yield f"in doubt after all visits: {doubtful}; drift {_range(timing.drift for timing in timings.values())}"
+    slow = {key: timing.slowdown for key, timing in timings.items() if timing.slowdown > 1}
+    if slow:
+        yield f"two speeds: {len(slow)} layers run faster at first, by {_range(slow.values())}; the steady time counts"
+    compared = [timing.output_error for timing in timings.values() if timing.output_error is not None]
+    yield (
+        f"outputs: {len(compared)} compared with torch, relative error at most {max(compared):.1g}"
+        if compared
+        else "outputs: not compared with torch, the device does not give them"
+    )
+    for name in sorted({name for timing in timings.values() for name in timing.facts}):
+        counts = Counter(timing.facts.get(name, "not told") for timing in timings.values())
+        yield f"{name}: " + "; ".join(f"{value} ({number} layers)" for value, number in counts.most_common(5))
+
+
+def _range(values: Iterable[float]) -> str:
+    ordered = sorted(values)
+    return f"{ordered[0]:.3f}" if ordered[0] == ordered[-1] else f"{ordered[0]:.3f} to {ordered[-1]:.3f}"
+
+
+def weights_mb(layer: Layer, precision: str) -> float:
+    """10^6 bytes of a layer's weights on the device."""
+    size = 2 if precision == "fp16" else 4
+    return sum(operation.weights for operation in operations(layer)) * size / 1e6
+
+
+def _default_coverage(check: Check) -> float:
+    """90 %, or as much as the networks of the check can tell."""
+    return min(_COVERAGE, check.agreement.networks / (check.agreement.networks + 1))
+
+
+def _lines(items: Mapping[str, object]) -> str:
+    """The members of a JSON object, sorted, one a line."""
+    return ",\n".join(f"  {json.dumps(key)}: {json.dumps(items[key])}" for key in sorted(items))
 
 
 def _missing(keys: set[str]) -> MissingLatencyError:

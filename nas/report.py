@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nas.entries import PublishedTime
 from nas.errors import InputError, NasError
 from nas.files import write_beside
-from nas.latency import LatencyTable, PublishedTime
+from nas.latency import LatencyTable
 from nas.operations import count
 from nas.pareto import hypervolume
 from nas.result import Candidate, SearchResult
@@ -48,7 +49,7 @@ def summary(result: SearchResult) -> list[str]:
     lines.append(f"{numbers}; files in {result.path}")
     lines.append(f"the winner is the best of {len(result.scored)} noisy scores, so it looks better than it is")
     lines.append(
-        f"latency: {result.run.table.origin} (predicted); "
+        f"latency: {result.run.table.origin} (predicted; {result.run.table.trust or 'see the table for its errors'}); "
         f"score: {result.run.proxy['name']} on {result.run.proxy.get('data', 'no data')}, +- one standard error of the "
         "held-out images; one training run each, so the spread over seeds comes on top"
     )

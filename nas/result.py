@@ -53,11 +53,12 @@ class SpaceUsed(Record):
 
 
 class TableUsed(Record):
-    """Which table gave the latencies: its name, a digest of its content, and where its numbers come from."""
+    """Which table gave the latencies: its name, a digest of its content, and how far its numbers go."""
 
     name: str
     digest: str
     origin: str
+    trust: str = ""
 
 
 class Run(Record):
@@ -70,6 +71,7 @@ class Run(Record):
         space: the search space.
         table: the latency table.
         budget_ms: upper limit of the predicted latency.
+        confidence: share of networks whose interval must end inside the budget; None where the prediction must.
         proxy: name and settings of the proxy, data included.
         seed: of the sampler, the data and the training.
     """
@@ -81,6 +83,7 @@ class Run(Record):
     space: SpaceUsed
     table: TableUsed
     budget_ms: float
+    confidence: float | None = None
     proxy: dict[str, Any]
     seed: int
 
@@ -101,7 +104,14 @@ class Run(Record):
     def _identity(self) -> dict[str, Any]:
         """The settings that decide what is searched; where and how fast it runs may change."""
         proxy = {name: value for name, value in self.proxy.items() if name not in _CIRCUMSTANCES}
-        own = {"space": self.space.digest, "table": self.table.digest, "budget_ms": self.budget_ms, "seed": self.seed}
+        own: dict[str, Any] = {
+            "space": self.space.digest,
+            "table": self.table.digest,
+            "budget_ms": self.budget_ms,
+            "seed": self.seed,
+        }
+        if self.confidence is not None:
+            own["confidence"] = self.confidence
         return {**own, **{f"proxy {name}": value for name, value in proxy.items()}}
 
 

@@ -50,6 +50,7 @@ class Plan:
         inside: share of random networks inside the budget, from 1000 samples.
         cheapest_ms: predicted latency of the cheapest network of the space.
         budget_ms: upper limit of the predicted latency.
+        confidence: with it the upper end of an interval of this coverage is limited, not the prediction itself.
         origin: where the latencies come from, and how far they can be trusted.
         data: what the proxy scores on.
         references: known networks inside the budget, by name.
@@ -63,6 +64,7 @@ class Plan:
     inside: float
     cheapest_ms: float
     budget_ms: float
+    confidence: float | None
     origin: str
     data: str
     references: dict[str, Architecture]
@@ -79,7 +81,8 @@ class Plan:
         return [
             f"space: {self.networks:.2e} networks of {self.layers} distinct layers; "
             f"{self.inside:.0%} of random ones run in {self.budget_ms:g} ms, the cheapest in {self.cheapest_ms:.3f} ms",
-            f"latency: {self.origin}",
+            f"latency: {self.origin}"
+            + (f"; upper end at {self.confidence:.0%} inside the budget" if self.confidence else ""),
             f"data: {self.data}",
             f"candidates: {number}; for comparison {known}",
             f"time: about {self.each_s:.0f} s each, {self.seconds / 60:.1f} min in all",
@@ -111,17 +114,17 @@ def _ignore(progress: Progress) -> None:
     """Watch nothing."""
 
 
-def check_budget(space: SearchSpace, table: LatencyTable, budget_ms: float) -> float:
-    """Latency of the cheapest network of the space, in ms.
+def check_budget(space: SearchSpace, table: LatencyTable, budget_ms: float, confidence: float | None = None) -> float:
+    """Latency of the cheapest network of the space, in ms; with a confidence the upper end of its interval.
 
     Raises:
         BudgetError: it is over the budget.
-        InputError: the budget is not a positive number.
+        InputError: the budget is not a positive number, or the table has no interval for this confidence.
         MissingLatencyError: the table does not cover the space.
     """
     if not 0 < budget_ms < float("inf"):
         raise InputError(f"--budget-ms must be a positive number of milliseconds, got {budget_ms:g}")
-    cheapest_ms = table.latency_ms(space.extreme(table.layer_ms))
+    cheapest_ms = _limited_ms(table, space.extreme(table.layer_ms), confidence)
     if cheapest_ms > budget_ms:
         raise BudgetError(
             f"no network of the space runs in {budget_ms:g} ms: the cheapest is predicted at {cheapest_ms:.3f} ms; "
@@ -136,6 +139,7 @@ def plan_search(
     proxy: Proxy,
     *,
     budget_ms: float,
+    confidence: float | None = None,
     trials: int | None,
     time_limit_s: float | None,
 ) -> Plan:
@@ -149,11 +153,15 @@ def plan_search(
     """
     if trials is None and time_limit_s is None:
         raise InputError("a search needs an end: give --trials, --time-limit or both")
-    cheapest_ms = check_budget(space, table, budget_ms)
+    cheapest_ms = check_budget(space, table, budget_ms, confidence)
     choose = random_choice(seed=0)
     sampled = [space.sample(choose) for _ in range(1000)]
-    inside = [network for network in sampled if table.latency_ms(network) <= budget_ms]
-    references = {name: network for name, network in space.references.items() if _known_ms(table, network) <= budget_ms}
+    inside = [network for network in sampled if _limited_ms(table, network, confidence) <= budget_ms]
+    references = {
+        name: network
+        for name, network in space.references.items()
+        if _known_ms(table, network, confidence) <= budget_ms
+    }
     timed = [*references.values(), *inside[:3]] or [space.extreme(table.layer_ms)]
     each_s = _estimate(proxy, timed)
     total_s = each_s * (len(references) + trials) if trials is not None else float("inf")
@@ -163,6 +171,7 @@ def plan_search(
         inside=len(inside) / len(sampled),
         cheapest_ms=cheapest_ms,
         budget_ms=budget_ms,
+        confidence=confidence,
         origin=f"{table.provenance.label}; {table.trust}",
         data=str(proxy.settings().get("data", "none")),
         references=references,
@@ -225,14 +234,14 @@ def run_search(
         KeyboardInterrupt: passed on after the files of what is finished are written.
     """
     started, budget_ms = time.monotonic(), plan.budget_ms
-    run = _describe(space, table, proxy, budget_ms=budget_ms, seed=seed, names=names, command=command)
+    run = _describe(space, table, proxy, plan=plan, seed=seed, names=names, command=command)
     if storage is not None:  # A storage that cannot be used is met before the folder is made.
         study = _open_study(storage, run, name=out.name, seed=seed, resume=resume)
         folder = ResultsFolder(out, run, resume=resume)
     else:
         folder = ResultsFolder(out, run, resume=resume)
         study = _open_study(_journal(out), run, name=out.name, seed=seed, resume=True)
-    state = _State(folder=folder, table=table, proxy=proxy, on_progress=on_progress)
+    state = _State(folder=folder, table=table, proxy=proxy, confidence=plan.confidence, on_progress=on_progress)
     state.adopt_finished(study)
 
     def ended() -> str | None:
@@ -258,9 +267,16 @@ class _State:
     """What a running search knows: scores by architecture id, and the counters of its progress."""
 
     def __init__(
-        self, *, folder: ResultsFolder, table: LatencyTable, proxy: Proxy, on_progress: Callable[[Progress], None]
+        self,
+        *,
+        folder: ResultsFolder,
+        table: LatencyTable,
+        proxy: Proxy,
+        confidence: float | None,
+        on_progress: Callable[[Progress], None],
     ) -> None:
         self.folder, self.table, self.proxy, self.on_progress = folder, table, proxy, on_progress
+        self.confidence = confidence
         self.result = folder.load()
         self.known = {candidate.id: candidate for candidate in self.result.candidates}
         self.scored = self.proposed = self.over_budget = 0
@@ -269,6 +285,10 @@ class _State:
     def candidates(self) -> int:
         """Searched networks so far, failed ones included."""
         return sum(1 for c in self.known.values() if c.kind == "searched")
+
+    def limited_ms(self, network: Architecture) -> float:
+        """What the budget limits."""
+        return _limited_ms(self.table, network, self.confidence)
 
     def mean_seconds(self) -> float:
         times = [candidate.seconds for candidate in self.known.values()]
@@ -284,7 +304,7 @@ class _State:
         self, network: Architecture, *, kind: str, name: str | None = None, trial: int | None = None
     ) -> Candidate:
         """Score a network with the proxy and keep the result; a failure is a result, too."""
-        latency = self.table.latency(network)
+        latency = self.table.latency(network, coverage=self.confidence)
         start = time.monotonic()
         score: Score | None = None
         failure: str | None = None
@@ -355,7 +375,7 @@ def _try(
     """Score the network of a trial if it is new and inside the budget, and tell the study either way."""
     state.proposed += 1
     network = space.sample(_choose_by(trial))
-    latency_ms = state.table.latency_ms(network)
+    latency_ms = state.limited_ms(network)
     trial.set_constraint("latency_ms_over_budget", latency_ms - budget_ms)
     if latency_ms > budget_ms:
         state.over_budget += 1
@@ -383,7 +403,7 @@ def _overlooked(space: SearchSpace, state: _State, budget_ms: float) -> Architec
 
     def is_new(network: Architecture) -> bool:
         known = state.known.get(network.id)
-        return (known is None or known.kind == "reference") and state.table.latency_ms(network) <= budget_ms
+        return (known is None or known.kind == "reference") and state.limited_ms(network) <= budget_ms
 
     choose = random_choice(seed=len(state.known))
     for _ in range(_DRAWS):
@@ -463,7 +483,7 @@ def _describe(
     table: LatencyTable,
     proxy: Proxy,
     *,
-    budget_ms: float,
+    plan: Plan,
     seed: int,
     names: dict[str, str],
     command: Sequence[str],
@@ -479,15 +499,21 @@ def _describe(
             digest=hashlib.sha256(space.model_dump_json().encode()).hexdigest()[:16],
             networks=space.count(),
         ),
-        table=TableUsed(name=names["table"], digest=table.digest(), origin=table.provenance.label),
-        budget_ms=budget_ms,
+        table=TableUsed(name=names["table"], digest=table.digest(), origin=table.provenance.label, trust=table.trust),
+        budget_ms=plan.budget_ms,
+        confidence=plan.confidence,
         proxy={"name": names["proxy"], **proxy.settings()},
         seed=seed,
     )
 
 
-def _known_ms(table: LatencyTable, network: Architecture) -> float:
+def _limited_ms(table: LatencyTable, network: Architecture, confidence: float | None) -> float:
+    """What a budget limits: the predicted latency, or with a confidence the upper end of its interval."""
+    return table.latency_ms(network) if confidence is None else table.upper_ms(network, confidence)
+
+
+def _known_ms(table: LatencyTable, network: Architecture, confidence: float | None) -> float:
     """The lower of the predicted and the published latency: a reference is inside a budget by either."""
-    predicted = table.latency_ms(network)
+    predicted = _limited_ms(table, network, confidence)
     published = table.published.get(network.id)
     return min(predicted, published.latency_ms) if published else predicted

@@ -198,6 +198,64 @@ def test_a_table_is_built_shown_and_used(tmp_path: Path) -> None:
     assert json.loads(found.stdout)["source"] == "analytic"
     assert "iphone13.coreml.fp16" in listed.stdout
     assert "fake.fake.none" in listed.stdout
+    assert "layers: 17 measured, 0 filled in between them, 0 failed" in built.stderr
+    assert "dearest layers" in shown.stdout
+
+
+def test_a_table_is_checked_and_its_check_is_shown_wherever_it_is_used(tmp_path: Path) -> None:
+    nas("table", "build", "--device", "fake", "--space", "tiny", cwd=tmp_path)
+    options = ["--space", "tiny", "--networks", "8", "--calibrate", "3", "--rounds", "2"]
+    document = json.loads(nas("table", "check", "fake", *options, "--json", cwd=tmp_path).stdout)
+    search = ["search", "--budget-ms", "1", "--table", "fake", *FAST, "--confidence", "0.8"]
+    trust = f"checked on {document['networks']} whole networks: mean error"
+
+    promised = ["networks", "bias", "mean_error", "worst_error", "tau", "noise_floor", "baselines"]
+    assert promised == list(document)[:7]
+    assert {"macs", "params"} == set(document["baselines"])
+    assert document["networks"] == 8 + len(SearchSpace.find("tiny").references)
+    assert document["correction"]["networks"] == 3
+    assert trust in nas("table", "show", "fake", cwd=tmp_path).stdout
+    assert trust in nas("table", "list", cwd=tmp_path).stdout
+    assert trust in nas("latency", "tiny_a", "--table", "fake", cwd=tmp_path).stdout
+    assert trust in nas("space", "show", "tiny", "--table", "fake", cwd=tmp_path).stdout
+    done = nas(*search, cwd=tmp_path)
+    assert trust in done.stderr
+    assert "upper end at 80% inside the budget" in done.stderr
+    assert trust in (tmp_path / "results" / "tiny-1ms" / "report.md").read_text()
+
+
+def test_a_search_with_confidence_keeps_the_upper_end_inside_the_budget(tmp_path: Path) -> None:
+    options = ["--space", "tiny", "--proxy", "fake", "--trials", "8", "--json"]
+    plain = json.loads(nas("space", "show", "tiny", "--json", cwd=tmp_path).stdout)
+    budget = str(plain["latency_quantiles_ms"]["10%"])
+    nas("search", "--budget-ms", budget, *options, "--confidence", "0.9", "--out", "sure", cwd=tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "sure" / "candidates.jsonl").read_text().splitlines()]
+    searched = [line for line in lines if line["kind"] == "searched"]
+
+    assert searched
+    assert all(line["high_ms"] <= float(budget) for line in searched)
+    assert json.loads((tmp_path / "sure" / "run.json").read_text())["confidence"] == 0.9
+
+
+def test_a_sparse_table_marks_what_it_filled_in(tmp_path: Path) -> None:
+    shipped = (ROOT / "search_spaces" / "iformer.toml").read_text()
+    narrow = shipped.replace("kind = [\"shma\", \"sha\"]", 'kind = "shma"').replace("expansion = [2, 3, 4]", "expansion = 3")
+    (tmp_path / "own.toml").write_text(narrow)
+    done = nas("table", "build", "--device", "fake", "--space", "own.toml", "--sample", "0.3", cwd=tmp_path)
+
+    assert done.returncode == 0
+    assert re.search(r"layers: \d+ measured, [1-9]\d* filled in between them, 0 failed", done.stderr)
+
+
+def test_failed_layers_are_told_and_can_be_retried(tmp_path: Path) -> None:
+    build = ["table", "build", "--device", "fake", "--space", "tiny", "--out", "t.json"]
+    failed = nas(*build, "--option", "fails=head", cwd=tmp_path)
+    again = nas(*build, cwd=tmp_path)
+    retried = nas(*build, "--retry-failed", cwd=tmp_path)
+
+    assert "failed: head-c64-n10-2x2: made to fail" in failed.stderr
+    assert "with --retry-failed" in again.stderr
+    assert "0 failed" in retried.stderr
 
 
 def test_calibrating_the_shipped_points_gives_the_shipped_table(tmp_path: Path) -> None:
@@ -216,6 +274,7 @@ def test_devices_says_what_can_be_measured_from_here(tmp_path: Path) -> None:
     text = nas("devices", cwd=tmp_path).stdout
 
     assert re.search(r"onnxruntime\s+yes", text)
+    assert re.search(r"iphone\s+no\s+needs a Mac", text) or sys.platform == "darwin"
 
 
 def test_space_show_states_networks_layers_and_references(tmp_path: Path) -> None:
@@ -251,6 +310,15 @@ def test_a_network_is_exported(tmp_path: Path) -> None:
         (["latency", "iformer_m", "--table", "nokia"], 2, "no latency table named 'nokia'"),
         (["latency", "iformer_m", "--table", "none.json"], 2, "none.json: no such latency table file"),
         (["table", "build", "--device", "toaster"], 2, "no device named 'toaster'"),
+        (["table", "build", "--device", "ssh://-oProxyCommand=x"], 2, "--device ssh://-oProxyCommand=x"),
+        (["table", "build", "--device", "fake", "--option", "speed"], 2, "--option must be NAME=VALUE, got 'speed'"),
+        (["table", "build", "--device", "fake", "--option", "speed=1"], 2, "its options are threads, noise"),
+        (["table", "build", "--device", "fake", "--until-error", "two"], 2, "--until-error must be a share such as 2%"),
+        (["table", "build", "--device", "fake", "--out", "t.csv"], 2, "t.csv: a table is a .json file"),
+        (["table", "build", "--device", "onnxruntime", "--option", "provider=X"], 5, "no X in this ONNX Runtime"),
+        (["table", "check", "iphone13"], 2, "was not measured by a device of this project"),
+        (["table", "check", "nokia"], 2, "no latency table named 'nokia'"),
+        (["search", "--budget-ms", "1", "--confidence", "0.99", *FAST], 2, "coverage"),
         (["table", "calibrate", "none.csv", "--out", "x.json"], 2, "none.csv"),
         (["show", "nowhere"], 2, "not a results folder"),
         (["plot", "nowhere"], 2, "not a results folder"),
@@ -306,6 +374,7 @@ def test_the_exit_codes_of_the_errors_are_those_of_the_design() -> None:
         ["search"],
         ["latency"],
         ["table", "build"],
+        ["table", "check"],
         ["table", "list"],
         ["table", "show"],
         ["table", "calibrate"],

@@ -21,6 +21,7 @@ from nas.architecture import (
     DownsampleLayer,
     HeadLayer,
     Layer,
+    Stack,
     StageSpec,
     StemLayer,
 )
@@ -29,7 +30,7 @@ from nas.errors import InputError
 from nas.export import coreml as coreml_format
 from nas.export import onnx as onnx_format
 from nas.export import timm as timm_format
-from nas.model import Network, build_layer, build_model, example_input, fuse
+from nas.model import Network, build_deployed, build_layer, build_model, example_input, fuse
 
 # coremltools 9.0 asks its own registry in a deprecated way, and leaves temporary folders to the garbage collector.
 quiet_coremltools = pytest.mark.filterwarnings(
@@ -147,13 +148,26 @@ class TestOnnx:
 
     @pytest.mark.parametrize("name", LAYERS)
     def test_profiled_layer_computes_the_same(self, name: str) -> None:
-        torch.manual_seed(3)
-        model = onnx_format.layer_model(LAYERS[name])
-        torch.manual_seed(3)
-        deployed = fuse(build_layer(LAYERS[name]))
         x = example_input(LAYERS[name])
+        expected = build_deployed(LAYERS[name])(x).numpy()
 
-        np.testing.assert_allclose(run(model, x), deployed(x).numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(run(onnx_format.timed_model(LAYERS[name]), x), expected, rtol=1e-3, atol=1e-4)
+
+    def test_every_profiled_layer_of_a_motley_network_computes_the_same(self, motley: Architecture) -> None:
+        for subject in [*motley.layers(), motley]:
+            x = example_input(subject)
+            expected = build_deployed(subject)(x).numpy()
+            error = np.linalg.norm(run(onnx_format.timed_model(subject), x) - expected) / np.linalg.norm(expected)
+
+            assert error < 1e-5, subject.key
+
+    def test_a_stack_is_its_layers_in_a_row_with_weights_of_their_own(self) -> None:
+        layer = ConvLayer(channels=8, kernel=3, expansion=2, height=8, width=8)
+        modules = list(build_deployed(Stack(layer=layer, count=3)).children())
+
+        assert len(modules) == 3
+        first, second = (next(module.parameters()) for module in modules[:2])
+        assert not torch.equal(first, second)
 
     @pytest.mark.parametrize("name", LAYERS)
     # torch 2.13 copies its own deprecated type.
@@ -168,7 +182,7 @@ class TestOnnx:
         )
 
         expected = optimised_operators(program.model_proto.SerializeToString(), tmp_path)
-        assert expected == optimised_operators(onnx_format.layer_model(LAYERS[name]), tmp_path)
+        assert expected == optimised_operators(onnx_format.timed_model(LAYERS[name]), tmp_path)
 
 
 @quiet_coremltools
@@ -193,7 +207,7 @@ class TestCoreml:
         assert network.architecture.id == spec.description.metadata.userDefined["architecture_id"]
 
     def test_windows_move_once_in_each_chunk(self, tmp_path: Path) -> None:
-        model = coreml_format.layer_model(LAYERS["windows"])
+        model = coreml_format.timed_model(LAYERS["windows"])
         model.save(str(tmp_path / "layer.mlpackage"))
 
         # 16 chunks there and 16 back; as one tensor of six dimensions each would become six transposes.

@@ -6,32 +6,58 @@ Its times are `analytic`: nothing is measured, and tables made with it say so.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from typing import Annotated
 
-from nas.architecture import Layer
-from nas.devices import DeviceDescription
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from nas.architecture import Architecture, Stack, Subject
+from nas.devices import DeviceDescription, Job, Run, Threads, sampled
+from nas.errors import InputError
+from nas.files import Record
 from nas.operations import operations
 
-__all__ = ["FakeDevice", "open_device", "unavailable"]
+__all__ = ["FakeDevice", "Options", "open_device", "unavailable"]
 
 _MACS_PER_MS = 5e7
 _ELEMENTS_PER_MS = 1e6
-_OVERHEAD_MS = 0.002
+_OPERATION_MS = 0.002
+_COLD_RUNS = 3
 
 
-@dataclass(kw_only=True)
-class FakeDevice:
-    """A device that needs no hardware.
+class Options(Record):
+    """What `--option` may set.
 
     Attributes:
         threads: recorded in the description only.
         noise: relative spread of the times, always upwards as on a real machine.
-        prepared: keys of the layers prepared so far, for tests to look at.
+        call_ms: cost of every run beside its layers; above 0 the device is measured through stacks.
+        drift: how much slower the device is after a thousand jobs, relative.
+        fails: beginning of the keys of layers that fail.
     """
 
-    threads: int = 1
-    noise: float = 0.05
-    prepared: list[str] = field(default_factory=list)
+    threads: Threads = 1
+    noise: Annotated[float, Field(ge=0, lt=10)] = 0.05
+    call_ms: Annotated[float, Field(ge=0, lt=1e6)] = 0.0
+    drift: Annotated[float, Field(ge=0, lt=10)] = 0.0
+    fails: str = ""
+
+
+class FakeDevice:
+    """A device that needs no hardware.
+
+    Attributes:
+        done: keys of the subjects timed so far, for tests to look at.
+    """
+
+    batch = 1
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self.call_cost = self.options.call_ms > 0
+        self.done: list[str] = []
 
     def describe(self) -> DeviceDescription:
         """The fingerprint that goes into a table."""
@@ -42,34 +68,61 @@ class FakeDevice:
             runtime="arithmetic",
             versions={},
             precision="none",
-            threads=self.threads,
+            threads=self.options.threads,
         )
 
-    def prepare(self, layer: Layer) -> _FakeLayer:
-        """Work out what a layer costs."""
-        self.prepared.append(layer.key)
-        parts = operations(layer)
-        cost = sum(
-            part.macs / _MACS_PER_MS + (part.reads + part.writes) / _ELEMENTS_PER_MS + _OVERHEAD_MS for part in parts
-        )
-        return _FakeLayer(cost_ms=cost, noise=self.noise, generator=random.Random(layer.key))
+    def time(self, jobs: Sequence[Job]) -> Iterator[Run]:
+        """Work out what each job costs; the first runs are slower, as on a real device."""
+        for job in jobs:
+            self.done.append(job.subject.key)
+            yield self._run(job)
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+    def _run(self, job: Job) -> Run:
+        if self.options.fails and job.subject.key.startswith(self.options.fails):
+            return Run(failure="made to fail")
+        cost = (_cost_ms(job.subject) + self.options.call_ms) * (1 + self.options.drift * len(self.done) / 1000)
+        generator = random.Random(job.subject.key)
+        times: list[float] = []
+        while len(times) < job.maximum_runs and (len(times) < job.minimum_runs or sum(times) < job.duration_ms):
+            cold = 2.0 if len(times) < _COLD_RUNS else 1.0
+            times.append(cost * cold * (1 + self.options.noise * generator.random()))
+        return Run(times_ms=tuple(times), output=_output(job.subject) if job.verify else None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _FakeLayer:
-    cost_ms: float
-    noise: float
-    generator: random.Random
+def open_device(address: str, options: Options) -> FakeDevice:
+    """The fake device.
 
-    def time_ms(self, runs: int) -> list[float]:
-        return [self.cost_ms * (1 + self.noise * self.generator.random()) for _ in range(runs)]
-
-
-def open_device(*, threads: int) -> FakeDevice:
-    """The fake device."""
-    return FakeDevice(threads=threads)
+    Raises:
+        InputError: an address, which it has none of.
+    """
+    if address:
+        raise InputError(f"--device fake takes no address, got {address!r}")
+    return FakeDevice(options)
 
 
 def unavailable() -> str | None:
     """Why this device cannot be used from here and what to do; None when it can."""
     return None
+
+
+def _cost_ms(subject: Subject) -> float:
+    match subject:
+        case Architecture():
+            layers = list(subject.layers())
+        case Stack():
+            layers = [subject.layer] * subject.count
+        case _:
+            layers = [subject]
+    parts = [part for layer in layers for part in operations(layer)]
+    return sum(
+        part.macs / _MACS_PER_MS + (part.reads + part.writes) / _ELEMENTS_PER_MS + _OPERATION_MS for part in parts
+    )
+
+
+def _output(subject: Subject) -> npt.NDArray[np.float32]:
+    from nas.model import build_deployed, example_input
+
+    return sampled(build_deployed(subject)(example_input(subject)).numpy())

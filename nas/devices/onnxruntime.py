@@ -1,115 +1,87 @@
-"""This machine through ONNX Runtime: one real session a layer, on the processor, with a fixed number of threads."""
+"""This machine through ONNX Runtime, in a process of its own: any provider that is installed, any number of threads."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import time
-from dataclasses import dataclass
+import functools
+import sys
 from pathlib import Path
-from typing import Any
 
-from nas.architecture import Layer
-from nas.devices import DeviceDescription
-from nas.errors import DeviceError
+from nas.architecture import Subject
+from nas.devices import DeviceDescription, Threads
+from nas.devices._runner import Description, ModelFiles, Runner, RunnerDevice
+from nas.errors import DeviceError, InputError
+from nas.files import Record
 
-__all__ = ["OnnxRuntimeDevice", "open_device", "unavailable"]
+__all__ = ["RUNNER", "Options", "exported", "fingerprint", "open_device", "unavailable"]
 
-_PROVIDER = "CPUExecutionProvider"
+RUNNER = Path(__file__).with_name("_onnxruntime_runner.py")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnnxRuntimeDevice:
-    """ONNX Runtime sessions of this process.
+class Options(Record):
+    """What `--option` may set.
 
     Attributes:
-        threads: intra-operator threads; layers run one after the other.
+        threads: threads inside an operator; operators run one after the other.
+        provider: execution provider of ONNX Runtime, which must take the first place in every session.
+        timeout_s: a layer that takes longer, loading included, has failed.
     """
 
-    threads: int
-
-    def describe(self) -> DeviceDescription:
-        """The fingerprint that goes into a table."""
-        return DeviceDescription(
-            kind="onnxruntime",
-            model=_processor(),
-            os=f"{platform.system()} {platform.release()} {platform.machine()}",
-            runtime=f"onnxruntime {_PROVIDER}",
-            versions={name: importlib.metadata.version(name) for name in ("onnxruntime", "torch")},
-            precision="fp32",
-            threads=self.threads,
-        )
-
-    def prepare(self, layer: Layer) -> _Session:
-        """Export a folded layer, load it, and place its input."""
-        import onnxruntime
-        import torch
-
-        from nas.export.onnx import layer_model
-        from nas.model import example_input
-
-        # Idle threads of torch would go on spinning on the core that is timed.
-        torch.set_num_threads(1)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        # Spinning threads of one session would take the core from the next.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0" if self.threads == 1 else "1")
-        options.log_severity_level = 3
-        try:
-            session = onnxruntime.InferenceSession(layer_model(layer), options, providers=[_PROVIDER])
-        except Exception as error:  # The runtime's own classes derive from nothing narrower.
-            raise DeviceError(f"onnxruntime: {layer.key} cannot be loaded ({str(error).splitlines()[0]})") from error
-        if session.get_providers() != [_PROVIDER]:
-            raise DeviceError(f"onnxruntime: asked for {_PROVIDER}, got {', '.join(session.get_providers())}")
-        binding = session.io_binding()
-        binding.bind_cpu_input(session.get_inputs()[0].name, example_input(layer).numpy())
-        binding.bind_output(session.get_outputs()[0].name)
-        return _Session(session=session, binding=binding)
+    threads: Threads = 1
+    provider: str = "CPUExecutionProvider"
+    timeout_s: float = 120.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Session:
-    session: Any
-    binding: Any
-
-    def time_ms(self, runs: int) -> list[float]:
-        times = []
-        for _ in range(runs):
-            start = time.perf_counter_ns()
-            self.session.run_with_iobinding(self.binding)
-            times.append((time.perf_counter_ns() - start) / 1e6)
-        return times
-
-
-def open_device(*, threads: int) -> OnnxRuntimeDevice:
-    """This machine's processor.
+def open_device(address: str, options: Options) -> RunnerDevice:
+    """This machine, in a child process.
 
     Raises:
-        DeviceError: ONNX Runtime is not installed, or was built without the processor's provider.
+        InputError: an address, which this device has none of.
+        DeviceError: ONNX Runtime is not installed, or lacks the provider.
     """
-    reason = unavailable()
-    if reason:
+    if address:
+        raise InputError(f"--device onnxruntime is this machine and takes no address, got {address!r}")
+    if reason := unavailable():
         raise DeviceError(f"onnxruntime: {reason}")
-    return OnnxRuntimeDevice(threads=threads)
+    return RunnerDevice(
+        # -P: the folder of the runner holds a module of this name, which must not hide the package.
+        start=lambda: Runner([sys.executable, "-P", str(RUNNER)]),
+        fingerprint=functools.partial(fingerprint, "onnxruntime", options.provider, options.threads),
+        models=ModelFiles(exported, suffix=".onnx"),
+        settings={"threads": options.threads, "provider": options.provider},
+        timeout_s=options.timeout_s,
+    )
 
 
 def unavailable() -> str | None:
     """Why this device cannot be used from here and what to do; None when it can."""
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401
     except ImportError:
         return "the package is not installed; pip install onnxruntime"
-    if _PROVIDER not in onnxruntime.get_available_providers():
-        return f"this build has no {_PROVIDER}; install the onnxruntime package"
     return None
 
 
-def _processor() -> str:
-    """Name of the processor: Linux tells it in /proc, other systems through the platform module."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def fingerprint(kind: str, provider: str, threads: int, about: Description) -> DeviceDescription:
+    """The description of a host that runs ONNX Runtime.
+
+    Raises:
+        DeviceError: its build lacks the provider.
+    """
+    if provider not in about.providers:
+        raise DeviceError(f"{kind}: no {provider} in this ONNX Runtime; there are {', '.join(about.providers)}")
+    return DeviceDescription(
+        kind=kind,
+        model=about.model,
+        os=about.os,
+        runtime=f"onnxruntime {provider}",
+        versions=about.versions,
+        precision="fp32",
+        threads=threads,
+    )
+
+
+def exported(subject: Subject) -> bytes:
+    """The ONNX model of a subject; torch is loaded only when the first is asked for."""
+    from nas.export.onnx import timed_model
+
+    return timed_model(subject)

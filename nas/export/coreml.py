@@ -1,4 +1,4 @@
-"""Core ML: an ML Program in float16 for the Neural Engine, and single layers for the devices that time them."""
+"""Core ML: an ML Program in float16 for the Neural Engine, and what devices time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.architecture import Layer
+from nas.architecture import Subject
 from nas.errors import InputError
-from nas.model import Network, build_layer, example_input, fuse
+from nas.model import Network, build_deployed, example_input, fuse
 
 if TYPE_CHECKING:
     from coremltools.models import MLModel
 
-__all__ = ["SUFFIX", "export", "layer_model", "network_model"]
+__all__ = ["SUFFIX", "export", "network_model", "timed_model"]
 
 SUFFIX = ".mlpackage"
 
@@ -53,9 +53,9 @@ def network_model(network: Network) -> MLModel:
     return model
 
 
-def layer_model(layer: Layer) -> MLModel:
-    """One deployed layer with random weights as a Core ML model, `input` to `output` at batch 1; takes about 0.5 s."""
-    return _convert(fuse(build_layer(layer)), example_input(layer), input_name="input", output_name="output")
+def timed_model(subject: Subject) -> MLModel:
+    """A deployed layer, stack or network with random weights, `input` to `output` at batch 1; 0.5 s for a layer."""
+    return _convert(build_deployed(subject), example_input(subject), input_name="input", output_name="output")
 
 
 def _convert(module: nn.Module, example: Tensor, *, input_name: str, output_name: str) -> MLModel:

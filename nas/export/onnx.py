@@ -1,4 +1,4 @@
-"""ONNX: whole networks for users, and single layers for the devices that time them."""
+"""ONNX: whole networks for users, and what devices time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import onnx
 import torch
 
-from nas.architecture import Layer
+from nas.architecture import Subject
 from nas.files import write_beside
-from nas.model import Network, build_layer, example_input, fuse
+from nas.model import Network, build_deployed, example_input, fuse
 
-__all__ = ["SUFFIX", "export", "layer_model", "network_model"]
+__all__ = ["SUFFIX", "export", "network_model", "timed_model"]
 
 SUFFIX = ".onnx"
 
@@ -54,16 +54,16 @@ def network_model(network: Network) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def layer_model(layer: Layer) -> bytes:
-    """One deployed layer with random weights as the bytes of an ONNX model, `input` to `output` at batch 1."""
+def timed_model(subject: Subject) -> bytes:
+    """A deployed layer, stack or network with random weights as an ONNX model, `input` to `output` at batch 1."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # A table has hundreds of layers. The older exporter takes 15 to 40 ms for one, the newer 550 to 870 ms
         # (measured on x86, torch 2.13), and ONNX Runtime makes the same graph of both: tests/test_export.py.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
-            fuse(build_layer(layer)),
-            (example_input(layer),),
+            build_deployed(subject),
+            (example_input(subject),),
             buffer,  # type: ignore[arg-type]  # only the newer exporter needs a path
             dynamo=False,
             opset_version=_OPSET,

@@ -2,14 +2,16 @@
 
 from nas.model.blocks import residual_norms
 from nas.model.fuse import fuse
-from nas.model.network import Network, build_layer, build_model, example_input
+from nas.model.network import Network, build_deployed, build_layer, build_model, example_input, example_shape
 from nas.model.weights import load_model, load_weights, save_weights, to_timm
 
 __all__ = [
     "Network",
+    "build_deployed",
     "build_layer",
     "build_model",
     "example_input",
+    "example_shape",
     "fuse",
     "load_model",
     "load_weights",

@@ -256,6 +256,7 @@ class AttentionUnit(nn.Module):
         value = spec.value_channels(channels)
         self.partitions, self.merges, self.window = layer.partitions, layer.merges, spec.window
         self.tiling = (layer.height // spec.window, layer.width // spec.window) if spec.window else (1, 1)
+        self.slice_channels = -(-channels // WINDOW_CHUNKS)
         self.position = (
             PositionEncoding(channels=channels, kernel=spec.position_kernel) if spec.position_kernel else nn.Identity()
         )
@@ -276,11 +277,15 @@ class AttentionUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The three parts, inside windows if there are any."""
         if self.partitions:
-            x = torch.cat([self._partition(part) for part in x.chunk(WINDOW_CHUNKS, dim=1)], dim=1)
+            x = torch.cat([self._partition(part) for part in self._slices(x)], dim=1)
         x = self.feed_forward(self.attention(self.position(x)))
         if self.merges:
-            x = torch.cat([self._merge(part) for part in x.chunk(WINDOW_CHUNKS, dim=1)], dim=1)
+            x = torch.cat([self._merge(part) for part in self._slices(x)], dim=1)
         return x
+
+    def _slices(self, x: Tensor) -> tuple[Tensor, ...]:
+        # Not chunk(16), of which the older ONNX exporter writes sixteen slices where eight channels give only eight.
+        return x.split(self.slice_channels, dim=1)
 
     # Images and channels travel as one dimension, which leaves five: coremltools turns a transpose of six into six.
 

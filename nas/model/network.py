@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import assert_never
 
 import torch
@@ -14,11 +15,17 @@ from nas.architecture import (
     DownsampleLayer,
     HeadLayer,
     Layer,
+    Stack,
     StemLayer,
+    Subject,
 )
 from nas.model.blocks import AttentionUnit, ConvBlock, ConvNorm, Head, Stem
+from nas.model.fuse import fuse
 
-__all__ = ["Network", "build_layer", "build_model", "example_input"]
+__all__ = ["Network", "build_deployed", "build_layer", "build_model", "example_input", "example_shape"]
+
+# The fractional part of the golden ratio: its multiples modulo 1 fill [0, 1) evenly.
+_GOLDEN = 0.6180339887498949
 
 
 class Network(nn.Module):
@@ -117,24 +124,56 @@ def build_layer(
             assert_never(layer)
 
 
-def example_input(layer: Layer) -> Tensor:
-    """An input of a layer at batch 1, uniform in [0, 1) and the same on every call.
+def build_deployed(subject: Subject) -> nn.Module:
+    """What a device times: the deployed form with random weights, the same on every call.
 
-    It is a map, or for an attention unit in the middle of a windowed run the windows of a map.
+    Weights have the variance 1 / fan-in, so that every branch tells in the output and a comparison would see it
+    missing.
     """
-    match layer:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        match subject:
+            case Architecture():
+                module: nn.Module = build_model(subject)
+            case Stack():
+                module = nn.Sequential(*(build_layer(subject.layer) for _ in range(subject.count)))
+            case _:
+                module = build_layer(subject)
+        module = fuse(module)
+        for parameter in module.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+    return module
+
+
+def example_shape(subject: Subject) -> tuple[int, ...]:
+    """Shape of an input at batch 1: a map, or between units that share a tiling the windows of a map."""
+    match subject:
+        case Architecture():
+            return (1, 3, subject.resolution, subject.resolution)
+        case Stack():
+            return example_shape(subject.layer)
         case StemLayer():
-            shape: tuple[int, ...] = (1, 3, layer.height, layer.width)
+            return (1, 3, subject.height, subject.width)
         case DownsampleLayer():
-            shape = (1, layer.in_channels, layer.height, layer.width)
-        case AttentionLayer() if layer.spec.window and not layer.partitions:
-            window = layer.spec.window
-            shape = (layer.height * layer.width // window**2, layer.channels, window, window)
+            return (1, subject.in_channels, subject.height, subject.width)
+        case AttentionLayer() if subject.spec.window and not subject.partitions:
+            window = subject.spec.window
+            return (subject.height * subject.width // window**2, subject.channels, window, window)
         case ConvLayer() | AttentionLayer() | HeadLayer():
-            shape = (1, layer.channels, layer.height, layer.width)
+            return (1, subject.channels, subject.height, subject.width)
         case _:
-            assert_never(layer)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+            assert_never(subject)
+
+
+def example_input(subject: Subject) -> Tensor:
+    """An input at batch 1 in [0, 1): element i is the fractional part of i times the golden ratio.
+
+    Every runner makes the same numbers from the shape alone, in any language with double precision.
+    """
+    shape = example_shape(subject)
+    values = torch.arange(math.prod(shape), dtype=torch.float64) * _GOLDEN % 1
+    return values.to(torch.float32).reshape(shape)
 
 
 def _depth(layer: Layer) -> int:

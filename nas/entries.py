@@ -1,0 +1,330 @@
+"""What stands in a latency table: where it comes from, a timing for each layer, and how far its sums can be trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from nas.errors import InputError
+from nas.files import Record
+
+__all__ = [
+    "Agreement",
+    "Check",
+    "CheckRow",
+    "Correction",
+    "Entry",
+    "Failed",
+    "Filled",
+    "Provenance",
+    "PublishedTime",
+    "ReferenceTime",
+    "Source",
+    "Timing",
+]
+
+Source = Literal["measured", "calibrated", "analytic"]
+_Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0)]
+_Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Provenance(Record):
+    """Where the numbers of a table come from; tables that differ in it are never mixed.
+
+    Attributes:
+        source: `measured` on the device, `calibrated` (a model fitted to published end-to-end times), or `analytic`.
+        device: model of the device, such as a phone or a processor.
+        os: operating system and version.
+        runtime: what ran the network, such as onnxruntime.
+        versions: version of each piece of software that shapes the numbers.
+        precision: number format of weights and activations.
+        threads: threads of the runtime; absent where the runtime decides.
+        settings: what else shapes the times, such as compute units or pinned cores.
+        batch: images in one inference.
+        kind: the `--device` that measured, without its address.
+        statistic: the quantile of the timed runs that a look-up adds up.
+        protocol: how the times were taken, in words.
+        date: day of the measurement or calibration, ISO 8601.
+    """
+
+    source: Source
+    device: str
+    os: str
+    runtime: str
+    versions: dict[str, str]
+    precision: str
+    threads: int | None = None
+    settings: dict[str, str] = Field(default_factory=dict)
+    batch: Literal[1] = 1
+    kind: str | None = None
+    statistic: Literal["minimum", "median"] = "median"
+    protocol: str
+    date: str
+
+    @property
+    def label(self) -> str:
+        """The origin in a few words, for wherever a number is shown."""
+        parts = [f"{self.source}: {self.device}", self.os, self.runtime, self.precision]
+        if self.threads:
+            parts.append(f"{self.threads} thread{'' if self.threads == 1 else 's'}")
+        parts += [f"{name} {value}" for name, value in sorted(self.settings.items())]
+        return ", ".join([*parts, f"batch {self.batch}"])
+
+    def difference(self, other: Provenance) -> str | None:
+        """The first thing in which two fingerprints differ, in words; None where they are the same on whatever day."""
+        for name, value in self:
+            theirs = getattr(other, name)
+            if name != "date" and value != theirs:
+                return f"{name}: {_short(value)} in the table, {_short(theirs)} here"
+        return None
+
+
+class Timing(Record):
+    """The steady runs of one layer as they were timed, in milliseconds.
+
+    On a device whose calls have a cost of their own every quantile is that of a stack of k layers less that of one,
+    divided by k - 1.
+
+    Attributes:
+        minimum_ms: fastest run.
+        p10_ms: a tenth of the runs were faster.
+        median_ms: half of them.
+        p90_ms: nine tenths.
+        maximum_ms: slowest run; interruptions by other programs stay in it.
+        runs: steady runs.
+        warmup_runs: runs before them, which do not count.
+        slowdown: steady time over that of the first runs, where a device runs faster at first; 1 elsewhere.
+        settled: whether the time had stopped changing.
+        drift: how much slower than at the start of the table the reference layer was around these runs.
+        visits: how often the layer was timed; the best visit is kept.
+        output_error: relative error of its output against torch; absent where the output cannot be had.
+        facts: what else the device told.
+    """
+
+    minimum_ms: _Milliseconds
+    p10_ms: _Milliseconds
+    median_ms: _Milliseconds
+    p90_ms: _Milliseconds
+    maximum_ms: _Milliseconds
+    runs: Annotated[int, Field(gt=0)]
+    warmup_runs: _Count = 0
+    slowdown: _Milliseconds = 1.0
+    settled: bool = True
+    drift: _Milliseconds = 1.0
+    visits: Annotated[int, Field(gt=0)] = 1
+    output_error: _Fraction | None = None
+    facts: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        quantiles = (self.minimum_ms, self.p10_ms, self.median_ms, self.p90_ms, self.maximum_ms)
+        if list(quantiles) != sorted(quantiles):
+            raise ValueError("quantiles must rise from minimum_ms to maximum_ms")
+        return self
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the fastest run is no lucky one: a tenth of the runs came within 3 % of it."""
+        return self.p10_ms <= 1.03 * self.minimum_ms
+
+
+class Filled(Record):
+    """A layer that was not measured: interpolated between measured ones of its kind.
+
+    Attributes:
+        filled_ms: the value a look-up takes.
+        low_ms: lower end of its 90 % interval.
+        high_ms: upper end.
+    """
+
+    filled_ms: _Milliseconds
+    low_ms: _Milliseconds
+    high_ms: _Milliseconds
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low_ms <= self.filled_ms <= self.high_ms:
+            raise ValueError("filled_ms must lie between low_ms and high_ms")
+        return self
+
+
+class Failed(Record):
+    """A layer that could not be timed, and why."""
+
+    failed: Annotated[str, Field(min_length=1)]
+
+
+def _entry_kind(value: object) -> str:
+    """Which of the three a JSON object is, by the member that only that one has."""
+    if isinstance(value, Filled) or (isinstance(value, Mapping) and "filled_ms" in value):
+        return "<filled>"
+    if isinstance(value, Failed) or (isinstance(value, Mapping) and "failed" in value):
+        return "<failed>"
+    return "<timing>"
+
+
+# What stands at a layer's key. The brackets keep the tags out of the paths in error messages (nas/errors.py).
+Entry = Annotated[
+    Annotated[Timing, Tag("<timing>")] | Annotated[Filled, Tag("<filled>")] | Annotated[Failed, Tag("<failed>")],
+    Discriminator(_entry_kind),
+]
+
+
+class PublishedTime(Record):
+    """What others measured for a whole network on this device; shown beside the prediction."""
+
+    name: str
+    latency_ms: _Milliseconds
+    top1: Annotated[float, Field(gt=0, le=100)] | None = None
+    source: str
+
+
+class ReferenceTime(Record):
+    """The layer that is timed again and again between the others, and its time when the table was begun."""
+
+    key: str
+    latency_ms: _Milliseconds
+
+
+class Correction(Record):
+    """What whole networks showed the sum of their layers to be off by: `scale` * sum + `weights_ms_per_mb` * weights.
+
+    A layer that is timed alone finds its weights in the cache; in a network they come from memory.
+
+    Attributes:
+        scale: factor on every layer.
+        weights_ms_per_mb: for each 10^6 bytes of a layer's weights.
+        networks: how many whole networks it was learnt from.
+    """
+
+    scale: Annotated[float, Field(gt=0, le=100)]
+    weights_ms_per_mb: Annotated[float, Field(ge=0, le=1000)]
+    networks: Annotated[int, Field(gt=0)]
+
+
+class Agreement(Record):
+    """How predictions agree with measured end-to-end times; errors are predicted / measured - 1, as fractions.
+
+    Attributes:
+        networks: how many were compared.
+        bias: mean of the errors.
+        mean_error: mean of their absolute values.
+        worst_error: largest absolute value.
+        tau: Kendall's rank correlation.
+    """
+
+    networks: _Count
+    bias: _Finite
+    mean_error: _Fraction
+    worst_error: _Fraction
+    tau: Annotated[float, Field(ge=-1, le=1)]
+
+    @classmethod
+    def of(cls, predicted: Sequence[float], measured: Sequence[float]) -> Self:
+        """Compare equally long sequences of at least two times."""
+        from scipy.stats import kendalltau
+
+        errors = [ours / theirs - 1 for ours, theirs in zip(predicted, measured, strict=True)]
+        absolute = list(map(abs, errors))
+        tau = float(kendalltau(predicted, measured).statistic)
+        return cls(
+            networks=len(errors),
+            bias=round(sum(errors) / len(errors), 6),
+            mean_error=round(sum(absolute) / len(absolute), 6),
+            worst_error=round(max(absolute), 6),
+            tau=0.0 if math.isnan(tau) else round(tau, 6),
+        )
+
+    def describe(self) -> str:
+        """The figures in a few words."""
+        return (
+            f"mean error {self.mean_error:.1%}, worst {self.worst_error:.1%}, bias {self.bias:+.1%}, "
+            f"Kendall's tau {self.tau:.2f}"
+        )
+
+
+class CheckRow(Record):
+    """One whole network that was timed and predicted.
+
+    Attributes:
+        name: of a reference, or the architecture's id.
+        id: of the architecture.
+        role: `held-out`, or `calibration` for those the correction was learnt from.
+        measured_ms: end to end, corrected for drift like the layers.
+        predicted_ms: by the look-up of the table, correction included.
+        sum_ms: of its layers without correction.
+        spread: mean relative difference between its repetitions.
+    """
+
+    name: str
+    id: str
+    role: Literal["held-out", "calibration"]
+    measured_ms: _Milliseconds
+    predicted_ms: _Milliseconds
+    sum_ms: _Milliseconds
+    spread: _Fraction
+
+
+class Check(Record):
+    """The end-to-end comparison that says how far the sum of layers can be trusted.
+
+    Attributes:
+        date: of the measurement, ISO 8601.
+        protocol: how the networks were timed, in words.
+        agreement: of the predictions of held-out networks.
+        uncorrected: the same for the plain sums of their layers.
+        noise_floor: mean relative difference between two repetitions of the same network.
+        drift: how much slower than in the table the reference layer was.
+        baselines: a line in MACs and one in parameters, fitted on half of the networks and compared on the other.
+        rows: every network, held-out and calibration.
+    """
+
+    date: str
+    protocol: str
+    agreement: Agreement
+    uncorrected: Agreement
+    noise_floor: _Fraction
+    drift: _Milliseconds
+    baselines: dict[str, Agreement]
+    rows: Annotated[tuple[CheckRow, ...], Field(min_length=2)]
+
+    def factors(self, coverage: float) -> tuple[float, float]:
+        """What to multiply a prediction with for the ends of an interval that covers this share of networks.
+
+        Split conformal (Vovk et al., 2005) on the relative errors of the held-out networks: exact for networks drawn
+        like them, silent about networks unlike them.
+
+        Raises:
+            InputError: the check has too few networks for this coverage.
+        """
+        ratios = sorted(
+            abs(math.log(row.measured_ms / row.predicted_ms)) for row in self.rows if row.role == "held-out"
+        )
+        rank = math.ceil(coverage * (len(ratios) + 1) - 1e-9)
+        if rank > len(ratios):
+            most = len(ratios) / (len(ratios) + 1)
+            raise InputError(
+                f"the table's check of {len(ratios)} networks gives intervals of at most {most:.1%}, got {coverage:g}; "
+                "check more (nas table check --networks N)"
+            )
+        miss = math.exp(ratios[rank - 1])
+        return 1 / miss, miss
+
+    def describe(self) -> str:
+        """The check in one sentence."""
+        return (
+            f"checked on {self.agreement.networks} whole networks: {self.agreement.describe()}; "
+            f"noise floor {self.noise_floor:.1%}"
+        )
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {inner}" for name, inner in sorted(value.items())) or "none"
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
