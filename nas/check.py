@@ -8,29 +8,30 @@ the correction; the others, which it has not seen, say how good it is.
 from __future__ import annotations
 
 import datetime
+import math
 import random
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from scipy.optimize import nnls
 
 from nas.architecture import Architecture
 from nas.devices import Device
-from nas.drift import DriftWatch, interleaved
-from nas.entries import Agreement, Check, CheckRow, Correction, Timing
+from nas.drift import interleaved
+from nas.entries import Agreement, Check, CheckRow, Correction, ReferenceTime
 from nas.errors import InputError, NasError
 from nas.files import Record, write_beside
-from nas.latency import LatencyTable, weights_mb
+from nas.latency import LatencyTable, drift, weights_mb
 from nas.measure import Progress, ignore_progress, measured_provenance
 from nas.operations import count
 from nas.space import SearchSpace, random_choice
-from nas.timing import TimingProtocol, read_runs
+from nas.timing import TimingProtocol, read_run
 
 __all__ = ["NETWORK_PROTOCOL", "check_networks", "check_table", "learn_correction"]
 
@@ -40,18 +41,18 @@ NETWORK_PROTOCOL = TimingProtocol(duration_ms=500.0, minimum_runs=12, maximum_ru
 _SEED = 2025  # of the random networks; a search draws others
 
 
-class _Rounds(Record):
+class _Times(Record):
     """Times of a check that is under way, kept beside the table so that it can be gone on with.
 
     Attributes:
-        plan: what the times belong to.
-        times_ms: for each round, architecture id -> steady time over drift.
-        drifts: of each subject timed, in order.
+        table: digest of the table they belong to.
+        protocol: how they were taken.
+        visits: architecture id -> for each round the fastest steady run, and the time of the reference layer around it.
     """
 
-    plan: str
-    times_ms: tuple[dict[str, float], ...]
-    drifts: tuple[float, ...] = ()
+    table: str
+    protocol: str
+    visits: dict[str, list[tuple[float, float]]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +102,13 @@ def check_table(
             f"{rounds} rounds and {calibrate} to calibrate"
         )
     plain = table.model_copy(update={"correction": None, "check": None})
-    chosen = _networks(space, networks=networks, calibrate=calibrate)
-    for each in chosen:
-        plain.latency_ms(each.architecture)  # A missing layer is told before anything is timed.
-    timing = _time_rounds(plain, path, chosen, space, device, rounds=rounds, protocol=protocol, on_progress=on_progress)
-    repetitions = {each.architecture.id: [times[each.architecture.id] for times in timing.times_ms] for each in chosen}
-    measured = {key: min(times) for key, times in repetitions.items()}
+    chosen = _networks(plain, space, networks=networks, calibrate=calibrate)
+    times = _time_rounds(plain, path, chosen, space, device, rounds=rounds, protocol=protocol, on_progress=on_progress)
+    usual = _reference(plain, path).latency_ms
+    visits = {each.architecture.id: times[each.architecture.id][:rounds] for each in chosen}
+    repetitions = {key: [ms / drift(reference, usual) for ms, reference in each] for key, each in visits.items()}
+    # Other programs only slow a run down: the fastest round counts, with the drift of its own hour.
+    measured = {key: min(each)[0] / drift(min(each)[1], usual) for key, each in visits.items()}
     learnt = [each.architecture for each in chosen if each.role == "calibration"]
     correction = learn_correction(plain, {a: measured[a.id] for a in learnt}) if learnt else None
     corrected = plain.model_copy(update={"correction": correction})
@@ -116,6 +118,7 @@ def check_table(
             id=each.architecture.id,
             role=each.role,
             measured_ms=round(measured[each.architecture.id], 6),
+            raw_ms=min(visits[each.architecture.id])[0],
             predicted_ms=round(corrected.latency_ms(each.architecture), 6),
             sum_ms=round(plain.latency_ms(each.architecture), 6),
             spread=round(_spread(repetitions[each.architecture.id]), 6),
@@ -123,15 +126,16 @@ def check_table(
         for each in chosen
     )
     held_out = [row for row in rows if row.role == "held-out"]
-    times = [row.measured_ms for row in held_out]
+    truth = [row.measured_ms for row in held_out]
     check = Check(
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         protocol=f"{rounds} rounds in random order, each network {protocol.describe()}; the fastest round counts",
-        agreement=Agreement.of([row.predicted_ms for row in held_out], times),
-        uncorrected=Agreement.of([row.sum_ms for row in held_out], times),
+        agreement=Agreement.of([row.predicted_ms for row in held_out], truth),
+        uncorrected=Agreement.of([row.sum_ms for row in held_out], truth),
         noise_floor=round(statistics.mean(row.spread for row in held_out), 6),
-        drift=round(statistics.median(timing.drifts), 4),
-        baselines=_baselines([each.architecture for each in chosen if each.role == "held-out"], times),
+        half_noise=round(statistics.mean(_spread(_halves(visits[row.id])) for row in held_out), 6),
+        drift=round(statistics.median(reference for each in visits.values() for _, reference in each) / usual, 4),
+        baselines=_baselines([each.architecture for each in chosen if each.role == "held-out"], truth),
         rows=rows,
     )
     checked = corrected.model_copy(update={"check": check})
@@ -140,11 +144,12 @@ def check_table(
     return checked
 
 
-def check_networks(check: Check, space: SearchSpace) -> dict[str, Architecture]:
-    """The networks of a check by id, drawn from its space again."""
-    held_out = sum(row.role == "held-out" for row in check.rows)
+def check_networks(table: LatencyTable, space: SearchSpace) -> dict[str, Architecture]:
+    """The networks of a table's check by id, drawn from its space again."""
+    assert table.check is not None
+    held_out = sum(row.role == "held-out" for row in table.check.rows)
     references = sum(architecture in space for architecture in space.references.values())
-    chosen = _networks(space, networks=held_out - references, calibrate=len(check.rows) - held_out)
+    chosen = _networks(table, space, networks=held_out - references, calibrate=len(table.check.rows) - held_out)
     return {each.architecture.id: each.architecture for each in chosen}
 
 
@@ -173,21 +178,32 @@ def learn_correction(table: LatencyTable, measured_ms: Mapping[Architecture, flo
     )
 
 
-def _networks(space: SearchSpace, *, networks: int, calibrate: int) -> list[_Network]:
-    """The references inside the space, the random held-out networks, then those to calibrate on; all different."""
-    chosen = {
-        architecture.id: _Network(name=name, role="held-out", architecture=architecture)
-        for name, architecture in space.references.items()
-        if architecture in space
-    }
-    references = len(chosen)
+def _networks(table: LatencyTable, space: SearchSpace, *, networks: int, calibrate: int) -> list[_Network]:
+    """The references inside the space, the random held-out networks, then those to calibrate on; all different.
+
+    Networks with a layer that failed on the device cannot be predicted and are passed over.
+    """
+    chosen: dict[str, _Network] = {}
+    drawn = _drawn(space)
+    references = {name: network for name, network in space.references.items() if network in space}
+    for name, network in references.items():
+        chosen[network.id] = _Network(name=name, role="held-out", architecture=network)
+    wanted = len(chosen) + networks + calibrate
+    for network in islice(drawn, 20 * wanted):
+        role: Literal["held-out", "calibration"] = "held-out" if len(chosen) < wanted - calibrate else "calibration"
+        if len(chosen) < wanted and math.isfinite(table.latency_ms(network)):
+            chosen.setdefault(network.id, _Network(name=network.id, role=role, architecture=network))
+    if len(chosen) < wanted:
+        raise InputError(
+            f"the space has too few networks for a check of {networks} and {calibrate} to calibrate; ask for fewer"
+        )
+    return [each for each in chosen.values() if math.isfinite(table.latency_ms(each.architecture))]
+
+
+def _drawn(space: SearchSpace) -> Iterator[Architecture]:
     choose = random_choice(seed=_SEED)
-    wanted = min(references + networks + calibrate, space.count())
-    while len(chosen) < wanted:
-        architecture = space.sample(choose)
-        role: Literal["held-out", "calibration"] = "held-out" if len(chosen) < references + networks else "calibration"
-        chosen.setdefault(architecture.id, _Network(name=architecture.id, role=role, architecture=architecture))
-    return list(chosen.values())
+    while True:
+        yield space.sample(choose)
 
 
 def _time_rounds(
@@ -200,45 +216,53 @@ def _time_rounds(
     rounds: int,
     protocol: TimingProtocol,
     on_progress: Callable[[Progress], None],
-) -> _Rounds:
-    """Time every network once a round, keeping each time as it comes."""
-    plan = f"{table.digest()} {rounds} rounds of {' '.join(each.architecture.id for each in chosen)}"
-    state = _resumed(_journal(path), plan, rounds)
-    assert table.reference is not None
-    reference = next((layer for layer in space.layers if layer.key == table.reference.key), None)
-    if reference is None:
-        raise InputError(
-            f"{path} was measured for another space: its reference layer {table.reference.key} is not in it"
-        )
-    watch = DriftWatch(device, reference, TimingProtocol(), table.reference)
-    total = rounds * len(chosen)
-    on_progress(Progress(done=sum(map(len, state.times_ms)), total=total, key=""))
+) -> dict[str, list[tuple[float, float]]]:
+    """Time every network once a round, keeping each time as it comes; times from an interrupted check count."""
+    state = _resumed(_journal(path), _Times(table=table.digest(), protocol=protocol.describe()))
+    visits = {each.architecture.id: state.visits.get(each.architecture.id, []) for each in chosen}
+    key = _reference(table, path).key
+    layer = next((layer for layer in space.layers if layer.key == key), None)
+    if layer is None:
+        raise InputError(f"{path} was measured for another space: its reference layer {key} is not in this one")
+    reference = TimingProtocol().job(layer)
+
+    def tell(key: str) -> None:
+        done = sum(min(len(each), rounds) for each in visits.values())
+        on_progress(Progress(done=done, total=rounds * len(visits), key=key))
+
+    tell("")
     for number in range(rounds):
-        order = [each for each in chosen if each.architecture.id not in state.times_ms[number]]
-        random.Random(f"{_SEED} {number}").shuffle(order)
-        architectures = [each.architecture for each in order]
-        results = interleaved(device, architectures, lambda architecture: [protocol.job(architecture)], watch)
-        for architecture, (run,), _ in results:
+        todo = [each.architecture for each in chosen if len(visits[each.architecture.id]) <= number]
+        random.Random(f"{_SEED} {number}").shuffle(todo)
+        for visit in interleaved(device, todo, lambda architecture: [protocol.job(architecture)], reference):
+            (run,), architecture = visit.runs, visit.subject
             if run.failure is not None:
                 raise NasError(f"{architecture.key} ({architecture.summary}) could not be timed: {run.failure}")
-            timing: Timing = read_runs(run.times_ms)
-            state.times_ms[number][architecture.id] = timing.minimum_ms / watch.drift
-            state = state.model_copy(update={"drifts": (*state.drifts, watch.drift)})
+            visits[architecture.id].append((read_run(run).minimum_ms, visit.reference_ms))
+            state.visits[architecture.id] = visits[architecture.id]
             write_beside(_journal(path), state.model_dump_json().encode())
-            done = sum(map(len, state.times_ms))
-            on_progress(Progress(done=done, total=total, key=f"round {number + 1}: {architecture.summary}"))
-    return state
+            tell(f"round {number + 1}: {architecture.summary}")
+    return visits
 
 
-def _resumed(journal: Path, plan: str, rounds: int) -> _Rounds:
-    """The times of an interrupted check with the same plan, or none."""
+def _resumed(journal: Path, fresh: _Times) -> _Times:
+    """The times of an interrupted check of the same table by the same protocol, or none."""
     try:
-        state = _Rounds.model_validate_json(journal.read_bytes())
+        state = _Times.model_validate_json(journal.read_bytes())
     except (OSError, ValidationError):
-        state = None
-    if state is None or state.plan != plan:
-        return _Rounds(plan=plan, times_ms=tuple({} for _ in range(rounds)))
-    return state
+        return fresh
+    return state if (state.table, state.protocol) == (fresh.table, fresh.protocol) else fresh
+
+
+def _reference(table: LatencyTable, path: Path) -> ReferenceTime:
+    if table.reference is None:
+        raise InputError(f"{path} was not measured layer by layer ({table.provenance.label}): nothing to check it on")
+    return table.reference
+
+
+def _halves(visits: Sequence[tuple[float, float]]) -> list[float]:
+    """The fastest of the even rounds, and of the odd ones."""
+    return [min(visits[start::2])[0] for start in (0, 1)]
 
 
 def _journal(path: Path) -> Path:
@@ -246,8 +270,7 @@ def _journal(path: Path) -> Path:
 
 
 def _require_same_device(table: LatencyTable, device: Device, path: Path) -> None:
-    if table.reference is None:
-        raise InputError(f"{path} was not measured layer by layer ({table.provenance.label}): nothing to check it on")
+    _reference(table, path)
     here = measured_provenance(device.describe(), table.provenance.protocol)
     if difference := table.provenance.difference(here):
         raise InputError(f"{path} was measured on another device ({difference}): check it there")

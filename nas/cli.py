@@ -230,8 +230,14 @@ def table_build(
     runner: RunnerOption = None,
     option: SettingsOption = None,
     sample: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Share of the layers to measure; the rest is filled in and marked.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="Share of the layers to measure; the rest is filled in and marked.",
+            show_default="all, with --until-error 0.1",
+        ),
+    ] = None,
     until_error: Annotated[
         str | None,
         typer.Option(help="Measure on until filled values are known to this, such as 2%.", show_default=False),

@@ -100,8 +100,11 @@ class Timing(Record):
         warmup_runs: runs before them, which do not count.
         slowdown: steady time over that of the first runs, where a device runs faster at first; 1 elsewhere.
         settled: whether the time had stopped changing.
-        drift: how much slower than at the start of the table the reference layer was around these runs.
-        visits: how often the layer was timed; the best visit is kept.
+        reference_ms: time of the reference layer around these runs; what it differs from the table's is drift.
+        disturbed: whether the reference took different times before and after them.
+        visits: how often the layer was timed, minutes or seconds apart; the best visit is kept.
+        alone_ms: where stacks are measured, the fastest run of the layer alone, over all visits.
+        stack_ms: and that of its stack.
         output_error: relative error of its output against torch; absent where the output cannot be had.
         facts: what else the device told.
     """
@@ -110,20 +113,24 @@ class Timing(Record):
     p10_ms: _Milliseconds
     median_ms: _Milliseconds
     p90_ms: _Milliseconds
-    maximum_ms: _Milliseconds
+    maximum_ms: _Milliseconds | None = None
     runs: Annotated[int, Field(gt=0)]
     warmup_runs: _Count = 0
     slowdown: _Milliseconds = 1.0
     settled: bool = True
-    drift: _Milliseconds = 1.0
+    reference_ms: _Milliseconds | None = None
+    disturbed: bool = False
     visits: Annotated[int, Field(gt=0)] = 1
+    alone_ms: _Milliseconds | None = None
+    stack_ms: _Milliseconds | None = None
     output_error: _Fraction | None = None
     facts: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        quantiles = (self.minimum_ms, self.p10_ms, self.median_ms, self.p90_ms, self.maximum_ms)
-        if list(quantiles) != sorted(quantiles):
+        quantiles = [self.minimum_ms, self.p10_ms, self.median_ms, self.p90_ms]
+        quantiles += [] if self.maximum_ms is None else [self.maximum_ms]
+        if quantiles != sorted(quantiles):
             raise ValueError("quantiles must rise from minimum_ms to maximum_ms")
         return self
 
@@ -131,6 +138,11 @@ class Timing(Record):
     def confirmed(self) -> bool:
         """Whether the fastest run is no lucky one: a tenth of the runs came within 3 % of it."""
         return self.p10_ms <= 1.03 * self.minimum_ms
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it should be taken again."""
+        return not (self.settled and self.confirmed) or self.disturbed or (self.slowdown > 1 and self.visits == 1)
 
 
 class Filled(Record):
@@ -185,7 +197,7 @@ class PublishedTime(Record):
 
 
 class ReferenceTime(Record):
-    """The layer that is timed again and again between the others, and its time when the table was begun."""
+    """The layer that is timed again and again between the others, and its usual time: the median over the table."""
 
     key: str
     latency_ms: _Milliseconds
@@ -255,7 +267,8 @@ class CheckRow(Record):
         name: of a reference, or the architecture's id.
         id: of the architecture.
         role: `held-out`, or `calibration` for those the correction was learnt from.
-        measured_ms: end to end, corrected for drift like the layers.
+        measured_ms: end to end, fastest round, over the drift of the device since the table.
+        raw_ms: as it was timed.
         predicted_ms: by the look-up of the table, correction included.
         sum_ms: of its layers without correction.
         spread: mean relative difference between its repetitions.
@@ -265,6 +278,7 @@ class CheckRow(Record):
     id: str
     role: Literal["held-out", "calibration"]
     measured_ms: _Milliseconds
+    raw_ms: _Milliseconds
     predicted_ms: _Milliseconds
     sum_ms: _Milliseconds
     spread: _Fraction
@@ -278,8 +292,9 @@ class Check(Record):
         protocol: how the networks were timed, in words.
         agreement: of the predictions of held-out networks.
         uncorrected: the same for the plain sums of their layers.
-        noise_floor: mean relative difference between two repetitions of the same network.
-        drift: how much slower than in the table the reference layer was.
+        noise_floor: mean relative difference between two repetitions, that is rounds, of the same network.
+        half_noise: the same between the fastest of one half of the rounds and the fastest of the other.
+        drift: how much slower than in the table the reference layer was; below 1 it was faster.
         baselines: a line in MACs and one in parameters, fitted on half of the networks and compared on the other.
         rows: every network, held-out and calibration.
     """
@@ -289,6 +304,7 @@ class Check(Record):
     agreement: Agreement
     uncorrected: Agreement
     noise_floor: _Fraction
+    half_noise: _Fraction
     drift: _Milliseconds
     baselines: dict[str, Agreement]
     rows: Annotated[tuple[CheckRow, ...], Field(min_length=2)]
@@ -319,7 +335,7 @@ class Check(Record):
         """The check in one sentence."""
         return (
             f"checked on {self.agreement.networks} whole networks: {self.agreement.describe()}; "
-            f"noise floor {self.noise_floor:.1%}"
+            f"two rounds of one network differ by {self.noise_floor:.1%} (noise floor)"
         )
 
 

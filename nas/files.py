@@ -1,4 +1,4 @@
-"""What files hold, frozen records, and how they are written: beside their name and renamed, never half."""
+"""What files hold, frozen records, how they are written, beside their name and renamed, and where the cache is."""
 
 from __future__ import annotations
 
@@ -10,13 +10,34 @@ from pydantic import BaseModel, ConfigDict
 
 from nas.errors import InputError
 
-__all__ = ["Record", "write_beside"]
+__all__ = ["Record", "cache_folder", "write_beside"]
 
 
 class Record(BaseModel):
     """Base of all that is read from or written to a file: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+def cache_folder(part: str, *, keeps: str | None = None) -> Path:
+    """`$NAS_CACHE/PART`, else `~/.cache/nas/PART`: for what can be had again, given time.
+
+    Args:
+        part: of the cache.
+        keeps: what is about to be written there, in the words of the error; only then is the folder made.
+    Raises:
+        InputError: it cannot be made.
+    """
+    named = os.environ.get("NAS_CACHE")
+    folder = (Path(named).expanduser() if named else Path.home() / ".cache" / "nas") / part
+    if keeps:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot keep {keeps} there ({error.strerror}); set NAS_CACHE to another folder"
+            ) from error
+    return folder
 
 
 def write_beside(path: Path, content: bytes) -> None:

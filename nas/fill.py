@@ -21,7 +21,7 @@ from nas.architecture import AttentionSpec, Layer
 from nas.entries import Filled
 from nas.operations import operations
 
-__all__ = ["fill", "measuring_order", "too_slow"]
+__all__ = ["fewest", "fill", "measuring_order", "too_slow"]
 
 _Array = npt.NDArray[np.float64]
 
@@ -42,9 +42,9 @@ _LENGTH = 2.0  # expected length scale of the standardised numbers
 def measuring_order(layers: Iterable[Layer]) -> list[Layer]:
     """The layers in an order such that any beginning of it covers them evenly.
 
-    Kinds with few layers come first and whole; of the others each next layer is the one farthest from all before it,
-    and the kinds take turns in proportion to their size. The order depends on the layers alone, so that an interrupted
-    build goes on with it.
+    Kinds with few layers come first and whole, then the fewest of the others that can be interpolated. Each next layer
+    is the one farthest from all before it, and the kinds take turns in proportion to their size. The order depends on
+    the layers alone, so that an interrupted build goes on with it.
     """
     kinds = _by_kind(layers)
     few = [layer for members in kinds.values() if len(members) <= _FEW for layer in members]
@@ -52,8 +52,15 @@ def measuring_order(layers: Iterable[Layer]) -> list[Layer]:
     for name, members in kinds.items():
         if len(members) > _FEW:
             for position, index in enumerate(_farthest_first(_encode(members, members))):
-                ranked.append(((position + 0.5) / len(members), name, members[index]))
+                share = 0.0 if position < _FEWEST else (position + 0.5) / len(members)
+                ranked.append((share, name, members[index]))
     return few + [layer for _, _, layer in sorted(ranked, key=lambda item: item[:2])]
+
+
+def fewest(order: Sequence[Layer]) -> int:
+    """How long a beginning of a measuring order must be so that the rest can be filled in."""
+    kinds = _by_kind(order).values()
+    return sum(len(members) if len(members) <= _FEW else _FEWEST for members in kinds)
 
 
 def fill(measured: Mapping[Layer, float], wanted: Iterable[Layer]) -> dict[Layer, Filled]:

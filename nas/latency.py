@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from nas.errors import InputError, MissingLatencyError
 from nas.files import Record, write_beside
 from nas.operations import operations
 
-__all__ = ["Latency", "LatencyTable", "LayerLatency", "weights_mb"]
+__all__ = ["Latency", "LatencyTable", "LayerLatency", "drift", "weights_mb"]
 
 _COVERAGE = 0.9
+_DRIFT = 0.02  # a reference that differs by less tells of noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +160,7 @@ class LatencyTable(Record):
         yield f"date: {provenance.date}"
         yield f"trust: {self.trust}"
         if self.entries:
-            yield from _describe_entries(self.entries)
+            yield from self._describe_entries()
         if self.call_ms:
             yield f"one call costs {self.call_ms:.3f} ms beside its layers"
         if self.correction:
@@ -169,10 +171,41 @@ class LatencyTable(Record):
         if self.check:
             yield f"check of {self.check.date}: {self.check.protocol}; drift {self.check.drift:g}"
             yield f"  plain sums: {self.check.uncorrected.describe()}"
+            yield f"  the fastest of half of the rounds and of the other half differ by {self.check.half_noise:.2%}"
             for name, agreement in self.check.baselines.items():
                 yield f"  a line in {name}: {agreement.describe()}, {agreement.networks} networks it has not seen"
         if self.model:
             yield from self.model.describe()
+
+    def _describe_entries(self) -> Iterator[str]:
+        timings = {key: entry for key, entry in self.entries.items() if isinstance(entry, Timing)}
+        failures = {key: entry.failed for key, entry in self.entries.items() if isinstance(entry, Failed)}
+        filled = len(self.entries) - len(timings) - len(failures)
+        yield f"layers: {len(timings)} measured, {filled} filled in between them, {len(failures)} failed"
+        for key, reason in sorted(failures.items()):
+            yield f"  failed: {key}: {reason}"
+        if not timings:
+            return
+        ratios = sorted(timing.median_ms / timing.minimum_ms for timing in timings.values())
+        slowest, worst = max((timing.maximum_ms or 0) / timing.minimum_ms for timing in timings.values()), ratios[-1]
+        yield (
+            f"runs: the median is {ratios[len(ratios) // 2]:.2f} times the fastest in the middle of the layers, "
+            f"{worst:.2f} times at most; the slowest of all runs took {slowest:.1f} times the fastest of its layer"
+        )
+        doubtful = sum(timing.in_doubt for timing in timings.values())
+        drifts = _range(map(self.drift, timings.values()))
+        yield f"in doubt after all visits: {doubtful} layers; drift of the device: {drifts}"
+        slow = [timing.slowdown for timing in timings.values() if timing.slowdown > 1]
+        if slow:
+            yield f"two speeds: {len(slow)} layers run faster at first, by {_range(slow)}; the steady time counts"
+        compared = [timing.output_error for timing in timings.values() if timing.output_error is not None]
+        if compared:
+            yield f"outputs: {len(compared)} compared with torch, relative error at most {max(compared):.1g}"
+        else:
+            yield "outputs: not compared with torch, the device does not give them"
+        for name in sorted({name for timing in timings.values() for name in timing.facts}):
+            counts = Counter(timing.facts.get(name, "not told") for timing in timings.values())
+            yield f"{name}: " + "; ".join(f"{value} ({number} layers)" for value, number in counts.most_common(5))
 
     def quantiles(self, networks: Iterable[Architecture]) -> dict[str, float]:
         """Minimum, 10 %, median, 90 % and maximum of the latency of some networks, in ms."""
@@ -180,25 +213,31 @@ class LatencyTable(Record):
         shares = {"minimum": 0.0, "10%": 0.1, "median": 0.5, "90%": 0.9, "maximum": 1.0}
         return {name: values[round(share * (len(values) - 1))] for name, share in shares.items()}
 
+    def drift(self, timing: Timing) -> float:
+        """How much slower than usual the device was during a timing; 1 where the difference is noise."""
+        if self.reference is None or timing.reference_ms is None:
+            return 1.0
+        return drift(timing.reference_ms, self.reference.latency_ms)
+
     def layer_ms(self, layer: Layer) -> float:
-        """Milliseconds of one layer, corrected where the table has a correction.
+        """Milliseconds of one layer, corrected where the table has a correction; infinite for one that failed.
 
         Raises:
             MissingLatencyError: neither an entry nor a model covers it.
         """
+        if isinstance(self.entries.get(layer.key), Failed):
+            return math.inf
         return self._look_up(layer).latency_ms
 
     def latency_ms(self, architecture: Architecture) -> float:
         """Predicted latency of a network alone, quicker than `latency` where thousands are asked for.
 
+        A network with a layer that failed on the device takes for ever.
+
         Raises:
             MissingLatencyError: a layer has no entry.
         """
         return sum(map(self.layer_ms, architecture.layers())) + self._overhead_ms
-
-    def sum_ms(self, architecture: Architecture) -> float:
-        """The sum of the layers as they were timed, without correction, and the cost of the call."""
-        return self.model_copy(update={"correction": None}).latency_ms(architecture)
 
     def upper_ms(self, architecture: Architecture, confidence: float) -> float:
         """Upper end of the interval that covers this share of networks: what `--confidence` searches on.
@@ -250,7 +289,7 @@ class LatencyTable(Record):
         match self.entries.get(layer.key):
             case Timing() as timing:
                 fastest = self.provenance.statistic == "minimum"
-                value = (timing.minimum_ms if fastest else timing.median_ms) / timing.drift
+                value = (timing.minimum_ms if fastest else timing.median_ms) / self.drift(timing)
                 source: str = self.provenance.source
             case Filled() as filled:
                 value, source = filled.filled_ms, "filled"
@@ -277,8 +316,8 @@ class LatencyTable(Record):
         for layer in layers:
             match self.entries.get(layer.key):
                 case Timing() as timing:
-                    low += timing.minimum_ms / timing.drift
-                    high += timing.p90_ms / timing.drift
+                    low += timing.minimum_ms / self.drift(timing)
+                    high += timing.p90_ms / self.drift(timing)
                 case Filled() as filled:
                     low += filled.low_ms
                     high += filled.high_ms
@@ -289,41 +328,15 @@ class LatencyTable(Record):
         return low, high
 
 
-def _describe_entries(entries: Mapping[str, Entry]) -> Iterator[str]:
-    timings = {key: entry for key, entry in entries.items() if isinstance(entry, Timing)}
-    failures = {key: entry.failed for key, entry in entries.items() if isinstance(entry, Failed)}
-    filled = sum(isinstance(entry, Filled) for entry in entries.values())
-    yield f"layers: {len(timings)} measured, {filled} filled in between them, {len(failures)} failed"
-    for key, reason in sorted(failures.items()):
-        yield f"  failed: {key}: {reason}"
-    if not timings:
-        return
-    doubtful = sum(not (timing.settled and timing.confirmed) for timing in timings.values())
-    ratios = sorted(timing.median_ms / timing.minimum_ms for timing in timings.values())
-    slowest, worst = max(timings.items(), key=lambda item: item[1].maximum_ms / item[1].minimum_ms)
-    yield (
-        f"runs: the median is {ratios[len(ratios) // 2]:.2f} times the fastest in the middle of the layers and "
-        f"{ratios[-1]:.2f} times at most; slowest run of all {worst.maximum_ms / worst.minimum_ms:.1f} times the "
-        f"fastest ({slowest})"
-    )
-    yield f"in doubt after all visits: {doubtful}; drift {_range(timing.drift for timing in timings.values())}"
-    slow = {key: timing.slowdown for key, timing in timings.items() if timing.slowdown > 1}
-    if slow:
-        yield f"two speeds: {len(slow)} layers run faster at first, by {_range(slow.values())}; the steady time counts"
-    compared = [timing.output_error for timing in timings.values() if timing.output_error is not None]
-    yield (
-        f"outputs: {len(compared)} compared with torch, relative error at most {max(compared):.1g}"
-        if compared
-        else "outputs: not compared with torch, the device does not give them"
-    )
-    for name in sorted({name for timing in timings.values() for name in timing.facts}):
-        counts = Counter(timing.facts.get(name, "not told") for timing in timings.values())
-        yield f"{name}: " + "; ".join(f"{value} ({number} layers)" for value, number in counts.most_common(5))
-
-
 def _range(values: Iterable[float]) -> str:
     ordered = sorted(values)
     return f"{ordered[0]:.3f}" if ordered[0] == ordered[-1] else f"{ordered[0]:.3f} to {ordered[-1]:.3f}"
+
+
+def drift(reference_ms: float, usual_ms: float) -> float:
+    """How much slower than usual a device is by its reference layer; 1 where the difference is noise."""
+    ratio = reference_ms / usual_ms
+    return 1.0 if abs(ratio - 1) < _DRIFT else ratio
 
 
 def weights_mb(layer: Layer, precision: str) -> float:

@@ -5,28 +5,32 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
 from nas.architecture import AttentionLayer, ConvLayer, Layer, Stack
 from nas.devices import Device, DeviceDescription, Job, Run, sampled
-from nas.drift import DriftWatch, interleaved, reference_layer
-from nas.entries import Entry, Failed, Filled, Provenance, Timing
-from nas.errors import InputError
-from nas.fill import fill, measuring_order, too_slow
+from nas.drift import Visit, interleaved, reference_layer
+from nas.entries import Entry, Failed, Filled, Provenance, ReferenceTime, Timing
+from nas.errors import DeviceError, InputError
+from nas.fill import fewest, fill, measuring_order, too_slow
 from nas.latency import LatencyTable
-from nas.timing import TimingProtocol, read_runs, stack_share
+from nas.timing import TimingProtocol, read_run, stack_share
 
-__all__ = ["Progress", "build_table", "default_path", "ignore_progress", "measured_provenance", "require_same_device"]
+__all__ = ["Progress", "build_table", "default_path", "ignore_progress", "measured_provenance"]
 
 STACK = 4  # layers in a stack on devices whose calls have a cost of their own
 
 # Largest relative error of an output against torch in float32. Runtimes reorder sums: about 1e-6; float16 has 11 bits,
 # and errors of a thousandth add up over the operations of a layer.
 _TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+# Layers that are visited in turn: their visits lie some seconds apart, and their models fit a device's cache.
+_BLOCK = 64
 _STEP = 0.05  # share of the layers measured before intervals are looked at again
 
 
@@ -49,7 +53,7 @@ def build_table(
     out: Path,
     *,
     protocol: TimingProtocol | None = None,
-    sample: float = 1.0,
+    sample: float | None = None,
     until_error: float | None = None,
     retry_failed: bool = False,
     on_progress: Callable[[Progress], None] = ignore_progress,
@@ -63,11 +67,12 @@ def build_table(
         device: where to measure.
         out: the table file, new or begun by an earlier build.
         protocol: how to time a layer.
-        sample: share of the layers to measure; the others are filled in between them, and marked.
-        until_error: with `sample`, go on with the layers whose intervals are widest until every filled value is known
-            to this relative error, at 90 %.
+        sample: share of the layers to measure, at least a few of each kind; the others are filled in between them,
+            and marked. All of them by default, or a tenth where `until_error` is given.
+        until_error: go on with the layers whose intervals are widest until every filled value is known to this
+            relative error, at 90 %.
         retry_failed: take up layers again that failed before.
-        on_progress: called before the first and after every layer.
+        on_progress: called before the first layer and after every visit of one.
     Returns:
         The table, with whatever else `out` already held.
     Raises:
@@ -77,7 +82,8 @@ def build_table(
     protocol = protocol or TimingProtocol()
     order = measuring_order(layers)
     build = _Build(device, protocol, out, order, on_progress)
-    wanted = order[: max(1, round(sample * len(order)))]
+    share = sample or (0.1 if until_error else 1.0)
+    wanted = order[: max(fewest(order), round(share * len(order)))]
     build.measure(wanted, retry_failed=retry_failed)
     build.fill()
     if until_error is not None:
@@ -90,10 +96,11 @@ def build_table(
 def default_path(device: Device) -> Path:
     """latency_tables/DEVICE.RUNTIME.PRECISION.json for a device, in the working directory."""
     description = device.describe()
-    model = (
-        "-".join("".join(c if c.isalnum() else " " for c in description.model.lower()).split()) or platform.machine()
-    )
-    return Path("latency_tables") / f"{model}.{description.kind}.{description.precision}.json"
+    model = _plain(description.model) or platform.machine()
+    # One machine has a table for each engine of a runtime: `onnxruntime-web wasm in Node`, and in Chromium.
+    engine = _plain(description.runtime.partition(" in ")[2])
+    runtime = f"{description.kind}-{engine}" if engine else description.kind
+    return Path("latency_tables") / f"{model}.{runtime}.{description.precision}.json"
 
 
 def measured_provenance(description: DeviceDescription, protocol: str) -> Provenance:
@@ -117,17 +124,6 @@ def measured_provenance(description: DeviceDescription, protocol: str) -> Proven
     )
 
 
-def require_same_device(table: LatencyTable, description: DeviceDescription, protocol: str, where: Path) -> None:
-    """Refuse to mix times of two devices.
-
-    Raises:
-        InputError: the table's fingerprint differs; the message says in what.
-    """
-    difference = table.provenance.difference(measured_provenance(description, protocol))
-    if difference:
-        raise InputError(f"{where} holds times of another device or protocol ({difference}): choose another --out")
-
-
 class _Build:
     """A table in the making.
 
@@ -148,33 +144,33 @@ class _Build:
         self._out = out
         self._layers = layers
         self._on_progress = on_progress
+        self._done = self._total = 0
         self.table = _begun(device.describe(), protocol, out)
         known = self.table.reference
         at = {layer.key: layer for layer in layers}
         if known and known.key not in at:
             raise InputError(f"{out} was begun with another space: its reference layer {known.key} is not in this one")
-        layer = at[known.key] if known else reference_layer(layers)
-        self._watch = DriftWatch(device, layer, protocol, known)
+        self._reference = at[known.key] if known else reference_layer(layers)
         if device.call_cost and not self.table.call_ms:
-            runs = list(device.time(self._jobs(layer, visit=2)))
-            one, share = read_runs(runs[0].times_ms), self._entry(layer, runs)
-            call_ms = max(0.0, one.minimum_ms - share.minimum_ms) if isinstance(share, Timing) else 0.0
-            self.table = self.table.model_copy(update={"call_ms": round(call_ms, 6)})
-        self.table = self.table.model_copy(update={"reference": self._watch.reference})
+            self.table = self.table.model_copy(update={"call_ms": self._call_ms()})
 
     def measure(self, wanted: Sequence[Layer], *, retry_failed: bool) -> None:
-        """Time those of the layers that have no timing yet, then again those whose time is in doubt."""
+        """Visit the layers that have no timing yet, a block of them at a time, then again those in doubt."""
         todo = [layer for layer in wanted if self._is_open(layer, retry_failed=retry_failed)]
-        doubtful = self._visit(todo, visit=1, total=len(wanted))
-        # A build that was interrupted may have left times in doubt.
-        doubtful |= {layer for layer in wanted if _in_doubt(self.table.entries.get(layer.key))}
-        for visit in range(2, self._protocol.visits + 1):
-            again = [layer for layer in wanted if layer in doubtful and self._visits(layer) < visit]
-            doubtful = self._visit(again, visit=visit, total=len(again))
+        self._total, self._done = len(wanted), len(wanted) - len(todo)
+        self._tell("")
+        for start in range(0, len(todo), _BLOCK):
+            block = todo[start : start + _BLOCK]
+            for _ in range(self._protocol.visits):
+                self._visit([layer for layer in block if self._visits(layer) < self._protocol.visits])
+            self._visit([layer for layer in block if self._in_doubt(layer)], longer=2)
+            self._done += len(block)
+            self._tell("")
         # What ran during the whole of a timing shows beside similar layers only. Each round sees more sharply.
-        for _ in range(self._protocol.visits):
+        for number in range(self._protocol.visits if todo else 0):
             odd = [layer for layer in too_slow(self._measured()) if self._visits(layer) < 2 * self._protocol.visits]
-            self._visit(odd, visit=2, total=len(odd))
+            self._tell(f"{len(odd)} that stand out, round {number + 1}")
+            self._visit(odd, longer=2)
 
     def fill(self) -> None:
         """Give every layer without a timing the value that the measured ones suggest."""
@@ -193,60 +189,87 @@ class _Build:
     def _measured(self) -> dict[Layer, float]:
         """Milliseconds of the layers measured so far, without drift."""
         found = {layer: self.table.entries.get(layer.key) for layer in self._layers}
-        return {layer: entry.minimum_ms / entry.drift for layer, entry in found.items() if isinstance(entry, Timing)}
+        return {
+            layer: entry.minimum_ms / self.table.drift(entry)
+            for layer, entry in found.items()
+            if isinstance(entry, Timing)
+        }
 
-    def _visit(self, layers: Sequence[Layer], *, visit: int, total: int) -> set[Layer]:
-        """Time the layers once; those whose time is in doubt come back."""
-        doubtful: set[Layer] = set()
-        done = total - len(layers)
-        self._on_progress(Progress(done=done, total=total, key=""))
-        results = interleaved(self._device, layers, lambda layer: self._jobs(layer, visit=visit), self._watch)
-        for layer, runs, doubt in results:
-            entry = self._entry(layer, runs)
-            self._keep({layer.key: _best(self.table.entries.get(layer.key), entry)})
-            doubtful.update(doubt)
-            if _in_doubt(entry):
-                doubtful.add(layer)
-            done += 1
-            again = f" (visit {visit})" if visit > 1 else ""
-            self._on_progress(Progress(done=done, total=total, key=f"{layer.key}{again}"))
-        return doubtful
+    def _visit(self, layers: Sequence[Layer], *, longer: int = 1) -> None:
+        """Time the layers once more and keep the better of the old and the new."""
+        reference = self._protocol.job(self._reference)
+        for visit in interleaved(self._device, layers, lambda layer: self._jobs(layer, longer=longer), reference):
+            entry = self._entry(visit.subject, visit)
+            self._keep({visit.subject.key: _best(self.table.entries.get(visit.subject.key), entry)})
+            self._tell(visit.subject.key)
 
-    def _jobs(self, layer: Layer, *, visit: int) -> list[Job]:
-        jobs = [self._protocol.job(layer, visit=visit, verify=True)]
-        if self._device.call_cost and isinstance(layer, ConvLayer | AttentionLayer) and _keeps_shape(layer):
-            jobs.append(self._protocol.job(Stack(layer=layer, count=STACK), visit=visit))
+    def _tell(self, key: str) -> None:
+        self._on_progress(Progress(done=self._done, total=self._total, key=key))
+
+    def _jobs(self, layer: Layer, *, longer: int) -> list[Job]:
+        verify = not isinstance(self.table.entries.get(layer.key), Timing)
+        jobs = [self._protocol.job(layer, longer=longer, verify=verify)]
+        if self._is_stacked(layer):
+            jobs.append(self._protocol.job(Stack(layer=layer, count=STACK), longer=longer))
         return jobs
 
-    def _entry(self, layer: Layer, runs: Sequence[Run]) -> Timing | Failed:
+    def _is_stacked(self, layer: Layer) -> TypeGuard[ConvLayer | AttentionLayer]:
+        return self._device.call_cost and isinstance(layer, ConvLayer | AttentionLayer) and _keeps_shape(layer)
+
+    def _call_ms(self) -> float:
+        """What a run costs beside the layer: the reference alone less its share of a stack, at their fastest."""
+        visits = [list(self._device.time(self._jobs(self._reference, longer=2))) for _ in range(self._protocol.visits)]
+        for run in (run for runs in visits for run in runs):
+            if run.failure is not None:
+                raise DeviceError(f"the reference layer {self._reference.key} failed: {run.failure}")
+        one, stack = (min(read_run(run).minimum_ms for run in runs) for runs in zip(*visits, strict=True))
+        return max(round(one - (stack - one) / (STACK - 1), 6), 1e-6)
+
+    def _entry(self, layer: Layer, visit: Visit[Layer]) -> Timing | Failed:
         """What the runs of a layer, and of its stack where there is one, come to."""
-        for run in runs:
+        for run in visit.runs:
             if run.failure is not None:
                 return Failed(failed=run.failure)
-        timings = [read_runs(run.times_ms) for run in runs]
-        if len(timings) > 1:
-            timing = stack_share(timings[0], timings[1], layers=STACK)
+        one, *stack = map(read_run, visit.runs)
+        timing: Timing | None = one
+        if stack:
+            timing = stack_share(one, stack[0], layers=STACK)
         elif self.table.call_ms:
-            timing = stack_share(_constant(self.table.call_ms), timings[0], layers=2)
-        else:
-            timing = timings[0]
-        error = _output_error(layer, runs[0])
+            share = stack_share(_constant(self.table.call_ms), one, layers=2)
+            timing = share and share.model_copy(update={"alone_ms": None, "stack_ms": None})
+        if timing is None:
+            return Failed(failed="it takes less time than a call varies by")
+        error = _output_error(layer, visit.runs[0])
         limit = _TOLERANCE.get(self._device.describe().precision, _TOLERANCE["fp32"])
         if error is not None and not error <= limit:
             return Failed(failed=f"its output differs from torch by {error:.2g}, more than {limit:g}")
-        facts = {name: value for run in runs for name, value in run.facts.items()}
-        rounded = None if error is None else float(f"{error:.2g}")
-        return timing.model_copy(update={"drift": self._watch.drift, "output_error": rounded, "facts": facts})
+        return timing.model_copy(
+            update={
+                "reference_ms": visit.reference_ms,
+                "disturbed": visit.disturbed,
+                "output_error": None if error is None else float(f"{error:.2g}"),
+                "facts": {name: value for run in visit.runs for name, value in run.facts.items()},
+            }
+        )
 
     def _keep(self, entries: Mapping[str, Entry]) -> None:
         if any(self.table.entries.get(key) != entry for key, entry in entries.items()):
-            self.table = self.table.with_entries(entries)
+            table = self.table.with_entries(entries)
+            levels = [
+                entry.reference_ms
+                for entry in table.entries.values()
+                if isinstance(entry, Timing) and entry.reference_ms
+            ]
+            if levels:
+                usual = ReferenceTime(key=self._reference.key, latency_ms=statistics.median(levels))
+                table = table.model_copy(update={"reference": usual})
+            self.table = table
             self.table.save(self._out)
 
     def _is_open(self, layer: Layer, *, retry_failed: bool) -> bool:
         match self.table.entries.get(layer.key):
-            case Timing():
-                return False
+            case Timing() as timing:
+                return timing.visits < self._protocol.visits
             case Failed():
                 return retry_failed
             case _:
@@ -254,35 +277,45 @@ class _Build:
 
     def _visits(self, layer: Layer) -> int:
         entry = self.table.entries.get(layer.key)
-        return entry.visits if isinstance(entry, Timing) else self._protocol.visits
+        return entry.visits if isinstance(entry, Timing) else 0
+
+    def _in_doubt(self, layer: Layer) -> bool:
+        entry = self.table.entries.get(layer.key)
+        return isinstance(entry, Timing) and entry.in_doubt
 
 
 def _begun(description: DeviceDescription, protocol: TimingProtocol, out: Path) -> LatencyTable:
-    words = f"each layer alone, {protocol.describe()}"
+    provenance = measured_provenance(description, f"each layer alone, {protocol.describe()}")
     if not out.exists():
         if not out.parent.is_dir():
             raise InputError(f"{out}: its folder does not exist; make it first, or choose another --out")
-        return LatencyTable(provenance=measured_provenance(description, words))
+        return LatencyTable(provenance=provenance)
     table = LatencyTable.load(out)
-    require_same_device(table, description, words, out)
+    if difference := table.provenance.difference(provenance):
+        raise InputError(f"{out} holds times of another device or protocol ({difference}): choose another --out")
     return table
 
 
 def _best(old: Entry | None, new: Timing | Failed) -> Timing | Failed:
-    """The better of two visits: one that settled before one that did not, then the faster."""
+    """The better of two visits: settled before unsettled, confirmed before a lucky one, then the faster."""
     if not isinstance(old, Timing):
         return new
     if isinstance(new, Failed):
         return old.model_copy(update={"visits": old.visits + 1})
-    best = min(old, new, key=lambda timing: (not timing.settled, timing.minimum_ms / timing.drift))
-    return best.model_copy(update={"visits": old.visits + 1})
-
-
-def _in_doubt(entry: Entry | None) -> bool:
-    """Whether a time should be taken again: unsettled, unconfirmed, or of two speeds and seen only once."""
-    if not isinstance(entry, Timing):
-        return False
-    return not (entry.settled and entry.confirmed) or (entry.slowdown > 1 and entry.visits == 1)
+    best = min(old, new, key=lambda timing: (not timing.settled, not timing.confirmed, timing.minimum_ms))
+    merged = best.model_copy(
+        update={"visits": old.visits + 1, "output_error": old.output_error, "facts": {**new.facts, **old.facts}}
+    )
+    if None in (old.alone_ms, old.stack_ms, new.alone_ms, new.stack_ms):
+        return merged
+    # Other programs only slow a run down, but a difference of two runs either way: each part keeps its own fastest.
+    alone, stack = min(old.alone_ms, new.alone_ms), min(old.stack_ms, new.stack_ms)  # type: ignore[type-var]
+    share = (stack - alone) / (STACK - 1)  # type: ignore[operator]
+    if share <= 0:
+        return merged
+    names = ("minimum_ms", "p10_ms", "median_ms", "p90_ms", "maximum_ms")
+    raised = {name: max(getattr(merged, name) or merged.p90_ms, round(share, 6)) for name in names[1:]}
+    return merged.model_copy(update={**raised, "minimum_ms": round(share, 6), "alone_ms": alone, "stack_ms": stack})
 
 
 def _keeps_shape(layer: ConvLayer | AttentionLayer) -> bool:
@@ -306,3 +339,8 @@ def _output_error(layer: Layer, run: Run) -> float | None:
     if expected.shape != run.output.shape:
         return float("inf")
     return float(np.linalg.norm(run.output - expected) / np.linalg.norm(expected))
+
+
+def _plain(text: str) -> str:
+    """Letters and digits in lower case, joined by hyphens."""
+    return "-".join("".join(c if c.isalnum() else " " for c in text.lower()).split())

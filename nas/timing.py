@@ -8,15 +8,15 @@ fastest steady runs: the time on the device when it is left alone. The other qua
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from nas.architecture import Subject
-from nas.devices import Job
+from nas.devices import Job, Run
 from nas.entries import Timing
 
-__all__ = ["TimingProtocol", "read_runs", "stack_share"]
+__all__ = ["TimingProtocol", "read_run", "read_runs", "stack_share"]
 
 _WINDOWS = 12
 # Quantiles come from clocks of nanoseconds to microseconds.
@@ -31,35 +31,39 @@ class TimingProtocol:
         duration_ms: run back to back at least this long, warm-up included,
         minimum_runs: and at least so often,
         maximum_runs: but no more often than this.
-        visits: a time that did not settle, or whose fastest run stands alone, is taken again up to so many times.
+        visits: each time is taken so often, seconds apart, and up to twice as often where it is in doubt.
     """
 
-    duration_ms: float = 250.0
-    minimum_runs: int = 25
-    maximum_runs: int = 1000
+    duration_ms: float = 80.0
+    minimum_runs: int = 18
+    maximum_runs: int = 400
     visits: int = 3
 
-    def job(self, subject: Subject, *, visit: int = 1, verify: bool = False) -> Job:
-        """What to ask of a device; later visits take longer."""
+    def job(self, subject: Subject, *, longer: int = 1, verify: bool = False) -> Job:
+        """What to ask of a device, where in doubt for a multiple of the time."""
         return Job(
             subject=subject,
-            duration_ms=self.duration_ms * visit,
-            minimum_runs=self.minimum_runs * visit,
-            maximum_runs=self.maximum_runs * visit,
+            duration_ms=self.duration_ms * longer,
+            minimum_runs=self.minimum_runs * longer,
+            maximum_runs=self.maximum_runs * longer,
             verify=verify,
         )
 
     def describe(self) -> str:
         """The protocol in one sentence, for the table."""
-        again = (
-            f", up to {self.visits} visits where the time is in doubt and as many where it stands out"
-            if self.visits > 1
-            else ""
-        )
+        times = f", {self.visits} visits and up to {2 * self.visits} where in doubt" if self.visits > 1 else ""
         return (
             f"folded, random weights, run back to back for {self.duration_ms:g} ms and {self.minimum_runs} to "
-            f"{self.maximum_runs} runs, those before the steady part dropped{again}"
+            f"{self.maximum_runs} runs, those before the steady part dropped{times}"
         )
+
+
+def read_run(run: Run) -> Timing:
+    """The timing of a job that did not fail: of its steady runs, or of what a device that tells no single run tells."""
+    if run.times_ms:
+        return read_runs(run.times_ms)
+    minimum, p10, median, p90, maximum = (_between(run.quantiles_ms, share) for share in (0, 0.1, 0.5, 0.9, 1))
+    return Timing(minimum_ms=minimum, p10_ms=p10, median_ms=median, p90_ms=p90, maximum_ms=maximum, runs=run.count)
 
 
 def read_runs(times_ms: Sequence[float], *, tolerance: float = 0.03) -> Timing:
@@ -81,7 +85,10 @@ def read_runs(times_ms: Sequence[float], *, tolerance: float = 0.03) -> Timing:
     steady = min(levels[-third:])
     before = min(levels[-2 * third : -third], default=steady)
     fast = [index for index, level in enumerate(levels[:-third]) if level * (1 + 2 * tolerance) < steady]
-    first = fast[-1] + 1 if fast else next(i for i, level in enumerate(levels) if level <= steady * (1 + tolerance))
+    if fast:  # The speed may have changed inside the window after the last fast one.
+        first = min(fast[-1] + 2, len(levels) - third)
+    else:
+        first = next(index for index, level in enumerate(levels) if level <= steady * (1 + tolerance))
     kept = sorted(times_ms[edges[first] :])
     return Timing(
         minimum_ms=round(kept[0], _DIGITS),
@@ -96,19 +103,41 @@ def read_runs(times_ms: Sequence[float], *, tolerance: float = 0.03) -> Timing:
     )
 
 
-def stack_share(one: Timing, stack: Timing, *, layers: int) -> Timing:
+def stack_share(one: Timing, stack: Timing, *, layers: int) -> Timing | None:
     """Time of one layer without the cost of the call: (T_k - T_1) / (k - 1), quantile by quantile.
 
     Args:
         one: of the layer alone.
         stack: of `layers` such layers in a row.
         layers: k, at least 2.
+    Returns:
+        The share; None where noise is larger than the layer.
     """
     names = ("minimum_ms", "p10_ms", "median_ms", "p90_ms", "maximum_ms")
-    shares = [(getattr(stack, name) - getattr(one, name)) / (layers - 1) for name in names]
-    # Quantiles of a difference are not differences of quantiles; noise may put them out of order, or below nothing.
-    ordered = sorted(round(max(share, 1e-6), _DIGITS) for share in shares)
-    return stack.model_copy(update=dict(zip(names, ordered, strict=True)))
+    pairs = [(getattr(one, name) or one.p90_ms, getattr(stack, name) or stack.p90_ms) for name in names]
+    shares = [round((whole - single) / (layers - 1), _DIGITS) for single, whole in pairs]
+    if shares[0] <= 0:
+        return None
+    # Quantiles of a difference are not differences of quantiles: an outlier of the layer alone must not make one fall.
+    rising = dict(zip(names, accumulate(shares, max), strict=True))
+    return stack.model_copy(
+        update={
+            **rising,
+            "settled": one.settled and stack.settled,
+            "slowdown": max(one.slowdown, stack.slowdown),
+            "alone_ms": one.minimum_ms,
+            "stack_ms": stack.minimum_ms,
+        }
+    )
+
+
+def _between(quantiles_ms: Mapping[float, float], share: float) -> float:
+    """A quantile that a device did not tell, on the line between those it did."""
+    known = sorted(quantiles_ms)
+    above = next(each for each in known if each >= share)
+    below = max((each for each in known if each <= share), default=above)
+    part = (share - below) / (above - below) if above > below else 0.0
+    return round(quantiles_ms[below] + part * (quantiles_ms[above] - quantiles_ms[below]), _DIGITS)
 
 
 def _level(window: Sequence[float]) -> float:

@@ -109,6 +109,8 @@ def shell(*words):
 
 
 def here(text):
+    # Elsewhere it is put between quotes or not at all: of "/home/a b", rm -rf would take "/home/a".
+    assert all(letter.isalnum() or letter in "/._-" for letter in PHONE), f"{PHONE}: not for a command line"
     return text.replace("/data/local/tmp", f"{PHONE}/data")
 
 

@@ -8,7 +8,7 @@ import pytest
 from nas.check import check_table, learn_correction
 from nas.devices import Job, Run
 from nas.devices.fake import FakeDevice, Options
-from nas.entries import Timing
+from nas.entries import Failed, Timing
 from nas.errors import DeviceError, InputError, MissingLatencyError, NasError
 from nas.latency import LatencyTable, weights_mb
 from nas.measure import Progress, build_table
@@ -123,13 +123,26 @@ def test_a_stopped_check_goes_on_with_the_networks_left(path: Path) -> None:
     assert [path] == list(path.parent.iterdir())
 
 
-def test_times_of_another_plan_are_not_gone_on_with(path: Path) -> None:
+def test_more_rounds_and_networks_go_on_with_the_times_there_are(path: Path) -> None:
     with pytest.raises(DeviceError):
-        check(path, Network(stop_after=9))
+        check(path, Network(stop_after=14), rounds=2)
     device = Network()
-    check(path, device, networks=9)
+    check(path, device, networks=9, rounds=3)
+    timed = [key for key in device.done if key.startswith("network-")]
 
-    assert 2 * (9 + len(TINY.references)) == len([key for key in device.done if key.startswith("network-")])
+    assert 0 < len(timed) < 3 * (9 + len(TINY.references))
+
+
+def test_times_of_another_table_are_not_gone_on_with(path: Path) -> None:
+    with pytest.raises(DeviceError):
+        check(path, Network(stop_after=14))
+    table = LatencyTable.load(path)
+    entries = {key: entry.model_copy(update={"visits": 7}) for key, entry in table.entries.items()}
+    table.with_entries(entries).save(path)
+    device = Network()
+    check(path, device)
+
+    assert 2 * (8 + len(TINY.references)) == len([key for key in device.done if key.startswith("network-")])
 
 
 def test_a_device_that_is_slower_today_is_told_by_the_reference(path: Path) -> None:
@@ -142,6 +155,34 @@ def test_a_device_that_is_slower_today_is_told_by_the_reference(path: Path) -> N
     assert checked is not None
     assert checked.drift == pytest.approx(1.5, abs=1e-3)
     assert checked.agreement.worst_error < 1e-3
+    assert checked.rows[0].raw_ms == pytest.approx(1.5 * checked.rows[0].measured_ms, rel=1e-3)
+
+
+def test_a_reference_that_was_disturbed_once_spoils_nothing(path: Path) -> None:
+    class Shaken(FakeDevice):
+        def _run(self, job: Job) -> Run:
+            factor = 1.5 if len(self.done) == 1 else 1.0
+            return Run(times_ms=tuple(factor * value for value in super()._run(job).times_ms))
+
+    checked = check(path, Shaken(Options(noise=0)), rounds=3).check
+
+    assert checked is not None
+    assert checked.agreement.worst_error < 1e-3
+
+
+def test_networks_with_a_failed_layer_are_passed_over(path: Path) -> None:
+    table = LatencyTable.load(path)
+    key = next(layer.key for layer in TINY.layers if layer.key.startswith("conv") and "k5" in layer.key)
+    table.with_entries({key: Failed(failed="no")}).save(path)
+    checked = check(path, Network(), networks=4).check
+
+    assert checked is not None
+    assert checked.agreement.worst_error < 1e-3
+
+
+def test_a_space_with_too_few_networks_is_refused(path: Path) -> None:
+    with pytest.raises(InputError, match="too few networks for a check of 500"):
+        check(path, Network(), networks=500)
 
 
 def test_another_device_is_refused(path: Path) -> None:

@@ -239,7 +239,9 @@ def test_a_search_with_confidence_keeps_the_upper_end_inside_the_budget(tmp_path
 
 def test_a_sparse_table_marks_what_it_filled_in(tmp_path: Path) -> None:
     shipped = (ROOT / "search_spaces" / "iformer.toml").read_text()
-    narrow = shipped.replace("kind = [\"shma\", \"sha\"]", 'kind = "shma"').replace("expansion = [2, 3, 4]", "expansion = 3")
+    narrow = shipped.replace('kind = ["shma", "sha"]', 'kind = "shma"').replace(
+        "expansion = [2, 3, 4]", "expansion = 3"
+    )
     (tmp_path / "own.toml").write_text(narrow)
     done = nas("table", "build", "--device", "fake", "--space", "own.toml", "--sample", "0.3", cwd=tmp_path)
 

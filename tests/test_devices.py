@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nas.architecture import Architecture, AttentionSpec, ConvLayer, ConvSpec, Stack, StageSpec, Subject, stage_layers
 from nas.catalog import load_plugin, plugins
-from nas.devices import Device, Job, open_device, sampled
+from nas.devices import Device, DeviceDescription, Job, open_device, sampled
+from nas.devices._runner import Description, ModelFiles, Runner, RunnerDevice, RunnerLost
 from nas.errors import DeviceError, InputError
 from nas.model import build_deployed, example_input
 from nas.space import SearchSpace
@@ -81,12 +85,12 @@ class TestEveryDevice:
         at_least = Job(subject=layer, duration_ms=0, minimum_runs=7, maximum_runs=50)
         at_most = Job(subject=layer, duration_ms=1e9, minimum_runs=1, maximum_runs=9)
 
-        assert [7, 9] == [len(run.times_ms) for run in device.time([at_least, at_most])]
+        assert [len(run.times_ms) for run in device.time([at_least, at_most])] == [7, 9]
 
     def test_results_come_in_the_order_of_the_jobs(self, device: Device) -> None:
         runs = list(device.time([job(TINY.layers[0], runs=count) for count in (2, 5, 3)]))
 
-        assert [2, 5, 3] == [len(run.times_ms) for run in runs]
+        assert [len(run.times_ms) for run in runs] == [2, 5, 3]
 
 
 def test_onnxruntime_says_which_software_its_times_depend_on() -> None:
@@ -148,6 +152,59 @@ def test_a_subject_that_cannot_be_exported_is_a_failure_of_its_own(monkeypatch: 
     assert run.failure == "cannot be exported: division by zero"
 
 
+def test_a_disk_without_room_for_models_stops_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    device = open_device("onnxruntime", {})
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DeviceError, match=r"no model can be kept there \(No space left on device\); make room"):
+        list(device.time([job(TINY.layers[0])]))
+    device.close()
+
+
+def test_a_runner_that_closes_its_pipes_and_goes_on_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.devices._runner._END_S", 0.1)
+    runner = Runner([sys.executable, "-c", "import os, time; os.close(1); time.sleep(600)"])
+    with pytest.raises(RunnerLost, match="the runner ended with signal 9"):
+        runner.ask({"op": "describe"}, timeout_s=60)
+    runner.close()
+
+
+def test_closing_goes_on_after_a_part_that_fails() -> None:
+    ended = []
+
+    class Answers:
+        def ask(self, request: Mapping[str, object], *, timeout_s: float) -> dict[str, object]:
+            return {"model": "m", "os": "o", "versions": {}}
+
+        def kill(self) -> None:
+            ended.append("runner")
+            raise OSError("stuck")
+
+    def fingerprint(about: Description) -> DeviceDescription:
+        return DeviceDescription(
+            kind="k", model=about.model, os=about.os, runtime="r", versions={}, precision="fp32", threads=1
+        )
+
+    models = ModelFiles(lambda subject: b"", suffix=".onnx")
+    kept = models.path(TINY.layers[0])
+    device = RunnerDevice(
+        where="k",
+        start=Answers,
+        fingerprint=fingerprint,
+        models=models,
+        settings={},
+        timeout_s=1,
+        at_close=lambda: ended.append("way"),
+    )
+    with pytest.raises(OSError, match="stuck"):
+        device.close()
+
+    assert ended == ["runner", "way"]
+    assert not kept.parent.exists()
+
+
 def test_models_of_different_subjects_never_share_a_file() -> None:
     conv = ConvSpec(kernel=3, expansion=2)
     networks = [
@@ -169,6 +226,7 @@ def test_models_of_different_subjects_never_share_a_file() -> None:
         ("fake", {"runner": "x"}, "--device fake does not take runner: its options are threads, noise"),
         ("fake", {"threads": "0"}, "--device fake: threads: input should be greater than 0"),
         ("onnxruntime", {"threads": "many"}, "--device onnxruntime: threads: input should be a valid integer"),
+        ("onnxruntime", {"timeout_s": "nan"}, "--device onnxruntime: timeout_s: input should be less"),
     ],
 )
 def test_a_wrong_device_or_option_is_named(device: str, options: dict[str, str], words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -139,6 +140,10 @@ def opened(apple: Apple) -> Iterator[Callable[..., IPhone]]:
     yield open_one
     for device in devices:
         device.close()
+
+
+def _not_installed(name: str) -> str:
+    raise importlib.metadata.PackageNotFoundError(name)
 
 
 def failures(runs: list[Run]) -> list[str | None]:
@@ -480,6 +485,19 @@ class TestTheToolsOfAMac:
 
         assert unavailable() == "no iPhone is connected; connect one by cable, unlock it and tap Trust"
 
+    def test_a_mac_without_coremltools_says_so_before_anything_is_built(
+        self, apple: Apple, opened: Callable[..., IPhone], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened().close()
+        before = apple.calls("install app")
+        monkeypatch.setattr("importlib.metadata.version", _not_installed)
+        message = "coremltools is not installed; pip install coremltools, for Python 3.11 to 3.13"
+
+        assert unavailable() == message
+        with pytest.raises(DeviceError, match=f"^iphone: {message}$"):
+            opened()
+        assert apple.calls("install app") == before
+
     def test_half_an_answer_of_devicectl_is_no_answer(self, apple: Apple) -> None:
         apple.fault("list devices", text="", code=0)
 
@@ -611,7 +629,3 @@ def test_a_silent_tool_does_not_hold_the_listing_up(apple: Apple, monkeypatch: p
     monkeypatch.setattr("nas.devices._xcode._LIST_S", 0.01)
 
     assert "devicectl list did not answer within 0.01 s" in (unavailable() or "")
-
-
-def test_the_defaults_wait_for_a_first_compilation() -> None:
-    assert Options().timeout_s == 120.0

@@ -332,7 +332,7 @@ class TestTheFolderOnTheHost:
 
         assert [name for name in names if (folder / name).exists()] == []
         assert (folder / "last").exists()
-        assert not (Path.home() / "pwned").exists()
+        assert not (Path(pwd.getpwuid(os.getuid()).pw_dir) / "pwned").exists()  # where a command begins
 
     def test_folders_of_killed_builds_go_after_a_day(self, server: Server, host: Host) -> None:
         old, new, other = (server.temporary / name for name in ("nas-ssh.old", "nas-ssh.new", "other"))
@@ -358,6 +358,19 @@ class TestTheFolderOnTheHost:
             other.kill()
 
         assert state is None
+        assert server.folders() == []
+
+    def test_a_link_in_place_of_the_folder_is_not_followed(self, server: Server, host: Host, tmp_path: Path) -> None:
+        host.start().close()
+        (folder,) = server.folders()
+        shutil.rmtree(folder)
+        (tmp_path / "pid.1").touch()
+        folder.symlink_to(tmp_path)
+        host.start().close()
+        host.close()
+        folder.unlink()
+
+        assert [file.name for file in tmp_path.iterdir()] == ["pid.1"]
         assert server.folders() == []
 
     def test_the_way_here_leaves_nothing_either(self, server: Server) -> None:
@@ -532,15 +545,20 @@ class TestWhatCannotBeUsed:
         assert "is Python 3.6, the runner needs 3.8" in _refusal(server, python=python)
 
     def test_a_provider_that_is_not_there(self, server: Server) -> None:
-        assert "no NoneExecutionProvider in this ONNX Runtime" in _refusal(server, provider="NoneExecutionProvider")
+        assert _refusal(server, provider="NoneExecutionProvider").startswith(
+            f"ssh://{server.address}: no NoneExecutionProvider in this ONNX Runtime; there are "
+        )
 
-    def test_a_shell_that_talks(self, tmp_path: Path) -> None:
-        server = Server(tmp_path, command='echo Welcome; eval "$SSH_ORIGINAL_COMMAND"')
+    @pytest.mark.parametrize(
+        ("command", "said"), [('echo Welcome; eval "$SSH_ORIGINAL_COMMAND"', "Welcome"), ("echo /home", "/home")]
+    )
+    def test_a_shell_that_talks(self, tmp_path: Path, command: str, said: str) -> None:
+        server = Server(tmp_path, command=command)
         refusal = _refusal(server)
         server.cut()
         server.stop()
 
-        assert "its shell prints 'Welcome" in refusal
+        assert f"its shell prints '{said}" in refusal
 
 
 def test_without_ssh_the_fix_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

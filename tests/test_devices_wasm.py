@@ -25,6 +25,7 @@ from nas.devices import Job, Run, open_device, sampled, wasm
 from nas.devices._chromium import Chromium
 from nas.devices._runner import RunnerDevice, RunnerLost, RunnerTimeout
 from nas.errors import DeviceError, InputError
+from nas.measure import default_path
 from nas.model import build_deployed, example_input
 from nas.space import SearchSpace
 
@@ -170,6 +171,7 @@ class TestNode:
 
         assert description.kind == "wasm"
         assert description.runtime == "onnxruntime-web wasm in Node"
+        assert default_path(node).name.endswith(".wasm-node.fp32.json")
         assert set(description.versions) == {"onnxruntime-web", "node"}
         assert description.precision == "fp32"
         assert description.threads == 1
@@ -233,6 +235,7 @@ class TestChromium:
         description = chromium.describe()
 
         assert description.runtime == "onnxruntime-web wasm in Chromium"
+        assert default_path(chromium).name.endswith(".wasm-chromium.fp32.json")
         assert set(description.versions) == {"onnxruntime-web", "chromium"}
         assert description.versions["chromium"].count(".") == 3
 

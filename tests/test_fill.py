@@ -93,7 +93,7 @@ def test_until_error_measures_on_where_the_intervals_are_widest(tmp_path) -> Non
     layers = [layer for layer in LAYERS if type(layer).__name__ in ("ConvLayer", "StemLayer")]
     device = FakeDevice(Options(noise=0.0))
     rough = build_table(layers, device, tmp_path / "rough.json", sample=0.15)
-    widest = max((entry.high_ms / entry.filled_ms - 1 for entry in rough.entries.values() if isinstance(entry, Filled)))
+    widest = max(entry.high_ms / entry.filled_ms - 1 for entry in rough.entries.values() if isinstance(entry, Filled))
     fine = build_table(layers, device, tmp_path / "fine.json", sample=0.15, until_error=widest / 2)
 
     left = [entry for entry in fine.entries.values() if isinstance(entry, Filled)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -206,7 +207,14 @@ def checked(ratios: list[float], *, correction: Correction | None = None) -> Lat
     """The table with a check in which networks took these multiples of what was predicted."""
     rows = tuple(
         CheckRow(
-            name=f"n{index}", id=f"{index}", role="held-out", measured_ms=ratio, predicted_ms=1, sum_ms=1, spread=0
+            name=f"n{index}",
+            id=f"{index}",
+            role="held-out",
+            measured_ms=ratio,
+            raw_ms=ratio,
+            predicted_ms=1,
+            sum_ms=1,
+            spread=0,
         )
         for index, ratio in enumerate(ratios)
     )
@@ -217,6 +225,7 @@ def checked(ratios: list[float], *, correction: Correction | None = None) -> Lat
         agreement=agreement,
         uncorrected=agreement,
         noise_floor=0.001,
+        half_noise=0.001,
         drift=1.0,
         baselines={"macs": agreement},
         rows=rows,
@@ -274,7 +283,6 @@ def test_a_correction_is_part_of_every_look_up() -> None:
     assert found.latency_ms(NETWORK) == pytest.approx(expected)
     assert found.latency(NETWORK).latency_ms == pytest.approx(expected)
     assert sum(part.latency_ms for part in found.latency(NETWORK).layers) == pytest.approx(expected)
-    assert found.sum_ms(NETWORK) == pytest.approx(table().latency_ms(NETWORK))
 
 
 def test_half_precision_halves_the_weights() -> None:
@@ -292,9 +300,15 @@ def test_a_call_is_paid_once() -> None:
 
 def test_times_of_a_drifted_device_are_brought_back() -> None:
     first = next(NETWORK.layers())
-    slow = timing(1.0).model_copy(update={"drift": 1.25})
+    usual = table().model_copy(update={"reference": ReferenceTime(key="conv-x", latency_ms=2.0)})
 
-    assert table().with_entries({first.key: slow}).layer_ms(first) == pytest.approx(1.0 / 1.25)
+    def layer_ms(reference_ms: float) -> float:
+        entry = timing(1.0).model_copy(update={"reference_ms": reference_ms})
+        return usual.with_entries({first.key: entry}).layer_ms(first)
+
+    assert layer_ms(2.5) == pytest.approx(1.0 / 1.25)
+    assert layer_ms(1.6) == pytest.approx(1.0 / 0.8)
+    assert layer_ms(2.02) == 1.0  # noise of the reference
 
 
 def test_filled_values_are_marked_and_widen_the_interval() -> None:
@@ -311,6 +325,14 @@ def test_a_failed_layer_is_an_error_with_its_reason() -> None:
     failed = table().with_entries({first.key: Failed(failed="out of memory")})
     with pytest.raises(MissingLatencyError, match=r"could not be measured \(out of memory\): .*--retry-failed"):
         failed.latency(NETWORK)
+
+
+def test_networks_with_a_failed_layer_are_over_every_budget_and_the_others_are_not() -> None:
+    first = next(NETWORK.layers())
+    failed = table().with_entries({first.key: Failed(failed="out of memory")})
+
+    assert failed.latency_ms(NETWORK) == math.inf
+    assert math.isfinite(failed.latency_ms(TINY.extreme(failed.layer_ms)))
 
 
 def test_every_kind_of_entry_survives_a_round_trip(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ import random
 import pytest
 
 from nas.architecture import ConvLayer
+from nas.devices import Run
 from nas.entries import Timing
-from nas.timing import TimingProtocol, read_runs, stack_share
+from nas.timing import TimingProtocol, read_run, read_runs, stack_share
 
 
 def noisy(level: float, count: int, *, seed: int = 0) -> list[float]:
@@ -37,12 +38,13 @@ def test_warm_up_is_dropped_however_long_it_lasts() -> None:
         assert timing.settled
 
 
-def test_a_device_that_is_fast_at_first_is_reported_at_its_steady_speed() -> None:
-    timing = read_runs([1.0] * 40 + [2.0] * 200)
+@pytest.mark.parametrize("fast", range(3, 79))
+def test_a_device_that_is_fast_at_first_is_reported_at_its_steady_speed(fast: int) -> None:
+    timing = read_runs([1.0] * fast + [2.0] * (240 - fast))
 
     assert timing.minimum_ms == 2.0
     assert timing.slowdown == 2.0
-    assert timing.warmup_runs == 40
+    assert timing.warmup_runs >= fast
     assert timing.settled
 
 
@@ -84,19 +86,35 @@ def test_the_cost_of_a_call_cancels_between_a_stack_and_a_layer() -> None:
     call_ms, layer_ms = 0.3, 0.05
     one, four = read_runs([call_ms + layer_ms] * 30), read_runs([call_ms + 4 * layer_ms] * 30)
 
-    assert stack_share(one, four, layers=4).minimum_ms == pytest.approx(layer_ms)
+    share = stack_share(one, four, layers=4)
+    assert share is not None
+    assert share.minimum_ms == pytest.approx(layer_ms)
 
 
-def test_noise_larger_than_a_layer_leaves_a_valid_timing() -> None:
-    share = stack_share(read_runs([1.0, 2.0, 3.0]), read_runs([0.9, 2.5, 2.6]), layers=4)
+def test_an_outlier_of_the_layer_alone_does_not_shrink_its_share() -> None:
+    share = stack_share(read_runs([1.0] * 60 + [9.0] + [1.0] * 60), read_runs([2.5] * 121), layers=4)
 
-    assert isinstance(Timing.model_validate(share.model_dump()), Timing)
-    assert share.minimum_ms > 0
+    assert share is not None
+    assert Timing.model_validate(share.model_dump()) == share
+    assert share.minimum_ms == share.median_ms == 0.5
 
 
-def test_later_visits_take_longer() -> None:
+def test_a_layer_below_the_noise_of_a_call_has_no_share() -> None:
+    assert stack_share(read_runs([1.0, 2.0, 3.0]), read_runs([0.9, 2.5, 2.6]), layers=4) is None
+
+
+def test_a_device_that_tells_quantiles_only_is_read_as_well() -> None:
+    run = Run(quantiles_ms={0: 1.0, 0.05: 1.1, 0.5: 2.0, 0.95: 2.9, 1: 9.0}, count=50)
+    timing = read_run(run)
+
+    assert (timing.minimum_ms, timing.median_ms, timing.maximum_ms, timing.runs) == (1.0, 2.0, 9.0, 50)
+    assert timing.p10_ms == pytest.approx(1.2)
+    assert timing.p90_ms == pytest.approx(2.8)
+
+
+def test_a_job_can_be_made_longer() -> None:
     protocol = TimingProtocol(duration_ms=10, minimum_runs=5, maximum_runs=50)
     layer = ConvLayer(channels=8, kernel=3, expansion=2, height=4, width=4)
-    job = protocol.job(layer, visit=3)
+    job = protocol.job(layer, longer=3)
 
     assert (job.duration_ms, job.minimum_runs, job.maximum_runs) == (30, 15, 150)

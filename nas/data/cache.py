@@ -22,28 +22,11 @@ from nas.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["FORMAT", "cache_folder", "read_cache", "write_cache"]
+__all__ = ["FORMAT", "read_cache", "write_cache"]
 
 FORMAT = 1  # part of every cache key: raise it when the bytes in the cache change
 _BLOCK = 64  # images decoded by one thread at a time
 _ARRAYS = ("train_images", "train_labels", "val_images", "val_labels")
-
-
-def cache_folder() -> Path:
-    """`$NAS_CACHE/images`, else `~/.cache/nas/images`; made where it is not there.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    named = os.environ.get("NAS_CACHE")
-    folder = (Path(named).expanduser() if named else Path.home() / ".cache" / "nas") / "images"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot keep decoded images there ({error.strerror}); set NAS_CACHE to another folder"
-        ) from error
-    return folder
 
 
 def read_cache(folder: Path) -> ImageSet | None:

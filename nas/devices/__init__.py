@@ -24,9 +24,10 @@ from nas.architecture import Subject
 from nas.catalog import load_plugin
 from nas.errors import InputError
 
-__all__ = ["Device", "DeviceDescription", "Job", "Run", "Threads", "open_device", "sampled"]
+__all__ = ["Device", "DeviceDescription", "Job", "Run", "Seconds", "Threads", "open_device", "sampled"]
 
 Threads = Annotated[int, Field(gt=0, le=1024)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 _SAMPLES = 4096
 

@@ -24,6 +24,7 @@ from nas.errors import DeviceError, InputError
 __all__ = ["Answer", "BenchmarkModel", "PerfTest", "Tool"]
 
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?"
+_ENDS_AND_MIDDLE = {0.0, 0.5, 1.0}  # of the quantiles, without which there is nothing to go by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,14 +187,14 @@ class BenchmarkModel:
         # The first such line is of the warm-up.
         line = next((line for line in reversed(answer.said) if re.match(r"(INFO: )?count=", line)), "")
         values = dict(re.findall(rf"(\w+)=({_NUMBER})", line))
-        if "(all same)" in line:
+        if "(all same)" in line and "curr" in values:
             values |= dict.fromkeys(("min", "median", "max"), values["curr"])
         names = {"min": 0.0, "p5": 0.05, "median": 0.5, "p95": 0.95, "max": 1.0}
         quantiles_ms = {fraction: float(values[name]) / 1000 for name, fraction in names.items() if name in values}
         count = int(values.get("count", "0"))
         if count < job.minimum_runs:
             raise RunnerLost(f"the runner reports {count} of {job.minimum_runs} runs")
-        if 0.5 not in quantiles_ms:
+        if not quantiles_ms.keys() >= _ENDS_AND_MIDDLE:
             raise RunnerLost("the runner is too old to print a median; give a newer benchmark_model")
         return Run(quantiles_ms=quantiles_ms, count=count, facts=answer.facts)
 
@@ -232,7 +233,7 @@ def _perf_test_run(answer: Answer, runs: int) -> tuple[Run, float]:
     if not rows:
         lines = re.findall(rf"(?m)^(Min|Max|P[0-9]+) Latency:\s*({_NUMBER})\s*s", text)
         quantiles_ms = {_fraction(name): float(seconds) * 1000 for name, seconds in lines}
-        if 0.5 not in quantiles_ms:
+        if not quantiles_ms.keys() >= _ENDS_AND_MIDDLE:
             raise RunnerLost("the runner gave neither times nor quantiles")
         return Run(quantiles_ms=quantiles_ms, count=runs, facts=answer.facts), average_ms * runs
     if len(rows) == runs and len({len(row) for row in rows}) == 1:

@@ -83,7 +83,7 @@ class Chromium:
             )
         except OSError as error:
             self._release()
-            raise DeviceError(f"{program} cannot be started ({error.strerror})") from error
+            raise DeviceError(f"{program} cannot be started ({error.strerror}); give another with --runner") from error
         threading.Thread(target=self._watch, daemon=True).start()
 
     def ask(self, request: Mapping[str, object], *, timeout_s: float) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 
 # Importing ONNX Runtime 1.31 starts a thread that sends usage data and writes a file; neither belongs beside a timing.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-import onnxruntime  # noqa: E402
+import onnxruntime
 
 GOLDEN = 0.6180339887498949  # as in nas/model/network.py
 SAMPLES = 4096  # as in nas/devices/__init__.py

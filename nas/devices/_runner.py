@@ -25,10 +25,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, Self
 
 import numpy as np
-from pydantic import Base64Bytes, Field, ValidationError
+from pydantic import Base64Bytes, Field, ValidationError, model_validator
 
 from nas.architecture import Subject
 from nas.devices import DeviceDescription, Job, Run
@@ -38,6 +38,7 @@ from nas.files import Record
 __all__ = [
     "Description",
     "ModelFiles",
+    "NotExported",
     "Runner",
     "RunnerDevice",
     "RunnerLost",
@@ -47,8 +48,9 @@ __all__ = [
 ]
 
 _RECONNECTIONS = 5
+_END_S = 5.0  # for a process that has closed its pipes
 
-_Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Description(Record):
@@ -67,6 +69,12 @@ class _Times(Record):
     output: Base64Bytes | None = None
     facts: dict[str, str] = Field(default_factory=dict)
     failure: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.times_ms and self.failure is None:
+            raise ValueError("an answer has times or a failure")
+        return self
 
 
 class RunnerLost(Exception):  # noqa: N818 - a state of affairs, met on the way to a result
@@ -102,22 +110,20 @@ class Runner:
 
     Args:
         command: program and arguments; no shell sees them.
-        folder: its working directory.
         disconnect_codes: exit codes that tell of a lost connection instead of a crash.
     Raises:
         DeviceError: the program cannot be started.
     """
 
-    def __init__(
-        self, command: Sequence[str], *, folder: Path | None = None, disconnect_codes: frozenset[int] = frozenset()
-    ) -> None:
+    def __init__(self, command: Sequence[str], *, disconnect_codes: frozenset[int] = frozenset()) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._disconnect_codes = disconnect_codes
         try:
             self._process = subprocess.Popen(
-                command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
             )
         except OSError as error:
+            self._errors.close()
             raise DeviceError(f"{command[0]} cannot be started ({error.strerror})") from error
         self._answers: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -174,7 +180,11 @@ class Runner:
         self._answers.put(b"")  # The end; a runner never answers with an empty line.
 
     def _lost(self) -> RunnerLost:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
         self._errors.seek(0)
         words = self._errors.read().decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(words) if line.strip()), "")
@@ -182,6 +192,10 @@ class Runner:
         return RunnerLost(
             f"the runner ended with {how}{': ' if last else ''}{last}", disconnected=code in self._disconnect_codes
         )
+
+
+class NotExported(Exception):  # noqa: N818 - likewise
+    """A subject that cannot be made into a model; the message is the failure of its job."""
 
 
 def _ignore(name: str) -> None:
@@ -214,11 +228,20 @@ class ModelFiles:
         self._sizes: OrderedDict[str, int] = OrderedDict()
 
     def path(self, subject: Subject) -> Path:
-        """The file of a subject, exported when it is not there."""
+        """The file of a subject, exported when it is not there.
+
+        Raises:
+            NotExported: it cannot be, whatever the exporter met.
+            DeviceError: there is no room for it.
+        """
         name = subject.key + self._suffix
         path = Path(self._folder.name) / name
         if name not in self._sizes:
-            content = self._export(subject)
+            try:
+                content = self._export(subject)
+            except Exception as error:  # Exporters raise nothing narrower.
+                words = str(error).strip() or type(error).__name__
+                raise NotExported(f"cannot be exported: {words.splitlines()[0]}") from error
             if isinstance(content, Path):
                 size = sum(file.stat().st_size for file in content.rglob("*"))
             else:
@@ -227,10 +250,16 @@ class ModelFiles:
                 oldest, _ = self._sizes.popitem(last=False)
                 self._remove(path.with_name(oldest))
                 self._on_removal(oldest)
-            if isinstance(content, Path):
-                shutil.move(content, path)
-            else:
-                path.write_bytes(content)
+            try:
+                if isinstance(content, Path):
+                    shutil.move(content, path)
+                else:
+                    path.write_bytes(content)
+            except OSError as error:  # Every further subject would meet it, too.
+                raise DeviceError(
+                    f"{path.parent}: no model can be kept there ({error.strerror}); make room, or set TMPDIR to "
+                    "another folder, then repeat the command to go on from here"
+                ) from error
             self._sizes[name] = size
         self._sizes.move_to_end(name)
         return path
@@ -250,6 +279,7 @@ class RunnerDevice:
     """A device whose jobs a runner does one by one; a runner that crashes or hangs is started anew.
 
     Args:
+        where: what errors call it, such as ssh://pi.
         start: starts a runner and, where it is far away, the way to it.
         fingerprint: makes the device's description out of the runner's.
         models: the exported subjects.
@@ -267,6 +297,7 @@ class RunnerDevice:
     def __init__(
         self,
         *,
+        where: str,
         start: Callable[[], Answering],
         fingerprint: Callable[[Description], DeviceDescription],
         models: ModelFiles,
@@ -277,6 +308,7 @@ class RunnerDevice:
         at_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.call_cost = call_cost
+        self._where = where
         self._start = start
         self._models = models
         self._place = place
@@ -304,27 +336,28 @@ class RunnerDevice:
 
     def close(self) -> None:
         """End the runner and remove the models."""
-        self._drop()
-        self._models.close()
-        self._at_close()
+        with contextlib.ExitStack() as last_to_first:  # each of them even if one before it fails
+            last_to_first.callback(self._at_close)
+            last_to_first.callback(self._models.close)
+            last_to_first.callback(self._drop)
 
     def _describe(self) -> Description:
         answer: dict[str, Any] = {}
         try:
             answer = self._running().ask({"op": "describe"}, timeout_s=self._timeout_s)
             if "failure" in answer:
-                raise DeviceError(str(answer["failure"]))
+                raise DeviceError(f"{self._where}: {answer['failure']}")
             return Description.model_validate(answer)
         except (RunnerLost, RunnerTimeout) as error:
-            raise DeviceError(str(error)) from error
+            raise DeviceError(f"{self._where}: {error}") from error
         except ValidationError as error:
-            raise DeviceError(f"the runner described itself as {str(answer)[:80]}") from error
+            raise DeviceError(f"{self._where}: the runner described itself as {str(answer)[:80]!r}") from error
 
     def _time(self, job: Job) -> Run:
         try:
             model = self._models.path(job.subject)
-        except Exception as error:  # Whatever the exporter meets is the failure of this subject alone.
-            return Run(failure=f"cannot be exported: {_first_line(error)}")
+        except NotExported as error:
+            return Run(failure=str(error))
         crashes = disconnections = 0
         while True:
             try:
@@ -340,7 +373,8 @@ class RunnerDevice:
                     return Run(failure=str(lost))
                 if disconnections > _RECONNECTIONS:
                     raise DeviceError(
-                        f"the connection broke {disconnections} times at {job.subject.key}: {lost}"
+                        f"{self._where}: the connection broke {disconnections} times at {job.subject.key} ({lost}); "
+                        "mend it, then repeat the command to go on from here"
                     ) from lost
 
     def _ask(self, job: Job, model: Path) -> Run:
@@ -350,7 +384,7 @@ class RunnerDevice:
         try:
             return read_run(answer)
         except ValidationError as error:
-            raise RunnerLost(f"the runner said {str(answer)[:80]}") from error
+            raise RunnerLost(f"the runner said {str(answer)[:80]!r}") from error
 
     def _running(self) -> Answering:
         if self._runner is None:
@@ -390,7 +424,3 @@ def read_run(answer: Mapping[str, object]) -> Run:
         failure=times.failure,
         facts=times.facts,
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -32,16 +32,15 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from nas.devices import DeviceDescription, Job, Run, Threads
+from nas.devices import DeviceDescription, Job, Run, Seconds, Threads
 from nas.devices._adb import ROOT, Phone, choose_phone, last, no_phone
 from nas.devices._android_tools import Answer, BenchmarkModel, PerfTest, Tool
-from nas.devices._runner import ModelFiles, RunnerLost, RunnerTimeout
+from nas.devices._runner import ModelFiles, NotExported, RunnerLost, RunnerTimeout
 from nas.errors import DeviceError, InputError
 from nas.files import Record
 
 __all__ = ["AndroidDevice", "Options", "open_device", "unavailable"]
 
-_Seconds = Annotated[float, Field(gt=0, le=86400)]
 _Paths = Annotated[
     tuple[Path, ...], BeforeValidator(lambda value: value.split(os.pathsep) if isinstance(value, str) else value)
 ]
@@ -60,7 +59,7 @@ _PROPERTIES = (
 
 # What runs on the phone, through `sh -c`; values come as arguments. A phone's shell is mksh, its programs are toybox.
 
-# $1: the folder to make.
+# $1: the folder to make. Of toybox's find, +1 is more than 24 hours, and +0 would be this very moment.
 _OPEN = f'find {ROOT} -maxdepth 1 -name "{_PREFIX}*" -mtime +1 -exec rm -rf {{}} + 2> /dev/null; mkdir -m 700 "$1" 2>&1'
 # $1: the folder. The phone's loader says what the runner lacks before that looks at any argument.
 _TRY = 'cd "$1" && chmod 755 runner && LD_LIBRARY_PATH="$1" "$1/runner" --help 2>&1'
@@ -110,8 +109,8 @@ class Options(Record):
     threads: Threads = 1
     provider: Annotated[str, Field(pattern="^[a-z0-9_]+$")] = "cpu"
     fallback: bool = False
-    timeout_s: _Seconds = 120.0
-    reconnect_s: _Seconds = 60.0
+    timeout_s: Seconds = 120.0
+    reconnect_s: Seconds = 60.0
 
 
 class AndroidDevice:
@@ -221,8 +220,8 @@ class AndroidDevice:
     def _time(self, job: Job) -> Run:
         try:
             model = self._models.path(job.subject)
-        except Exception as error:  # Whatever the exporter meets is the failure of this subject alone.
-            return Run(failure=f"cannot be exported: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
+        except NotExported as error:
+            return Run(failure=str(error))
         losses = 0
         while True:
             try:

@@ -12,12 +12,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from nas.architecture import Subject
-from nas.devices import DeviceDescription
+from nas.devices import DeviceDescription, Seconds
 from nas.devices._runner import Description, ModelFiles, Runner, RunnerDevice
 from nas.errors import DeviceError, InputError
 from nas.files import Record
@@ -41,7 +39,7 @@ class Options(Record):
     """
 
     compute_units: ComputeUnits = "all"
-    timeout_s: Annotated[float, Field(gt=0, le=86400)] = 120.0
+    timeout_s: Seconds = 120.0
 
 
 def open_device(address: str, options: Options) -> RunnerDevice:
@@ -69,6 +67,7 @@ def open_device(address: str, options: Options) -> RunnerDevice:
         )
 
     return RunnerDevice(
+        where="coreml",
         # -P: the folder of the runner holds modules named like packages, which they must not hide.
         start=lambda: Runner([sys.executable, "-P", str(_RUNNER)]),
         fingerprint=fingerprint,

@@ -34,8 +34,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from nas.devices import DeviceDescription, Job, Run
-from nas.devices._runner import ModelFiles, read_run, timing_request
+from nas.devices import DeviceDescription, Job, Run, Seconds
+from nas.devices._runner import ModelFiles, NotExported, read_run, timing_request
 from nas.devices._xcode import (
     XCRUN,
     Kind,
@@ -51,7 +51,7 @@ from nas.devices._xcode import (
 )
 from nas.devices.coreml import TARGET, ComputeUnits, package
 from nas.errors import DeviceError, InputError
-from nas.files import Record, write_beside
+from nas.files import Record, cache_folder, write_beside
 
 __all__ = ["IPhone", "Options", "open_device", "unavailable"]
 
@@ -83,7 +83,7 @@ class Options(Record):
     team: Team | None = None
     bundle: Bundle | None = None
     compute_units: ComputeUnits = "all"
-    timeout_s: Annotated[float, Field(gt=0, le=86400)] = 120.0
+    timeout_s: Seconds = 120.0
 
 
 class _Signing(Record):
@@ -109,11 +109,10 @@ def open_device(address: str, options: Options) -> IPhone:
         if phone.problem:
             raise ToolError(phone.problem)
         signing = _signing(options)
+        converter = _converter()
         _install(phone, signing)
         write_beside(_cache() / "signing.json", signing.model_dump_json(indent=1).encode() + b"\n")
-        versions = {"coremltools": importlib.metadata.version("coremltools"), "Xcode": version()}
-    except importlib.metadata.PackageNotFoundError as error:
-        raise DeviceError("iphone: coremltools is not installed; pip install coremltools") from error
+        versions = {"coremltools": converter, "Xcode": version()}
     except ToolError as error:
         raise DeviceError(f"iphone: {error}") from error
     return IPhone(phone, bundle=signing.bundle, options=options, versions=versions)
@@ -125,6 +124,7 @@ def unavailable() -> str | None:
         with suppress(InputError):  # Several can.
             _choose("")
         _signing(Options())
+        _converter()
     except (InputError, ToolError) as error:
         return str(error)
     return None
@@ -180,6 +180,10 @@ class IPhone:
                     self._measure(todo, jobs, Path(name), runs)
             except ToolError as error:
                 gone = DeviceError(f"iphone: {error}")
+            except OSError as error:
+                gone = DeviceError(
+                    f"iphone: {name} cannot be written ({error.strerror}); make room, and run this again"
+                )
         for number in range(len(jobs)):
             if number not in runs:
                 assert gone is not None
@@ -210,8 +214,8 @@ class IPhone:
                 if error.kind != "unknown":
                     raise
                 runs[number] = Run(failure=f"cannot be compiled for the iPhone: {error}")
-            except Exception as error:  # Whatever the exporter meets is the failure of this subject alone.
-                runs[number] = Run(failure=f"cannot be exported: {_first_line(error)}")
+            except NotExported as error:
+                runs[number] = Run(failure=str(error))
             else:
                 todo.append(number)
                 requests.append(timing_request(job, models[key]))
@@ -489,6 +493,18 @@ def _signing(options: Options) -> _Signing:
     return _Signing(team=team, bundle=bundle)
 
 
+def _converter() -> str:
+    """The version of coremltools, which converts the models.
+
+    Raises:
+        ToolError: it is not installed.
+    """
+    try:
+        return importlib.metadata.version("coremltools")
+    except importlib.metadata.PackageNotFoundError:
+        raise ToolError("coremltools is not installed; pip install coremltools, for Python 3.11 to 3.13") from None
+
+
 def _install(phone: Phone, signing: _Signing) -> None:
     """Bring the runner app to the phone, built anew where there is none or the phone does not take it."""
     digest = hashlib.sha256(f"{signing.team} {signing.bundle} {phone.udid}".encode())
@@ -553,22 +569,9 @@ def _read_results(content: bytes) -> _Results:
 
 
 def _cache() -> Path:
-    """`$NAS_CACHE/iphone`, else `~/.cache/nas/iphone`; made where it is not there."""
-    named = os.environ.get("NAS_CACHE")
-    folder = (Path(named).expanduser() if named else Path.home() / ".cache" / "nas") / "iphone"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot keep the runner app there ({error.strerror}); set NAS_CACHE to another folder"
-        ) from error
-    return folder
+    return cache_folder("iphone", keeps="the runner app")
 
 
 def _plain(name: str) -> str:
     """A name as it is typed: the apostrophe that iOS puts into "Anna's iPhone" is on no keyboard."""
     return name.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

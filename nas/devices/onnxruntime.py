@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from nas.architecture import Subject
-from nas.devices import DeviceDescription, Threads
+from nas.devices import DeviceDescription, Seconds, Threads
 from nas.devices._runner import Description, ModelFiles, Runner, RunnerDevice
 from nas.errors import DeviceError, InputError
 from nas.files import Record
@@ -28,7 +28,7 @@ class Options(Record):
 
     threads: Threads = 1
     provider: str = "CPUExecutionProvider"
-    timeout_s: float = 120.0
+    timeout_s: Seconds = 120.0
 
 
 def open_device(address: str, options: Options) -> RunnerDevice:
@@ -43,6 +43,7 @@ def open_device(address: str, options: Options) -> RunnerDevice:
     if reason := unavailable():
         raise DeviceError(f"onnxruntime: {reason}")
     return RunnerDevice(
+        where="onnxruntime",
         # -P: the folder of the runner holds a module of this name, which must not hide the package.
         start=lambda: Runner([sys.executable, "-P", str(RUNNER)]),
         fingerprint=functools.partial(fingerprint, "onnxruntime", options.provider, options.threads),
@@ -61,16 +62,21 @@ def unavailable() -> str | None:
     return None
 
 
-def fingerprint(kind: str, provider: str, threads: int, about: Description) -> DeviceDescription:
+def fingerprint(where: str, provider: str, threads: int, about: Description) -> DeviceDescription:
     """The description of a host that runs ONNX Runtime.
 
+    Args:
+        where: the device as it was asked for: its kind, and its address where it has one.
+        provider: execution provider.
+        threads: inside an operator.
+        about: what the host's runner says of it.
     Raises:
         DeviceError: its build lacks the provider.
     """
     if provider not in about.providers:
-        raise DeviceError(f"{kind}: no {provider} in this ONNX Runtime; there are {', '.join(about.providers)}")
+        raise DeviceError(f"{where}: no {provider} in this ONNX Runtime; there are {', '.join(about.providers)}")
     return DeviceDescription(
-        kind=kind,
+        kind=where.partition("://")[0],
         model=about.model,
         os=about.os,
         runtime=f"onnxruntime {provider}",

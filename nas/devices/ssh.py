@@ -21,17 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
-from nas.devices import Threads
+from nas.devices import Seconds, Threads
 from nas.devices._runner import ModelFiles, Runner, RunnerDevice, RunnerLost
 from nas.devices.onnxruntime import RUNNER, exported, fingerprint
 from nas.errors import DeviceError, InputError
 from nas.files import Record
 
 __all__ = ["Address", "Host", "Options", "open_device", "unavailable"]
-
-_Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 # No name may begin with a dash: ssh would take it for an option.
 _ADDRESS = re.compile(
@@ -50,8 +48,10 @@ _LONGEST_PAUSE_S = 8.0
 _OPEN = (
     'root=${TMPDIR:-/tmp}; find "$root/" -maxdepth 1 -type d -name "nas-ssh.*" -user "$(id -u)" -mmin +1440 '
     "-exec rm -rf {} + 2> /dev/null; "
-    # Whoever else made a folder of our name, such as after a restart of the host, must not feed us a runner.
-    'if [ -n "$1" ] && [ -d "$1" ] && [ -O "$1" ]; then echo "$1"; else mktemp -d "$root/nas-ssh.XXXXXX"; fi'
+    # Whoever else made something of our name, such as after a restart of the host, must not feed us a runner, nor lead
+    # us by a link into another folder of the user's.
+    'if [ -n "$1" ] && [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ]; then echo "$1"; '
+    'else mktemp -d "$root/nas-ssh.XXXXXX"; fi'
 )
 # $@: Python's command line. Answers with nothing when there is no such program.
 _ASK = 'command -v "$1" > /dev/null 2>&1 || exit 0; exec "$@"'
@@ -76,10 +76,13 @@ _START = _END + (
 )
 # For Python: its version, and what it lacks. Old enough for the Pythons that it turns away.
 _PROBE = (
-    "import sys; print('%d.%d' % sys.version_info[:2]); import importlib.util as u; "
+    "import sys; print('%d.%d' % sys.version_info[:2]); sys.version_info < (3, 4) and sys.exit(); "
+    "import importlib.util as u; "
     "print(' '.join(n for n in ('numpy', 'onnxruntime') if u.find_spec(n) is None))"
 )
 _OLDEST = (3, 8)
+# What `_OPEN` answers with. It is removed in the end, so nothing else will do.
+_FOLDER = re.compile(r"/(?:.*/)?nas-ssh\.[A-Za-z0-9]{6}")
 
 # What ssh says, and what it means for the user. {by_hand} is the command line to try.
 _CAUSES = (
@@ -124,8 +127,8 @@ class Options(Record):
     provider: str = "CPUExecutionProvider"
     python: Annotated[str, AfterValidator(_words)] = "python3"
     config: Path | None = None
-    timeout_s: _Seconds = 120.0
-    reconnect_s: _Seconds = 60.0
+    timeout_s: Seconds = 120.0
+    reconnect_s: Seconds = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,14 +257,14 @@ class Host:
     def _open(self) -> None:
         """Connect, and see to it that the folder is there with the runner in it."""
         said = self._run(_remote(_OPEN, self._folder))
-        lines = said.splitlines()
-        if len(lines) != 1 or not lines[0].startswith("/"):
+        folder = said.removesuffix("\n")
+        if not _FOLDER.fullmatch(folder):
             raise DeviceError(
                 f"{self._address}: its shell prints {said[:60]!r} before any command has run; remove that from what "
                 "it reads at its start, such as ~/.bashrc"
             )
-        if lines[0] != self._folder:
-            self._folder = lines[0]
+        if folder != self._folder:
+            self._folder = folder
             self._present.clear()
             self._forgotten.clear()
         if RUNNER.name not in self._present:
@@ -326,7 +329,7 @@ class Host:
         # A pipe for the errors would stay open as long as the shared connection that an older ssh leaves behind.
         with source.open("rb") as given, tempfile.TemporaryFile() as errors:
             try:
-                done = subprocess.run(  # noqa: S603  # the address has been checked and the command is quoted
+                done = subprocess.run(  # the address has been checked and the command is quoted
                     [*self._ssh, command],
                     stdin=given,
                     stdout=subprocess.PIPE,
@@ -360,7 +363,7 @@ class Host:
     def _hang_up(self) -> None:
         # A failure means that there is no connection, or one that is stuck and that ssh lets go of by itself.
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(  # noqa: S603  # the address has been checked
+            subprocess.run(  # the address has been checked
                 [self._ssh[0], "-Oexit", *self._ssh[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -380,19 +383,16 @@ def open_device(address: str, options: Options) -> RunnerDevice:
     if reason := unavailable():
         raise DeviceError(f"{host_address}: {reason}")
     host = Host(host_address, options)
-    try:
-        return RunnerDevice(
-            start=host.start,
-            fingerprint=functools.partial(fingerprint, "ssh", options.provider, options.threads),
-            models=ModelFiles(exported, suffix=".onnx", limit_bytes=_LIMIT_BYTES, on_removal=host.forget),
-            place=host.place,
-            settings={"threads": options.threads, "provider": options.provider},
-            timeout_s=options.timeout_s,
-            at_close=host.close,
-        )
-    except DeviceError as error:
-        text = str(error)
-        raise DeviceError(text if text.startswith(f"{host_address}: ") else f"{host_address}: {text}") from error
+    return RunnerDevice(
+        where=str(host_address),
+        start=host.start,
+        fingerprint=functools.partial(fingerprint, str(host_address), options.provider, options.threads),
+        models=ModelFiles(exported, suffix=".onnx", limit_bytes=_LIMIT_BYTES, on_removal=host.forget),
+        place=host.place,
+        settings={"threads": options.threads, "provider": options.provider},
+        timeout_s=options.timeout_s,
+        at_close=host.close,
+    )
 
 
 def unavailable() -> str | None:

@@ -17,23 +17,19 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import platform
 import re
 import shlex
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field
-
-from nas.devices import DeviceDescription, Threads
+from nas.devices import DeviceDescription, Seconds, Threads
 from nas.devices._chromium import Chromium
 from nas.devices._runner import Description, ModelFiles, Runner, RunnerDevice
 from nas.devices.onnxruntime import exported
 from nas.errors import DeviceError, InputError
-from nas.files import Record
+from nas.files import Record, cache_folder
 
 __all__ = ["Options", "open_device", "unavailable"]
 
@@ -60,7 +56,7 @@ class Options(Record):
     threads: Threads = 1
     package: Path | None = None
     runner: Path | None = None
-    timeout_s: Annotated[float, Field(gt=0, le=86400)] = 120.0
+    timeout_s: Seconds = 120.0
 
 
 def open_device(address: str, options: Options) -> RunnerDevice:
@@ -76,16 +72,17 @@ def open_device(address: str, options: Options) -> RunnerDevice:
     try:
         program = _node(options.runner) if engine == "node" else _chromium(options.runner)
         dist = _dist(options.package)
-        start = _in_node if engine == "node" else _in_chromium
-        return RunnerDevice(
-            start=functools.partial(start, program, dist, json.dumps(_machine())),
-            fingerprint=functools.partial(_fingerprint, engine, options.threads),
-            models=ModelFiles(exported, suffix=".onnx"),
-            settings={"threads": options.threads},
-            timeout_s=options.timeout_s,
-        )
     except DeviceError as error:
         raise DeviceError(f"wasm://{engine}: {error}") from error
+    start = _in_node if engine == "node" else _in_chromium
+    return RunnerDevice(
+        where=f"wasm://{engine}",
+        start=functools.partial(start, program, dist, json.dumps(_machine())),
+        fingerprint=functools.partial(_fingerprint, engine, options.threads),
+        models=ModelFiles(exported, suffix=".onnx"),
+        settings={"threads": options.threads},
+        timeout_s=options.timeout_s,
+    )
 
 
 def unavailable() -> str | None:
@@ -161,11 +158,12 @@ def _chromium(given: Path | None) -> str:
 
 def _dist(given: Path | None) -> Path:
     """The folder of the package that holds what is run."""
+    cache = cache_folder("wasm")
     if given:
         folders = [given, given / _PACKAGE, given / "node_modules" / _PACKAGE]
     else:
-        folders = [root / "node_modules" / _PACKAGE for root in (_cache(), Path.cwd())]
-    install = f"npm install --prefix {shlex.quote(str(_cache()))} {_PACKAGE}@{_VERSION}"
+        folders = [root / "node_modules" / _PACKAGE for root in (cache, Path.cwd())]
+    install = f"npm install --prefix {shlex.quote(str(cache))} {_PACKAGE}@{_VERSION}"
     found = next((folder for folder in folders if (folder / "dist").is_dir()), None)
     if found is None:
         where = given or f"{folders[0].parent} or {folders[1].parent}"
@@ -174,8 +172,3 @@ def _dist(given: Path | None) -> Path:
         if not (found / "dist" / name).is_file():
             raise DeviceError(f"{found} has no dist/{name}; {install}")
     return found.resolve() / "dist"
-
-
-def _cache() -> Path:
-    named = os.environ.get("NAS_CACHE")
-    return (Path(named).expanduser() if named else Path.home() / ".cache" / "nas") / "wasm"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,17 +68,31 @@ def _convert(module: nn.Module, example: Tensor, *, input_name: str, output_name
         ct = _coremltools()
         # coremltools takes no other dialect than the one that run_decompositions leaves.
         program = torch.export.export(module, (example,)).run_decompositions({})
-        return ct.convert(
-            program,
-            inputs=[ct.TensorType(name=input_name, shape=tuple(example.shape), dtype=np.float16)],
-            outputs=[ct.TensorType(name=output_name, dtype=np.float16)],
-            convert_to="mlprogram",
-            compute_precision=ct.precision.FLOAT16,
-            compute_units=ct.ComputeUnit.ALL,
-            # The first target whose inputs and outputs can be float16: earlier ones convert at both ends.
-            minimum_deployment_target=ct.target.iOS16,
-            skip_model_load=True,
-        )
+        with _without_bars():
+            return ct.convert(
+                program,
+                inputs=[ct.TensorType(name=input_name, shape=tuple(example.shape), dtype=np.float16)],
+                outputs=[ct.TensorType(name=output_name, dtype=np.float16)],
+                convert_to="mlprogram",
+                compute_precision=ct.precision.FLOAT16,
+                compute_units=ct.ComputeUnit.ALL,
+                # The first target whose inputs and outputs can be float16: earlier ones convert at both ends.
+                minimum_deployment_target=ct.target.iOS16,
+                skip_model_load=True,
+            )
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Four progress bars a conversion, hundreds of conversions a table: coremltools has no option against them."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    draw = tqdm.__init__
+    tqdm.__init__ = functools.partialmethod(draw, disable=True)
+    try:
+        yield
+    finally:
+        tqdm.__init__ = draw
 
 
 def _coremltools() -> Any:

@@ -285,7 +285,7 @@ class AttentionUnit(nn.Module):
 
     def _slices(self, x: Tensor) -> tuple[Tensor, ...]:
         # Not chunk(16), of which the older ONNX exporter writes sixteen slices where eight channels give only eight.
-        return x.split(self.slice_channels, dim=1)
+        return torch.split(x, self.slice_channels, dim=1)
 
     # Images and channels travel as one dimension, which leaves five: coremltools turns a transpose of six into six.
 

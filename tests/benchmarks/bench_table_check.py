@@ -63,8 +63,12 @@ def thinned(table: LatencyTable, space: SearchSpace, share: float, seed: int | N
     if seed is not None:
         random.Random(seed).shuffle(order)
     kept = order[: round(share * len(order))]
-    plain = table.model_copy(update={"entries": {}}).with_entries({layer.key: table.entries[layer.key] for layer in kept})
-    filled = fill({layer: plain.layer_ms(layer) for layer in kept}, [layer for layer in order if layer not in set(kept)])
+    plain = table.model_copy(update={"entries": {}}).with_entries(
+        {layer.key: table.entries[layer.key] for layer in kept}
+    )
+    filled = fill(
+        {layer: plain.layer_ms(layer) for layer in kept}, [layer for layer in order if layer not in set(kept)]
+    )
     missing = {layer.key: table.entries[layer.key] for layer in order if layer not in filled and layer not in set(kept)}
     return plain.with_entries({layer.key: value for layer, value in filled.items()} | missing)
 
@@ -72,7 +76,7 @@ def thinned(table: LatencyTable, space: SearchSpace, share: float, seed: int | N
 def compared(sparse: LatencyTable, table: LatencyTable, space: SearchSpace) -> Agreement:
     """How the sparse table predicts the held-out networks of the other's check."""
     assert table.check is not None
-    networks = check_networks(table.check, space)
+    networks = check_networks(table, space)
     rows = [row for row in table.check.rows if row.role == "calibration"]
     plain = sparse.model_copy(update={"correction": None, "check": None})
     correction = learn_correction(plain, {networks[row.id]: row.measured_ms for row in rows}) if rows else None
