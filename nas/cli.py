@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -277,7 +278,11 @@ def table_build(
         _say(line)
     if failures := sum(isinstance(entry, Failed) for entry in built.entries.values()):
         _say(f"{failures} layers failed: mend the cause, then the same command with --retry-failed")
-    _say(f"how far to trust its sums: nas table check {path} --device {device}")
+    given = ["--device", device, "--space", space]
+    given += ["--threads", str(threads)] if threads else []
+    given += ["--runner", str(runner)] if runner else []
+    given += [word for setting in option or [] for word in ("--option", setting)]
+    _say(f"how far to trust its sums: nas table check {shlex.join([str(path), *given])} --calibrate 10")
     _print(str(path))
 
 
@@ -645,8 +650,10 @@ def _opened(device: str, *, threads: int | None, runner: Path | None, settings: 
         options["threads"] = str(threads)
     if runner is not None:
         options["runner"] = str(runner)
-    # What `kill` sends must close the device, too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # What `kill` sends, or a terminal that is closed, must close the device, too.
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     opened = open_device(device, options)
     try:
         yield opened

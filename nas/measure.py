@@ -166,10 +166,9 @@ class _Build:
             self._visit([layer for layer in block if self._in_doubt(layer)], longer=2)
             self._done += len(block)
             self._tell("")
-        # What ran during the whole of a timing shows beside similar layers only. Each round sees more sharply.
-        for number in range(self._protocol.visits if todo else 0):
-            odd = [layer for layer in too_slow(self._measured()) if self._visits(layer) < 2 * self._protocol.visits]
-            self._tell(f"{len(odd)} that stand out, round {number + 1}")
+        # What ran during the whole of a timing shows beside similar layers only, and each round sees more sharply.
+        while odd := [layer for layer in too_slow(self._measured()) if self._visits(layer) < 2 * self._protocol.visits]:
+            self._tell(f"{len(odd)} that stand out")
             self._visit(odd, longer=2)
 
     def fill(self) -> None:

@@ -226,8 +226,8 @@ def test_a_table_is_checked_and_its_check_is_shown_wherever_it_is_used(tmp_path:
 
 def test_a_search_with_confidence_keeps_the_upper_end_inside_the_budget(tmp_path: Path) -> None:
     options = ["--space", "tiny", "--proxy", "fake", "--trials", "8", "--json"]
-    plain = json.loads(nas("space", "show", "tiny", "--json", cwd=tmp_path).stdout)
-    budget = str(plain["latency_quantiles_ms"]["10%"])
+    known = json.loads(nas("latency", "tiny_a", "--json", cwd=tmp_path).stdout)
+    budget = str(known["interval_ms"][1])
     nas("search", "--budget-ms", budget, *options, "--confidence", "0.9", "--out", "sure", cwd=tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "sure" / "candidates.jsonl").read_text().splitlines()]
     searched = [line for line in lines if line["kind"] == "searched"]
