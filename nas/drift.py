@@ -1,13 +1,11 @@
 """Whether a device still runs as fast as it did: a reference layer, timed before and after every few others.
 
 Each time is kept with that of the reference around it. What the reference differs from its usual time is the drift of
-the device, and a look-up divides by it (`LatencyTable.drift`). Where the reference changes from before to after,
-something else began or ended, and the times in between are in doubt.
+the device, and a look-up divides by it (`LatencyTable.drift`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -23,7 +21,6 @@ __all__ = ["Visit", "interleaved", "reference_layer"]
 S = TypeVar("S", bound=Subject)
 
 _GROUP = 6  # subjects between two times of the reference
-_DISTURBED = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +31,11 @@ class Visit(Generic[S]):
         subject: what was timed.
         runs: what came of its jobs.
         reference_ms: the faster of the two times of the reference.
-        disturbed: whether they differ by more than noise.
     """
 
     subject: S
     runs: tuple[Run, ...]
     reference_ms: float
-    disturbed: bool
 
 
 def reference_layer(layers: Sequence[Layer]) -> Layer:
@@ -75,10 +70,9 @@ def interleaved(
         todo = [list(jobs(subject)) for subject in group]
         runs = list(device.time([*(job for mine in todo for job in mine), reference]))
         after = _level(runs.pop(), reference)
-        disturbed = abs(math.log(after / before)) > _DISTURBED
         for subject, mine in zip(group, todo, strict=True):
             own, runs = tuple(runs[: len(mine)]), runs[len(mine) :]
-            yield Visit(subject=subject, runs=own, reference_ms=round(min(before, after), 6), disturbed=disturbed)
+            yield Visit(subject=subject, runs=own, reference_ms=round(min(before, after), 6))
         before = after
 
 

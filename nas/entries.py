@@ -101,7 +101,6 @@ class Timing(Record):
         slowdown: steady time over that of the first runs, where a device runs faster at first; 1 elsewhere.
         settled: whether the time had stopped changing.
         reference_ms: time of the reference layer around these runs; what it differs from the table's is drift.
-        disturbed: whether the reference took different times before and after them.
         visits: how often the layer was timed, minutes or seconds apart; the best visit is kept.
         alone_ms: where stacks are measured, the fastest run of the layer alone, over all visits.
         stack_ms: and that of its stack.
@@ -119,7 +118,6 @@ class Timing(Record):
     slowdown: _Milliseconds = 1.0
     settled: bool = True
     reference_ms: _Milliseconds | None = None
-    disturbed: bool = False
     visits: Annotated[int, Field(gt=0)] = 1
     alone_ms: _Milliseconds | None = None
     stack_ms: _Milliseconds | None = None
@@ -142,7 +140,7 @@ class Timing(Record):
     @property
     def in_doubt(self) -> bool:
         """Whether it should be taken again."""
-        return not (self.settled and self.confirmed) or self.disturbed or (self.slowdown > 1 and self.visits == 1)
+        return not (self.settled and self.confirmed) or (self.slowdown > 1 and self.visits == 1)
 
 
 class Filled(Record):

@@ -245,7 +245,6 @@ class _Build:
         return timing.model_copy(
             update={
                 "reference_ms": visit.reference_ms,
-                "disturbed": visit.disturbed,
                 "output_error": None if error is None else float(f"{error:.2g}"),
                 "facts": {name: value for run in visit.runs for name, value in run.facts.items()},
             }

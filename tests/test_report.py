@@ -57,7 +57,7 @@ def test_the_summary_names_winner_reference_origin_and_noise(result: SearchResul
     assert f"winner {result.candidates[2].id}: 0.900 ms [0.810, 0.990] of 1 ms, score 0.5000 +- 0.0250" in text
     assert "beside tiny_a (0.950 ms, score 0.4800 +- 0.0250): +0.0200, within noise" in text
     assert "3 networks scored, 0 failed, 2 on the front" in text
-    assert "calibrated: iPhone 13 (predicted)" in text
+    assert "calibrated: iPhone 13 (predicted; see the table for its errors)" in text
     assert "fake on synthetic" in text
 
 

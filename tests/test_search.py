@@ -15,15 +15,16 @@ from typing import Any
 import pytest
 
 from nas.architecture import Architecture
-from nas.devices.fake import FakeDevice
+from nas.devices.fake import FakeDevice, Options
 from nas.errors import BudgetError, InputError
 from nas.latency import LatencyTable
-from nas.measure import Protocol, build_table
+from nas.measure import build_table
 from nas.proxies import Score
 from nas.proxies.fake import FakeProxy
 from nas.result import SearchResult
 from nas.search import Progress, plan_search, run_search
 from nas.space import SearchSpace, random_choice
+from nas.timing import TimingProtocol
 
 TINY = SearchSpace.find("tiny")
 NAMES = {"space": "tiny", "table": "fake", "proxy": "fake"}
@@ -52,8 +53,10 @@ class Recording:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
-    quick = Protocol(warmup_ms=0, timed_ms=0, minimum_runs=3)
-    return build_table(TINY.layers, FakeDevice(noise=0), tmp_path_factory.mktemp("t") / "t.json", protocol=quick)
+    quick = TimingProtocol(duration_ms=0, minimum_runs=20)
+    return build_table(
+        TINY.layers, FakeDevice(Options(noise=0)), tmp_path_factory.mktemp("t") / "t.json", protocol=quick
+    )
 
 
 @pytest.fixture(scope="module")
@@ -299,8 +302,8 @@ def test_a_killed_search_loses_no_finished_candidate(tmp_path: Path) -> None:
         run_search(space, table, proxy, plan=plan, seed=0, out=Path(sys.argv[2]), resume=Path(sys.argv[2]).exists(),
                    names={"space": "tiny", "table": "t", "proxy": "fake"})
     """)
-    quick = Protocol(warmup_ms=0, timed_ms=0, minimum_runs=3)
-    build_table(TINY.layers, FakeDevice(noise=0), tmp_path / "t.json", protocol=quick)
+    quick = TimingProtocol(duration_ms=0, minimum_runs=20)
+    build_table(TINY.layers, FakeDevice(Options(noise=0)), tmp_path / "t.json", protocol=quick)
     out = tmp_path / "run"
     command = [sys.executable, "-c", script, str(tmp_path / "t.json"), str(out)]
     before: list[str] = []
