@@ -23,7 +23,7 @@ from scipy.optimize import nnls
 
 from nas.architecture import Architecture
 from nas.devices import Device
-from nas.drift import interleaved
+from nas.drift import interleaved, latest_levels
 from nas.entries import Agreement, Check, CheckRow, Correction, ReferenceTime
 from nas.errors import InputError, NasError
 from nas.files import Record, write_beside
@@ -224,7 +224,7 @@ def _time_rounds(
     layer = next((layer for layer in space.layers if layer.key == key), None)
     if layer is None:
         raise InputError(f"{path} was measured for another space: its reference layer {key} is not in this one")
-    reference = TimingProtocol().job(layer)
+    reference, levels = TimingProtocol().job(layer), latest_levels()
 
     def tell(key: str) -> None:
         done = sum(min(len(each), rounds) for each in visits.values())
@@ -234,7 +234,7 @@ def _time_rounds(
     for number in range(rounds):
         todo = [each.architecture for each in chosen if len(visits[each.architecture.id]) <= number]
         random.Random(f"{_SEED} {number}").shuffle(todo)
-        for visit in interleaved(device, todo, lambda architecture: [protocol.job(architecture)], reference):
+        for visit in interleaved(device, todo, lambda architecture: [protocol.job(architecture)], reference, levels):
             (run,), architecture = visit.runs, visit.subject
             if run.failure is not None:
                 raise NasError(f"{architecture.key} ({architecture.summary}) could not be timed: {run.failure}")

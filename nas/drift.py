@@ -1,11 +1,14 @@
 """Whether a device still runs as fast as it did: a reference layer, timed before and after every few others.
 
 Each time is kept with that of the reference around it. What the reference differs from its usual time is the drift of
-the device, and a look-up divides by it (`LatencyTable.drift`).
+the device, and a look-up divides by it (`LatencyTable.drift`). A shared machine is slow for seconds, and not for every
+layer alike: that is no drift, but a reason to visit again. So the reference is the median of its last nine times.
 """
 
 from __future__ import annotations
 
+import statistics
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -16,11 +19,13 @@ from nas.errors import DeviceError
 from nas.operations import operations
 from nas.timing import read_run
 
-__all__ = ["Visit", "interleaved", "reference_layer"]
+__all__ = ["Visit", "interleaved", "latest_levels", "reference_layer"]
 
 S = TypeVar("S", bound=Subject)
 
 _GROUP = 6  # subjects between two times of the reference
+_LATEST = 9
+_LEAST = 3  # times before the first subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +35,7 @@ class Visit(Generic[S]):
     Attributes:
         subject: what was timed.
         runs: what came of its jobs.
-        reference_ms: the faster of the two times of the reference.
+        reference_ms: median of the latest times of the reference, the one after the jobs included.
     """
 
     subject: S
@@ -46,9 +51,9 @@ def reference_layer(layers: Sequence[Layer]) -> Layer:
 
 
 def interleaved(
-    device: Device, subjects: Sequence[S], jobs: Callable[[S], Sequence[Job]], reference: Job
+    device: Device, subjects: Sequence[S], jobs: Callable[[S], Sequence[Job]], reference: Job, levels: deque[float]
 ) -> Iterator[Visit[S]]:
-    """Do the jobs of each subject, with the reference before the first, after the last and after every few.
+    """Do the jobs of each subject, with the reference before the first and after every few.
 
     A visit is yielded once the reference after it is known.
 
@@ -57,6 +62,7 @@ def interleaved(
         subjects: in the order to be timed.
         jobs: of one subject; of as many for each.
         reference: the job of the reference layer.
+        levels: its latest times, from `latest_levels`, which the next call goes on with.
     Raises:
         DeviceError: the device is gone, or cannot time the reference.
     """
@@ -64,16 +70,21 @@ def interleaved(
         return
     each = len(jobs(subjects[0]))
     size = max(_GROUP, (device.batch - 1) // each)
-    before = _level(next(iter(device.time([reference]))), reference)
+    while len(levels) < _LEAST:
+        levels.append(_level(next(iter(device.time([reference]))), reference))
     for start in range(0, len(subjects), size):
         group = subjects[start : start + size]
         todo = [list(jobs(subject)) for subject in group]
         runs = list(device.time([*(job for mine in todo for job in mine), reference]))
-        after = _level(runs.pop(), reference)
+        levels.append(_level(runs.pop(), reference))
         for subject, mine in zip(group, todo, strict=True):
             own, runs = tuple(runs[: len(mine)]), runs[len(mine) :]
-            yield Visit(subject=subject, runs=own, reference_ms=round(min(before, after), 6))
-        before = after
+            yield Visit(subject=subject, runs=own, reference_ms=round(statistics.median(levels), 6))
+
+
+def latest_levels() -> deque[float]:
+    """The times of the reference that its median is of: none yet."""
+    return deque(maxlen=_LATEST)
 
 
 def _level(run: Run, reference: Job) -> float:

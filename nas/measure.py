@@ -15,7 +15,7 @@ import numpy as np
 
 from nas.architecture import AttentionLayer, ConvLayer, Layer, Stack
 from nas.devices import Device, DeviceDescription, Job, Run, sampled
-from nas.drift import Visit, interleaved, reference_layer
+from nas.drift import Visit, interleaved, latest_levels, reference_layer
 from nas.entries import Entry, Failed, Filled, Provenance, ReferenceTime, Timing
 from nas.errors import DeviceError, InputError
 from nas.fill import fewest, fill, measuring_order, too_slow
@@ -144,6 +144,7 @@ class _Build:
         self._out = out
         self._layers = layers
         self._on_progress = on_progress
+        self._levels = latest_levels()
         self._done = self._total = 0
         self.table = _begun(device.describe(), protocol, out)
         known = self.table.reference
@@ -197,7 +198,10 @@ class _Build:
     def _visit(self, layers: Sequence[Layer], *, longer: int = 1) -> None:
         """Time the layers once more and keep the better of the old and the new."""
         reference = self._protocol.job(self._reference)
-        for visit in interleaved(self._device, layers, lambda layer: self._jobs(layer, longer=longer), reference):
+        visits = interleaved(
+            self._device, layers, lambda layer: self._jobs(layer, longer=longer), reference, self._levels
+        )
+        for visit in visits:
             entry = self._entry(visit.subject, visit)
             self._keep({visit.subject.key: _best(self.table.entries.get(visit.subject.key), entry)})
             self._tell(visit.subject.key)

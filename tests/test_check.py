@@ -109,7 +109,7 @@ def test_a_second_check_does_not_correct_twice(path: Path) -> None:
 
 def test_a_stopped_check_goes_on_with_the_networks_left(path: Path) -> None:
     with pytest.raises(DeviceError):
-        check(path, Network(stop_after=9))
+        check(path, Network(stop_after=14))
     assert LatencyTable.load(path).check is None
     seen: list[Progress] = []
     device = Network()
