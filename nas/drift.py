@@ -60,17 +60,15 @@ def interleaved(
     Args:
         device: where.
         subjects: in the order to be timed.
-        jobs: of one subject; of as many for each.
+        jobs: of one subject.
         reference: the job of the reference layer.
         levels: its latest times, from `latest_levels`, which the next call goes on with.
     Raises:
         DeviceError: the device is gone, or cannot time the reference.
     """
-    if not subjects:
-        return
-    each = len(jobs(subjects[0]))
-    size = max(_GROUP, (device.batch - 1) // each)
-    while len(levels) < _LEAST:
+    most = max((len(jobs(subject)) for subject in subjects), default=1)
+    size = max(_GROUP, (device.batch - 1) // most)
+    while subjects and len(levels) < _LEAST:
         levels.append(_level(next(iter(device.time([reference]))), reference))
     for start in range(0, len(subjects), size):
         group = subjects[start : start + size]

@@ -162,8 +162,9 @@ class _Build:
         self._tell("")
         for start in range(0, len(todo), _BLOCK):
             block = todo[start : start + _BLOCK]
-            for _ in range(self._protocol.visits):
-                self._visit([layer for layer in block if self._visits(layer) < self._protocol.visits])
+            self._visit(block)
+            for visit in range(2, self._protocol.visits + 1):
+                self._visit([layer for layer in block if 0 < self._visits(layer) < visit])
             self._visit([layer for layer in block if self._in_doubt(layer)], longer=2)
             self._done += len(block)
             self._tell("")
