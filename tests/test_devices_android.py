@@ -1,4 +1,4 @@
-"""The Android device against fake_adb.py, whose phone is a folder and a shell of this machine, never a phone."""
+"""The Android device against tests/fakes/android/adb, whose phone is a folder and a shell of this machine, never a phone."""
 
 from __future__ import annotations
 
@@ -115,8 +115,10 @@ def phone(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         (folder / "bin" / name).symlink_to(shutil.which("toybox") or "")
     for name, content in {"faults": "", "model": "Pixel 6\n", "thermal": "0\n"}.items():
         (folder / name).write_text(content)
-    for program, source in ((tmp_path / "path" / "adb", "fake_adb.py"), (runner, "fake_android_tool.py")):
-        _program(program, f"#!{sys.executable} -SI\n{(Path(__file__).parent / source).read_text()}")
+    for program, source in ((tmp_path / "path" / "adb", "adb"), (runner, "runner")):
+        _program(
+            program, f"#!{sys.executable} -SI\n{(Path(__file__).parent / 'fakes' / 'android' / source).read_text()}"
+        )
     (runner.parent / "libonnxruntime.so").write_text("a library")
     monkeypatch.setenv("FAKE_PHONE", str(folder))
     monkeypatch.setenv("PATH", f"{tmp_path / 'path'}:{os.environ['PATH']}")
