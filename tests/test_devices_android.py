@@ -1,4 +1,4 @@
-"""The Android device against tests/fakes/android/adb, whose phone is a folder and a shell of this machine, never a phone."""
+"""The Android device against tests/fakes/android/adb, whose phone is a folder and a shell of this machine."""
 
 from __future__ import annotations
 
