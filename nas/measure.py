@@ -164,7 +164,8 @@ class _Build:
             block = todo[start : start + _BLOCK]
             self._visit(block)
             for visit in range(2, self._protocol.visits + 1):
-                self._visit([layer for layer in block if 0 < self._visits(layer) < visit])
+                # A layer that failed is tried as often: a disturbed difference, say, may be below nothing once.
+                self._visit([layer for layer in block if self._visits(layer) < visit])
             self._visit([layer for layer in block if self._in_doubt(layer)], longer=2)
             self._done += len(block)
             self._tell("")
