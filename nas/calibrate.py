@@ -151,7 +151,22 @@ _PerStage = Annotated[
 _Stages = Annotated[tuple[str, str, str, str], _split("|")]
 
 
-class PublishedPoint(Record):
+class _PublishedRow(Record):
+    """The first columns of every file of published times."""
+
+    name: Annotated[str, Field(min_length=1)]
+    latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    fit: Literal["yes", "no"]
+    why_not: str
+
+    @model_validator(mode="after")
+    def _say_why_not(self) -> Self:
+        if (self.fit == "no") != bool(self.why_not):
+            raise ValueError(f"why_not goes with fit no and only with it, got {self.why_not!r}")
+        return self
+
+
+class PublishedPoint(_PublishedRow):
     """A published network: its time on the device, its accuracy, and everything that defines it.
 
     Attributes:
@@ -173,10 +188,6 @@ class PublishedPoint(Record):
         source: where it is printed (iFormer, arXiv:2501.15369).
     """
 
-    name: Annotated[str, Field(min_length=1)]
-    latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    fit: Literal["yes", "no"]
-    why_not: str
     uncertainty: Annotated[float, Field(gt=0, lt=1)]
     top1: Annotated[float | None, BeforeValidator(_blank_is_none)]
     epochs: Annotated[int | None, BeforeValidator(_blank_is_none)]
@@ -204,8 +215,6 @@ class PublishedPoint(Record):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.fit == "no") != bool(self.why_not):
-            raise ValueError(f"why_not goes with fit no and only with it, got {self.why_not!r}")
         if self.in_family:
             try:
                 self.architecture()
@@ -272,7 +281,7 @@ class PublishedPoint(Record):
         )
 
 
-class Baseline(Record):
+class Baseline(_PublishedRow):
     """A published network of other authors, timed on the same device.
 
     Attributes:
@@ -286,22 +295,12 @@ class Baseline(Record):
         source: where it is printed.
     """
 
-    name: Annotated[str, Field(min_length=1)]
-    latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    fit: Literal["yes", "no"]
-    why_not: str
     resolution: _Count
     top1: Annotated[float | None, BeforeValidator(_blank_is_none)]
     epochs: Annotated[int | None, BeforeValidator(_blank_is_none)]
     timm_name: str
     source: Annotated[str, Field(min_length=1)]
     note: str
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.fit == "no") != bool(self.why_not):
-            raise ValueError(f"why_not goes with fit no and only with it, got {self.why_not!r}")
-        return self
 
 
 class _CountedOperation(Record):

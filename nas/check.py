@@ -11,9 +11,9 @@ import datetime
 import math
 import random
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -108,7 +108,8 @@ def check_table(
     visits = {each.architecture.id: times[each.architecture.id][:rounds] for each in chosen}
     repetitions = {key: [ms / drift(reference, usual) for ms, reference in each] for key, each in visits.items()}
     # Other programs only slow a run down: the fastest round counts, with the drift of its own hour.
-    measured = {key: min(each)[0] / drift(min(each)[1], usual) for key, each in visits.items()}
+    fastest = {key: min(each) for key, each in visits.items()}
+    measured = {key: ms / drift(reference, usual) for key, (ms, reference) in fastest.items()}
     learnt = [each.architecture for each in chosen if each.role == "calibration"]
     correction = learn_correction(plain, {a: measured[a.id] for a in learnt}) if learnt else None
     corrected = plain.model_copy(update={"correction": correction})
@@ -118,7 +119,7 @@ def check_table(
             id=each.architecture.id,
             role=each.role,
             measured_ms=round(measured[each.architecture.id], 6),
-            raw_ms=min(visits[each.architecture.id])[0],
+            raw_ms=fastest[each.architecture.id][0],
             predicted_ms=round(corrected.latency_ms(each.architecture), 6),
             sum_ms=round(plain.latency_ms(each.architecture), 6),
             spread=round(_spread(repetitions[each.architecture.id]), 6),
@@ -184,12 +185,12 @@ def _networks(table: LatencyTable, space: SearchSpace, *, networks: int, calibra
     Networks with a layer that failed on the device cannot be predicted and are passed over.
     """
     chosen: dict[str, _Network] = {}
-    drawn = _drawn(space)
     references = {name: network for name, network in space.references.items() if network in space}
     for name, network in references.items():
         chosen[network.id] = _Network(name=name, role="held-out", architecture=network)
     wanted = len(chosen) + networks + calibrate
-    for network in islice(drawn, 20 * wanted):
+    choose = random_choice(seed=_SEED)
+    for network in (space.sample(choose) for _ in range(20 * wanted)):
         role: Literal["held-out", "calibration"] = "held-out" if len(chosen) < wanted - calibrate else "calibration"
         if len(chosen) < wanted and math.isfinite(table.latency_ms(network)):
             chosen.setdefault(network.id, _Network(name=network.id, role=role, architecture=network))
@@ -198,12 +199,6 @@ def _networks(table: LatencyTable, space: SearchSpace, *, networks: int, calibra
             f"the space has too few networks for a check of {networks} and {calibrate} to calibrate; ask for fewer"
         )
     return [each for each in chosen.values() if math.isfinite(table.latency_ms(each.architecture))]
-
-
-def _drawn(space: SearchSpace) -> Iterator[Architecture]:
-    choose = random_choice(seed=_SEED)
-    while True:
-        yield space.sample(choose)
 
 
 def _time_rounds(
@@ -219,7 +214,7 @@ def _time_rounds(
 ) -> dict[str, list[tuple[float, float]]]:
     """Time every network once a round, keeping each time as it comes; times from an interrupted check count."""
     state = _resumed(_journal(path), _Times(table=table.digest(), protocol=protocol.describe()))
-    visits = {each.architecture.id: state.visits.get(each.architecture.id, []) for each in chosen}
+    visits = {each.architecture.id: state.visits.setdefault(each.architecture.id, []) for each in chosen}
     key = _reference(table, path).key
     layer = next((layer for layer in space.layers if layer.key == key), None)
     if layer is None:
@@ -239,7 +234,6 @@ def _time_rounds(
             if run.failure is not None:
                 raise NasError(f"{architecture.key} ({architecture.summary}) could not be timed: {run.failure}")
             visits[architecture.id].append((read_run(run).minimum_ms, visit.reference_ms))
-            state.visits[architecture.id] = visits[architecture.id]
             write_beside(_journal(path), state.model_dump_json().encode())
             tell(f"round {number + 1}: {architecture.summary}")
     return visits

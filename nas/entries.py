@@ -12,6 +12,7 @@ from nas.errors import InputError
 from nas.files import Record
 
 __all__ = [
+    "QUANTILES",
     "Agreement",
     "Check",
     "CheckRow",
@@ -82,6 +83,10 @@ class Provenance(Record):
             if name != "date" and value != theirs:
                 return f"{name}: {_short(value)} in the table, {_short(theirs)} here"
         return None
+
+
+# The quantiles of a timing, from the fastest run to the slowest.
+QUANTILES = ("minimum_ms", "p10_ms", "median_ms", "p90_ms", "maximum_ms")
 
 
 class Timing(Record):

@@ -16,7 +16,7 @@ import numpy as np
 from nas.architecture import AttentionLayer, ConvLayer, Layer, Stack
 from nas.devices import Device, DeviceDescription, Job, Run, sampled
 from nas.drift import Visit, interleaved, latest_levels, reference_layer
-from nas.entries import Entry, Failed, Filled, Provenance, ReferenceTime, Timing
+from nas.entries import QUANTILES, Entry, Failed, Filled, Provenance, ReferenceTime, Timing
 from nas.errors import DeviceError, InputError
 from nas.fill import fewest, fill, measuring_order, too_slow
 from nas.latency import LatencyTable
@@ -240,8 +240,7 @@ class _Build:
         if stack:
             timing = stack_share(one, stack[0], layers=STACK)
         elif self.table.call_ms:
-            share = stack_share(_constant(self.table.call_ms), one, layers=2)
-            timing = share and share.model_copy(update={"alone_ms": None, "stack_ms": None})
+            timing = stack_share(_constant(self.table.call_ms), one, layers=2)
         if timing is None:
             return Failed(failed="it takes less time than a call varies by")
         error = _output_error(layer, visit.runs[0])
@@ -250,6 +249,8 @@ class _Build:
             return Failed(failed=f"its output differs from torch by {error:.2g}, more than {limit:g}")
         return timing.model_copy(
             update={
+                "alone_ms": one.minimum_ms if stack else None,
+                "stack_ms": stack[0].minimum_ms if stack else None,
                 "reference_ms": visit.reference_ms,
                 "output_error": None if error is None else float(f"{error:.2g}"),
                 "facts": {name: value for run in visit.runs for name, value in run.facts.items()},
@@ -310,15 +311,14 @@ def _best(old: Entry | None, new: Timing | Failed) -> Timing | Failed:
     merged = best.model_copy(
         update={"visits": old.visits + 1, "output_error": old.output_error, "facts": {**new.facts, **old.facts}}
     )
-    if None in (old.alone_ms, old.stack_ms, new.alone_ms, new.stack_ms):
+    if old.alone_ms is None or old.stack_ms is None or new.alone_ms is None or new.stack_ms is None:
         return merged
     # Other programs only slow a run down, but a difference of two runs either way: each part keeps its own fastest.
-    alone, stack = min(old.alone_ms, new.alone_ms), min(old.stack_ms, new.stack_ms)  # type: ignore[type-var]
-    share = (stack - alone) / (STACK - 1)  # type: ignore[operator]
+    alone, stack = min(old.alone_ms, new.alone_ms), min(old.stack_ms, new.stack_ms)
+    share = (stack - alone) / (STACK - 1)
     if share <= 0:
         return merged
-    names = ("minimum_ms", "p10_ms", "median_ms", "p90_ms", "maximum_ms")
-    raised = {name: max(getattr(merged, name) or merged.p90_ms, round(share, 6)) for name in names[1:]}
+    raised = {name: max(getattr(merged, name) or merged.p90_ms, round(share, 6)) for name in QUANTILES[1:]}
     return merged.model_copy(update={**raised, "minimum_ms": round(share, 6), "alone_ms": alone, "stack_ms": stack})
 
 
@@ -329,8 +329,7 @@ def _keeps_shape(layer: ConvLayer | AttentionLayer) -> bool:
 
 def _constant(value_ms: float) -> Timing:
     """A cost without spread."""
-    quantiles = dict.fromkeys(("minimum_ms", "p10_ms", "median_ms", "p90_ms", "maximum_ms"), value_ms)
-    return Timing(**quantiles, runs=1)
+    return Timing(**dict.fromkeys(QUANTILES, value_ms), runs=1)
 
 
 def _output_error(layer: Layer, run: Run) -> float | None:

@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 
 from nas.architecture import Subject
 from nas.devices import Job, Run
-from nas.entries import Timing
+from nas.entries import QUANTILES, Timing
 
 __all__ = ["TimingProtocol", "read_run", "read_runs", "stack_share"]
 
@@ -113,20 +113,17 @@ def stack_share(one: Timing, stack: Timing, *, layers: int) -> Timing | None:
     Returns:
         The share; None where noise is larger than the layer.
     """
-    names = ("minimum_ms", "p10_ms", "median_ms", "p90_ms", "maximum_ms")
-    pairs = [(getattr(one, name) or one.p90_ms, getattr(stack, name) or stack.p90_ms) for name in names]
+    pairs = [(getattr(one, name) or one.p90_ms, getattr(stack, name) or stack.p90_ms) for name in QUANTILES]
     shares = [round((whole - single) / (layers - 1), _DIGITS) for single, whole in pairs]
     if shares[0] <= 0:
         return None
     # Quantiles of a difference are not differences of quantiles: an outlier of the layer alone must not make one fall.
-    rising = dict(zip(names, accumulate(shares, max), strict=True))
+    rising = dict(zip(QUANTILES, accumulate(shares, max), strict=True))
     return stack.model_copy(
         update={
             **rising,
             "settled": one.settled and stack.settled,
             "slowdown": max(one.slowdown, stack.slowdown),
-            "alone_ms": one.minimum_ms,
-            "stack_ms": stack.minimum_ms,
         }
     )
 
