@@ -83,6 +83,10 @@ def search(
     space: SpaceOption = "iformer",
     table: TableOption = "iphone13",
     proxy: Annotated[str, typer.Option(help="What scores a candidate.")] = "short-training",
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="NAME=VALUE of the proxy; may be repeated.", show_default=False),
+    ] = None,
     data: Annotated[
         str, typer.Option(help="synthetic, a folder of class folders, Parquet files, or a hub data set.")
     ] = "synthetic",
@@ -108,8 +112,8 @@ def search(
 
     Example: nas search --budget-ms 1.1
     """
-    from nas.catalog import load_plugin
     from nas.latency import LatencyTable
+    from nas.proxies import build_proxies
     from nas.report import write_report
     from nas.result import SearchResult
     from nas.search import check_budget, plan_search, run_search
@@ -120,12 +124,11 @@ def search(
     limit_s = _seconds(time_limit) if time_limit else None if trials else 600.0
     search_space = SearchSpace.find(space)
     latency_table, table_path = LatencyTable.find(table)
-    scorer = load_plugin("proxy", "proxies", proxy)
     folder = out or _default_out(space, budget_ms, resume=resume)
     # A budget that cannot be met is refused before any image is made or read.
     check_budget(search_space, latency_table, budget_ms, confidence)
     with _data_watch() as watch:
-        built = scorer.build(data=data, seed=seed, progress=watch)
+        (built,) = build_proxies(proxy, data=data, seed=seed, options=_settings(option), progress=watch).values()
     planned = plan_search(
         search_space,
         latency_table,
@@ -635,17 +638,23 @@ def _fraction(name: str, text: str) -> float:
     return value
 
 
+def _settings(options: list[str] | None) -> dict[str, str]:
+    """What --option NAME=VALUE said."""
+    settings = {}
+    for text in options or []:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise InputError(f"--option must be NAME=VALUE, got {text!r}")
+        settings[name] = value
+    return settings
+
+
 @contextmanager
 def _opened(device: str, *, threads: int | None, runner: Path | None, settings: list[str] | None) -> Iterator[Device]:
     """A device with its options, closed at the end however it comes."""
     from nas.devices import open_device
 
-    options = {}
-    for text in settings or []:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise InputError(f"--option must be NAME=VALUE, got {text!r}")
-        options[name] = value
+    options = _settings(settings)
     if threads is not None:
         options["threads"] = str(threads)
     if runner is not None:

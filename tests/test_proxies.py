@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +12,13 @@ from PIL import Image
 
 from nas import catalog
 from nas.architecture import Architecture, AttentionSpec, ConvSpec, StageSpec
-from nas.errors import NasError
+from nas.errors import InputError, NasError
 from nas.model import build_model
-from nas.proxies import Proxy, ScoringFailed
+from nas.proxies import Proxy, ScoringFailed, build_proxies
 from nas.proxies.fake import FakeProxy
 
-# Arguments that make a proxy cheap enough for a test; without an entry here it runs with its defaults.
-CHEAP: dict[str, dict[str, Any]] = {"short-training": {"images": 64, "resolution": 32, "precision": "fp32"}}
+# Options that make a proxy cheap enough for a test; without an entry here it runs with its defaults.
+CHEAP = {"short-training": {"images": "64", "resolution": "32", "precision": "fp32"}}
 
 
 def _architecture(*, width: int = 8) -> Architecture:
@@ -50,9 +49,7 @@ class TestProxy:
 
     @staticmethod
     def build(name: str, data: str, *, seed: int) -> Proxy:
-        module = catalog.load_plugin("proxy", "proxies", name)
-        proxy: Proxy = module.build(data=data, seed=seed, device="cpu", **CHEAP.get(name, {}))
-        return proxy
+        return build_proxies(name, data=data, seed=seed, device="cpu", options=CHEAP.get(name))[name]
 
     def test_score_is_an_accuracy(self, proxy: Proxy) -> None:
         score = proxy.score(_architecture())
@@ -126,3 +123,25 @@ class TestFakeProxy:
         with pytest.raises(ScoringFailed, match="was asked to fail"):
             proxy.score(_architecture())
         assert proxy.score(_architecture(width=16)).value > 0
+
+
+class TestBuildProxies:
+    def test_several_come_in_the_order_named(self) -> None:
+        built = build_proxies("fake,short-training", data="synthetic", seed=0, options=CHEAP["short-training"])
+
+        assert list(built) == ["fake", "short-training"]
+
+    @pytest.mark.parametrize(
+        ("names", "options", "message"),
+        [
+            ("shrt-training", {}, "no proxy named 'shrt-training': there are .*; did you mean 'short-training'"),
+            ("fake,fake", {}, "--proxy fake,fake: the same proxy twice"),
+            ("fake", {"speed": "1"}, "--proxy fake does not take speed: it has no options"),
+            ("short-training", {"speed": "1"}, "does not take speed: its options are .*resolution"),
+            ("short-training", {"images": "0"}, "--proxy short-training: images"),
+            ("short-training", {"resolution": "50"}, "--proxy short-training: resolution"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, names: str, options: dict[str, str], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            build_proxies(names, data="synthetic", seed=0, options=options)

@@ -13,7 +13,7 @@ from nas.data import ImageSet, load_images
 from nas.errors import InputError
 from nas.model import build_model, residual_norms
 from nas.proxies import ScoringFailed, short_training
-from nas.proxies.short_training import Recipe, ShortTraining, build, faster_precision
+from nas.proxies.short_training import Options, Recipe, ShortTraining, build, faster_precision
 
 CONV = ConvSpec(kernel=3, expansion=2)
 ATTENTION = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)
@@ -201,23 +201,16 @@ def test_settings_name_everything_that_shapes_a_score(colours: ImageSet) -> None
 
 class TestBuild:
     def test_synthetic_images_are_as_many_as_are_trained_on(self) -> None:
-        proxy = build(data="synthetic", seed=0, device="cpu", images=128, resolution=32, precision="fp32")
+        options = Options(images=128, resolution=32, precision="fp32")
+        proxy = build(data="synthetic", seed=0, device="cpu", options=options)
 
         expected = load_images("synthetic", resolution=32, seed=0, train_limit=128, val_limit=2048).description
         assert expected == proxy.settings()["data"]
 
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"images": 0}, "images to train on must be at least 1, got 0"),
-            ({"resolution": 50}, "resolution must be a multiple of 32, got 50"),
-            ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
-            ({"device": "gpu"}, "device 'gpu' cannot be used here"),
-        ],
-    )
-    def test_bad_arguments_are_refused_at_once(self, options: dict[str, Any], message: str) -> None:
-        with pytest.raises(InputError, match=message):
-            build(data="synthetic", seed=0, **options)
+    @pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+    def test_device_that_is_not_there_is_refused_at_once(self, device: str) -> None:
+        with pytest.raises(InputError, match=f"device '{device}' cannot be used here"):
+            build(data="synthetic", seed=0, options=Options(), device=device)
 
     def test_faster_precision_is_settled_once(self) -> None:
         first = faster_precision("cpu")

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.architecture import Architecture, AttentionSpec
+from nas.files import Record
 from nas.proxies import Score, ScoringFailed
 
-__all__ = ["FakeProxy", "build"]
+__all__ = ["FakeProxy", "Options", "build"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,17 @@ class FakeProxy:
         return Score(value=value, seconds=0.0, details={"size": size, "attention_units": attention})
 
 
-def build(*, data: str, seed: int, device: str | None = None, progress: object = None) -> FakeProxy:  # noqa: ARG001
+class Options(Record):
+    """A fake proxy has none."""
+
+
+def build(
+    *,
+    data: str,
+    seed: int,
+    options: Options,  # noqa: ARG001
+    device: str | None = None,  # noqa: ARG001
+    progress: object = None,  # noqa: ARG001
+) -> FakeProxy:
     """A fake proxy, built like every other; `data` is not opened and any `device` will do."""
     return FakeProxy(data=data, seed=seed)

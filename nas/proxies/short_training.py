@@ -16,19 +16,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
 
 from nas.architecture import Architecture, AttentionSpec, ConvSpec, StageSpec
 from nas.data import ImageSet, Progress, load_images, training_batches, validation_batches
 from nas.errors import InputError
+from nas.files import Record
 from nas.model import Network, build_model, residual_norms
 from nas.proxies import Score, ScoringFailed
 
-__all__ = ["Precision", "Recipe", "ShortTraining", "build", "faster_precision"]
+__all__ = ["Options", "Precision", "Recipe", "ShortTraining", "build", "faster_precision"]
 
 Precision = Literal["fp32", "bf16"]
 
@@ -226,14 +228,26 @@ class ShortTraining:
             ) from error
 
 
+class Options(Record):
+    """What may be set.
+
+    Attributes:
+        images: how many to train on; more than the data has are repeated.
+        resolution: height and width of the images in pixels.
+        precision: of matrix products; the faster of the two, timed here, by default.
+    """
+
+    images: Annotated[int, Field(ge=1)] = _DEFAULT.images
+    resolution: Annotated[int, Field(ge=32, multiple_of=32)] = _RESOLUTION
+    precision: Precision | None = None
+
+
 def build(
     *,
     data: str,
     seed: int,
+    options: Options,
     device: str | None = None,
-    images: int = _DEFAULT.images,
-    resolution: int = _RESOLUTION,
-    precision: Precision | None = None,
     progress: Progress | None = None,
 ) -> ShortTraining:
     """Load the data and settle on a device and a precision.
@@ -241,19 +255,13 @@ def build(
     Args:
         data: as `nas.data.load_images` takes it.
         seed: of weights, order of images, augmentation, and the choice of images.
+        options: how to train.
         device: where to train; a GPU if there is one, by default.
-        images: how many to train on; more than the data has are repeated.
-        resolution: height and width of the images in pixels, divisible by 32.
-        precision: `fp32` or `bf16`; the faster of the two, timed here, by default.
         progress: told how far loading is.
 
     Raises:
-        InputError: the data cannot be read, or an argument is out of range.
+        InputError: the data cannot be read, or the device cannot be used.
     """
-    if images < 1:
-        raise InputError(f"images to train on must be at least 1, got {images}")
-    if resolution < 32 or resolution % 32:
-        raise InputError(f"resolution must be a multiple of 32, got {resolution}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
@@ -261,9 +269,14 @@ def build(
         reason = str(error).splitlines()[0]
         raise InputError(f"device {device!r} cannot be used here ({reason}); try cpu") from error
     image_set = load_images(
-        data, resolution=resolution, seed=seed, train_limit=images, val_limit=_VAL_LIMIT, progress=progress
+        data,
+        resolution=options.resolution,
+        seed=seed,
+        train_limit=options.images,
+        val_limit=_VAL_LIMIT,
+        progress=progress,
     )
-    recipe = Recipe(images=images, precision=precision or faster_precision(device))
+    recipe = Recipe(images=options.images, precision=options.precision or faster_precision(device))
     return ShortTraining(image_set=image_set, recipe=recipe, seed=seed, device=device)
 
 
