@@ -9,8 +9,29 @@ import torch
 from torch import nn
 
 from nas.architecture import Architecture, AttentionSpec, ConvSpec, StageSpec
+from nas.data import ImageSet
 
 torch.set_num_threads(1)  # small networks run no faster on more, and a shared machine much slower
+
+
+@pytest.fixture(scope="session")
+def colours() -> ImageSet:
+    """Four classes of noise around a mean colour each: learnt in a few steps."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(4).repeat(64)
+    means = torch.tensor([[60, 60, 60], [180, 60, 60], [60, 180, 60], [60, 60, 180]])[labels]
+    images = means[:, :, None, None] + torch.randint(-50, 50, (256, 3, 32, 32), generator=random)
+    images = images.to(torch.uint8)
+    return ImageSet(
+        train_images=images[:192],
+        train_labels=labels[:192],
+        val_images=images[192:],
+        val_labels=labels[192:],
+        class_names=("grey", "red", "green", "blue"),
+        description="colours",
+        mean=(0.35, 0.35, 0.35),
+        std=(0.25, 0.25, 0.25),
+    )
 
 
 @pytest.fixture(scope="session")

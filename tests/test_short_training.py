@@ -11,33 +11,13 @@ from torch import nn
 from nas.architecture import Architecture, AttentionSpec, ConvSpec, StageSpec
 from nas.data import ImageSet, load_images
 from nas.errors import InputError
-from nas.model import build_model, residual_norms
+from nas.model import build_model
 from nas.proxies import ScoringFailed, short_training
-from nas.proxies.short_training import Options, Recipe, ShortTraining, build, faster_precision
+from nas.proxies.short_training import Options, Recipe, ShortTraining, build
 
 CONV = ConvSpec(kernel=3, expansion=2)
 ATTENTION = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)
 TINY = Architecture(stages=tuple(StageSpec(channels=c, blocks=(CONV, ATTENTION)) for c in (8, 16, 16, 32)))
-
-
-@pytest.fixture(scope="module")
-def colours() -> ImageSet:
-    """Four classes of noise around a mean colour each: learnt in a few steps."""
-    random = torch.Generator().manual_seed(0)
-    labels = torch.arange(4).repeat(64)
-    means = torch.tensor([[60, 60, 60], [180, 60, 60], [60, 180, 60], [60, 60, 180]])[labels]
-    images = means[:, :, None, None] + torch.randint(-50, 50, (256, 3, 32, 32), generator=random)
-    images = images.to(torch.uint8)
-    return ImageSet(
-        train_images=images[:192],
-        train_labels=labels[:192],
-        val_images=images[192:],
-        val_labels=labels[192:],
-        class_names=("grey", "red", "green", "blue"),
-        description="colours",
-        mean=(0.35, 0.35, 0.35),
-        std=(0.25, 0.25, 0.25),
-    )
 
 
 def _proxy(image_set: ImageSet, *, seed: int = 0, **recipe: Any) -> ShortTraining:
@@ -102,38 +82,9 @@ def test_batch_is_no_larger_than_the_data(colours: ImageSet) -> None:
     assert score.details["images"] == 192
 
 
-def test_residual_branches_start_at_zero(colours: ImageSet) -> None:
-    network, _ = _proxy(colours)._prepare(TINY)
-    plain, _ = _proxy(colours, zero_branches=False)._prepare(TINY)
-
-    assert all(not norm.weight.any() for norm in residual_norms(network))
-    assert all(norm.weight.all() for norm in residual_norms(plain))
-
-
-def test_only_kernels_and_matrices_decay(colours: ImageSet) -> None:
-    network, optimizer = _proxy(colours)._prepare(TINY)
-    decayed, others = optimizer.param_groups
-
-    kernels = {id(module.weight) for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)}
-    assert kernels == {id(weight) for weight in decayed["params"]}
-    assert decayed["weight_decay"] == 0.05
-    assert others["weight_decay"] == 0.0
-    assert len(list(network.parameters())) == len(decayed["params"]) + len(others["params"])
-
-
-def test_learning_rate_rises_then_falls_to_nothing() -> None:
-    rates = [short_training._schedule(step / 101, 0.3) for step in range(1, 101)]
-
-    top = rates.index(max(rates))
-    assert 29 <= top <= 31
-    assert sorted(rates[:top]) == rates[:top]
-    assert sorted(rates[top:], reverse=True) == rates[top:]
-    assert 0 < rates[-1] < 0.01
-
-
 def test_diverged_training_fails_with_a_reason(colours: ImageSet) -> None:
     with pytest.raises(ScoringFailed, match=r"training diverged: the loss is nan after \d+ images"):
-        _proxy(colours, learning_rate=1e30, images=192 * 8).score(TINY)
+        _proxy(colours, matrix_rate=1e30, images=192 * 8).score(TINY)
 
 
 def test_outputs_that_are_no_numbers_fail_with_a_reason(colours: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +110,7 @@ def test_outputs_that_are_no_numbers_fail_with_a_reason(colours: ImageSet, monke
 def test_running_out_of_memory_fails_with_a_reason(
     colours: ImageSet, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setattr(short_training, "build_model", _raises(error))
+    monkeypatch.setattr(short_training, "initial_network", _raises(error))
 
     with pytest.raises(ScoringFailed, match="out of memory on cpu with 32 images a step of 32 px"):
         _proxy(colours).score(TINY)
@@ -169,7 +120,7 @@ def test_running_out_of_memory_fails_with_a_reason(
 def test_other_errors_and_ctrl_c_pass_through(
     colours: ImageSet, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    monkeypatch.setattr(short_training, "build_model", _raises(error))
+    monkeypatch.setattr(short_training, "initial_network", _raises(error))
 
     with pytest.raises(type(error)):
         _proxy(colours).score(TINY)
@@ -193,7 +144,7 @@ def test_estimate_is_near_the_time_taken(colours: ImageSet) -> None:
 def test_settings_name_everything_that_shapes_a_score(colours: ImageSet) -> None:
     settings = _proxy(colours, seed=3).settings()
 
-    expected = {"proxy", "data", "resolution", "seed", "images", "batch_size", "learning_rate", "precision", "device"}
+    expected = {"proxy", "data", "resolution", "seed", "images", "batch_size", "matrix_rate", "precision", "device"}
     assert expected <= set(settings)
     assert tuple(settings[name] for name in ("data", "resolution", "seed", "images")) == ("colours", 32, 3, 1536)
     assert settings == json.loads(json.dumps(settings))
@@ -211,13 +162,6 @@ class TestBuild:
     def test_device_that_is_not_there_is_refused_at_once(self, device: str) -> None:
         with pytest.raises(InputError, match=f"device '{device}' cannot be used here"):
             build(data="synthetic", seed=0, options=Options(), device=device)
-
-    def test_faster_precision_is_settled_once(self) -> None:
-        first = faster_precision("cpu")
-
-        assert first in ("fp32", "bf16")
-        assert first == faster_precision("cpu")
-        assert faster_precision.cache_info().misses == 1
 
 
 def _raises(error: BaseException) -> Any:

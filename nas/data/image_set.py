@@ -61,9 +61,11 @@ class ImageSet:
 
 
 def training_batches(
-    image_set: ImageSet, *, batch_size: int, steps: int, seed: int
+    image_set: ImageSet, *, batch_size: int, steps: int, seed: int, done: int = 0
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield exactly `steps` batches of shuffled, shifted and mirrored training images, normalised, with their labels.
+    """Yield `steps` batches of shuffled, shifted and mirrored training images, normalised, with their labels.
+
+    The first `done` of them are left out, for a training that goes on.
 
     Every image is seen once before any is seen again. Each is shifted by up to a sixteenth of its size either way
     (reflected at the border) and mirrored every other time, on its own, on whichever device the set is on. Images are
@@ -83,7 +85,7 @@ def training_batches(
     mirrored = (torch.rand(count, generator=random) < 0.5).to(device)
     normalise = _Normalise(image_set)
     pixels = torch.arange(size, device=device)
-    for start in range(0, count, batch_size):
+    for start in range(done * batch_size, count, batch_size):
         batch = slice(start, start + batch_size)
         index = order[batch]
         rows = _reflect(pixels + shifts[0, batch, None], size)  # (B, S)

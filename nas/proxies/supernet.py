@@ -1,0 +1,141 @@
+"""The supernet as a proxy: a candidate's part of trained weights, its batch norms measured anew, and no training.
+
+`nas supernet train` makes the file (nas/supernet.py).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.architecture import Architecture
+from nas.data import ImageSet, Progress, load_images, training_batches
+from nas.errors import InputError
+from nas.files import Record
+from nas.proxies import Score, ScoringFailed
+from nas.proxies._torch import accuracy, memory_failures, usable_device
+from nas.supernet import Supernet, calibrate_norms, load_supernet
+from nas.training import Precision, faster_precision
+
+__all__ = ["InheritedWeights", "Options", "build"]
+
+_BATCH_SIZE = 128
+_CALIBRATION_BATCHES = 8
+_VAL_LIMIT = 2048
+
+
+class InheritedWeights:
+    """Scores networks with the weights that they have in a supernet.
+
+    Args:
+        supernet: trained, on `device`.
+        image_set: held-out images to score on, and training images for the statistics of batch norms.
+        source: file of the supernet.
+        precision: of matrix products and convolutions.
+        seed: of the images that batch norms see.
+        device: `cpu`, `cuda`, `cuda:1`, ...
+    """
+
+    def __init__(
+        self, *, supernet: Supernet, image_set: ImageSet, source: Path, precision: Precision, seed: int, device: str
+    ) -> None:
+        self._supernet, self._source, self._precision, self._seed = supernet, source, precision, seed
+        self._device = torch.device(device)
+        self._images = image_set.to(self._device)
+        size = min(_BATCH_SIZE, len(image_set.train_labels))
+        batches = training_batches(self._images, batch_size=size, steps=_CALIBRATION_BATCHES, seed=seed)
+        self._calibration = [images for images, _ in batches]
+
+    def settings(self) -> dict[str, Any]:
+        """The supernet, data, seed, and where it ran."""
+        return {
+            "proxy": "supernet",
+            "data": self._images.description,
+            "resolution": self._images.resolution,
+            "seed": self._seed,
+            "supernet": str(self._source),
+            "digest": self._supernet.digest,
+            "calibration_images": sum(map(len, self._calibration)),
+            "precision": self._precision,
+            "device": str(self._device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
+    def estimate_seconds(self, architecture: Architecture) -> float:
+        """What scoring this network takes, by doing it once."""
+        return self.score(architecture).seconds
+
+    def score(self, architecture: Architecture) -> Score:
+        """Take the network's part of the weights, measure its batch norms, and count what it gets right.
+
+        Raises:
+            ScoringFailed: the network does not fit into the supernet, its outputs are no numbers, or memory ran out.
+        """
+        start = time.perf_counter()
+        with memory_failures(f"{self._device} with {_BATCH_SIZE} images of {self._images.resolution} px"):
+            try:
+                network = self._supernet.network(architecture)
+            except InputError as error:
+                raise ScoringFailed(str(error)) from error
+            calibrate_norms(network, self._calibration, precision=self._precision)
+            value = accuracy(network, self._images, batch_size=_BATCH_SIZE, precision=self._precision)
+        return Score(
+            value=value,
+            seconds=time.perf_counter() - start,
+            details={"classes": self._images.num_classes, "val_images": len(self._images.val_labels)},
+            weights={name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()},
+        )
+
+
+class Options(Record):
+    """What may be set.
+
+    Attributes:
+        supernet: file that `nas supernet train` wrote.
+        precision: of matrix products; the faster of the two, timed here, by default.
+    """
+
+    supernet: Path
+    precision: Precision | None = None
+
+
+def build(
+    *,
+    data: str,
+    seed: int,
+    options: Options,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> InheritedWeights:
+    """Read the supernet, and the data at its resolution.
+
+    Raises:
+        InputError: the supernet or the data cannot be read, they have different classes, or the device cannot be used.
+    """
+    device = usable_device(device)
+    supernet = load_supernet(options.supernet, device=device)
+    images = load_images(
+        data,
+        resolution=supernet.resolution,
+        seed=seed,
+        train_limit=_BATCH_SIZE * _CALIBRATION_BATCHES,
+        val_limit=_VAL_LIMIT,
+        progress=progress,
+    )
+    if images.num_classes != supernet.num_classes:
+        raise InputError(
+            f"{options.supernet} was trained for {supernet.num_classes} classes, {data} has {images.num_classes}: "
+            "give the data that it was trained on"
+        )
+    return InheritedWeights(
+        supernet=supernet,
+        image_set=images,
+        source=options.supernet,
+        precision=options.precision or faster_precision(device),
+        seed=seed,
+        device=device,
+    )

@@ -1,0 +1,357 @@
+"""A supernet: one set of weights trained for every network of a space at once, to score thousands with.
+
+Each step trains the largest network on the labels, then the smallest and two random ones on what the largest says about
+the same images (the sandwich rule and in-place distillation of arXiv:1903.05134).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from nas.architecture import Architecture, Layer
+from nas.data import ImageSet, training_batches
+from nas.errors import InputError, NasError
+from nas.files import Record, write_beside
+from nas.model import Network, SharedWeights, build_model, skeleton
+from nas.operations import operations
+from nas.space import SearchSpace, random_choice
+from nas.training import Optimizer, Precision, autocast, faster_precision, schedule
+
+__all__ = ["Supernet", "SupernetRecipe", "TrainingProgress", "calibrate_norms", "load_supernet", "train_supernet"]
+
+T = TypeVar("T")
+_CHECKPOINT_S = 120.0
+
+
+class SupernetRecipe(Record):
+    """How a supernet is trained.
+
+    Attributes:
+        images: that each of the sandwich's networks sees, with repetition, up to a whole number of batches.
+        batch_size: images a step, on each GPU.
+        matrix_rate: learning rate of Muon.
+        rate: learning rate of AdamW.
+        weight_decay: of what AdamW trains and is no vector.
+        warmup: part of the steps in which the learning rates rise.
+        label_smoothing: of the largest network's targets.
+        random_networks: that each step trains beside the largest and the smallest.
+    """
+
+    images: int = Field(100_000, ge=1)
+    batch_size: int = Field(64, ge=2)
+    matrix_rate: float = 0.02
+    rate: float = 3e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    label_smoothing: float = 0.1
+    random_networks: int = Field(2, ge=0)
+
+
+class _Origin(Record):
+    """What a supernet was trained for and on; a training goes on only where all of it is the same."""
+
+    space: str
+    resolution: int
+    num_classes: int
+    data: str
+    seed: int
+    workers: int
+    recipe: SupernetRecipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingProgress:
+    """Where the training of a supernet stands: steps done and in all, and the losses of the last ones by network."""
+
+    done: int
+    steps: int
+    largest: float
+    smallest: float
+
+
+class Supernet:
+    """Weights for every network of a space, with what they were trained for.
+
+    Attributes:
+        weights: shared by all networks.
+        resolution: height and width of the images, in pixels.
+        num_classes: outputs.
+        digest: of its file.
+    """
+
+    def __init__(self, *, weights: SharedWeights, resolution: int, num_classes: int, digest: str) -> None:
+        self.weights, self.resolution, self.num_classes, self.digest = weights, resolution, num_classes, digest
+
+    def network(self, architecture: Architecture) -> Network:
+        """The network with its part of the weights; its batch norms know no statistics yet.
+
+        Raises:
+            InputError: the network does not fit into the supernet.
+        """
+        with torch.device("meta"):
+            network = build_model(self._scaled(architecture))
+        part = self.weights.part(network)
+        device = next(iter(part.values())).device
+        network.to_empty(device=device).load_state_dict(part, strict=False)
+        for norm in _norms(network):
+            norm.reset_running_stats()
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def _scaled(self, architecture: Architecture) -> Architecture:
+        return architecture.at(resolution=self.resolution, num_classes=self.num_classes)
+
+
+def calibrate_norms(network: Network, batches: Sequence[Tensor], *, precision: Precision) -> None:
+    """Replace the statistics of all batch norms by their means over these batches; the weights stay."""
+    for norm in _norms(network):
+        norm.reset_running_stats()
+        norm.momentum = None  # A plain average, each batch counted alike.
+    network.train()
+    with torch.no_grad():
+        for images in batches:
+            with autocast(images.device, precision):
+                network(images)
+    network.eval()
+
+
+def train_supernet(
+    space: SearchSpace,
+    image_set: ImageSet,
+    path: Path,
+    *,
+    recipe: SupernetRecipe,
+    seed: int,
+    device: str | None = None,
+    precision: Precision | None = None,
+    on_progress: Callable[[TrainingProgress], None],
+) -> Path:
+    """Train a supernet for a space, and write it to `path`.
+
+    A checkpoint beside `path` is kept every two minutes: the same call goes on from there. Under torchrun every process
+    trains on images of its own and the gradients are averaged; only the first process writes.
+
+    Args:
+        space: the networks to train.
+        image_set: what to train on; its resolution is the supernet's.
+        path: file to write, .safetensors.
+        recipe: how to train.
+        seed: of weights, networks, and the order of images.
+        device: `cpu`, `cuda`, by default a GPU if there is one; under torchrun each process takes its own.
+        precision: of matrix products and convolutions; the faster of the two, timed here, by default.
+        on_progress: called after every step, by the first process.
+    Raises:
+        InputError: the file is there already, or its checkpoint is of another training.
+        NasError: training diverged.
+    """
+    rank, workers = _join()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    target = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if workers > 1 and device == "cuda" else device)
+    images = image_set.to(target)
+    origin = _Origin(
+        space=space.model_dump_json(),
+        resolution=image_set.resolution,
+        num_classes=image_set.num_classes,
+        data=image_set.description,
+        seed=seed,
+        workers=workers,
+        recipe=recipe,
+    )
+    training = _Training(space, origin, target, precision or faster_precision(device))
+    checkpoint = path.with_name(path.name + ".checkpoint")
+    steps = math.ceil(recipe.images / recipe.batch_size)
+    if path.exists():
+        raise InputError(f"{path} is there already; remove it or choose another --out")
+    done = training.resume(checkpoint) if checkpoint.exists() else 0
+    saved = time.monotonic()
+    batches = training_batches(images, batch_size=recipe.batch_size, steps=steps, seed=seed * workers + rank, done=done)
+    for step, (pictures, labels) in enumerate(batches, start=done):
+        losses = training.step(
+            pictures, labels, step=step, share=schedule((step + 1) / (steps + 1), warmup=recipe.warmup)
+        )
+        if rank:
+            continue
+        on_progress(TrainingProgress(done=step + 1, steps=steps, largest=losses[0], smallest=losses[1]))
+        if time.monotonic() - saved > _CHECKPOINT_S:
+            training.save(checkpoint, step + 1)
+            saved = time.monotonic()
+    if not rank:
+        _write(path, training.weights.tensors, origin)
+        checkpoint.unlink(missing_ok=True)
+    if workers > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+    return path
+
+
+class _Training:
+    """Weights and optimizer of a supernet that is being trained."""
+
+    def __init__(self, space: SearchSpace, origin: _Origin, device: torch.device, precision: Precision) -> None:
+        self._space, self._origin, self._device, self._precision = space, origin, device, precision
+        recipe = origin.recipe
+        sizes = {"resolution": origin.resolution, "num_classes": origin.num_classes}
+        kinds: set[str] = {kind for stage in space.stages if stage.attention for kind in stage.attention.kind}
+        largest = [_largest(space, kind).at(**sizes) for kind in sorted(kinds) or ["none"]]
+        weights = SharedWeights.holding(largest, seed=origin.seed)
+        self.weights = SharedWeights(
+            {name: nn.Parameter(_laid_out(tensor.to(device))) for name, tensor in weights.tensors.items()}
+        )
+        self._optimizer = Optimizer(
+            self.weights.tensors.values(),
+            matrix_rate=recipe.matrix_rate,
+            rate=recipe.rate,
+            weight_decay=recipe.weight_decay,
+        )
+        self._ends = (largest[-1], space.extreme(_macs).at(**sizes))
+        self._sizes = sizes
+
+    def step(self, images: Tensor, labels: Tensor, *, step: int, share: float) -> tuple[float, float]:
+        """One update from all networks of the sandwich; losses of the largest and of the smallest."""
+        recipe = self._origin.recipe
+        choose = random_choice(seed=self._origin.seed * 1_000_003 + step)
+        drawn = [self._space.sample(choose).at(**self._sizes) for _ in range(recipe.random_networks)]
+        logits = self._logits(self._ends[0], images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        told = logits.detach().softmax(1)
+        losses = [loss.item()]
+        for architecture in (self._ends[1], *drawn):
+            loss = F.cross_entropy(self._logits(architecture, images), told)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.item())
+        if not all(map(math.isfinite, losses)):
+            raise NasError(f"training diverged in step {step + 1}: the losses are {losses}; try a lower learning rate")
+        self._average()
+        self._optimizer.step(share)
+        return losses[0], losses[1]
+
+    def _logits(self, architecture: Architecture, images: Tensor) -> Tensor:
+        network = skeleton(architecture)
+        with autocast(self._device, self._precision):
+            logits: Tensor = functional_call(network, self.weights.part(network), (images,))
+        return logits.float()
+
+    def _average(self) -> None:
+        """Give every process the mean of all gradients."""
+        if not dist.is_initialized():
+            return
+        for tensor in self.weights.tensors.values():
+            if tensor.grad is not None:
+                dist.all_reduce(tensor.grad)
+                tensor.grad /= dist.get_world_size()
+
+    def save(self, path: Path, done: int) -> None:
+        """Keep everything that the next step needs."""
+        tensors = {f"weights/{name}": tensor for name, tensor in self.weights.tensors.items()}
+        tensors |= {f"optimizer/{name}": tensor for name, tensor in self._optimizer.state().items()}
+        _write(path, tensors, self._origin, done=done)
+
+    def resume(self, path: Path) -> int:
+        """Go on from a checkpoint: how many steps are done."""
+        tensors, origin, done = _read(path)
+        if origin != self._origin:
+            differing = [name for name in _Origin.model_fields if getattr(origin, name) != getattr(self._origin, name)]
+            raise InputError(
+                f"{path} is of a training with another {', '.join(differing)}: repeat its options, "
+                "or remove it to begin anew"
+            )
+        with torch.no_grad():
+            for name, tensor in self.weights.tensors.items():
+                tensor.copy_(tensors[f"weights/{name}"])
+        own = (name for name in tensors if name.startswith("optimizer/"))
+        self._optimizer.load({name.removeprefix("optimizer/"): tensors[name] for name in own})
+        return done
+
+
+def load_supernet(path: Path, *, device: str = "cpu") -> Supernet:
+    """Read a trained supernet.
+
+    Raises:
+        InputError: the file cannot be read, or is no supernet.
+    """
+    tensors, origin, _ = _read(path)
+    if any(name.startswith("optimizer/") for name in tensors):
+        raise InputError(f"{path} is a checkpoint of a training that has not ended: repeat its command to go on")
+    weights = SharedWeights({name: tensor.to(device) for name, tensor in tensors.items()})
+    return Supernet(
+        weights=weights,
+        resolution=origin.resolution,
+        num_classes=origin.num_classes,
+        digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+    )
+
+
+def _write(path: Path, tensors: dict[str, Tensor], origin: _Origin, *, done: int | None = None) -> None:
+    metadata = {"supernet": origin.model_dump_json()} | ({} if done is None else {"done": str(done)})
+    write_beside(path, save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, metadata))
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], _Origin, int]:
+    """Tensors, where they come from, and how many steps are done."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "supernet" not in metadata:
+                raise InputError(f"{path} is no supernet: nas supernet train makes one")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        origin = _Origin.model_validate_json(metadata["supernet"])
+        return tensors, origin, int(metadata.get("done", 0))
+    except ValidationError as error:
+        raise InputError.from_validation(str(path), error) from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or 'no such file'})") from error
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"{path} is damaged, or no supernet") from error
+
+
+def _join() -> tuple[int, int]:
+    """Rank and number of the processes that torchrun started; 0 and 1 without it."""
+    workers = int(os.environ.get("WORLD_SIZE", "1"))
+    if workers == 1:
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return dist.get_rank(), workers
+
+
+def _largest(space: SearchSpace, kind: str) -> Architecture:
+    """The network that has the largest of every tensor, with attention of one kind wherever the space allows it."""
+
+    def choose(name: str, options: Sequence[T]) -> T:
+        if name.endswith("attention.kind"):
+            return next((option for option in options if option == kind), options[0])
+        if name.endswith("placement"):
+            return options[0]
+        if name.endswith(("query_reduction", "head_channels")):
+            return min(options)  # type: ignore[type-var]
+        return max(options)  # type: ignore[type-var]
+
+    return space.sample(choose)
+
+
+def _macs(layer: Layer) -> float:
+    return sum(operation.macs for operation in operations(layer))
+
+
+def _laid_out(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor.contiguous()
+
+
+def _norms(network: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]

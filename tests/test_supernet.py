@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nas.data import ImageSet
+from nas.errors import InputError
+from nas.proxies import ScoringFailed, build_proxies
+from nas.proxies.supernet import InheritedWeights
+from nas.space import SearchSpace, random_choice
+from nas.supernet import (
+    Supernet,
+    SupernetRecipe,
+    TrainingProgress,
+    calibrate_norms,
+    load_supernet,
+    train_supernet,
+)
+
+SPACE = SearchSpace.find("tiny")
+
+
+class _StopError(Exception):
+    """What ends a training from outside."""
+
+
+@pytest.fixture(scope="module")
+def trained(colours: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _train(colours, tmp_path_factory.mktemp("supernet") / "tiny.safetensors", images_seen=64 * 24)
+
+
+def _train(images: ImageSet, path: Path, *, images_seen: int = 64 * 4, stop_after: int = 0, **options: Any) -> Path:
+    def watch(progress: TrainingProgress) -> None:
+        if progress.done == stop_after:
+            raise _StopError
+
+    recipe = SupernetRecipe(images=images_seen, batch_size=64)
+    settings = {"seed": 0, "device": "cpu", "precision": "fp32", "on_progress": watch, **options}
+    return train_supernet(SPACE, images, path, recipe=settings.pop("recipe", recipe), **settings)
+
+
+class TestTraining:
+    def test_every_network_of_the_space_has_weights(self, trained: Path) -> None:
+        supernet, choose = load_supernet(trained), random_choice(seed=1)
+
+        for _ in range(20):
+            logits = supernet.network(SPACE.sample(choose))(torch.randn(2, 3, 32, 32))
+            assert logits.shape == (2, 4)
+
+    def test_largest_and_smallest_learn(self, colours: ImageSet, tmp_path: Path) -> None:
+        seen: list[TrainingProgress] = []
+
+        _train(colours, tmp_path / "x.safetensors", images_seen=64 * 24, on_progress=seen.append)
+
+        assert seen[-1].largest < seen[0].largest - 0.1
+        assert [progress.steps for progress in seen] == [24] * 24
+
+    def test_killed_training_goes_on_to_the_same_weights(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nas.supernet._CHECKPOINT_S", -1.0)
+        straight = _train(colours, tmp_path / "straight.safetensors")
+        with pytest.raises(_StopError):
+            _train(colours, tmp_path / "stopped.safetensors", stop_after=3)
+
+        seen: list[TrainingProgress] = []
+        stopped = _train(colours, tmp_path / "stopped.safetensors", on_progress=seen.append)
+
+        assert [progress.done for progress in seen] == [3, 4]
+        assert load_supernet(straight).digest == load_supernet(stopped).digest
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped.safetensors", "straight.safetensors"]
+
+    def test_checkpoint_of_another_training_is_refused(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nas.supernet._CHECKPOINT_S", -1.0)
+        with pytest.raises(_StopError):
+            _train(colours, tmp_path / "x.safetensors", stop_after=2)
+
+        with pytest.raises(InputError, match="is of a training with another seed: repeat its options, or remove it"):
+            _train(colours, tmp_path / "x.safetensors", seed=1)
+        with pytest.raises(InputError, match="is a checkpoint of a training that has not ended"):
+            load_supernet(tmp_path / "x.safetensors.checkpoint")
+
+    def test_file_that_is_there_is_kept(self, colours: ImageSet, trained: Path) -> None:
+        with pytest.raises(InputError, match="is there already"):
+            _train(colours, trained)
+
+    def test_two_processes_train_one_supernet(self, tmp_path: Path) -> None:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command += ["--no-python", str(Path(sys.executable).with_name("nas")), "supernet", "train", "--space", "tiny"]
+        command += ["--images", "128", "--resolution", "32", "--out", "both.safetensors"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+        assert done.returncode == 0, done.stderr
+        assert load_supernet(tmp_path / "both.safetensors").num_classes == 20
+        assert done.stdout.split() == ["both.safetensors"]
+
+
+class TestFiles:
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, "cannot be read"),
+            (b"", "is damaged, or no supernet"),
+            (b"not a file of tensors", "is damaged, or no supernet"),
+        ],
+    )
+    def test_what_is_no_supernet_is_refused(self, content: bytes | None, message: str, tmp_path: Path) -> None:
+        path = tmp_path / "x.safetensors"
+        if content is not None:
+            path.write_bytes(content)
+
+        with pytest.raises(InputError, match=message):
+            load_supernet(path)
+
+    def test_weights_of_a_network_are_no_supernet(self, tmp_path: Path) -> None:
+        from safetensors.torch import save_file
+
+        save_file({"layers.0.weight": torch.zeros(1)}, tmp_path / "x.safetensors")
+
+        with pytest.raises(InputError, match="is no supernet: nas supernet train makes one"):
+            load_supernet(tmp_path / "x.safetensors")
+
+
+class TestCalibration:
+    def test_statistics_are_the_means_over_the_batches(self, trained: Path) -> None:
+        network = load_supernet(trained).network(SPACE.references["tiny_a"])
+        batches = [torch.randn(16, 3, 32, 32) + shift for shift in (0, 1, 5)]
+
+        calibrate_norms(network, batches, precision="fp32")
+
+        stem = network.layers[0].first
+        means = [stem.conv(batch).mean((0, 2, 3)) for batch in batches]
+        torch.testing.assert_close(torch.stack(means).mean(0), stem.norm.running_mean)
+        assert not network.training
+
+    def test_score_does_not_depend_on_what_was_scored_before(self, trained: Path, colours: ImageSet) -> None:
+        network = load_supernet(trained).network(SPACE.references["tiny_a"])
+        batches = [torch.randn(16, 3, 32, 32)]
+
+        calibrate_norms(network, batches, precision="fp32")
+        first = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        calibrate_norms(network, [batches[0] + 9], precision="fp32")
+        calibrate_norms(network, batches, precision="fp32")
+
+        assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in first.items())
+
+
+class TestProxy:
+    @staticmethod
+    def _proxy(supernet: Supernet, images: ImageSet) -> InheritedWeights:
+        return InheritedWeights(
+            supernet=supernet, image_set=images, source=Path("x"), precision="fp32", seed=0, device="cpu"
+        )
+
+    def test_trained_supernet_scores_above_chance(self, trained: Path, colours: ImageSet) -> None:
+        score = self._proxy(load_supernet(trained), colours).score(SPACE.references["tiny_a"])
+
+        assert score.value > 0.7  # chance is 0.25
+
+    def test_network_outside_the_supernet_has_no_score(self, trained: Path, colours: ImageSet) -> None:
+        with pytest.raises(ScoringFailed, match="does not fit into the supernet"):
+            self._proxy(load_supernet(trained), colours).score(SearchSpace.find("iformer").references["iformer_t"])
+
+    def test_data_with_other_classes_are_refused(self, trained: Path, tmp_path: Path) -> None:
+        from PIL import Image
+
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            for index in range(12):
+                Image.new("RGB", (32, 32)).save(tmp_path / name / f"{index}.png")
+
+        with pytest.raises(InputError, match=r"was trained for 4 classes, .* has 2"):
+            build_proxies("supernet", data=str(tmp_path), seed=0, options={"supernet": str(trained)})
