@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,50 @@ from PIL import Image
 
 from nas import catalog
 from nas.architecture import Architecture, AttentionSpec, ConvSpec, StageSpec
+from nas.data import load_images
 from nas.errors import InputError, NasError
 from nas.model import build_model
 from nas.proxies import Proxy, ScoringFailed, build_proxies
 from nas.proxies.fake import FakeProxy
+from nas.space import SearchSpace
+from nas.supernet import SupernetRecipe, train_supernet
 
 # Options that make a proxy cheap enough for a test; without an entry here it runs with its defaults.
-CHEAP = {"short-training": {"images": "64", "resolution": "32", "precision": "fp32"}}
+CHEAP = {
+    "short-training": {"images": "64", "resolution": "32", "precision": "fp32"},
+    "zero-cost": {"batch_size": "16", "resolution": "32"},
+}
+
+
+# Every `_architecture` below.
+SPACE = {
+    "schema": 1,
+    "description": "for these tests",
+    "resolution": 32,
+    "num_classes": 2,
+    "stem": {"kernel": 5, "expansion": 4},
+    "stages": [
+        {
+            "channels": [8 * 2**stage, 16 * 2**stage],
+            "conv": {"depth": 1, "kernel": 3, "expansion": 2},
+            "attention": {"depth": 1, "query_reduction": 2, "expansion": 2},
+        }
+        for stage in range(4)
+    ],
+}
 
 
 def _architecture(*, width: int = 8) -> Architecture:
     conv = ConvSpec(kernel=3, expansion=2)
     attention = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)
     return Architecture(stages=tuple(StageSpec(channels=width * 2**i, blocks=(conv, attention)) for i in range(4)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NAS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -40,22 +72,44 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(root)
 
 
+@pytest.fixture(scope="module")
+def supernet(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A supernet for the networks of these tests, after one step."""
+    space = SearchSpace.model_validate(SPACE)
+    folder = tmp_path_factory.mktemp("supernet")
+    return train_supernet(
+        space,
+        load_images(data, resolution=32, seed=0),
+        folder / "x.safetensors",
+        recipe=SupernetRecipe(images=1),
+        seed=0,
+        device="cpu",
+        precision="fp32",
+        on_progress=lambda progress: None,
+    )
+
+
 @pytest.mark.parametrize("name", catalog.plugins("proxies"))
 class TestProxy:
+    @pytest.fixture(autouse=True)
+    def cheap(self, supernet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(CHEAP, "supernet", {"supernet": str(supernet), "precision": "fp32"})
+
     @pytest.fixture
-    def proxy(self, name: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proxy:
-        monkeypatch.setenv("NAS_CACHE", str(tmp_path))
+    def proxy(self, name: str, data: str, cheap: None) -> Proxy:
         return self.build(name, data, seed=0)
 
     @staticmethod
     def build(name: str, data: str, *, seed: int) -> Proxy:
         return build_proxies(name, data=data, seed=seed, device="cpu", options=CHEAP.get(name))[name]
 
-    def test_score_is_an_accuracy(self, proxy: Proxy) -> None:
+    def test_score_is_a_number_and_an_accuracy_where_the_proxy_trains(self, proxy: Proxy) -> None:
         score = proxy.score(_architecture())
 
-        assert 0 <= score.value <= 1
+        assert math.isfinite(score.value)
         assert score.seconds >= 0
+        if "val_images" in score.details:  # which nas/report.py takes as: the value is a share of so many images
+            assert 0 <= score.value <= 1
 
     def test_details_are_plain_json(self, proxy: Proxy) -> None:
         score = proxy.score(_architecture())

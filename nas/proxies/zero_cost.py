@@ -1,0 +1,314 @@
+"""Zero-cost measures: what a network's size, or the network before any training, says about it.
+
+    params, macs     parameters and multiply-adds as deployed, from the description alone
+    synflow          how much flows through all paths (Tanaka et al. 2020, arXiv:2006.05467)
+    naswot           how differently the network responds to different images (Mellor et al. 2021, arXiv:2006.04647)
+    gradient-norm    length of the loss gradient (Abdelfattah et al. 2021, arXiv:2101.08134)
+    zico             how steady the gradient is from batch to batch (Li et al. 2023, arXiv:2301.11300)
+
+A score orders networks and is no accuracy. The last four see one batch of training images at initialisation, with batch
+norms that normalise by that batch, as the papers' networks do.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, assert_never
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from nas.architecture import Architecture
+from nas.data import ImageSet, Progress, load_images, training_batches
+from nas.errors import InputError
+from nas.files import Record
+from nas.model import Network, build_model
+from nas.model.blocks import Attention
+from nas.operations import count
+from nas.proxies import Score, ScoringFailed
+from nas.proxies._torch import memory_failures, usable_device
+
+__all__ = ["Counted", "Options", "ZeroCost", "build", "gradient_norm", "naswot", "synflow", "zico"]
+
+SizeMeasure = Literal["params", "macs"]
+NetworkMeasure = Literal["synflow", "naswot", "gradient-norm", "zico"]
+
+_ZICO_BATCHES = 4
+_LEAST_IMAGES = 2 * _ZICO_BATCHES  # a batch norm needs two
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """Scores by size, counted as in the paper's tables at the resolution that the architecture itself names.
+
+    Attributes:
+        measure: what is counted.
+        data: what the caller asked for, recorded and not opened.
+        seed: recorded; it changes nothing.
+    """
+
+    measure: SizeMeasure
+    data: str = "synthetic"
+    seed: int = 0
+
+    def settings(self) -> dict[str, Any]:
+        """The name and the arguments."""
+        return {"proxy": "zero-cost", "data": self.data, "seed": self.seed, "measure": self.measure}
+
+    def estimate_seconds(self, architecture: Architecture) -> float:  # noqa: ARG002 - any network is counted at once
+        """Nothing takes time."""
+        return 0.0
+
+    def score(self, architecture: Architecture) -> Score:
+        """How many parameters or multiply-adds there are."""
+        counts = count(architecture)
+        value = counts.params if self.measure == "params" else counts.macs
+        return Score(value=float(value), seconds=0.0, details={})
+
+
+class ZeroCost:
+    """Scores networks as they are before training, all with the same seed on the same images.
+
+    Args:
+        image_set: where the batch is taken from; it also decides resolution and classes.
+        measure: what is computed.
+        batch_size: images in all; no more than there are to train on.
+        seed: of the weights, and of the choice of images.
+        device: `cpu`, `cuda`, `cuda:1`, ...
+    """
+
+    def __init__(
+        self, *, image_set: ImageSet, measure: NetworkMeasure, batch_size: int, seed: int, device: str
+    ) -> None:
+        self._description, self._classes = image_set.description, image_set.num_classes
+        self._resolution = image_set.resolution
+        self._measure = measure
+        self._batch_size = min(batch_size, len(image_set.train_labels))
+        self._seed = seed
+        self._device = torch.device(device)
+        batches = training_batches(image_set, batch_size=self._batch_size, steps=1, seed=seed)
+        self._images, self._labels = (part.to(self._device) for part in next(batches))
+
+    def settings(self) -> dict[str, Any]:
+        """Measure, data, seed, and where it ran: what `build` needs to do it again, and what explains a difference."""
+        return {
+            "proxy": "zero-cost",
+            "data": self._description,
+            "resolution": self._resolution,
+            "seed": self._seed,
+            "measure": self._measure,
+            "batch_size": self._batch_size,
+            "device": str(self._device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
+    def estimate_seconds(self, architecture: Architecture) -> float:
+        """What scoring this network takes, by doing it once."""
+        return self.score(architecture).seconds
+
+    def score(self, architecture: Architecture) -> Score:
+        """Build the network and compute the measure.
+
+        Raises:
+            ScoringFailed: the measure is not a finite number, or memory ran out.
+        """
+        with memory_failures(f"{self._device} with {self._batch_size} images of {self._resolution} px"):
+            start = time.perf_counter()
+            value = self._compute(self._build(architecture))
+            seconds = time.perf_counter() - start
+        if not math.isfinite(value):
+            raise ScoringFailed(f"{self._measure} of the untrained network is {value}, not a finite number")
+        return Score(value=value, seconds=seconds, details={"images": self._batch_size, "classes": self._classes})
+
+    def _build(self, architecture: Architecture) -> Network:
+        # Weights are drawn from torch's global generator; the caller gets it back as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self._seed)
+            network = build_model(architecture.at(resolution=self._resolution, num_classes=self._classes))
+        network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
+
+    def _compute(self, network: Network) -> float:
+        match self._measure:
+            case "synflow":
+                return synflow(network, self._images)
+            case "naswot":
+                return naswot(network, self._images)
+            case "gradient-norm":
+                return gradient_norm(network, self._images, self._labels)
+            case "zico":
+                return zico(network, self._images, self._labels)
+            case _:
+                assert_never(self._measure)
+
+
+def synflow(network: nn.Module, images: Tensor) -> float:
+    """log10 of the sum over parameters of |theta * dR/dtheta|, R the summed output for one image of ones.
+
+    Every parameter is replaced by its absolute value and every batch norm by the identity (arXiv:2101.08134), so that
+    nothing cancels; in float64, because R grows by orders of magnitude a layer. In a network of convolutions and ReLU
+    that is the sum over all paths of the product of their weights, and here nearly so: a residual adds the paths of
+    its branch, and GELU passes a large input whole and a small one by half. Softmax saturates in so large a flow: each
+    token takes the values of one, and queries and keys add nothing (0 in iFormer-M at 64 px). Sigmoids, which behind
+    batch norms have inputs around 0, would saturate as well and hide values and gates: `shma` is taken without them
+    and without its gate, as `sha`.
+
+    Args:
+        network: in any state; a copy is worked on.
+        images: (B, ...); only their shape is used.
+    """
+    network = copy.deepcopy(network).double()
+    for module in list(network.modules()):
+        if isinstance(module, Attention) and module.kind == "shma":
+            module.kind = "sha"
+            values, _ = module.value.conv.weight.chunk(2)
+            module.value.conv.weight = nn.Parameter(values)
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+    parameters = list(network.parameters())
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.abs_()
+    ones = torch.ones(1, *images.shape[1:], dtype=torch.float64, device=images.device)
+    gradients = torch.autograd.grad(network(ones).sum(), parameters)
+    flows = [(parameter * gradient).abs().sum() for parameter, gradient in zip(parameters, gradients, strict=True)]
+    return torch.stack(flows).sum().log10().item()
+
+
+@torch.no_grad()
+def naswot(network: nn.Module, images: Tensor) -> float:
+    """Log-determinant of the kernel K[i, j] = units - (units in which the codes of images i and j differ).
+
+    The paper's code of an image is which ReLUs let it pass. Ours has a bit for every unit of every GELU: whether its
+    input is positive, where ReLU would. The sigmoids of attention have no such border and are left out.
+
+    Args:
+        network: in train mode, to normalise by this batch.
+        images: (N, 3, H, W).
+    Returns:
+        -inf where two images have one code, or nan where the outputs are not numbers.
+    """
+    # N images, U units of one activation
+    kernel = torch.zeros(len(images), len(images), dtype=torch.float64, device=images.device)
+
+    def add(module: nn.Module, inputs: tuple[Tensor]) -> None:  # noqa: ARG001
+        # Inside windows the batch is windows * N, all images of one window together.
+        positive = torch.unflatten(inputs[0], 0, (-1, len(images))).transpose(0, 1).flatten(1) > 0
+        signs = torch.where(positive, 1.0, -1.0)  # (N, U)
+        # Equal signs less unequal ones; whole numbers, which float32 adds up exactly to 16.7 million units.
+        kernel.add_((signs.shape[1] + signs @ signs.T) / 2)
+
+    hooks = [module.register_forward_pre_hook(add) for module in network.modules() if isinstance(module, nn.GELU)]
+    outputs = network(images)
+    for hook in hooks:
+        hook.remove()
+    if not outputs.isfinite().all():
+        return math.nan
+    sign, log_determinant = torch.linalg.slogdet(kernel)
+    return log_determinant.item() if sign > 0 else -math.inf
+
+
+def gradient_norm(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Sum over parameters of the L2 norm of the cross-entropy's gradient.
+
+    Args:
+        network: in train mode, to normalise by this batch.
+        images: (N, 3, H, W).
+        labels: (N,).
+    """
+    gradients = _gradients(network, list(network.parameters()), images, labels)
+    return torch.stack([gradient.norm() for gradient in gradients]).sum().item()
+
+
+def zico(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Sum over layers of log(sum over weights of mean |g| / std g), g the loss gradient in each of four batches.
+
+    A layer is a convolution or a linear layer. Weights whose gradient is the same in all batches are left out, such as
+    the taps of a kernel that reach over the border of a small map, and so is a layer that has no others: queries and
+    keys of a map of one pixel. The paper's equation has the deviation of |g|, this one of g.
+
+    With few batches of an untrained network mean and deviation are much alike, so that this mostly counts layers: 968
+    for iFormer-M at 64 px, where the sum over layers of log(weights) is 961.
+
+    Args:
+        network: in train mode, to normalise by each batch.
+        images: (N, 3, H, W), N at least 8; taken in their order in four batches.
+        labels: (N,).
+    """
+    layers = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    batches = zip(images.tensor_split(_ZICO_BATCHES), labels.tensor_split(_ZICO_BATCHES), strict=True)
+    gradients = [_gradients(network, layers, *batch) for batch in batches]
+    total = 0.0
+    for layer in zip(*gradients, strict=True):
+        stacked = torch.stack(layer).double()  # (batches, ...)
+        deviation = (stacked - stacked.mean(0)).square().mean(0).sqrt()  # std(0) takes iFormer-M from 0.7 to 1.6 s
+        varied = deviation != 0
+        if varied.any():
+            total += (stacked.abs().mean(0)[varied] / deviation[varied]).sum().log().item()
+    return total
+
+
+def _gradients(network: nn.Module, parameters: Sequence[Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(F.cross_entropy(network(images), labels), parameters)
+
+
+class Options(Record):
+    """What may be set.
+
+    Attributes:
+        measure: what the score is.
+        resolution: height and width of the images in pixels; `params` and `macs` have no images.
+        batch_size: images that a network is shown, where it is shown any.
+    """
+
+    measure: SizeMeasure | NetworkMeasure = "zico"
+    resolution: Annotated[int, Field(ge=32, multiple_of=32)] = 64
+    batch_size: Annotated[int, Field(ge=_LEAST_IMAGES)] = 64
+
+
+def build(
+    *,
+    data: str,
+    seed: int,
+    options: Options,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Counted | ZeroCost:
+    """Load the images, where the measure looks at any, and settle on a device.
+
+    Args:
+        data: as `nas.data.load_images` takes it.
+        seed: of weights and the choice of images.
+        options: what to compute, on what.
+        device: where to compute; a GPU if there is one, by default.
+        progress: told how far loading is.
+
+    Raises:
+        InputError: the data cannot be read or is too little, or the device cannot be used.
+    """
+    if options.measure == "params" or options.measure == "macs":
+        return Counted(measure=options.measure, data=data, seed=seed)
+    device = usable_device(device)
+    image_set = load_images(
+        data,
+        resolution=options.resolution,
+        seed=seed,
+        train_limit=options.batch_size,
+        val_limit=1,  # none is looked at
+        progress=progress,
+    )
+    if len(image_set.train_labels) < _LEAST_IMAGES:
+        raise InputError(
+            f"{data}: {len(image_set.train_labels)} training images, zero-cost needs at least {_LEAST_IMAGES}"
+        )
+    return ZeroCost(
+        image_set=image_set, measure=options.measure, batch_size=options.batch_size, seed=seed, device=device
+    )
