@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from nas.measure import Progress as BuildProgress
     from nas.result import Candidate, SearchResult
     from nas.search import Progress as SearchProgress
+    from nas.supernet import TrainingProgress
+    from nas.validate import Validation
 
 __all__ = ["app", "main"]
 
@@ -38,9 +40,21 @@ table_app = typer.Typer(help="Latency tables: build, list and show them.", no_ar
 space_app = typer.Typer(help="Search spaces.", no_args_is_help=True)
 app.add_typer(table_app, name="table")
 app.add_typer(space_app, name="space")
+supernet_app = typer.Typer(help="Supernets: one network that scores thousands.", no_args_is_help=True)
+app.add_typer(supernet_app, name="supernet")
 
 SpaceOption = Annotated[str, typer.Option("--space", help="Search space: a name or a .toml file.")]
 TableOption = Annotated[str, typer.Option("--table", help="Latency table: a name, its beginning, or a .json file.")]
+DataOption = Annotated[
+    str, typer.Option("--data", help="synthetic, a folder of class folders, Parquet files, or a hub data set.")
+]
+EffortOption = Annotated[
+    str | None,
+    typer.Option("--effort", help="Of short training: quick, standard or thorough.", show_default="quick"),
+]
+SupernetOption = Annotated[
+    Path | None, typer.Option("--supernet", help="File for --proxy supernet.", show_default=False)
+]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="NAME or NAME://ADDRESS, such as ssh://user@host:22; nas devices lists them.")
 ]
@@ -82,14 +96,20 @@ def search(
     budget_ms: Annotated[float, typer.Option(help="Upper limit of the predicted latency in ms.", show_default=False)],
     space: SpaceOption = "iformer",
     table: TableOption = "iphone13",
-    proxy: Annotated[str, typer.Option(help="What scores a candidate.")] = "short-training",
+    proxy: Annotated[
+        str, typer.Option(help="What scores a candidate; of CHEAP,DEAR the cheap one screens and the dear one decides.")
+    ] = "short-training",
+    screen: Annotated[
+        int | None,
+        typer.Option(min=2, help="Networks to screen for each one passed on.", show_default="8 with several proxies"),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--option", help="NAME=VALUE of the proxy; may be repeated.", show_default=False),
     ] = None,
-    data: Annotated[
-        str, typer.Option(help="synthetic, a folder of class folders, Parquet files, or a hub data set.")
-    ] = "synthetic",
+    effort: EffortOption = None,
+    supernet: SupernetOption = None,
+    data: DataOption = "synthetic",
     trials: Annotated[int | None, typer.Option(min=1, help="Candidates to score.", show_default=False)] = None,
     time_limit: Annotated[
         str | None, typer.Option(help="End after this long: 90s, 10m, 2h.", show_default="10m without --trials")
@@ -119,6 +139,8 @@ def search(
     from nas.search import check_budget, plan_search, run_search
     from nas.space import SearchSpace
 
+    if screen is not None and "," not in proxy:
+        raise InputError(f"--screen {screen} needs a proxy that screens: --proxy CHEAP,{proxy}")
     # What `kill` sends ends a search as Ctrl-C does: with the files of what is finished.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     limit_s = _seconds(time_limit) if time_limit else None if trials else 600.0
@@ -128,11 +150,16 @@ def search(
     # A budget that cannot be met is refused before any image is made or read.
     check_budget(search_space, latency_table, budget_ms, confidence)
     with _data_watch() as watch:
-        (built,) = build_proxies(proxy, data=data, seed=seed, options=_settings(option), progress=watch).values()
+        built = build_proxies(
+            proxy, data=data, seed=seed, options=_settings(option, effort=effort, supernet=supernet), progress=watch
+        )
+    decides, last = built.popitem()
     planned = plan_search(
         search_space,
         latency_table,
-        built,
+        last,
+        screens=built,
+        screen=8 if screen is None else screen,
         budget_ms=budget_ms,
         confidence=confidence,
         trials=trials,
@@ -145,11 +172,12 @@ def search(
         result = run_search(
             search_space,
             latency_table,
-            built,
+            last,
+            screens=built,
             plan=planned,
             seed=seed,
             out=folder,
-            names={"space": space, "table": table_path.name.removesuffix(".json"), "proxy": proxy},
+            names={"space": space, "table": table_path.name.removesuffix(".json"), "proxy": decides},
             time_limit_s=limit_s,
             storage=storage,
             resume=resume,
@@ -417,6 +445,66 @@ def table_calibrate(
     _say(f"written to {out}")
 
 
+@supernet_app.command("train")
+def supernet_train(
+    space: SpaceOption = "iformer",
+    data: DataOption = "synthetic",
+    images: Annotated[
+        int, typer.Option(min=1, help="Images that each network of a step sees, with repetition.")
+    ] = 100_000,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images a step, on each GPU.")] = 64,
+    resolution: Annotated[int, typer.Option(help="Height and width of the images, a multiple of 32.")] = 64,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option(help="Train only networks of this latency, a fraction of the work.", show_default=False),
+    ] = None,
+    table: TableOption = "iphone13",
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Begin with the weights of an iFormer (.safetensors, .pth).", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of weights, networks and images.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="File to write.", show_default="SPACE.supernet.safetensors")] = None,
+) -> None:
+    """Train one network for a whole space; the same command goes on where a training was stopped.
+
+    Example: nas supernet train --space tiny --images 2000
+
+    Several GPUs: torchrun --nproc-per-node 4 --no-python nas supernet train --data photos/
+    """
+    from nas.data import load_images
+    from nas.latency import LatencyTable
+    from nas.search import check_budget
+    from nas.space import SearchSpace
+    from nas.supernet import Limit, SupernetRecipe, train_supernet
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    search_space = SearchSpace.find(space)
+    path = out or Path(f"{Path(space).stem}.supernet.safetensors")
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: a supernet is a .safetensors file")
+    if resolution < 32 or resolution % 32:
+        raise InputError(f"--resolution must be a multiple of 32, got {resolution}")
+    with _data_watch() as watch:
+        image_set = load_images(data, resolution=resolution, seed=seed, progress=watch)
+    recipe = SupernetRecipe(images=images, batch_size=batch_size)
+    limit = None
+    if budget_ms is not None:
+        latency_table, _ = LatencyTable.find(table)
+        check_budget(search_space, latency_table, budget_ms)
+        limit = Limit(
+            admits=lambda network: latency_table.latency_ms(network) <= budget_ms,
+            words=f"at most {budget_ms:g} ms under {latency_table.digest()}",
+        )
+    with _supernet_watch() as watch_training:
+        train_supernet(
+            search_space, image_set, path, recipe=recipe, seed=seed, init=init, limit=limit, on_progress=watch_training
+        )
+    if os.environ.get("RANK", "0") == "0":  # Under torchrun one process speaks.
+        _say(f"score with it: nas search --budget-ms 1.1 --proxy supernet --supernet {shlex.quote(str(path))}")
+        _print(str(path))
+
+
 @app.command()
 def devices() -> None:
     """List what latency can be measured on from here, and why not on the others.
@@ -489,6 +577,74 @@ def front(
         )
     _say(f"{best.label}: {best.latency_ms:.3f} ms ({result.run.table.origin}), score {best.score:.4f}")
     _print(best.architecture.to_json(), end="")
+
+
+@app.command()
+def validate(
+    data: DataOption = "synthetic",
+    proxy: Annotated[str, typer.Option(help="What to validate: proxies, each alone; the first searches.")] = (
+        "short-training"
+    ),
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="NAME=VALUE of the proxies; may be repeated.", show_default=False),
+    ] = None,
+    effort: EffortOption = None,
+    supernet: SupernetOption = None,
+    table: TableOption = "iphone13",
+    space: SpaceOption = "iformer",
+    seeds: Annotated[int, typer.Option(help="Scores of each network; the first is that of the searches.")] = 3,
+    rows: Annotated[
+        Path | None, typer.Option(help="Further published networks, in the form of .points.csv.", show_default=False)
+    ] = None,
+    budgets: Annotated[str, typer.Option(help="Budgets in ms of one search each, or none.")] = "0.60,0.85,1.10,1.60",
+    trials: Annotated[int | None, typer.Option(min=1, help="Candidates of each search.", show_default=False)] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(help="End each search after this long.", show_default="10m without --trials")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results/validation"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what the folder holds.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far latencies and scores can be trusted, by published figures; leaves a page and a JSON document.
+
+    Example: nas validate --proxy zero-cost --option measure=params --budgets none
+    """
+    from nas.latency import LatencyTable
+    from nas.proxies import Proxy, build_proxies
+    from nas.space import SearchSpace
+    from nas.validate import Request, Validation, published_points, read_budgets, run_validation
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    latency_table, table_path = LatencyTable.find(table)
+    points, further = published_points(table_path, rows)
+    request = Request(
+        space=SearchSpace.find(space),
+        table=latency_table,
+        points=tuple(points),
+        further=tuple(further),
+        proxies=tuple(proxy.split(",")),
+        seeds=tuple(range(seeds)),
+        budgets_ms=read_budgets(budgets),
+        trials=trials,
+        time_limit_s=_seconds(time_limit) if time_limit else None if trials else 600.0,
+        names={"space": space, "table": table_path.name.removesuffix(".json"), "data": data},
+        command=["nas", *sys.argv[1:]],
+    )
+    settings = _settings(option, effort=effort, supernet=supernet)
+
+    def build(seed: int) -> dict[str, Proxy]:
+        with _data_watch() as watch:
+            return build_proxies(proxy, data=data, seed=seed, options=settings, progress=watch)
+
+    try:
+        validation = run_validation(request, build, out=out, resume=resume, say=_say, on_search=_say_progress)
+    except KeyboardInterrupt:
+        if (out / "validation.json").exists():
+            _print_validation(Validation.load(out), out, as_json=as_json)
+            _say(f"stopped; go on with: nas validate --resume --out {out} and the same options")
+        raise
+    _print_validation(validation, out, as_json=as_json)
 
 
 @app.command()
@@ -638,9 +794,9 @@ def _fraction(name: str, text: str) -> float:
     return value
 
 
-def _settings(options: list[str] | None) -> dict[str, str]:
-    """What --option NAME=VALUE said."""
-    settings = {}
+def _settings(options: list[str] | None, **shorthands: object) -> dict[str, str]:
+    """What --option NAME=VALUE said, and the options that have a name of their own."""
+    settings = {name: str(value) for name, value in shorthands.items() if value is not None}
     for text in options or []:
         name, equals, value = text.partition("=")
         if not (name and equals):
@@ -654,11 +810,7 @@ def _opened(device: str, *, threads: int | None, runner: Path | None, settings: 
     """A device with its options, closed at the end however it comes."""
     from nas.devices import open_device
 
-    options = _settings(settings)
-    if threads is not None:
-        options["threads"] = str(threads)
-    if runner is not None:
-        options["runner"] = str(runner)
+    options = _settings(settings, threads=threads, runner=runner)
     # What `kill` sends, or a terminal that is closed, must close the device, too.
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
@@ -668,6 +820,28 @@ def _opened(device: str, *, threads: int | None, runner: Path | None, settings: 
         yield opened
     finally:
         opened.close()
+
+
+def _print_validation(validation: Validation, out: Path, *, as_json: bool) -> None:
+    """Write the page, and print the same."""
+    from rich.table import Table
+
+    from nas.report import validation_sections, write_validation
+
+    write_validation(validation, out / "validation.html")
+    if as_json:
+        _print_json(validation.model_dump(mode="json", by_alias=True, exclude_none=True))
+        return
+    for section in validation_sections(validation):
+        _print(f"\n{section.title}")
+        for note in section.notes:
+            _print(f"  {note}")
+        if section.rows:
+            shown = Table(*section.header, box=None)
+            for row in section.rows:
+                shown.add_row(*row)
+            _print_table(shown)
+    _say(f"written to {out / 'validation.json'} and {out / 'validation.html'}")
 
 
 def _check_json(table: LatencyTable) -> dict[str, Any]:
@@ -703,6 +877,7 @@ def _say_progress(progress: SearchProgress) -> None:
     outcome = f"score {last.score:.4f}" if last.score is not None else f"failed: {last.failure}"
     best = f"best {progress.best.score:.4f} at {progress.best.latency_ms:.3f} ms" if progress.best else "no best yet"
     turned = f"{progress.over_budget} of {progress.proposed} proposals over budget"
+    turned += f", {progress.screened} networks screened" if progress.screened else ""
     this = f"{progress.scored:4d}  {last.label:12s}  {last.latency_ms:.3f} ms  {outcome}  {last.seconds:.0f} s"
     _say(f"{this}  | {best}; {turned}")
 
@@ -733,6 +908,18 @@ def _build_watch() -> Iterator[Callable[[BuildProgress], None]]:
 
 
 @contextmanager
+def _supernet_watch() -> Iterator[Callable[[TrainingProgress], None]]:
+    with _bar() as bar:
+        task = bar.add_task("", total=None)
+
+        def show(progress: TrainingProgress) -> None:
+            losses = f"loss {progress.largest:.2f} largest, {progress.smallest:.2f} smallest"
+            bar.update(task, total=progress.steps, completed=progress.done, description=losses)
+
+        yield show
+
+
+@contextmanager
 def _data_watch() -> Iterator[Callable[[str, int, int], None]]:
     with _bar() as bar:
         task = bar.add_task("", total=None)
@@ -760,12 +947,12 @@ def _candidate_json(candidate: Candidate) -> dict[str, Any]:
 def _print_result(result: SearchResult) -> None:
     from rich.table import Table
 
-    from nas.report import summary
+    from nas.report import screening_values, summary
 
     for line in summary(result):
         _print(line)
-    shown = Table("network", "ms", "score", "blocks", box=None)
+    shown = Table("network", "ms", *result.run.screens, "score", "blocks", box=None)
     for candidate in sorted([*result.front, *result.references], key=lambda c: c.latency_ms):
-        score = f"{candidate.score:.4f}"
-        shown.add_row(candidate.label, f"{candidate.latency_ms:.3f}", score, candidate.architecture.summary)
+        values = (f"{candidate.latency_ms:.3f}", *screening_values(result, candidate), f"{candidate.score:.4f}")
+        shown.add_row(candidate.label, *values, candidate.architecture.summary)
     _print_table(shown)

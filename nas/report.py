@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas.entries import PublishedTime
 from nas.errors import InputError, NasError
@@ -15,7 +18,18 @@ from nas.operations import count
 from nas.pareto import hypervolume
 from nas.result import Candidate, SearchResult
 
-__all__ = ["summary", "write_plot", "write_report"]
+if TYPE_CHECKING:  # It loads Optuna, which no other page or plot needs.
+    from nas.validate import Gap, ProxyPart, RankAgreement, RecoveryPart, Validation
+
+__all__ = [
+    "Section",
+    "screening_values",
+    "summary",
+    "validation_sections",
+    "write_plot",
+    "write_report",
+    "write_validation",
+]
 
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
 _PUBLISHED_COLOUR = "#7f7f7f"
@@ -44,6 +58,7 @@ def summary(result: SearchResult) -> list[str]:
             f"  beside {reference.label} ({reference.latency_ms:.3f} ms, score {_score(reference)}): "
             f"{gain:+.4f}, {verdict}"
         )
+    lines += _savings(result)
     failed = sum(1 for c in result.candidates if c.failure)
     numbers = f"{len(result.scored)} networks scored, {failed} failed, {len(result.front)} on the front"
     lines.append(f"{numbers}; files in {result.path}")
@@ -54,6 +69,24 @@ def summary(result: SearchResult) -> list[str]:
         "held-out images; one training run each, so the spread over seeds comes on top"
     )
     return lines
+
+
+def _savings(result: SearchResult) -> list[str]:
+    """What screening took, and about what it spared; nothing for a single proxy."""
+    *screens, last = result.efforts
+    if not screens:
+        return []
+    every, mean_s = screens[0].networks, last.seconds / last.networks
+    spent = ", ".join(f"{one.networks} by {one.proxy} in {_time(one.seconds)}" for one in result.efforts)
+    return [
+        f"networks scored, references apart: {spent}; {_time(sum(one.seconds for one in result.efforts))} together",
+        f"  all {every} by {last.proxy} would have taken about {_time(every * mean_s)} "
+        f"(an estimate: {every} times its mean of {mean_s:.1f} s)",
+    ]
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def write_report(result: SearchResult) -> None:
@@ -202,7 +235,7 @@ _VARIANTS = ("iformer_t", "iformer_s", "iformer_m", "iformer_l")
 
 def _markdown(result: SearchResult) -> str:
     run = result.run
-    rows = [_row(c) for c in sorted([*result.front, *result.references], key=lambda c: c.latency_ms)]
+    rows = [_row(c, result) for c in sorted([*result.front, *result.references], key=lambda c: c.latency_ms)]
     failures = [f"- {c.label}: {c.failure}" for c in result.candidates if c.failure]
     facts = {
         "command": f"`{run.command}`",
@@ -210,7 +243,8 @@ def _markdown(result: SearchResult) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
         "space": f"{run.space.name}, {run.space.networks:.2e} networks",
         "table": f"{run.table.name} ({run.table.origin}), digest {run.table.digest}",
-        "proxy": ", ".join(f"{key} {value}" for key, value in run.proxy.items()),
+        "proxy": _words(run.proxy),
+        **{f"screening by {own['name']}": _words(own) for own in run.proxy.get("screens", ())},
         "seed": run.seed,
         "hypervolume": f"{_hypervolume(result):.4f} (score times ms, up to the budget and above score 0)",
     }
@@ -223,8 +257,8 @@ def _markdown(result: SearchResult) -> str:
             "The front and the references, fastest first. Latency is predicted by the table, not measured; the score "
             "is the proxy's held-out accuracy +- one standard error.",
             "",
-            "| network | ms | interval | score | M params | GMACs | blocks |",
-            "|---|---|---|---|---|---|---|",
+            f"| network | ms | interval | {' | '.join([*run.screens, 'score'])} | M params | GMACs | blocks |",
+            "|---|---|---|---|---|---|---|" + "---|" * len(run.screens),
             *rows,
             "",
             *(["Failed candidates:", "", *failures, ""] if failures else []),
@@ -236,17 +270,28 @@ def _markdown(result: SearchResult) -> str:
     )
 
 
+def screening_values(result: SearchResult, candidate: Candidate) -> list[str]:
+    """What each proxy that screens said of a candidate, on its own scale, for a table."""
+    values = result.screened.get(candidate.id, {})
+    return [f"{values[name]:.4g}" if name in values else "-" for name in result.run.screens]
+
+
 def _hypervolume(result: SearchResult) -> float:
     points = [(c.latency_ms, c.score) for c in result.scored if c.score is not None]
     return hypervolume(points, latency_limit=result.run.budget_ms, score_floor=0.0)
 
 
-def _row(candidate: Candidate) -> str:
+def _words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items() if key != "screens")
+
+
+def _row(candidate: Candidate, result: SearchResult) -> str:
     counts = count(candidate.architecture)
     cells = (
         candidate.label,
         f"{candidate.latency_ms:.3f}",
         f"{candidate.low_ms:.3f} to {candidate.high_ms:.3f}",
+        *screening_values(result, candidate),
         _score(candidate),
         f"{counts.params / 1e6:.2f}",
         f"{counts.macs / 1e9:.2f}",
@@ -269,3 +314,282 @@ def _standard_error(candidate: Candidate) -> float:
 
 def _noise(*candidates: Candidate) -> float:
     return math.hypot(*map(_standard_error, candidates))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of a validation in words: what it says, a table, and what draws its figure."""
+
+    title: str
+    notes: Sequence[str] = ()
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    figure: Callable[[], Any] | None = None
+
+
+def write_validation(validation: Validation, out: Path) -> None:
+    """Write a validation as a self-contained page."""
+    parts = ["<h1>How far can the numbers be trusted?</h1>"]
+    is_first = True
+    for section in validation_sections(validation):
+        parts.append(f"<h2>{html.escape(section.title)}</h2>")
+        parts += [f"<p>{html.escape(note)}</p>" for note in section.notes]
+        if section.header:
+            parts.append(f"<table>{_cells('th', section.header)}{''.join(_cells('td', row) for row in section.rows)}")
+            parts.append("</table>")
+        if section.figure:
+            parts.append(section.figure().to_html(include_plotlyjs=is_first, full_html=False))
+            is_first = False
+    style = (
+        "body{font:15px/1.4 sans-serif;margin:2em auto;max-width:72em;padding:0 1em}p{margin:.3em 0}"
+        "table{border-collapse:collapse;margin:.8em 0}td,th{padding:.15em .8em .15em 0;text-align:left}"
+        "tr{border-bottom:1px solid #ddd}"
+    )
+    head = f'<head><meta charset="utf-8"><title>nas validate</title><style>{style}</style></head>'
+    page = f'<!doctype html>\n<html lang="en">{head}<body>\n' + "\n".join(parts) + "\n</body></html>\n"
+    write_beside(out, page.encode())
+
+
+def _cells(tag: str, cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+
+def validation_sections(validation: Validation) -> list[Section]:
+    """A validation in words and tables, for the page and for the terminal."""
+    parts = ["latency", *(f"proxy {part.proxy}" for part in validation.proxies)]
+    parts += ["recovery"] if validation.recovery else []
+    state = [
+        f"{part}: not finished, {validation.unfinished[part]}" if part in validation.unfinished else f"{part}: complete"
+        for part in parts
+    ]
+    origin = Section(
+        title="What this is",
+        notes=[
+            *state,
+            f"command: {validation.command}",
+            f"{validation.date}, {validation.seconds:.0f} s (scores kept from earlier runs not counted); "
+            + ", ".join(f"{name} {version}" for name, version in validation.versions.items()),
+            f"data: {validation.data}; space: {validation.space}; seeds: {', '.join(map(str, validation.seeds))}",
+            f"table: {validation.table.name} ({validation.table.origin}), digest {validation.table.digest}",
+        ],
+    )
+    sections = [origin, _latency_section(validation), _rows_section(validation)]
+    for part in validation.proxies:
+        sections += _proxy_sections(part)
+    return sections + (_recovery_sections(validation.recovery) if validation.recovery else [])
+
+
+def _latency_section(validation: Validation) -> Section:
+    part = validation.latency
+    fitted = sum(row.left_out_ms is not None for row in part.rows)
+    notes = [f"{len(part.rows)} published networks; the table is fitted to {fitted} of them"]
+    if part.agreement:
+        notes.append(f"predicted: {part.agreement.networks} networks, {part.agreement.describe()}")
+    if part.unseen and fitted:
+        notes.append(f"each fitted one predicted from the others: {part.unseen.describe()}")
+    rows = []
+    for row in part.rows:
+        unseen = "-" if row.left_out_ms is None else f"{row.left_out_ms / row.published_ms - 1:+.1%}"
+        timed = f"{row.resolution} px {row.timed}"
+        seen = (_number(row.predicted_ms, ".3f"), _number(row.error, "+.1%"), unseen)
+        rows.append((row.name, timed, f"{row.published_ms:.2f}", *seen, row.skipped or row.source))
+    header = ("network", "timed", "published ms", "predicted", "error", "from the others", "printed in, or why not")
+    return Section(title="Latency: predicted against published", notes=notes, header=header, rows=rows)
+
+
+def _rows_section(validation: Validation) -> Section:
+    from nas.validate import EPOCHS, RESOLUTION
+
+    return Section(
+        title="What proxies are compared on",
+        notes=[f"published networks of the family trained alike: batch norm, {RESOLUTION} px, {EPOCHS} epochs"],
+        header=("left out", "why"),
+        rows=list(validation.left_out.items()),
+    )
+
+
+def _proxy_sections(part: ProxyPart) -> list[Section]:
+    from nas.validate import CLEAR, NEAR_MS
+
+    there = sum(len(row.scores) for row in part.rows)
+    failures = [f"{row.name}, seed {s.seed}, failed: {s.failure}" for row in part.rows for s in row.scores if s.failure]
+    notes = [
+        f"settings of the first seed: {_words(part.settings)}",
+        *(f"computed with {_words(where)}" for where in part.circumstances),
+        f"{there} of {part.wanted} scores are there, {part.failed} of them failed; {part.seconds:.0f} s in all",
+        f"standard deviation over seeds of one score, pooled: {_number(part.deviation, '.4g')}",
+        *failures,
+    ]
+    rows = []
+    for row in part.rows:
+        spread = (_number(row.mean, ".6g"), _number(row.deviation, ".3g"))
+        seeds = ", ".join("failed" if s.value is None else f"{s.value:.6g}" for s in row.scores) or "-"
+        seconds = f"{sum(s.seconds for s in row.scores):.1f}"
+        rows.append((row.name, _number(row.published_ms, ".2f"), _number(row.top1, ".1f"), *spread, seeds, seconds))
+    header = ("network", "published ms", "published top-1 %", "mean score", "deviation", "by seed", "seconds")
+    drawn = partial(_score_figure, part) if any(row.mean is not None for row in part.rows) else None
+    near = f"published at {NEAR_MS[0]:.2f} to {NEAR_MS[1]:.2f} ms"
+    return [
+        Section(title=f"{part.proxy}: scores", notes=notes, header=header, rows=rows, figure=drawn),
+        Section(
+            title=f"{part.proxy}: Kendall's tau-b against published top-1",
+            notes=["the interval is a bootstrap over networks: wide, for there are few of them"],
+            header=("networks", "number", "tau", "single seeds", "95 % interval", "beside it"),
+            rows=[_tau_row("all", part.all_rows), _tau_row(near, part.near_rows)],
+        ),
+        Section(
+            title=f"{part.proxy}: gaps of the published ladder",
+            notes=[f"in standard deviations over seeds of one score; clear beyond {CLEAR:g}"],
+            header=("step", "gap", "in deviations", "clear"),
+            rows=[_gap_row(gap) for gap in part.ladder],
+        ),
+    ]
+
+
+def _tau_row(name: str, ranks: RankAgreement) -> tuple[str, ...]:
+    taus = sorted(ranks.seeds.values())
+    return (
+        name,
+        str(ranks.networks),
+        _number(ranks.tau, ".2f"),
+        f"{taus[0]:.2f} to {taus[-1]:.2f}" if taus else "-",
+        f"{_number(ranks.low, '.2f')} to {_number(ranks.high, '.2f')}",
+        ", ".join(f"{ranker} {tau:.2f}" for ranker, tau in ranks.rankers.items()),
+    )
+
+
+def _gap_row(gap: Gap) -> tuple[str, ...]:
+    clear = "-" if gap.verdict is None else "yes" if gap.verdict == "better" else f"no, {gap.verdict}"
+    return (f"{gap.network} over {gap.other}", _number(gap.score, "+.4g"), _number(gap.deviations, "+.1f"), clear)
+
+
+def _recovery_sections(part: RecoveryPart) -> list[Section]:
+    from nas.validate import CLEAR
+
+    networks = {network.name: network for network in part.networks}
+    compared = f"scores are means of seeds {', '.join(map(str, part.seeds))}"
+    if part.search_seed in part.seeds:
+        compared += ", for which the networks were chosen: winners look better than they are"
+    else:
+        compared += f", not of seed {part.search_seed}, for which the networks were chosen"
+
+    def cells(name: str | None) -> tuple[str, ...]:
+        """Name, predicted latency and mean score over the compared seeds."""
+        if name is None:
+            return ("-", "-", "-")
+        network = networks[name]
+        values = network.values(part.seeds).values()
+        mean = f"{sum(values) / len(values):.6g}" if values else "-"
+        return (name, _number(network.latency_ms, ".3f"), mean)
+
+    searched = []
+    for search in part.searches:
+        limits = (f"{search.budget_ms:g} ms", f"{search.networks}, {search.failed} failed")
+        state = "complete" if search.complete else "not complete"
+        searched.append((*limits, state, *cells(search.found), *cells(search.variant), *_gap_cells(search.gap)))
+    fronts = [
+        (*cells(v.variant), *cells(v.rival), *_gap_cells(v.gap), _yes(v.on_front), _yes(v.matched))
+        for v in part.variants
+    ]
+    published = ("published", "predicted ms", "score")
+    gap = ("gap", "in deviations", "verdict")
+    return [
+        Section(
+            title=f"Recovery: searches with {part.proxy}",
+            notes=[compared, f"standard deviation over seeds of one score: {_number(part.deviation, '.4g')}"],
+            header=("budget", "networks", "search", "found", "predicted ms", "score", *published, *gap),
+            rows=searched,
+            figure=partial(_fronts_figure, part) if part.front else None,
+        ),
+        Section(
+            title="Recovery: are the published variants on the found front?",
+            notes=[
+                "rival: the best that was found, by the score of the search, among networks predicted no slower",
+                f"on the front: the rival is not better by more than {CLEAR:g} deviations; matched: nor worse",
+                *(
+                    f"hypervolume up to {part.latency_limit_ms:g} ms and above score {part.score_floor:.4g}, "
+                    f"{volume.scores}: found {volume.found:.4f}, published {volume.published:.4f}"
+                    for volume in part.hypervolumes
+                ),
+            ],
+            header=(*published, "rival", "predicted ms", "score", *gap, "on the front", "matched"),
+            rows=fronts,
+        ),
+    ]
+
+
+def _gap_cells(gap: Gap | None) -> tuple[str, ...]:
+    if gap is None:
+        return ("-", "-", "-")
+    return (_number(gap.score, "+.4g"), _number(gap.deviations, "+.1f"), gap.verdict or "-")
+
+
+def _yes(answer: bool | None) -> str:
+    return "-" if answer is None else "yes" if answer else "no"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _score_figure(part: ProxyPart) -> Any:
+    """Score against published accuracy, a standard deviation over seeds either way."""
+    import plotly.graph_objects as go
+
+    rows = [row for row in part.rows if row.mean is not None]
+    figure = go.Figure(
+        go.Scatter(
+            x=[row.top1 for row in rows],
+            y=[row.mean for row in rows],
+            error_y={"type": "data", "array": [row.deviation or 0.0 for row in rows]},
+            text=[row.name for row in rows],
+            textposition="top center",
+            mode="markers+text",
+            marker={"color": _COLOURS[0], "size": 9},
+        )
+    )
+    figure.update_layout(
+        template="plotly_white",
+        xaxis={"title": {"text": "published ImageNet top-1, %"}},
+        yaxis={"title": {"text": f"{part.proxy}, mean over seeds"}},
+    )
+    return figure
+
+
+def _fronts_figure(part: RecoveryPart) -> Any:
+    """The front that was found, and the networks that are compared."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure(
+        go.Scatter(
+            x=[latency_ms for _, latency_ms, _ in part.front],
+            y=[score for _, _, score in part.front],
+            text=[name for name, _, _ in part.front],
+            name=f"found front, seed {part.search_seed} which chose it",
+            mode="lines+markers",
+            line={"color": _COLOURS[0], "shape": "hv", "dash": "dot"},
+        )
+    )
+    variants = {variant.variant for variant in part.variants}
+    for number, (name, is_variant) in enumerate([("found, compared", False), ("published", True)]):
+        chosen = [n for n in part.networks if (n.name in variants) == is_variant and n.values(part.seeds)]
+        means = [sum(values) / len(values) for n in chosen if (values := n.values(part.seeds).values())]
+        figure.add_trace(
+            go.Scatter(
+                x=[n.latency_ms for n in chosen],
+                y=means,
+                error_y={"type": "data", "array": [part.deviation or 0.0 for _ in chosen]},
+                text=[n.name for n in chosen],
+                textposition="top center",
+                name=f"{name}, mean of seeds {', '.join(map(str, part.seeds))}",
+                mode="markers+text",
+                marker={"color": _COLOURS[number + 1], "size": 10},
+            )
+        )
+    figure.update_layout(
+        template="plotly_white",
+        xaxis={"title": {"text": "predicted latency, ms"}},
+        yaxis={"title": {"text": part.proxy}},
+        legend={"orientation": "h", "y": -0.15},
+    )
+    return figure

@@ -5,6 +5,7 @@
     results/RUN/
       run.json             what was asked, with which versions, seed, table and data; written first
       candidates.jsonl     one finished candidate a line, appended and flushed as it comes
+      screened.jsonl       one screening a line, in the same way (only with several proxies)
       study.journal        Optuna's own record of the search (absent with --storage)
       weights/ID.safetensors   weights of the best candidate so far and of the references, from their proxy training
       winner.json          the winner's architecture                    -+
@@ -20,11 +21,11 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -37,8 +38,9 @@ from nas.pareto import undominated
 if TYPE_CHECKING:
     from nas.model import Network
 
-__all__ = ["Candidate", "ResultsFolder", "Run", "SearchResult", "SpaceUsed", "TableUsed"]
+__all__ = ["Candidate", "Effort", "ResultsFolder", "Run", "Screening", "SearchResult", "SpaceUsed", "TableUsed"]
 
+R = TypeVar("R", bound=Record)
 
 # Settings of a proxy that may change when a run goes on elsewhere.
 _CIRCUMSTANCES = ("device", "threads", "torch", "precision")
@@ -72,7 +74,8 @@ class Run(Record):
         table: the latency table.
         budget_ms: upper limit of the predicted latency.
         confidence: share of networks whose interval must end inside the budget; None where the prediction must.
-        proxy: name and settings of the proxy, data included.
+        proxy: name and settings of the proxy that decides, data included; with several proxies `screens` has the same
+            of those that screen, in their order, and `screen` how many networks these score for each one passed on.
         seed: of the sampler, the data and the training.
     """
 
@@ -97,13 +100,19 @@ class Run(Record):
         ]
 
     @property
+    def screens(self) -> list[str]:
+        """Names of the proxies that screen, cheapest first."""
+        return [settings["name"] for settings in self.proxy.get("screens", ())]
+
+    @property
     def digest(self) -> str:
         """Equal for runs that may go on with each other."""
         return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     def _identity(self) -> dict[str, Any]:
         """The settings that decide what is searched; where and how fast it runs may change."""
-        proxy = {name: value for name, value in self.proxy.items() if name not in _CIRCUMSTANCES}
+        proxies = {"proxy": {name: value for name, value in self.proxy.items() if name != "screens"}}
+        proxies |= {f"screen {number}": own for number, own in enumerate(self.proxy.get("screens", ()), start=1)}
         own: dict[str, Any] = {
             "space": self.space.digest,
             "table": self.table.digest,
@@ -112,7 +121,9 @@ class Run(Record):
         }
         if self.confidence is not None:
             own["confidence"] = self.confidence
-        return {**own, **{f"proxy {name}": value for name, value in proxy.items()}}
+        for proxy, settings in proxies.items():
+            own |= {f"{proxy} {name}": value for name, value in settings.items() if name not in _CIRCUMSTANCES}
+        return own
 
 
 class Candidate(Record):
@@ -148,6 +159,39 @@ class Candidate(Record):
         return self.name or self.id
 
 
+class Screening(Record):
+    """What a proxy that screens said about a network; it has no part in the front.
+
+    Attributes:
+        proxy: its name.
+        kind: as of a candidate; only the `searched` ones compete to be passed on.
+        trial: number of the Optuna trial.
+        value: higher is better, on the proxy's own scale; None where it failed.
+        failure: why there is no value.
+        seconds: time spent on it.
+        details: what else the proxy tells.
+    """
+
+    id: str
+    proxy: str
+    kind: Literal["searched", "reference"]
+    trial: int | None = None
+    value: float | None = None
+    failure: str | None = None
+    seconds: float
+    details: dict[str, float | int | str] = Field(default_factory=dict)
+    architecture: Architecture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """What a search spent on one of its proxies, references left out: `networks` scored or failed in `seconds`."""
+
+    proxy: str
+    networks: int
+    seconds: float
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """A finished, interrupted or running search, as read from its folder.
@@ -175,7 +219,36 @@ class SearchResult:
             run = Run.model_validate_json((path / "run.json").read_bytes())
         except ValidationError as error:
             raise InputError.from_validation(str(path / "run.json"), error) from error
-        return cls(path=path, run=run, candidates=tuple(_read_candidates(path / "candidates.jsonl")))
+        return cls(path=path, run=run, candidates=tuple(_read(path / "candidates.jsonl", Candidate)))
+
+    @cached_property
+    def screenings(self) -> tuple[Screening, ...]:
+        """What the proxies that screen said, in order.
+
+        Raises:
+            InputError: a broken file.
+        """
+        return tuple(_read(self.path / "screened.jsonl", Screening))
+
+    @cached_property
+    def screened(self) -> dict[str, dict[str, float]]:
+        """Value by proxy that screens, by network id."""
+        values: dict[str, dict[str, float]] = {}
+        for screening in self.screenings:
+            if screening.value is not None:
+                values.setdefault(screening.id, {})[screening.proxy] = screening.value
+        return values
+
+    @cached_property
+    def efforts(self) -> tuple[Effort, ...]:
+        """What each proxy took, those that screen first, the one that decides last."""
+
+        def effort(proxy: str, scores: Iterable[Screening | Candidate]) -> Effort:
+            seconds = [score.seconds for score in scores if score.kind == "searched"]
+            return Effort(proxy=proxy, networks=len(seconds), seconds=sum(seconds))
+
+        screens = [effort(name, [s for s in self.screenings if s.proxy == name]) for name in self.run.screens]
+        return (*screens, effort(self.run.proxy["name"], self.candidates))
 
     @cached_property
     def scored(self) -> tuple[Candidate, ...]:
@@ -261,13 +334,16 @@ class ResultsFolder:
                 )
         else:
             write_beside(path / "run.json", run.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
-        self._candidates = path / "candidates.jsonl"
-        for journal in (self._candidates, path / "study.journal"):
-            _drop_half_line(journal)
+        for journal in ("candidates.jsonl", "screened.jsonl", "study.journal"):
+            _drop_half_line(path / journal)
 
     def load(self) -> SearchResult:
         """Everything finished so far."""
         return SearchResult.load(self.path)
+
+    def add_screening(self, screening: Screening) -> None:
+        """Keep a finished screening."""
+        _append(self.path / "screened.jsonl", screening)
 
     def add(self, candidate: Candidate, weights: Mapping[str, Any] | None) -> SearchResult:
         """Keep a finished candidate; its weights are kept while it is the best inside the budget, or a reference.
@@ -285,10 +361,7 @@ class ResultsFolder:
             origin = f"proxy training in {self.path.name}"
             metadata = {"architecture": _trained(candidate).to_json(), "origin": origin}
             write_beside(_weights_file(self.path, candidate), save(dict(weights), metadata=metadata))
-        with self._candidates.open("ab") as file:
-            file.write(candidate.model_dump_json(exclude_none=True).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _append(self.path / "candidates.jsonl", candidate)
         result = self.load()
         # A reference may still become the winner, when the sampler finds it by itself.
         kept = {_weights_file(self.path, c) for c in (result.winner, *result.references) if c}
@@ -324,18 +397,25 @@ def _score(candidate: Candidate) -> float:
     return candidate.score
 
 
-def _read_candidates(path: Path) -> list[Candidate]:
-    candidates = []
+def _append(path: Path, record: Record) -> None:
+    with path.open("ab") as file:
+        file.write(record.model_dump_json(exclude_none=True).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path, kind: type[R]) -> list[R]:
+    records = []
     try:
         lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     for number, line in enumerate(lines[:-1], start=1):  # What follows the last line end is unfinished, or empty.
         try:
-            candidates.append(Candidate.model_validate_json(line))
+            records.append(kind.model_validate_json(line))
         except ValidationError as error:
             raise InputError.from_validation(f"{path}, line {number}", error) from error
-    return candidates
+    return records
 
 
 def _drop_half_line(path: Path) -> None:

@@ -1,7 +1,8 @@
 """A supernet: one set of weights trained for every network of a space at once, to score thousands with.
 
 Each step trains the largest network on the labels, then the smallest and two random ones on what the largest says about
-the same images (the sandwich rule and in-place distillation of arXiv:1903.05134).
+the same images (the sandwich rule and in-place distillation of arXiv:1903.05134). Where only networks inside a latency
+budget are wanted, only those are drawn, and the largest of 500 of them takes the place of the largest of all.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,15 +30,25 @@ from nas.architecture import Architecture, Layer
 from nas.data import ImageSet, training_batches
 from nas.errors import InputError, NasError
 from nas.files import Record, write_beside
-from nas.model import Network, SharedWeights, build_model, skeleton
+from nas.model import Network, SharedWeights, build_model, inherit, load_donor, skeleton
 from nas.operations import operations
 from nas.space import SearchSpace, random_choice
-from nas.training import Optimizer, Precision, autocast, faster_precision, schedule
+from nas.training import Optimizer, Precision, autocast, faster_precision, initial_network, schedule
 
-__all__ = ["Supernet", "SupernetRecipe", "TrainingProgress", "calibrate_norms", "load_supernet", "train_supernet"]
+__all__ = [
+    "Limit",
+    "Supernet",
+    "SupernetRecipe",
+    "TrainingProgress",
+    "calibrate_norms",
+    "is_supernet",
+    "load_supernet",
+    "train_supernet",
+]
 
 T = TypeVar("T")
 _CHECKPOINT_S = 120.0
+_DRAWS = 500
 
 
 class SupernetRecipe(Record):
@@ -72,7 +84,22 @@ class _Origin(Record):
     data: str
     seed: int
     workers: int
+    init: str | None
+    limit: str | None = None
     recipe: SupernetRecipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """The networks that a supernet is wanted for.
+
+    Attributes:
+        admits: whether it is for this network.
+        words: the rule, such as "at most 1.1 ms under iphone13".
+    """
+
+    admits: Callable[[Architecture], bool]
+    words: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +166,8 @@ def train_supernet(
     seed: int,
     device: str | None = None,
     precision: Precision | None = None,
+    init: Path | None = None,
+    limit: Limit | None = None,
     on_progress: Callable[[TrainingProgress], None],
 ) -> Path:
     """Train a supernet for a space, and write it to `path`.
@@ -154,6 +183,8 @@ def train_supernet(
         seed: of weights, networks, and the order of images.
         device: `cpu`, `cuda`, by default a GPU if there is one; under torchrun each process takes its own.
         precision: of matrix products and convolutions; the faster of the two, timed here, by default.
+        init: weights to begin with, of an iFormer in this project's names, timm's or the authors'.
+        limit: which networks of the space are wanted at all; by default every one.
         on_progress: called after every step, by the first process.
     Raises:
         InputError: the file is there already, or its checkpoint is of another training.
@@ -170,9 +201,11 @@ def train_supernet(
         data=image_set.description,
         seed=seed,
         workers=workers,
+        init=str(init) if init else None,
+        limit=limit.words if limit else None,
         recipe=recipe,
     )
-    training = _Training(space, origin, target, precision or faster_precision(device))
+    training = _Training(space, origin, target, precision or faster_precision(device), init, limit)
     checkpoint = path.with_name(path.name + ".checkpoint")
     steps = math.ceil(recipe.images / recipe.batch_size)
     if path.exists():
@@ -202,13 +235,26 @@ def train_supernet(
 class _Training:
     """Weights and optimizer of a supernet that is being trained."""
 
-    def __init__(self, space: SearchSpace, origin: _Origin, device: torch.device, precision: Precision) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        origin: _Origin,
+        device: torch.device,
+        precision: Precision,
+        init: Path | None,
+        limit: Limit | None,
+    ) -> None:
         self._space, self._origin, self._device, self._precision = space, origin, device, precision
         recipe = origin.recipe
         sizes = {"resolution": origin.resolution, "num_classes": origin.num_classes}
         kinds: set[str] = {kind for stage in space.stages if stage.attention for kind in stage.attention.kind}
         largest = [_largest(space, kind).at(**sizes) for kind in sorted(kinds) or ["none"]]
-        weights = SharedWeights.holding(largest, seed=origin.seed)
+        networks = [initial_network(network, seed=origin.seed) for network in largest]
+        if init is not None:
+            donor = load_donor(init, space.references | SearchSpace.find("iformer").references)
+            for network in networks:
+                inherit(network, donor)
+        weights = SharedWeights.holding(networks)
         self.weights = SharedWeights(
             {name: nn.Parameter(_laid_out(tensor.to(device))) for name, tensor in weights.tensors.items()}
         )
@@ -218,14 +264,14 @@ class _Training:
             rate=recipe.rate,
             weight_decay=recipe.weight_decay,
         )
-        self._ends = (largest[-1], space.extreme(_macs).at(**sizes))
-        self._sizes = sizes
+        self._limit, self._sizes = limit, sizes
+        teacher = max(self._drawn(seed=-1, count=_DRAWS), key=_network_macs) if limit else largest[-1]
+        self._ends = (teacher, space.extreme(_macs).at(**sizes))
 
     def step(self, images: Tensor, labels: Tensor, *, step: int, share: float) -> tuple[float, float]:
         """One update from all networks of the sandwich; losses of the largest and of the smallest."""
         recipe = self._origin.recipe
-        choose = random_choice(seed=self._origin.seed * 1_000_003 + step)
-        drawn = [self._space.sample(choose).at(**self._sizes) for _ in range(recipe.random_networks)]
+        drawn = self._drawn(seed=step, count=recipe.random_networks)
         logits = self._logits(self._ends[0], images)
         loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -240,6 +286,16 @@ class _Training:
         self._average()
         self._optimizer.step(share)
         return losses[0], losses[1]
+
+    def _drawn(self, *, seed: int, count: int) -> list[Architecture]:
+        """Random networks of the space that are wanted, the same ones in every process."""
+        choose = random_choice(seed=self._origin.seed * 1_000_003 + seed)
+        sampled = (self._space.sample(choose) for _ in range(_DRAWS * max(1, count)))
+        wanted = (network for network in sampled if self._limit is None or self._limit.admits(network))
+        drawn = [network.at(**self._sizes) for network in islice(wanted, count)]
+        if len(drawn) < count:
+            raise NasError(f"hardly a network of the space is {self._limit.words if self._limit else 'wanted'}")
+        return drawn
 
     def _logits(self, architecture: Architecture, images: Tensor) -> Tensor:
         network = skeleton(architecture)
@@ -277,6 +333,15 @@ class _Training:
         own = (name for name in tensors if name.startswith("optimizer/"))
         self._optimizer.load({name.removeprefix("optimizer/"): tensors[name] for name in own})
         return done
+
+
+def is_supernet(path: Path) -> bool:
+    """Whether a file is a supernet, and not the weights of one network or something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "supernet" in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
 
 
 def load_supernet(path: Path, *, device: str = "cpu") -> Supernet:
@@ -343,6 +408,10 @@ def _largest(space: SearchSpace, kind: str) -> Architecture:
         return max(options)  # type: ignore[type-var]
 
     return space.sample(choose)
+
+
+def _network_macs(architecture: Architecture) -> float:
+    return sum(map(_macs, architecture.layers()))
 
 
 def _macs(layer: Layer) -> float:

@@ -89,15 +89,15 @@ class Optimizer:
         return ("muon", self._muon), ("adam", self._adam)
 
 
-def initial_network(architecture: Architecture, *, seed: int, device: torch.device) -> Network:
-    """A network to train, the same for a seed on every device: residual branches at zero, channels_last."""
+def initial_network(architecture: Architecture, *, seed: int) -> Network:
+    """A network to train, on the CPU: weights drawn from `seed`, residual branches at zero, channels_last."""
     # Weights are drawn from torch's global generator; the caller gets it back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = build_model(architecture)
     for norm in residual_norms(network):
         nn.init.zeros_(norm.weight)
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def schedule(done: float, *, warmup: float) -> float:

@@ -17,6 +17,7 @@ import pytest
 
 from nas.architecture import Architecture
 from nas.latency import LatencyTable
+from nas.result import SearchResult
 from nas.space import SearchSpace
 
 COMMAND = [sys.executable, "-c", "from nas.cli import main; main()"]
@@ -110,6 +111,27 @@ def test_a_search_ends_with_the_promised_document_and_files(searched: tuple[Path
         "report.md",
         "study.journal",
     } <= files
+
+
+def test_a_cheap_proxy_screens_for_a_dear_one(tmp_path: Path) -> None:
+    tiny = ["--option", "images=64", "--option", "resolution=32", "--option", "precision=fp32"]
+    options = ["--space", "tiny", "--trials", "2", "--out", "run", *tiny]
+    screening = ["--proxy", "fake,short-training", "--screen", "3"]
+    done = nas("search", "--budget-ms", "1.1", *options, *screening, cwd=tmp_path)
+    folder = SearchResult.load(tmp_path / "run")
+
+    assert done.returncode == 0, done.stderr
+    assert "screening: the best of every 3 networks by fake" in done.stderr
+    assert "6 networks screened" in done.stderr
+    assert (len(folder.screenings), len(folder.scored), folder.run.proxy["name"]) == (7, 2, "short-training")
+    assert re.search(r"references apart: 6 by fake in 0\.0 s, 2 by short-training in \d", done.stdout)
+    assert "all 6 by short-training would have taken about" in done.stdout
+    assert "an estimate: 6 times its mean of" in done.stdout
+    value = folder.screened[folder.references[0].id]["fake"]
+    assert re.search(rf"tiny_a +[\d.]+ +{value:.4g} +[\d.]+ ", done.stdout)
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "| network | ms | interval | fake | score |" in report
+    assert "| screening by fake | name fake," in report
 
 
 def test_a_search_says_first_what_it_will_do(tmp_path: Path) -> None:
@@ -305,6 +327,9 @@ def test_a_network_is_exported(tmp_path: Path) -> None:
         (["search", "--budget-ms", "-1"], 2, "--budget-ms must be a positive number"),
         (["search", "--budget-ms", "1", "--space", "iformr"], 2, "did you mean 'iformer'?"),
         (["search", "--budget-ms", "1", "--proxy", "shorttraining"], 2, "did you mean 'short-training'?"),
+        (["search", "--budget-ms", "1", "--proxy", "fake,"], 2, "no proxy named ''"),
+        (["search", "--budget-ms", "1", "--proxy", "fake,shorttraining"], 2, "did you mean 'short-training'?"),
+        (["search", "--budget-ms", "1", "--proxy", "fake", "--screen", "8"], 2, "--screen 8 needs a proxy that"),
         (["search", "--budget-ms", "1", "--time-limit", "soon"], 2, "--time-limit must be a time such as 90s"),
         (["search", "--budget-ms", "1", "--data", "./none"], 2, "./none: no such file or folder"),
         (["latency", "iformer_x"], 2, "there are iformer_t"),
@@ -339,6 +364,13 @@ def test_bad_input_gets_one_line_and_its_exit_code(tmp_path: Path, arguments: li
 
     assert done.returncode == code
     assert words in refused(done)
+
+
+def test_a_round_of_screening_has_two_networks_or_more(tmp_path: Path) -> None:
+    done = nas("search", "--budget-ms", "1", "--proxy", "fake,short-training", "--screen", "0", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "Invalid value for '--screen'" in done.stderr
 
 
 def test_a_missing_layer_ends_with_3(tmp_path: Path) -> None:

@@ -185,11 +185,19 @@ class TestBuildProxies:
 
         assert list(built) == ["fake", "short-training"]
 
+    def test_variants_of_one_proxy_stand_beside_each_other(self) -> None:
+        built = build_proxies("zero-cost:params,zero-cost:macs", data="synthetic", seed=0)
+
+        assert [proxy.settings()["measure"] for proxy in built.values()] == ["params", "macs"]
+        assert list(built) == ["zero-cost:params", "zero-cost:macs"]
+
     @pytest.mark.parametrize(
         ("names", "options", "message"),
         [
             ("shrt-training", {}, "no proxy named 'shrt-training': there are .*; did you mean 'short-training'"),
             ("fake,fake", {}, "--proxy fake,fake: the same proxy twice"),
+            ("fake:fast", {}, "--proxy fake:fast: fake has no variants"),
+            ("short-training:slow", {}, "--proxy short-training:slow: effort"),
             ("fake", {"speed": "1"}, "--proxy fake does not take speed: it has no options"),
             ("short-training", {"speed": "1"}, "does not take speed: its options are .*resolution"),
             ("short-training", {"images": "0"}, "--proxy short-training: images"),

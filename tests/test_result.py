@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from nas.errors import InputError
-from nas.result import Candidate, ResultsFolder, Run, SearchResult, SpaceUsed, TableUsed
+from nas.result import Candidate, Effort, ResultsFolder, Run, Screening, SearchResult, SpaceUsed, TableUsed
 from nas.space import SearchSpace, random_choice
 
+RESULTS = Path(__file__).parent.parent / "results"
 TINY = SearchSpace.find("tiny")
 RUN = Run(
     command="nas search",
@@ -40,6 +41,26 @@ def candidate(number: int, latency_ms: float, score: float | None, **changes: An
         "architecture": network,
     }
     return Candidate.model_validate(fields | changes)
+
+
+def screening(number: int, value: float | None, **changes: Any) -> Screening:
+    network = NETWORKS[number]
+    fields = {
+        "id": network.id,
+        "proxy": "cheap",
+        "kind": "searched",
+        "trial": number,
+        "value": value,
+        "failure": None if value is not None else "diverged",
+        "seconds": 0.5,
+        "architecture": network,
+    }
+    return Screening.model_validate(fields | changes)
+
+
+def screened_by(**settings: Any) -> Run:
+    screens = [{"name": "cheap", "images": 9, "threads": 2} | settings]
+    return RUN.model_copy(update={"proxy": {"name": "fake", "screens": screens, "screen": 8}})
 
 
 def weights(value: float) -> dict[str, torch.Tensor]:
@@ -173,6 +194,74 @@ def test_a_run_may_go_on_on_another_machine(tmp_path: Path) -> None:
     assert here.differences(there) == []
     assert here.digest == there.digest
     assert here.differences(other) == ["proxy images (9, not 8)"]
+
+
+def test_screenings_come_back_as_they_were_kept_and_are_no_candidates(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", screened_by(), resume=False)
+    kept = [
+        screening(0, -3e8, details={"batches": 2}),
+        screening(1, None),
+        screening(2, 0.25, kind="reference", trial=None),
+    ]
+    for one in kept:
+        folder.add_screening(one)
+    result = folder.finish()
+
+    assert tuple(kept) == result.screenings
+    assert {NETWORKS[0].id: {"cheap": -3e8}, NETWORKS[2].id: {"cheap": 0.25}} == result.screened
+    assert (result.candidates, result.scored, result.front, result.winner) == ((), (), (), None)
+
+
+def test_efforts_leave_references_out_and_count_failures(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", screened_by(), resume=False)
+    for one in (screening(0, 0.1), screening(1, None), screening(2, 0.2, kind="reference")):
+        folder.add_screening(one)
+    for other in (candidate(0, 0.5, 0.3), candidate(2, 0.7, 0.5, kind="reference", name="r"), candidate(1, 0.6, None)):
+        folder.add(other, None)
+
+    assert folder.load().efforts == (
+        Effort(proxy="cheap", networks=2, seconds=1.0),
+        Effort(proxy="fake", networks=2, seconds=2.0),
+    )
+
+
+def test_half_a_screening_is_dropped_and_a_broken_one_named(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", screened_by(), resume=False)
+    folder.add_screening(screening(0, 0.1))
+    path = tmp_path / "run" / "screened.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"id": "half')
+    resumed = ResultsFolder(tmp_path / "run", screened_by(), resume=True)
+    resumed.add_screening(screening(1, 0.2))
+    assert [one.id for one in resumed.load().screenings] == [NETWORKS[0].id, NETWORKS[1].id]
+
+    path.write_bytes(path.read_bytes() + b"{}\n")
+    with pytest.raises(InputError, match=r"screened\.jsonl, line 3: id: "):
+        _ = resumed.load().screenings
+
+
+def test_screening_is_part_of_what_a_run_is_but_not_where_it_ran() -> None:
+    assert screened_by().screens == ["cheap"]
+    assert screened_by().digest == screened_by(threads=8).digest
+    assert screened_by().differences(screened_by(images=8)) == ["screen 1 images (9, not 8)"]
+    assert "screen 1 name (cheap, not None)" in screened_by().differences(RUN)
+
+
+def test_the_order_of_screening_is_part_of_what_a_run_is() -> None:
+    def order(*names: str) -> Run:
+        return RUN.model_copy(update={"proxy": {"name": "fake", "screens": [{"name": name} for name in names]}})
+
+    assert order("a", "b").digest != order("b", "a").digest
+    assert order("a", "b").differences(order("b", "a")) == ["screen 1 name (a, not b)", "screen 2 name (b, not a)"]
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/run.json")), ids=lambda path: path.parent.name)
+def test_a_run_that_is_kept_in_git_can_be_read(path: Path) -> None:
+    result = SearchResult.load(path.parent)
+
+    assert result.winner is not None
+    assert [effort.networks for effort in result.efforts][-1] >= len(result.scored) > 0
+    assert len(result.efforts) == 1 + len(result.run.screens)
 
 
 def test_there_must_be_a_run_to_go_on_with(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def _network(*blocks: ConvSpec | AttentionSpec, width: int = 16, **changes: obje
 @pytest.fixture
 def shared() -> SharedWeights:
     largest = [_network(CONV, CONV, _attention(kind), _attention(kind)) for kind in ("shma", "sha")]
-    weights = SharedWeights.holding(largest, seed=0)
+    weights = SharedWeights.holding(map(build_model, largest))
     for tensor in weights.tensors.values():
         torch.nn.init.normal_(tensor)  # no zeros, so that every element tells
     return weights

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from torch import nn
 from nas.architecture import Architecture, AttentionSpec, ConvSpec, StageSpec
 from nas.data import ImageSet, load_images
 from nas.errors import InputError
-from nas.model import build_model
+from nas.model import build_model, save_weights
 from nas.proxies import ScoringFailed, short_training
-from nas.proxies.short_training import Options, Recipe, ShortTraining, build
+from nas.proxies.short_training import Options, Recipe, ShortTraining, StartingPoint, build
+from nas.space import SearchSpace
+from nas.supernet import SupernetRecipe, load_supernet, train_supernet
 
 CONV = ConvSpec(kernel=3, expansion=2)
 ATTENTION = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)
@@ -148,6 +151,62 @@ def test_settings_name_everything_that_shapes_a_score(colours: ImageSet) -> None
     assert expected <= set(settings)
     assert tuple(settings[name] for name in ("data", "resolution", "seed", "images")) == ("colours", 32, 3, 1536)
     assert settings == json.loads(json.dumps(settings))
+
+
+class TestStartingPoint:
+    @pytest.fixture
+    def supernet(self, colours: ImageSet, tmp_path: Path) -> Path:
+        return train_supernet(
+            SearchSpace.find("tiny"),
+            colours,
+            tmp_path / "tiny.safetensors",
+            recipe=SupernetRecipe(images=64),
+            seed=0,
+            device="cpu",
+            precision="fp32",
+            on_progress=lambda progress: None,
+        )
+
+    def test_candidate_starts_from_its_part_of_a_supernet(self, supernet: Path) -> None:
+        network = build_model(SearchSpace.find("tiny").references["tiny_a"].at(resolution=32, num_classes=4))
+
+        StartingPoint(supernet, num_classes=4).apply(network)
+
+        expected = load_supernet(supernet).weights.part(network)
+        assert all(torch.equal(expected[name], parameter) for name, parameter in network.named_parameters())
+
+    def test_candidate_starts_from_the_weights_of_a_larger_network(self, tmp_path: Path) -> None:
+        donor = build_model(SearchSpace.find("iformer").references["iformer_t"])
+        save_weights(donor, tmp_path / "t.safetensors", metadata={})
+        network = build_model(donor.architecture.at(resolution=64, num_classes=4))
+
+        StartingPoint(tmp_path / "t.safetensors", num_classes=4).apply(network)
+
+        images = torch.randn(2, 3, 64, 64)
+        maps = [part.eval().features(images)[-1].sort(dim=1).values for part in (donor, network)]  # in another order
+        torch.testing.assert_close(*maps)
+
+    def test_it_shows_in_the_settings_and_in_the_score(self, supernet: Path, colours: ImageSet) -> None:
+        network = SearchSpace.find("tiny").references["tiny_a"]
+        start = StartingPoint(supernet, num_classes=4)
+        recipe = Recipe(images=64, batch_size=64)
+        inherited, fresh = (
+            ShortTraining(image_set=colours, recipe=recipe, seed=0, device="cpu", init=init) for init in (start, None)
+        )
+
+        assert str(supernet) == inherited.settings()["init"]
+        assert "init" not in fresh.settings()
+        assert inherited.score(network).details["training_loss"] != fresh.score(network).details["training_loss"]
+
+    def test_supernet_for_other_classes_is_refused(self, supernet: Path) -> None:
+        with pytest.raises(InputError, match="was trained for 4 classes, the data has 7"):
+            StartingPoint(supernet, num_classes=7)
+
+    def test_network_outside_the_supernet_has_no_score(self, supernet: Path, colours: ImageSet) -> None:
+        start = StartingPoint(supernet, num_classes=4)
+
+        with pytest.raises(ScoringFailed, match="does not fit into the supernet"):
+            start.apply(build_model(SearchSpace.find("iformer").references["iformer_t"]))
 
 
 class TestBuild:

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from nas.data import ImageSet
-from nas.errors import InputError
+from nas.errors import InputError, NasError
+from nas.model import build_model, save_weights
 from nas.proxies import ScoringFailed, build_proxies
 from nas.proxies.supernet import InheritedWeights
 from nas.space import SearchSpace, random_choice
 from nas.supernet import (
+    Limit,
     Supernet,
     SupernetRecipe,
     TrainingProgress,
@@ -24,6 +26,7 @@ from nas.supernet import (
 )
 
 SPACE = SearchSpace.find("tiny")
+NARROW = Limit(admits=lambda network: network.stages[0].channels == 8, words="narrow")
 
 
 class _StopError(Exception):
@@ -91,6 +94,34 @@ class TestTraining:
     def test_file_that_is_there_is_kept(self, colours: ImageSet, trained: Path) -> None:
         with pytest.raises(InputError, match="is there already"):
             _train(colours, trained)
+
+    def test_only_wanted_networks_are_trained(self, colours: ImageSet, tmp_path: Path) -> None:
+        untouched = load_supernet(_train(colours, tmp_path / "a.safetensors", images_seen=1, limit=NARROW))
+        trained = load_supernet(_train(colours, tmp_path / "b.safetensors", limit=NARROW))
+
+        # Two widths in the first stage: with the narrow one alone, the other half of the stem learns nothing.
+        name = "stem.project.conv.weight"
+        change = (trained.weights.tensors[name] - untouched.weights.tensors[name]).flatten(1).abs().sum(1)
+        assert change[:8].min() > 0
+        assert change[8:].max() == 0
+
+    def test_it_may_begin_with_the_weights_of_a_network(self, colours: ImageSet, tmp_path: Path) -> None:
+        donor = build_model(SPACE.references["tiny_a"].at(resolution=32, num_classes=4))
+        save_weights(donor, tmp_path / "donor.safetensors", metadata={})
+
+        begun = _train(colours, tmp_path / "x.safetensors", images_seen=1, init=tmp_path / "donor.safetensors")
+
+        # One step moves a weight by a tenth of the learning rate; the kernels are 0.02 wide.
+        theirs = donor.state_dict()["layers.0.first.conv.weight"].flatten(1)
+        mine = load_supernet(begun).weights.tensors["stem.first.conv.weight"].flatten(1)
+        nearest = torch.cdist(theirs, mine).min(dim=1).values
+        assert nearest.max() < 0.2 * theirs.norm(dim=1).min()
+
+    def test_limit_that_nothing_meets_is_refused(self, colours: ImageSet, tmp_path: Path) -> None:
+        nothing = Limit(admits=lambda network: False, words="at most 0 ms")
+
+        with pytest.raises(NasError, match="hardly a network of the space is at most 0 ms"):
+            _train(colours, tmp_path / "x.safetensors", limit=nothing)
 
     def test_two_processes_train_one_supernet(self, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

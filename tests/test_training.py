@@ -13,7 +13,6 @@ ATTENTION = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, e
 TINY = Architecture(
     resolution=64, num_classes=4, stages=tuple(StageSpec(channels=c, blocks=(CONV, ATTENTION)) for c in (8, 16, 16, 32))
 )
-CPU = torch.device("cpu")
 
 
 def _optimizer(parameters: list[torch.Tensor], *, weight_decay: float = 0.0) -> Optimizer:
@@ -102,7 +101,7 @@ def test_schedule_rises_and_falls_along_lines() -> None:
 
 class TestInitialNetwork:
     def test_seed_decides(self) -> None:
-        first, again, other = (initial_network(TINY, seed=seed, device=CPU) for seed in (0, 0, 1))
+        first, again, other = (initial_network(TINY, seed=seed) for seed in (0, 0, 1))
 
         name = "layers.0.first.conv.weight"
         assert torch.equal(first.state_dict()[name], again.state_dict()[name])
@@ -113,12 +112,12 @@ class TestInitialNetwork:
         expected = torch.rand(1)
         torch.manual_seed(0)
 
-        initial_network(TINY, seed=5, device=CPU)
+        initial_network(TINY, seed=5)
 
         assert expected == torch.rand(1)
 
     def test_every_residual_branch_starts_at_zero(self) -> None:
-        network = initial_network(TINY, seed=0, device=CPU)
+        network = initial_network(TINY, seed=0)
 
         assert [0.0] * sum(1 for _ in residual_norms(network)) == [
             norm.weight.abs().max().item() for norm in residual_norms(network)

@@ -24,7 +24,6 @@ from nas.architecture import (
     StemLayer,
 )
 from nas.errors import InputError
-from nas.model.blocks import residual_norms
 from nas.model.network import Network, build_model
 
 __all__ = ["SharedWeights", "skeleton"]
@@ -45,22 +44,16 @@ class SharedWeights:
         self.tensors = dict(tensors)
 
     @classmethod
-    def holding(cls, networks: Iterable[Architecture], *, seed: int) -> SharedWeights:
-        """New weights, large enough for each of these networks and every smaller one; residual branches start at zero.
+    def holding(cls, networks: Iterable[Network]) -> SharedWeights:
+        """Weights large enough for each of these networks and every smaller one, beginning with the values they have.
 
         Args:
-            networks: for each tensor at least one of them must have the largest.
-            seed: of the weights.
+            networks: where two have a tensor in common, that of the one with more elements counts.
         """
         tensors: dict[str, Tensor] = {}
-        for architecture in networks:
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(seed)
-                network = build_model(architecture)
-            for norm in residual_norms(network):
-                nn.init.zeros_(norm.weight)
+        for network in networks:
             parameters = dict(network.named_parameters())
-            for name, shared in _shared_names(architecture, parameters):
+            for name, shared in _shared_names(network.architecture, parameters):
                 mine, held = parameters[name].detach(), tensors.get(shared)
                 if held is None or mine.numel() > held.numel():
                     tensors[shared] = mine

@@ -3,6 +3,7 @@
 `--proxy short-training` is nas/proxies/short_training.py. A module has at its top level::
 
     class Options(Record): ...                     what --option NAME=VALUE may set, with defaults
+    VARIANT = "effort"                             the option that --proxy short-training:standard sets; may be absent
     def build(*, data: str, seed: int, options: Options,
               device: str | None = None, progress: Progress | None = None) -> Proxy
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
@@ -18,6 +20,7 @@ from pydantic import ValidationError
 from nas.architecture import Architecture
 from nas.catalog import load_plugin
 from nas.errors import InputError, NasError
+from nas.files import Record
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +35,7 @@ class Score:
     """What a proxy says about one network.
 
     Attributes:
-        value: held-out accuracy in [0, 1], or what stands for it; higher is better.
+        value: higher is better; held-out accuracy in [0, 1] where the details have `val_images`, else any number.
         seconds: what scoring took.
         details: how it came about, for the record: plain numbers and words.
         weights: the network's state as `build_model(...).load_state_dict` takes it, on the CPU, if there are any.
@@ -77,9 +80,10 @@ def build_proxies(
     device: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Proxy]:
-    """The proxies that `--proxy NAME[,NAME...]` and `--option NAME=VALUE` mean, by name, in their order.
+    """The proxies that `--proxy NAME[:VARIANT][,...]` and `--option NAME=VALUE` mean, as written there, in their order.
 
-    An option goes to every proxy that has it.
+    A variant is the value of the option that a module names in `VARIANT`: `short-training:standard` is short training
+    with `effort=standard`. Another option goes to every proxy that has it.
 
     Raises:
         InputError: no such proxy, one named twice, an option that none of them has, a value against a rule, or data
@@ -88,20 +92,30 @@ def build_proxies(
     chosen = names.split(",")
     if len(set(chosen)) < len(chosen):
         raise InputError(f"--proxy {names}: the same proxy twice")
-    modules = {name: load_plugin("proxy", "proxies", name) for name in chosen}
+    modules = {name: load_plugin("proxy", "proxies", name.partition(":")[0]) for name in chosen}
     given = dict(options or {})
     known = {option: None for module in modules.values() for option in module.Options.model_fields}
     if unknown := sorted(set(given) - set(known)):
         takes = f"its options are {', '.join(known)}" if known else "it has no options"
         raise InputError(f"--proxy {names} does not take {unknown[0]}: {takes}")
-    checked = {}
-    for name, module in modules.items():
-        try:
-            own = {key: value for key, value in given.items() if key in module.Options.model_fields}
-            checked[name] = module.Options.model_validate(own)
-        except ValidationError as error:
-            raise InputError.from_validation(f"--proxy {name}", error) from error
+    checked = {name: _checked(name, module, given) for name, module in modules.items()}
     return {
         name: module.build(data=data, seed=seed, options=checked[name], device=device, progress=progress)
         for name, module in modules.items()
     }
+
+
+def _checked(name: str, module: ModuleType, given: Mapping[str, str]) -> Record:
+    """The options of one proxy."""
+    own = {key: value for key, value in given.items() if key in module.Options.model_fields}
+    base, colon, variant = name.partition(":")
+    if colon:
+        option = getattr(module, "VARIANT", None)
+        if option is None:
+            raise InputError(f"--proxy {name}: {base} has no variants")
+        own[option] = variant
+    try:
+        checked: Record = module.Options.model_validate(own)
+    except ValidationError as error:
+        raise InputError.from_validation(f"--proxy {name}", error) from error
+    return checked

@@ -10,7 +10,8 @@ import math
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,16 +19,19 @@ from pydantic import Field
 
 from nas.architecture import Architecture
 from nas.data import ImageSet, Progress, load_images, training_batches, validation_batches
+from nas.errors import InputError
 from nas.files import Record
-from nas.model import Network
+from nas.model import Network, inherit, load_donor
 from nas.proxies import Score, ScoringFailed
 from nas.proxies._torch import accuracy, correct, memory_failures, usable_device
+from nas.space import SearchSpace
+from nas.supernet import Supernet, is_supernet, load_supernet
 from nas.training import Optimizer, Precision, autocast, faster_precision, initial_network, schedule, timed
 
-__all__ = ["Options", "Recipe", "ShortTraining", "build"]
+__all__ = ["VARIANT", "Options", "Recipe", "ShortTraining", "StartingPoint", "build"]
 
-_RESOLUTION = 64
-_VAL_LIMIT = 2048  # the standard error of an accuracy of 50 % is then 1.1 %
+Effort = Literal["quick", "standard", "thorough"]
+
 _CHECK_EVERY = 10  # steps between looks at the loss: each look waits for a GPU
 
 
@@ -56,7 +60,42 @@ class Recipe:
     precision: Precision = "fp32"
 
 
-_DEFAULT = Recipe()
+class StartingPoint:
+    """Weights that every candidate starts from, each with its part of them.
+
+    Args:
+        path: a supernet, or an iFormer in this project's names, timm's or the authors'.
+        num_classes: of the data.
+    Raises:
+        InputError: the file holds neither, or a supernet for another number of classes.
+    """
+
+    def __init__(self, path: Path, *, num_classes: int) -> None:
+        self.path = path
+        self._donor: Supernet | Network
+        if is_supernet(path):
+            self._donor = load_supernet(path)
+            if self._donor.num_classes != num_classes:
+                raise InputError(
+                    f"{path} was trained for {self._donor.num_classes} classes, the data has {num_classes}"
+                )
+        else:
+            self._donor = load_donor(path, SearchSpace.find("iformer").references)
+
+    def apply(self, network: Network) -> None:
+        """Give the network, on the CPU, its part.
+
+        Raises:
+            ScoringFailed: it does not fit into the supernet.
+        """
+        if isinstance(self._donor, Network):
+            inherit(network, self._donor)
+            return
+        try:
+            part = self._donor.weights.part(network)
+        except InputError as error:
+            raise ScoringFailed(str(error)) from error
+        network.load_state_dict(part, strict=False)  # Batch norms gather their statistics as they train.
 
 
 class ShortTraining:
@@ -67,13 +106,17 @@ class ShortTraining:
         recipe: how to train.
         seed: of the weights, the order of images and the augmentation.
         device: `cpu`, `cuda`, `cuda:1`, ...
+        init: weights to start from instead of random ones.
     """
 
-    def __init__(self, *, image_set: ImageSet, recipe: Recipe, seed: int, device: str) -> None:
+    def __init__(
+        self, *, image_set: ImageSet, recipe: Recipe, seed: int, device: str, init: StartingPoint | None = None
+    ) -> None:
         self._device = torch.device(device)
         self._images = image_set.to(self._device)
         self._recipe = recipe
         self._seed = seed
+        self._init = init
         self._batch_size = min(recipe.batch_size, len(image_set.train_labels))
         self._steps = math.ceil(recipe.images / self._batch_size)
 
@@ -85,6 +128,7 @@ class ShortTraining:
             "resolution": self._images.resolution,
             "seed": self._seed,
             **asdict(self._recipe),
+            **({"init": str(self._init.path)} if self._init else {}),
             "device": str(self._device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -107,7 +151,7 @@ class ShortTraining:
         return statistics.median(seconds[1:]) * self._steps + validation[-1] * share
 
     def score(self, architecture: Architecture) -> Score:
-        """Train the network from scratch, then count how many held-out images it gets right.
+        """Train the network, then count how many held-out images it gets right.
 
         Raises:
             ScoringFailed: the loss is no longer a number, or memory ran out.
@@ -137,7 +181,10 @@ class ShortTraining:
 
     def _prepare(self, architecture: Architecture) -> tuple[Network, Optimizer]:
         scaled = architecture.at(resolution=self._images.resolution, num_classes=self._images.num_classes)
-        network = initial_network(scaled, seed=self._seed, device=self._device)
+        network = initial_network(scaled, seed=self._seed)
+        if self._init:
+            self._init.apply(network)
+        network.to(self._device)
         recipe = self._recipe
         optimizer = Optimizer(
             network.parameters(), matrix_rate=recipe.matrix_rate, rate=recipe.rate, weight_decay=recipe.weight_decay
@@ -180,18 +227,42 @@ class ShortTraining:
         return f"{self._device} with {self._batch_size} images a step of {self._images.resolution} px"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Preset:
+    """Images to train on, their size in pixels, and how many to score on."""
+
+    images: int
+    resolution: int = 64
+    val_images: int = 5000  # the standard error of an accuracy of 50 % is then 0.7 %
+
+
+# On the frontier of cost and rank that results/proxy-study found; README.md has both.
+_PRESETS: dict[Effort, _Preset] = {
+    "quick": _Preset(images=8192, val_images=2048),
+    "standard": _Preset(images=25_000),
+    "thorough": _Preset(images=75_000),
+}
+
+
+VARIANT = "effort"
+
+
 class Options(Record):
     """What may be set.
 
     Attributes:
+        effort: sets the next two.
         images: how many to train on; more than the data has are repeated.
         resolution: height and width of the images in pixels.
         precision: of matrix products; the faster of the two, timed here, by default.
+        init: weights to start from: a supernet, or an iFormer in this project's names, timm's or the authors'.
     """
 
-    images: Annotated[int, Field(ge=1)] = _DEFAULT.images
-    resolution: Annotated[int, Field(ge=32, multiple_of=32)] = _RESOLUTION
+    effort: Effort = "quick"
+    images: Annotated[int | None, Field(ge=1)] = None
+    resolution: Annotated[int | None, Field(ge=32, multiple_of=32)] = None
     precision: Precision | None = None
+    init: Path | None = None
 
 
 def build(
@@ -212,16 +283,19 @@ def build(
         progress: told how far loading is.
 
     Raises:
-        InputError: the data cannot be read, or the device cannot be used.
+        InputError: the data or the weights to start from cannot be read, or the device cannot be used.
     """
     device = usable_device(device)
+    preset = _PRESETS[options.effort]
+    images = options.images or preset.images
     image_set = load_images(
         data,
-        resolution=options.resolution,
+        resolution=options.resolution or preset.resolution,
         seed=seed,
-        train_limit=options.images,
-        val_limit=_VAL_LIMIT,
+        train_limit=images,
+        val_limit=preset.val_images,
         progress=progress,
     )
-    recipe = Recipe(images=options.images, precision=options.precision or faster_precision(device))
-    return ShortTraining(image_set=image_set, recipe=recipe, seed=seed, device=device)
+    recipe = Recipe(images=images, precision=options.precision or faster_precision(device))
+    init = StartingPoint(options.init, num_classes=image_set.num_classes) if options.init else None
+    return ShortTraining(image_set=image_set, recipe=recipe, seed=seed, device=device, init=init)

@@ -34,7 +34,7 @@ from nas.operations import count
 from nas.proxies import Score, ScoringFailed
 from nas.proxies._torch import memory_failures, usable_device
 
-__all__ = ["Counted", "Options", "ZeroCost", "build", "gradient_norm", "naswot", "synflow", "zico"]
+__all__ = ["VARIANT", "Counted", "Options", "ZeroCost", "build", "gradient_norm", "naswot", "synflow", "zico"]
 
 SizeMeasure = Literal["params", "macs"]
 NetworkMeasure = Literal["synflow", "naswot", "gradient-norm", "zico"]
@@ -258,6 +258,9 @@ def zico(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 def _gradients(network: nn.Module, parameters: Sequence[Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(F.cross_entropy(network(images), labels), parameters)
+
+
+VARIANT = "measure"
 
 
 class Options(Record):

@@ -1,0 +1,697 @@
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import kendalltau
+
+from nas.architecture import Architecture
+from nas.calibrate import read_points
+from nas.cli import main
+from nas.errors import BudgetError, InputError
+from nas.latency import LatencyTable
+from nas.pareto import hypervolume
+from nas.proxies import Proxy, Score, ScoringFailed
+from nas.report import validation_sections, write_validation
+from nas.result import SearchResult
+from nas.space import SearchSpace
+from nas.validate import (
+    Gap,
+    Request,
+    ScoredNetwork,
+    SeedScore,
+    Validation,
+    bootstrap_interval,
+    kendall_tau_b,
+    pooled_deviation,
+    published_points,
+    read_budgets,
+    run_validation,
+)
+
+ROOT = Path(__file__).parent.parent
+POINTS = ROOT / "latency_tables" / "iphone13.points.csv"
+TABLE = LatencyTable.find("iphone13.coreml.fp16")[0]
+ROWS = {point.name: point for point in read_points(POINTS)}
+IDS = {point.architecture().id: name for name, point in ROWS.items() if point.in_family}
+# iFormer-T and S above small, quick networks: all of them run in 0.4 ms.
+SMALL = """
+schema = 1
+[[stages]]
+channels = [16, 32]
+conv = { depth = 1, kernel = [3, 5], expansion = 2 }
+[[stages]]
+channels = [32, 64]
+conv = { depth = 1, kernel = [3, 5], expansion = 2 }
+[[stages]]
+channels = [64, 128]
+conv = { depth = [1, 2], kernel = 3, expansion = 2 }
+[[stages]]
+channels = [128, 256]
+attention = { depth = [0, 1], query_reduction = 4, expansion = 2 }
+conv = { depth = 1, kernel = 3, expansion = 2 }
+"""
+ALIKE = [
+    *("iformer_t", "iformer_s", "iformer_m", "iformer_l", "ladder_bn", "ladder_deeper", "ladder_stage_ratio"),
+    *("ladder_conv_only", "ladder_mha", "ladder_sha", "ladder_shma", "ladder_reduced_width"),
+]
+Evaluate = Callable[[Architecture, int], float]
+
+
+def by_accuracy(network: Architecture, seed: int) -> float:
+    """Accuracy of a published row, one unit of deviation from seed to seed; what a search finds is level with T."""
+    top1 = ROWS[IDS[network.id]].top1 if network.id in IDS else 74.1
+    assert top1 is not None
+    return top1 + (-1.0, 0.0, 1.0)[seed % 3]
+
+
+class Scripted:
+    """A proxy with given scores, which keeps a list of what it was asked and may stop like Ctrl-C."""
+
+    def __init__(self, evaluate: Evaluate, asked: list[tuple[str, int]], *, seed: int, stop_at: int | None) -> None:
+        self.evaluate, self.asked, self.seed, self.stop_at = evaluate, asked, seed, stop_at
+
+    def settings(self) -> dict[str, Any]:
+        return {"proxy": "scripted", "seed": self.seed, "threads": 1}
+
+    def estimate_seconds(self, architecture: Architecture) -> float:
+        return 0.0
+
+    def score(self, architecture: Architecture) -> Score:
+        if len(self.asked) == self.stop_at:
+            raise KeyboardInterrupt
+        self.asked.append((architecture.id, self.seed))
+        value = self.evaluate(architecture, self.seed)
+        return Score(value=value, seconds=0.5, details={"classes": 20, "val_images": 100})
+
+
+class Bench:
+    """Runs validations with scripted proxies in one folder, and knows what each asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "small.toml").write_text(SMALL + _references("iformer_t", "iformer_s"))
+        self.space = SearchSpace.load(folder / "small.toml")
+        self.out = folder / "out"
+
+    def run(
+        self,
+        evaluate: Evaluate = by_accuracy,
+        *,
+        seeds: Sequence[int] = (0, 1, 2),
+        resume: bool = False,
+        stop_at: int | None = None,
+        proxies: Sequence[str] = ("scripted",),
+        **options: Any,
+    ) -> tuple[Validation, list[tuple[str, int]]]:
+        asked: list[tuple[str, int]] = []
+        arguments: dict[str, Any] = {"points": tuple(ROWS.values()), "space": self.space, "table": TABLE}
+        names = {"space": "small", "table": "iphone13", "data": "made up"}
+        request = Request(**arguments | options, proxies=tuple(proxies), seeds=tuple(seeds), names=names)
+
+        def build(seed: int) -> Mapping[str, Proxy]:
+            return {name: Scripted(evaluate, asked, seed=seed, stop_at=stop_at) for name in proxies}
+
+        try:
+            return run_validation(request, build, out=self.out, resume=resume), asked
+        except KeyboardInterrupt:
+            return Validation.load(self.out), asked
+
+
+def _references(*names: str) -> str:
+    parts = (ROOT / "search_spaces" / "iformer.toml").read_text().split("[reference.")
+    return "".join(f"[reference.{part}" for part in parts if part.startswith(tuple(f"{name}]" for name in names)))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def recovered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Validation, Bench]:
+    """Two searches; in seed 0 every network that a search finds has luck of its own."""
+
+    def lucky(network: Architecture, seed: int) -> float:
+        luck = 0.0 if seed or network.id in IDS else 10.0 + random.Random(network.id).random()
+        return by_accuracy(network, seed) + luck
+
+    bench = Bench(tmp_path_factory.mktemp("recovered"))
+    validation, _ = bench.run(lucky, budgets_ms=(0.6, 0.85), trials=6)
+    return validation, bench
+
+
+# Statistics
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "tau"),
+    [
+        ([1, 2, 3, 4], [1, 2, 3, 4], 1.0),
+        ([1, 2, 3, 4], [4, 3, 2, 1], -1.0),
+        ([1, 2, 3], [10, 30, 20], 1 / 3),
+        ([1, 1, 2], [1, 2, 3], 2 / 6**0.5),  # a tie in one of two: 2 of sqrt(2 * 3) pairs
+    ],
+)
+def test_tau_b_is_that_of_the_formula(first: list[float], second: list[float], tau: float) -> None:
+    assert float(kendall_tau_b(first, second)) == pytest.approx(tau)
+
+
+def test_tau_b_agrees_with_scipy_where_there_are_ties() -> None:
+    draw = random.Random(0)
+    for _ in range(20):
+        first, second = ([draw.randrange(4) for _ in range(9)] for _ in range(2))
+
+        assert float(kendall_tau_b(first, second)) == pytest.approx(kendalltau(first, second).statistic)
+
+
+def test_tau_b_of_ties_alone_is_not_a_number() -> None:
+    assert str(kendall_tau_b([1, 1], [1, 2])) == "nan"
+
+
+def test_the_deviation_is_pooled_by_degrees_of_freedom() -> None:
+    # Squares 2 and 6 over 1 and 2 degrees of freedom; a lone value has none.
+    assert pooled_deviation([[1.0, 3.0], [4.0, 5.0, 7.0, 4.0][:3], [9.0]]) == pytest.approx(((2 + 14 / 3) / 3) ** 0.5)
+    assert pooled_deviation([[1.0], [2.0]]) is None
+    assert pooled_deviation([]) is None
+
+
+def test_the_bootstrap_interval_repeats_and_covers_what_it_is_drawn_from() -> None:
+    first, second = list(range(12)), [0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10]
+    interval = bootstrap_interval(first, second)
+
+    assert interval == bootstrap_interval(first, second)
+    assert interval is not None
+    assert 0 < interval[0] < float(kendall_tau_b(first, second)) < interval[1] <= 1
+    assert bootstrap_interval(first, first) == (1.0, 1.0)
+    assert bootstrap_interval([1, 2], [1, 2]) is None
+    assert bootstrap_interval([1, 1, 1], [1, 2, 3]) is None
+
+
+def scored(name: str, *values: float | None) -> ScoredNetwork:
+    scores = tuple(
+        SeedScore(seed=seed, value=value, failure="broke" if value is None else None, seconds=1.0)
+        for seed, value in enumerate(values)
+    )
+    return ScoredNetwork(name=name, id=name, summary="", params=1, macs=1, scores=scores)
+
+
+@pytest.mark.parametrize(
+    ("deviation", "in_deviations", "verdict"),
+    [(2.0, 1.5, "within noise"), (1.5, 2.0, "within noise"), (1.0, 3.0, "better"), (0.0, None, "better"), (None,) * 3],
+)
+def test_a_gap_is_measured_in_deviations(deviation: float | None, in_deviations: float | None, verdict: str) -> None:
+    above, below = scored("above", 9.0, 5.0, 7.0), scored("below", 0.0, 2.0, 4.0)
+    gap = Gap.between(above, below, deviation=deviation, seeds=[1, 2])
+
+    assert (gap.network, gap.other, gap.score) == ("above", "below", 3.0)
+    assert (gap.deviations, gap.verdict) == (in_deviations, verdict)
+    back = Gap.between(below, above, deviation=deviation, seeds=[1, 2])
+    assert back.verdict == ("worse" if verdict == "better" else verdict)
+
+
+def test_a_gap_is_over_the_seeds_that_both_have() -> None:
+    above, below = scored("above", 1.0, None, 8.0), scored("below", 0.0, 5.0, 2.0)
+
+    assert Gap.between(above, below, deviation=1.0, seeds=[0, 1, 2]).score == 3.5
+    assert Gap.between(above, below, deviation=1.0, seeds=[1]) == Gap(network="above", other="below")
+
+
+# Latency
+
+
+def test_latencies_are_looked_up_row_by_row(bench: Bench) -> None:
+    part = bench.run(seeds=[0])[0].latency
+    rows = {row.name: row for row in part.rows}
+    backbone = ROWS["iformer_m_512_chunked"]
+    assert TABLE.model is not None
+    layers_ms = sum(map(TABLE.layer_ms, backbone.timed_layers())) + TABLE.model.overhead_ms
+    errors = [row.error for row in part.rows if row.error is not None]
+
+    assert list(rows) == list(ROWS)
+    assert rows["iformer_m"].predicted_ms == TABLE.latency_ms(ROWS["iformer_m"].architecture())
+    assert rows["iformer_m"].error == pytest.approx(TABLE.latency_ms(ROWS["iformer_m"].architecture()) / 1.10 - 1)
+    assert rows["iformer_m_512_chunked"].predicted_ms == pytest.approx(layers_ms)
+    assert rows["iformer_t"].left_out_ms == next(r.left_out_ms for r in TABLE.model.rows if r.name == "iformer_t")
+    assert part.agreement is not None
+    assert part.agreement.networks == 17
+    assert part.agreement.mean_error == pytest.approx(sum(map(abs, errors)) / 17, abs=1e-6)
+    assert part.unseen is not None
+    assert part.unseen.mean_error == pytest.approx(TABLE.model.left_out_error_mean, abs=1e-5)
+
+
+def test_what_the_table_cannot_express_is_skipped_with_its_reason(bench: Bench) -> None:
+    rows = {row.name: row for row in bench.run(seeds=[0])[0].latency.rows}
+
+    assert {name: row.skipped for name, row in rows.items() if row.skipped} == {
+        "ladder_baseline": "layer norm and a patchify stem are not part of the family",
+        "ladder_conv_stem": "layer norm is not part of the family",
+        "iformer_m_512_hybrid": "windows without channel chunks: no build of this project makes them",
+    }
+    assert rows["iformer_m_512_hybrid"].predicted_ms is None
+
+
+def test_a_table_that_lacks_a_layer_skips_the_row(bench: Bench) -> None:
+    measured = TABLE.model_copy(update={"model": None})
+    part = bench.run(seeds=[0], table=measured)[0].latency
+
+    assert part.agreement is None
+    assert all("no entry for" in (row.skipped or "") for row in part.rows if ROWS[row.name].fit == "yes")
+
+
+def test_further_rows_are_predicted_and_scored_though_no_table_was_fitted_to_them(bench: Bench) -> None:
+    own = ROWS["iformer_m"].model_copy(update={"name": "own", "fit": "no", "why_not": "held out", "latency_ms": 1.3})
+    validation, _ = bench.run(seeds=[0], further=(own,))
+    row = validation.latency.rows[-1]
+
+    assert (row.name, row.left_out_ms, row.skipped) == ("own", None, None)
+    assert row.error == pytest.approx(TABLE.latency_ms(own.architecture()) / 1.3 - 1)
+    assert [row.name for row in validation.proxies[0].rows] == [*ALIKE, "own"]
+
+
+# Proxies
+
+
+def test_proxies_are_compared_on_rows_trained_alike(bench: Bench) -> None:
+    validation, asked = bench.run()
+
+    assert [row.name for row in validation.proxies[0].rows] == ALIKE
+    assert validation.left_out["iformer_l2"] == "450 epochs, the others 300: accuracies are not comparable"
+    assert validation.left_out["iformer_m_512_chunked"] == "512 px, the others 224 px"
+    assert set(validation.left_out) == set(ROWS) - set(ALIKE)
+    assert Counter(asked) == Counter((ROWS[name].architecture().id, seed) for name in ALIKE for seed in (0, 1, 2))
+
+
+def test_a_proxy_that_scores_by_accuracy_is_in_full_agreement(bench: Bench) -> None:
+    part = bench.run()[0].proxies[0]
+    top1 = [ROWS[name].top1 for name in ALIKE]
+    latency = [ROWS[name].latency_ms for name in ALIKE]
+
+    assert (part.all_rows.networks, part.near_rows.networks) == (12, 7)
+    assert part.all_rows.tau == pytest.approx(1.0)
+    assert part.all_rows.seeds == pytest.approx({0: 1.0, 1: 1.0, 2: 1.0})
+    assert part.all_rows.rankers["published latency"] == pytest.approx(kendalltau(latency, top1).statistic)
+    assert set(part.all_rows.rankers) == {"params", "macs", "published latency"}
+    assert part.deviation == pytest.approx(1.0)
+    assert part.rows[0].mean == pytest.approx(74.1)
+    assert part.rows[0].deviation == pytest.approx(1.0)
+    assert [(gap.network, gap.other) for gap in part.ladder] == [
+        ("iformer_s", "iformer_t"),
+        ("iformer_m", "iformer_s"),
+        ("iformer_l", "iformer_m"),
+    ]
+    assert [gap.deviations for gap in part.ladder] == pytest.approx([4.7, 1.6, 1.5])
+    assert [gap.verdict for gap in part.ladder] == ["better", "within noise", "within noise"]
+    assert (part.wanted, part.failed, part.seconds) == (36, 0, 18.0)
+    assert part.circumstances == ({"threads": 1},)
+
+
+def test_a_failed_score_is_counted_and_its_network_only_left_out_of_the_ranking(bench: Bench) -> None:
+    def failing(network: Architecture, seed: int) -> float:
+        if IDS[network.id] == "iformer_l" or (IDS[network.id], seed) == ("iformer_m", 1):
+            raise ScoringFailed("it diverged")
+        return by_accuracy(network, seed)
+
+    validation, _ = bench.run(failing)
+    part = validation.proxies[0]
+    rows = {row.name: row for row in part.rows}
+
+    assert part.failed == 4
+    assert validation.unfinished == {}
+    assert rows["iformer_l"].mean is None
+    assert rows["iformer_m"].mean == pytest.approx(80.4)  # of seeds 0 and 2
+    assert part.all_rows.networks == 11
+    assert part.ladder[2] == Gap(network="iformer_l", other="iformer_m")
+    assert "iformer_m, seed 1, failed: it diverged" in words(validation)
+    assert "36 of 36 scores are there, 4 of them failed" in words(validation)
+
+
+def test_several_proxies_are_validated_each_alone(bench: Bench) -> None:
+    validation, asked = bench.run(proxies=("one", "two"), seeds=[0])
+
+    assert [part.proxy for part in validation.proxies] == ["one", "two"]
+    assert len(asked) == 24
+
+
+def test_more_seeds_are_added_to_what_is_there(bench: Bench) -> None:
+    bench.run(seeds=[0])
+    validation, asked = bench.run(seeds=[0, 1], resume=True)
+
+    assert {seed for _, seed in asked} == {1}
+    assert [s.seed for s in validation.proxies[0].rows[0].scores] == [0, 1]
+
+
+@pytest.mark.parametrize("stop_at", [0, 5, 20])
+def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(bench: Bench, stop_at: int) -> None:
+    stopped, first = bench.run(stop_at=stop_at)
+    with (bench.out / "scores.jsonl").open("a") as file:
+        file.write('{"proxy": "scri')  # as a killed process leaves it
+    validation, rest = bench.run(resume=True)
+
+    assert len(first) == stop_at
+    assert stopped.unfinished == {"proxy scripted": f"{stop_at} of 36 scores are there"}
+    assert sum(len(row.scores) for row in stopped.proxies[0].rows) == stop_at
+    assert Counter(first + rest) == Counter((ROWS[name].architecture().id, seed) for name in ALIKE for seed in range(3))
+    assert validation.unfinished == {}
+
+
+def test_a_resume_that_is_stopped_at_once_still_shows_all_that_is_there(bench: Bench) -> None:
+    full, _ = bench.run(seeds=[0, 1])
+    stopped, _ = bench.run(seeds=[0, 1, 2], resume=True, stop_at=0)
+
+    assert [row.scores for row in stopped.proxies[0].rows] == [row.scores for row in full.proxies[0].rows]
+
+
+# Recovery
+
+
+def test_found_networks_are_compared_by_other_seeds_than_the_search_s(recovered: tuple[Validation, Bench]) -> None:
+    recovery = recovered[0].recovery
+    assert recovery is not None
+    networks = {network.name: network for network in recovery.networks}
+    small, large = recovery.searches
+
+    assert (recovery.search_seed, recovery.seeds) == (0, (1, 2))
+    assert [(s.budget_ms, s.variant, s.complete, s.networks) for s in recovery.searches] == [
+        (0.6, "iformer_t", True, 6),
+        (0.85, "iformer_s", True, 6),
+    ]
+    assert small.found is not None and large.found is not None
+    assert len(networks[small.found].scores) == 3
+    # Ten units of luck in seed 0, level with T in the others, and 4.7 below S.
+    assert networks[small.found].values()[0] > networks["iformer_t"].values()[0] + 9
+    assert small.gap is not None and large.gap is not None
+    assert (small.gap.score, small.gap.verdict) == (pytest.approx(0.0), "within noise")
+    assert (large.gap.score, large.gap.verdict) == (pytest.approx(-4.7), "worse")
+    assert large.gap.deviations == pytest.approx(-4.7)
+
+
+def test_a_variant_is_on_the_front_unless_a_no_slower_network_is_clearly_better(
+    recovered: tuple[Validation, Bench],
+) -> None:
+    recovery = recovered[0].recovery
+    assert recovery is not None
+
+    assert [(part.variant, part.on_front, part.matched) for part in recovery.variants] == [
+        ("iformer_t", True, True),
+        ("iformer_s", True, False),
+    ]
+
+
+def test_the_rival_has_the_best_score_of_the_search_among_networks_no_slower(
+    recovered: tuple[Validation, Bench],
+) -> None:
+    validation, bench = recovered
+    assert validation.recovery is not None
+    results = [SearchResult.load(bench.out / f"search-{budget}ms") for budget in ("0.60", "0.85")]
+    best = max((c for result in results for c in result.scored), key=lambda c: c.score or 0.0)
+
+    assert [part.rival for part in validation.recovery.variants] == [best.id, best.id]
+
+
+def test_hypervolumes_share_one_reference_point(recovered: tuple[Validation, Bench]) -> None:
+    validation, bench = recovered
+    recovery = validation.recovery
+    assert recovery is not None
+    chosen, again = recovery.hypervolumes
+    results = [SearchResult.load(bench.out / f"search-{budget}ms") for budget in ("0.60", "0.85")]
+    found = [(c.latency_ms, c.score or 0.0) for result in results for c in result.scored]
+    t_ms = TABLE.latency_ms(ROWS["iformer_t"].architecture())
+
+    assert (recovery.latency_limit_ms, recovery.score_floor) == (0.85, 1 / 20)
+    assert chosen.found == pytest.approx(hypervolume(found, latency_limit=0.85, score_floor=0.05))
+    # S is predicted above 0.85 ms; T scores 73.1 in seed 0 and 74.6 in the mean of seeds 1 and 2.
+    assert chosen.published == pytest.approx((0.85 - t_ms) * (73.1 - 0.05))
+    assert again.published == pytest.approx((0.85 - t_ms) * (74.6 - 0.05))
+    assert again.found < chosen.found
+    assert sorted(recovery.front, key=lambda point: point[1]) == list(recovery.front)
+
+
+def test_no_score_is_computed_twice_by_searches(recovered: tuple[Validation, Bench]) -> None:
+    lines = [json.loads(line) for line in (recovered[1].out / "scores.jsonl").read_text().splitlines()]
+    counts = Counter((line["proxy"], line["id"], line["seed"]) for line in lines)
+
+    assert set(counts.values()) == {1}
+
+
+def test_an_ended_search_is_not_gone_on_with(recovered: tuple[Validation, Bench]) -> None:
+    _, bench = recovered
+    before = (bench.out / "search-0.60ms" / "candidates.jsonl").read_bytes()
+    validation, asked = bench.run(resume=True, budgets_ms=(0.6, 0.85), trials=6)
+
+    assert asked == []
+    assert (bench.out / "search-0.60ms" / "candidates.jsonl").read_bytes() == before
+    assert validation.unfinished == {}
+
+
+def test_networks_that_are_clearly_better_push_a_variant_off_the_front(bench: Bench) -> None:
+    def better(network: Architecture, seed: int) -> float:
+        return by_accuracy(network, seed) + (0.0 if network.id in IDS else 3.0)
+
+    validation, _ = bench.run(better, budgets_ms=(0.6,), trials=2)
+    assert validation.recovery is not None
+    (part,) = validation.recovery.variants
+
+    assert (part.on_front, part.matched) == (False, True)
+    assert part.gap is not None
+    assert part.gap.score == pytest.approx(3.0)
+
+
+def test_one_seed_tells_no_noise_and_says_so(bench: Bench) -> None:
+    validation, _ = bench.run(seeds=[0], budgets_ms=(0.6,), trials=2)
+    assert validation.recovery is not None
+    (part,) = validation.recovery.variants
+
+    assert validation.recovery.seeds == (0,)
+    assert (part.on_front, part.matched) == (None, None)
+    assert "for which the networks were chosen: winners look better than they are" in words(validation)
+
+
+def test_ctrl_c_in_a_search_keeps_it_and_resume_goes_on(bench: Bench) -> None:
+    stopped, first = bench.run(budgets_ms=(0.6,), trials=5, stop_at=38)
+    validation, rest = bench.run(budgets_ms=(0.6,), trials=5, resume=True)
+
+    assert stopped.unfinished == {"recovery": "1 of 1 searches are not at their end"}
+    assert "recovery: not finished" in words(stopped)
+    assert "proxy scripted: complete" in words(stopped)
+    assert set(Counter(first + rest).values()) == {1}
+    assert validation.unfinished == {}
+    assert validation.recovery is not None
+    assert validation.recovery.searches[0].networks == 5
+
+
+# Page, files and command
+
+
+def words(validation: Validation) -> str:
+    """All that the terminal is told."""
+    sections = validation_sections(validation)
+    return "\n".join(
+        [text for s in sections for text in (s.title, *s.notes, *map(" ".join, [s.header, *s.rows]))],
+    )
+
+
+def test_the_page_is_self_contained_and_says_where_its_numbers_come_from(
+    recovered: tuple[Validation, Bench], tmp_path: Path
+) -> None:
+    write_validation(recovered[0], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+
+    assert re.findall(r'<(?:script|link)[^>]+(?:src|href)="', page) == []
+    assert page.count("<h2>") == len(validation_sections(recovered[0]))
+    assert page.count('class="plotly-graph-div"') == 2
+    for text in (
+        "calibrated: iPhone 13",
+        "data: made up",
+        "torch 2.",
+        "published ImageNet top-1",
+        "recovery: complete",
+    ):
+        assert text in page
+
+
+def test_the_page_escapes_what_others_wrote(bench: Bench, tmp_path: Path) -> None:
+    own = ROWS["iformer_m"].model_copy(update={"name": "<script>own"})
+    validation, _ = bench.run(seeds=[0], further=(own,))
+    write_validation(validation, tmp_path / "page.html")
+
+    assert "<td><script>own" not in (tmp_path / "page.html").read_text()
+    assert "<td>&lt;script&gt;own" in (tmp_path / "page.html").read_text()
+
+
+def test_a_saved_validation_is_read_back(recovered: tuple[Validation, Bench]) -> None:
+    validation, bench = recovered
+
+    assert Validation.load(bench.out).recovery == validation.recovery
+    assert Validation.load(bench.out).proxies == validation.proxies
+    assert json.loads((bench.out / "validation.json").read_text())["schema"] == 1
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """`nas validate` in this process: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # as the command sets it; taken back at the end
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["nas", "validate", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+QUICK = ["--proxy", "fake", "--budgets", "none", "--seeds", "1", "--out", "out"]
+
+
+def test_the_command_prints_the_document_and_leaves_both_files(command: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = command(*QUICK, "--json")
+
+    assert code == 0
+    assert Validation.model_validate_json(out) == Validation.load(Path("out"))
+    assert json.loads(out)["command"].startswith("nas validate --proxy fake")
+    assert (Path("out") / "validation.html").exists()
+    assert "fake, seed 0, 12 of 12: ladder_reduced_width  score" in err
+
+
+def test_the_command_prints_a_summary(command: Callable[..., tuple[int, str, str]]) -> None:
+    _, out, _ = command(*QUICK)
+
+    assert "predicted: 17 networks, mean error 2." in out
+    assert "fake: Kendall's tau-b against published top-1" in out
+    assert "proxy fake: complete" in out
+
+
+def test_ctrl_c_ends_with_130_and_prints_what_there_is(
+    command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+    proxy = Scripted(by_accuracy, asked, seed=0, stop_at=4)
+    monkeypatch.setattr("nas.proxies.build_proxies", lambda *_, **__: {"fake": proxy})
+    code, out, err = command(*QUICK)
+
+    assert code == 130
+    assert "4 of 12 scores are there" in out
+    assert "go on with: nas validate --resume --out out" in err
+    assert "not finished" in (Path("out") / "validation.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--seeds", "0"], 2, "--seeds must be at least 1"),
+        (["--proxy", "fakes"], 2, "did you mean 'fake'?"),
+        (["--option", "speed=1"], 2, "--proxy fake does not take speed"),
+        (["--rows", "none.csv"], 2, "none.csv: cannot be read"),
+        (["--rows", "bad.csv"], 2, "bad.csv: row 2 (iformer_t): latency_ms: input should be greater than 0, got '-1'"),
+        (["--rows", "same.csv"], 2, "same.csv: column name: iformer_t is in"),
+        (["--budgets", "soon"], 2, "--budgets must be milliseconds such as 0.60,1.10, or none, got 'soon'"),
+        (["--budgets", "0.01"], 4, "the cheapest is predicted at"),
+        (["--table", "amd-epyc.onnxruntime"], 2, "no published figures of its device are at hand, only of iphone13"),
+        (["--resume"], 2, "out holds no validation to go on with"),
+        (["--time-limit", "soon"], 2, "--time-limit must be a time"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_gets_one_line_and_leaves_no_folder(
+    command: Callable[..., tuple[int, str, str]], arguments: list[str], code: int, message: str
+) -> None:
+    header, first, *_ = POINTS.read_text().splitlines()
+    Path("same.csv").write_text(f"{header}\n{first}\n")
+    Path("bad.csv").write_text(f"{header}\n{first.replace(',0.60,', ',-1,', 1)}\n")
+    ended, out, err = command(*QUICK, *arguments)
+
+    assert (ended, out) == (code, "")
+    assert err.strip().splitlines()[-1].startswith("error: ")
+    assert message in err.strip().splitlines()[-1]
+    assert not Path("out").exists()
+
+
+def test_an_existing_validation_is_refused_without_resume(command: Callable[..., tuple[int, str, str]]) -> None:
+    command(*QUICK)
+    before = Path("out/validation.json").read_bytes()
+    code, _, err = command(*QUICK)
+
+    assert code == 2
+    assert "out holds a validation already: go on with it (--resume), or choose another --out" in err
+    assert Path("out/validation.json").read_bytes() == before
+
+
+def test_the_help_has_an_example(command: Callable[..., tuple[int, str, str]]) -> None:
+    assert "Example: nas validate --proxy zero-cost" in command("--help")[1]
+
+
+def test_a_killed_validation_goes_on_without_computing_a_score_twice(
+    command: Callable[..., tuple[int, str, str]],
+) -> None:
+    """SIGKILL in the middle of a search, by the proxy itself, so that the moment is the same everywhere."""
+    Path("small.toml").write_text(SMALL + _references("iformer_t"))
+    script = """
+import os, signal
+import nas.proxies.fake as fake
+
+class Killed(fake.FakeProxy):
+    __slots__ = ()
+    left = 26
+    def score(self, architecture):
+        if not Killed.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        Killed.left -= 1
+        return Plain.score(self, architecture)
+
+Plain, fake.FakeProxy = fake.FakeProxy, Killed
+from nas.cli import main
+main()
+"""
+    options = ["--proxy", "fake", "--space", "small.toml", "--seeds", "2"]
+    options += ["--budgets", "0.60", "--trials", "4", "--out", "out"]
+    killed = subprocess.run([sys.executable, "-c", script, "validate", *options], capture_output=True, text=True)
+    before = Path("out/scores.jsonl").read_text().splitlines()
+    code, out, _ = command(*options, "--resume")
+    lines = Path("out/scores.jsonl").read_text().splitlines()
+    counts = Counter((line["proxy"], line["id"], line["seed"]) for line in map(json.loads, lines))
+
+    assert (killed.returncode, code) == (-signal.SIGKILL, 0), killed.stderr
+    assert len(before) == 26
+    assert lines[:26] == before
+    assert len(lines) > 26
+    assert set(counts.values()) == {1}
+    assert "recovery: complete" in out
+
+
+def test_budgets_are_read_in_order_and_once() -> None:
+    assert read_budgets("1.10,0.6,1.1") == (0.6, 1.1)
+    assert read_budgets("none") == ()
+
+
+def test_a_budget_that_nothing_meets_is_refused_before_anything_is_built(bench: Bench) -> None:
+    with pytest.raises(BudgetError):
+        bench.run(budgets_ms=(0.01,), trials=1)
+
+    assert not bench.out.exists()
+
+
+def test_published_rows_are_those_of_the_table_s_device() -> None:
+    points, further = published_points(Path("elsewhere/iphone13.coreml.fp16.json"), None)
+
+    assert [point.name for point in points] == list(ROWS)
+    assert further == []
+    with pytest.raises(InputError, match="give some with --rows"):
+        published_points(Path("nokia.json"), None)
+    with pytest.raises(InputError, match="column name: iformer_l is in"):
+        published_points(Path("iphone13.json"), POINTS)
+    assert published_points(Path("nokia.json"), POINTS) == ([], points)
