@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nas.result import Candidate, SearchResult
     from nas.search import Progress as SearchProgress
     from nas.supernet import TrainingProgress
-    from nas.validate import Validation
+    from nas.validation import Validation
 
 __all__ = ["app", "main"]
 
@@ -613,7 +613,8 @@ def validate(
     from nas.latency import LatencyTable
     from nas.proxies import Proxy, build_proxies
     from nas.space import SearchSpace
-    from nas.validate import Request, Validation, published_points, read_budgets, run_validation
+    from nas.validate import Request, published_points, read_budgets, run_validation
+    from nas.validation import Validation
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     latency_table, table_path = LatencyTable.find(table)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nas.errors import InputError
 
-__all__ = ["Record", "cache_folder", "write_beside"]
+__all__ = ["Record", "append_record", "cache_folder", "drop_half_line", "read_records", "write_beside"]
+
+R = TypeVar("R", bound="Record")
 
 
 class Record(BaseModel):
@@ -63,3 +66,39 @@ def write_beside(path: Path, content: bytes) -> None:
             raise
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Add a line to a file of records; it is on the disk when this returns."""
+    with path.open("ab") as file:
+        file.write(record.model_dump_json(exclude_none=True).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_records(path: Path, kind: type[R]) -> list[R]:
+    """The records of a file, one a line; none where there is no file. A last line without its end is left out.
+
+    Raises:
+        InputError: the file cannot be read, or a line is no such record.
+    """
+    records = []
+    try:
+        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    for number, line in enumerate(lines[:-1], start=1):  # What follows the last line end is unfinished, or empty.
+        try:
+            records.append(kind.model_validate_json(line))
+        except ValidationError as error:
+            raise InputError.from_validation(f"{path}, line {number}", error) from error
+    return records
+
+
+def drop_half_line(path: Path) -> None:
+    """Cut off what a killed process left after the last line end."""
+    if path.is_file():
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            write_beside(path, content[:whole])

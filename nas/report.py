@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas.entries import PublishedTime
 from nas.errors import InputError, NasError
@@ -17,9 +17,18 @@ from nas.latency import LatencyTable
 from nas.operations import count
 from nas.pareto import hypervolume
 from nas.result import Candidate, SearchResult
-
-if TYPE_CHECKING:  # It loads Optuna, which no other page or plot needs.
-    from nas.validate import Gap, ProxyPart, RankAgreement, RecoveryPart, Validation
+from nas.validation import (
+    CLEAR,
+    EPOCHS,
+    LADDER,
+    NEAR_MS,
+    RESOLUTION,
+    Gap,
+    ProxyPart,
+    RankAgreement,
+    RecoveryPart,
+    Validation,
+)
 
 __all__ = [
     "Section",
@@ -65,21 +74,32 @@ def summary(result: SearchResult) -> list[str]:
     lines.append(f"the winner is the best of {len(result.scored)} noisy scores, so it looks better than it is")
     lines.append(
         f"latency: {result.run.table.origin} (predicted; {result.run.table.trust or 'see the table for its errors'}); "
-        f"score: {result.run.proxy['name']} on {result.run.proxy.get('data', 'no data')}, +- one standard error of the "
-        "held-out images; one training run each, so the spread over seeds comes on top"
+        f"score: {result.run.proxy['name']} on {result.run.proxy.get('data', 'no data')}{_noise_words(result)}"
     )
     return lines
 
 
+def _meaning(*results: SearchResult) -> str:
+    """What a score is, where it is an accuracy."""
+    scored = [c for result in results for c in (*result.scored, *result.references)]
+    return " (held-out accuracy)" if scored and all("val_images" in c.details for c in scored) else ""
+
+
+def _noise_words(result: SearchResult) -> str:
+    if not _meaning(result):
+        return ", which is no accuracy: it orders networks"
+    return f"{_meaning(result)}, +- one standard error of the held-out images; the spread over seeds comes on top"
+
+
 def _savings(result: SearchResult) -> list[str]:
     """What screening took, and about what it spared; nothing for a single proxy."""
-    *screens, last = result.efforts
+    *screens, last = result.spending
     if not screens:
         return []
     every, mean_s = screens[0].networks, last.seconds / last.networks
-    spent = ", ".join(f"{one.networks} by {one.proxy} in {_time(one.seconds)}" for one in result.efforts)
+    spent = ", ".join(f"{one.networks} by {one.proxy} in {_time(one.seconds)}" for one in result.spending)
     return [
-        f"networks scored, references apart: {spent}; {_time(sum(one.seconds for one in result.efforts))} together",
+        f"networks scored, references apart: {spent}; {_time(sum(one.seconds for one in result.spending))} together",
         f"  all {every} by {last.proxy} would have taken about {_time(every * mean_s)} "
         f"(an estimate: {every} times its mean of {mean_s:.1f} s)",
     ]
@@ -174,7 +194,7 @@ def _figure(results: Sequence[SearchResult]) -> Any:
         title={"text": f"Latency and score<br><sup>latency: {'; '.join(origins)}<br>score: {'; '.join(scores)}</sup>"},
         margin={"t": 110},
         xaxis={"title": {"text": "predicted latency, ms"}},
-        yaxis={"title": {"text": "proxy score (held-out accuracy)"}},
+        yaxis={"title": {"text": f"proxy score{_meaning(*results)}"}},
         yaxis2={
             "title": {"text": "published ImageNet top-1, %"},
             "overlaying": "y",
@@ -222,15 +242,12 @@ def _published(results: Sequence[SearchResult]) -> list[PublishedTime]:
         except InputError:
             continue  # A table of the user's own that has moved: the plot does without.
         points |= {
-            point.name: point
-            for point in table.published.values()
-            if point.top1 is not None and point.name in _VARIANTS
+            point.name: point for point in table.published.values() if point.top1 is not None and point.name in LADDER
         }
     return sorted(points.values(), key=lambda point: point.latency_ms)
 
 
 # One training recipe, hence comparable; the ladder's steps and L2 (distilled, 450 epochs) are not.
-_VARIANTS = ("iformer_t", "iformer_s", "iformer_m", "iformer_l")
 
 
 def _markdown(result: SearchResult) -> str:
@@ -255,7 +272,7 @@ def _markdown(result: SearchResult) -> str:
             *summary(result),
             "",
             "The front and the references, fastest first. Latency is predicted by the table, not measured; the score "
-            "is the proxy's held-out accuracy +- one standard error.",
+            f"is the proxy's{_noise_words(result)}.",
             "",
             f"| network | ms | interval | {' | '.join([*run.screens, 'score'])} | M params | GMACs | blocks |",
             "|---|---|---|---|---|---|---|" + "---|" * len(run.screens),
@@ -398,8 +415,6 @@ def _latency_section(validation: Validation) -> Section:
 
 
 def _rows_section(validation: Validation) -> Section:
-    from nas.validate import EPOCHS, RESOLUTION
-
     return Section(
         title="What proxies are compared on",
         notes=[f"published networks of the family trained alike: batch norm, {RESOLUTION} px, {EPOCHS} epochs"],
@@ -409,8 +424,6 @@ def _rows_section(validation: Validation) -> Section:
 
 
 def _proxy_sections(part: ProxyPart) -> list[Section]:
-    from nas.validate import CLEAR, NEAR_MS
-
     there = sum(len(row.scores) for row in part.rows)
     failures = [f"{row.name}, seed {s.seed}, failed: {s.failure}" for row in part.rows for s in row.scores if s.failure]
     notes = [
@@ -464,8 +477,6 @@ def _gap_row(gap: Gap) -> tuple[str, ...]:
 
 
 def _recovery_sections(part: RecoveryPart) -> list[Section]:
-    from nas.validate import CLEAR
-
     networks = {network.name: network for network in part.networks}
     compared = f"scores are means of seeds {', '.join(map(str, part.seeds))}"
     if part.search_seed in part.seeds:

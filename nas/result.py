@@ -20,30 +20,37 @@ import csv
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from nas.architecture import Architecture
 from nas.errors import InputError
-from nas.files import Record, write_beside
+from nas.files import Record, append_record, drop_half_line, read_records, write_beside
 from nas.operations import count
 from nas.pareto import undominated
 
 if TYPE_CHECKING:
     from nas.model import Network
 
-__all__ = ["Candidate", "Effort", "ResultsFolder", "Run", "Screening", "SearchResult", "SpaceUsed", "TableUsed"]
-
-R = TypeVar("R", bound=Record)
+__all__ = [
+    "CIRCUMSTANCES",
+    "Candidate",
+    "ResultsFolder",
+    "Run",
+    "Screening",
+    "SearchResult",
+    "SpaceUsed",
+    "Spending",
+    "TableUsed",
+]
 
 # Settings of a proxy that may change when a run goes on elsewhere.
-_CIRCUMSTANCES = ("device", "threads", "torch", "precision")
+CIRCUMSTANCES = ("device", "threads", "torch", "precision")
 
 
 class SpaceUsed(Record):
@@ -122,7 +129,7 @@ class Run(Record):
         if self.confidence is not None:
             own["confidence"] = self.confidence
         for proxy, settings in proxies.items():
-            own |= {f"{proxy} {name}": value for name, value in settings.items() if name not in _CIRCUMSTANCES}
+            own |= {f"{proxy} {name}": value for name, value in settings.items() if name not in CIRCUMSTANCES}
         return own
 
 
@@ -184,7 +191,7 @@ class Screening(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
+class Spending:
     """What a search spent on one of its proxies, references left out: `networks` scored or failed in `seconds`."""
 
     proxy: str
@@ -219,7 +226,7 @@ class SearchResult:
             run = Run.model_validate_json((path / "run.json").read_bytes())
         except ValidationError as error:
             raise InputError.from_validation(str(path / "run.json"), error) from error
-        return cls(path=path, run=run, candidates=tuple(_read(path / "candidates.jsonl", Candidate)))
+        return cls(path=path, run=run, candidates=tuple(read_records(path / "candidates.jsonl", Candidate)))
 
     @cached_property
     def screenings(self) -> tuple[Screening, ...]:
@@ -228,7 +235,7 @@ class SearchResult:
         Raises:
             InputError: a broken file.
         """
-        return tuple(_read(self.path / "screened.jsonl", Screening))
+        return tuple(read_records(self.path / "screened.jsonl", Screening))
 
     @cached_property
     def screened(self) -> dict[str, dict[str, float]]:
@@ -240,15 +247,15 @@ class SearchResult:
         return values
 
     @cached_property
-    def efforts(self) -> tuple[Effort, ...]:
+    def spending(self) -> tuple[Spending, ...]:
         """What each proxy took, those that screen first, the one that decides last."""
 
-        def effort(proxy: str, scores: Iterable[Screening | Candidate]) -> Effort:
+        def spent(proxy: str, scores: Iterable[Screening | Candidate]) -> Spending:
             seconds = [score.seconds for score in scores if score.kind == "searched"]
-            return Effort(proxy=proxy, networks=len(seconds), seconds=sum(seconds))
+            return Spending(proxy=proxy, networks=len(seconds), seconds=sum(seconds))
 
-        screens = [effort(name, [s for s in self.screenings if s.proxy == name]) for name in self.run.screens]
-        return (*screens, effort(self.run.proxy["name"], self.candidates))
+        screens = [spent(name, [s for s in self.screenings if s.proxy == name]) for name in self.run.screens]
+        return (*screens, spent(self.run.proxy["name"], self.candidates))
 
     @cached_property
     def scored(self) -> tuple[Candidate, ...]:
@@ -335,7 +342,7 @@ class ResultsFolder:
         else:
             write_beside(path / "run.json", run.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
         for journal in ("candidates.jsonl", "screened.jsonl", "study.journal"):
-            _drop_half_line(path / journal)
+            drop_half_line(path / journal)
 
     def load(self) -> SearchResult:
         """Everything finished so far."""
@@ -343,7 +350,7 @@ class ResultsFolder:
 
     def add_screening(self, screening: Screening) -> None:
         """Keep a finished screening."""
-        _append(self.path / "screened.jsonl", screening)
+        append_record(self.path / "screened.jsonl", screening)
 
     def add(self, candidate: Candidate, weights: Mapping[str, Any] | None) -> SearchResult:
         """Keep a finished candidate; its weights are kept while it is the best inside the budget, or a reference.
@@ -361,7 +368,7 @@ class ResultsFolder:
             origin = f"proxy training in {self.path.name}"
             metadata = {"architecture": _trained(candidate).to_json(), "origin": origin}
             write_beside(_weights_file(self.path, candidate), save(dict(weights), metadata=metadata))
-        _append(self.path / "candidates.jsonl", candidate)
+        append_record(self.path / "candidates.jsonl", candidate)
         result = self.load()
         # A reference may still become the winner, when the sampler finds it by itself.
         kept = {_weights_file(self.path, c) for c in (result.winner, *result.references) if c}
@@ -395,33 +402,3 @@ def _trained(candidate: Candidate) -> Architecture:
 def _score(candidate: Candidate) -> float:
     assert candidate.score is not None
     return candidate.score
-
-
-def _append(path: Path, record: Record) -> None:
-    with path.open("ab") as file:
-        file.write(record.model_dump_json(exclude_none=True).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _read(path: Path, kind: type[R]) -> list[R]:
-    records = []
-    try:
-        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(lines[:-1], start=1):  # What follows the last line end is unfinished, or empty.
-        try:
-            records.append(kind.model_validate_json(line))
-        except ValidationError as error:
-            raise InputError.from_validation(f"{path}, line {number}", error) from error
-    return records
-
-
-def _drop_half_line(path: Path) -> None:
-    """Cut off what a killed process left after the last line end."""
-    if path.is_file():
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            write_beside(path, content[:whole])

@@ -19,6 +19,7 @@ import json
 import math
 import platform
 import shlex
+import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,333 +27,44 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from nas import catalog
 from nas.architecture import Architecture, HeadLayer
 from nas.calibrate import PublishedPoint, read_points
 from nas.entries import Agreement
 from nas.errors import InputError, MissingLatencyError
-from nas.files import Record, write_beside
+from nas.files import Record, append_record, drop_half_line, read_records, write_beside
 from nas.latency import LatencyTable
 from nas.operations import count
 from nas.pareto import hypervolume, undominated
 from nas.proxies import Proxy, Score, ScoringFailed
-from nas.result import _CIRCUMSTANCES, Candidate, SearchResult, TableUsed, _append, _drop_half_line, _read
+from nas.ranking import bootstrap_interval, kendall_tau_b, pooled_deviation
+from nas.result import CIRCUMSTANCES, Candidate, SearchResult, TableUsed
 from nas.search import Progress, check_budget, plan_search, run_search
 from nas.space import SearchSpace
+from nas.validation import (
+    EPOCHS,
+    LADDER,
+    NEAR_MS,
+    RESOLUTION,
+    Gap,
+    Hypervolumes,
+    LatencyPart,
+    LatencyRow,
+    ProxyPart,
+    RankAgreement,
+    RecoveryPart,
+    ScoredNetwork,
+    SearchPart,
+    SeedScore,
+    Validation,
+    VariantPart,
+)
 
-__all__ = [
-    "Gap",
-    "Hypervolumes",
-    "LatencyPart",
-    "LatencyRow",
-    "ProxyPart",
-    "RankAgreement",
-    "RecoveryPart",
-    "Request",
-    "ScoredNetwork",
-    "SearchPart",
-    "SeedScore",
-    "Validation",
-    "VariantPart",
-    "bootstrap_interval",
-    "kendall_tau_b",
-    "pooled_deviation",
-    "published_points",
-    "read_budgets",
-    "run_validation",
-    "unlike",
-]
-
-# The rows that proxies are compared on: one recipe, one resolution, so that the accuracy tells of the network alone.
-EPOCHS = 300
-RESOLUTION = 224
-NEAR_MS = (0.95, 1.20)
-LADDER = ("iformer_t", "iformer_s", "iformer_m", "iformer_l")
-CLEAR = 2.0  # standard deviations
-_RESAMPLES = 2000
-
-
-class LatencyRow(Record):
-    """A published latency beside the table's.
-
-    Attributes:
-        timed: `network`, or `backbone` where the classifier was left out.
-        predicted_ms: None where the table cannot say, for the reason in `skipped`.
-        error: predicted / published - 1.
-        left_out_ms: predicted by the table's model fitted without this row; None where it was not fitted to it.
-        source: where the latency is printed.
-    """
-
-    name: str
-    resolution: int
-    timed: Literal["network", "backbone"]
-    published_ms: float
-    predicted_ms: float | None = None
-    error: float | None = None
-    left_out_ms: float | None = None
-    skipped: str | None = None
-    source: str
-
-
-class LatencyPart(Record):
-    """How predicted latencies agree with published ones.
-
-    Attributes:
-        agreement: of all predictions; None for fewer than two.
-        unseen: the same, rows that the table was fitted to being predicted from the others.
-    """
-
-    rows: tuple[LatencyRow, ...]
-    agreement: Agreement | None = None
-    unseen: Agreement | None = None
-
-
-class SeedScore(Record):
-    """A score of one network under one seed, or why there is none."""
-
-    seed: int
-    value: float | None = None
-    failure: str | None = None
-    seconds: float
-
-
-class ScoredNetwork(Record):
-    """A network with its scores by one proxy.
-
-    Attributes:
-        published_ms: published latency.
-        top1: published ImageNet accuracy, %.
-        latency_ms: predicted latency; None where the table cannot say.
-        scores: those that are finished, by seed.
-        mean: over the seeds that gave a score.
-        deviation: standard deviation over them; None for fewer than two.
-    """
-
-    name: str
-    id: str
-    summary: str
-    params: int
-    macs: int
-    published_ms: float | None = None
-    top1: float | None = None
-    latency_ms: float | None = None
-    scores: tuple[SeedScore, ...]
-    mean: float | None = None
-    deviation: float | None = None
-
-    def values(self, seeds: Sequence[int] | None = None) -> dict[int, float]:
-        """Scores by seed, failed ones left out; of `seeds` only, if given."""
-        return {s.seed: s.value for s in self.scores if s.value is not None and (seeds is None or s.seed in seeds)}
-
-
-class RankAgreement(Record):
-    """Kendall's tau-b against published accuracy, over the networks that have a score.
-
-    Attributes:
-        networks: how many these are.
-        tau: of the mean score over seeds; None where it is not defined.
-        seeds: of the scores of each single seed.
-        low: lower end of a 95 % interval, a percentile bootstrap over networks; wide, for there are few.
-        high: upper end.
-        rankers: of rankings that need no proxy, over the same networks.
-    """
-
-    networks: int
-    tau: float | None = None
-    seeds: dict[int, float]
-    low: float | None = None
-    high: float | None = None
-    rankers: dict[str, float]
-
-
-class Gap(Record):
-    """How far the score of one network lies above that of another.
-
-    Attributes:
-        network: name of the one.
-        other: name of the other.
-        score: difference of their mean scores, over the compared seeds that both have.
-        deviations: the same in standard deviations; None where these are unknown or 0.
-        verdict: `better` or `worse` beyond two standard deviations; None where these are unknown.
-    """
-
-    network: str
-    other: str
-    score: float | None = None
-    deviations: float | None = None
-    verdict: Literal["better", "within noise", "worse"] | None = None
-
-    @classmethod
-    def between(
-        cls, network: ScoredNetwork, other: ScoredNetwork, *, deviation: float | None, seeds: Sequence[int]
-    ) -> Gap:
-        """Compare two networks over some seeds; without a seed that both have there is no score."""
-        names = {"network": network.name, "other": other.name}
-        ours, theirs = network.values(seeds), other.values(seeds)
-        both = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-        if not both:
-            return cls(**names)
-        score = _mean(both)
-        if deviation is None:
-            return cls(**names, score=score)
-        return cls(
-            **names,
-            score=score,
-            deviations=score / deviation if deviation else None,
-            verdict="within noise" if abs(score) <= CLEAR * deviation else "better" if score > 0 else "worse",
-        )
-
-
-class ProxyPart(Record):
-    """How a proxy orders the published networks.
-
-    Attributes:
-        settings: of the first seed.
-        circumstances: where the scores were computed.
-        wanted: scores there are to be.
-        failed: scores that failed.
-        deviation: standard deviation over seeds of one score, pooled over the rows; None for one seed.
-        all_rows: every row.
-        near_rows: those of nearly one published latency.
-        ladder: S over T, M over S, L over M.
-        seconds: of all scores of the rows.
-    """
-
-    proxy: str
-    settings: dict[str, Any]
-    circumstances: tuple[dict[str, Any], ...]
-    rows: tuple[ScoredNetwork, ...]
-    wanted: int
-    failed: int
-    deviation: float | None = None
-    all_rows: RankAgreement
-    near_rows: RankAgreement
-    ladder: tuple[Gap, ...]
-    seconds: float
-
-
-class SearchPart(Record):
-    """A search inside a budget, and what it found beside the published variant of that budget.
-
-    Attributes:
-        complete: whether it came to its end.
-        networks: candidates with a score.
-        failed: candidates without.
-        found: id of the winner, by its score under the seed of the search.
-        variant: the known network with the largest published latency inside the budget.
-        gap: the winner over the variant.
-    """
-
-    budget_ms: float
-    trials: int | None = None
-    time_limit_s: float | None = None
-    complete: bool
-    networks: int = 0
-    failed: int = 0
-    found: str | None = None
-    variant: str | None = None
-    gap: Gap | None = None
-
-
-class VariantPart(Record):
-    """Whether a published variant lies on the found front, within noise.
-
-    Attributes:
-        rival: id of the found network with the best score, under the seed of the search, that is no slower.
-        gap: the rival over the variant.
-        on_front: the rival is not better by more than two standard deviations; None while that is unknown.
-        matched: the rival is not worse by more than two; likewise.
-    """
-
-    variant: str
-    rival: str | None = None
-    gap: Gap | None = None
-    on_front: bool | None = None
-    matched: bool | None = None
-
-
-class Hypervolumes(Record):
-    """Area below the found and the published front, score times ms, by scores as `scores` says."""
-
-    scores: str
-    found: float
-    published: float
-
-
-class RecoveryPart(Record):
-    """What searches find beside the published variants, under the same proxy.
-
-    Attributes:
-        search_seed: under which the networks were found.
-        seeds: over which scores are compared: all others, where there are any; `search_seed` alone favours the found.
-        deviation: standard deviation over seeds of one score.
-        score_floor: of the hypervolumes: the score of chance, or 0 where the score is no accuracy.
-        latency_limit_ms: of the hypervolumes: the slowest budget.
-        networks: all that are compared: the published variants, the winners and the rivals.
-        front: id, predicted latency and score under the seed of the search of what all searches found together.
-    """
-
-    proxy: str
-    search_seed: int
-    seeds: tuple[int, ...]
-    deviation: float | None = None
-    score_floor: float
-    latency_limit_ms: float
-    networks: tuple[ScoredNetwork, ...]
-    searches: tuple[SearchPart, ...]
-    variants: tuple[VariantPart, ...]
-    hypervolumes: tuple[Hypervolumes, ...]
-    front: tuple[tuple[str, float, float], ...]
-
-
-class Validation(Record):
-    """A validation as far as it has come.
-
-    Attributes:
-        command: the command line.
-        date: when this was written, ISO 8601, UTC.
-        seconds: what this run of the command took; parts kept from earlier runs are not in it.
-        versions: of this package, Python and the libraries that shape the result.
-        data: what the proxies score on, as asked for.
-        unfinished: what is still to come, by part; empty at the end.
-        left_out: published rows that proxies are not compared on, each with the reason.
-    """
-
-    schema_version: Literal[1] = Field(1, alias="schema")
-    command: str
-    date: str
-    seconds: float
-    versions: dict[str, str]
-    data: str
-    space: str
-    table: TableUsed
-    seeds: tuple[int, ...]
-    unfinished: dict[str, str]
-    latency: LatencyPart
-    left_out: dict[str, str]
-    proxies: tuple[ProxyPart, ...]
-    recovery: RecoveryPart | None = None
-
-    @classmethod
-    def load(cls, folder: Path) -> Validation:
-        """Read validation.json of a folder.
-
-        Raises:
-            InputError: there is none, or it is broken.
-        """
-        path = folder / "validation.json"
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        except ValidationError as error:
-            raise InputError.from_validation(str(path), error) from error
+__all__ = ["Request", "published_points", "read_budgets", "run_validation", "unlike"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -452,51 +164,6 @@ def unlike(point: PublishedPoint) -> str | None:
     return None
 
 
-def kendall_tau_b(first: npt.ArrayLike, second: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Kendall's tau-b along the last axis; nan where either side is all ties.
-
-    Example:
-        >>> float(kendall_tau_b([1, 2, 3], [10, 30, 20])).__round__(3)
-        0.333
-    """
-    signs = [np.sign(values[..., :, None] - values[..., None, :]) for values in map(np.asarray, (first, second))]
-    agreement = (signs[0] * signs[1]).sum((-2, -1))
-    pairs = [np.abs(sign).sum((-2, -1), dtype=np.float64) for sign in signs]
-    with np.errstate(invalid="ignore"):
-        return np.asarray(agreement / np.sqrt(pairs[0] * pairs[1]), dtype=np.float64)
-
-
-def bootstrap_interval(
-    first: Sequence[float], second: Sequence[float], *, coverage: float = 0.95
-) -> tuple[float, float] | None:
-    """Percentile bootstrap over the items of Kendall's tau-b; None for fewer than three items."""
-    if len(first) < 3:
-        return None
-    drawn = np.random.default_rng(0).integers(len(first), size=(_RESAMPLES, len(first)))
-    taus = kendall_tau_b(np.asarray(first)[drawn], np.asarray(second)[drawn])
-    taus = taus[~np.isnan(taus)]
-    if not taus.size:
-        return None
-    low, high = np.quantile(taus, [(1 - coverage) / 2, (1 + coverage) / 2])
-    return float(low), float(high)
-
-
-def pooled_deviation(groups: Iterable[Sequence[float]]) -> float | None:
-    """Standard deviation within groups, each about its own mean; None where no group has two values.
-
-    Example:
-        >>> pooled_deviation([[1.0, 3.0], [5.0, 5.0, 5.0]])
-        0.816496580927726
-    """
-    squares, freedom = 0.0, 0
-    for group in groups:
-        if group:
-            mean = _mean(group)
-            squares += math.fsum((value - mean) ** 2 for value in group)
-            freedom += len(group) - 1
-    return math.sqrt(squares / freedom) if freedom else None
-
-
 class _KeptScore(Record):
     """A line of scores.jsonl."""
 
@@ -522,11 +189,11 @@ class _Scores:
             path.touch()
         except OSError as error:
             raise InputError(f"{path.parent}: cannot be written ({error.strerror})") from error
-        _drop_half_line(path)
+        drop_half_line(path)
         self._path = path
         self._kept: dict[tuple[str, str, str, int], _KeptScore] = {}
         self._digests: dict[tuple[str, int], str] = {}
-        for line in _read(path, _KeptScore):
+        for line in read_records(path, _KeptScore):
             self._remember(line)
 
     def use(self, name: str, seed: int, proxy: Proxy) -> None:
@@ -539,7 +206,7 @@ class _Scores:
 
     def add(self, line: _KeptScore) -> _KeptScore:
         """Keep a score."""
-        _append(self._path, line)
+        append_record(self._path, line)
         self._remember(line)
         return line
 
@@ -852,14 +519,14 @@ def _proxy_part(request: Request, scores: _Scores, name: str) -> ProxyPart:
     circumstances = {
         json.dumps(part, sort_keys=True): part
         for line in lines
-        if (part := {key: line.settings[key] for key in _CIRCUMSTANCES if key in line.settings})
+        if (part := {key: line.settings[key] for key in CIRCUMSTANCES if key in line.settings})
     }
     deviation = pooled_deviation(list(row.values().values()) for row in rows.values())
     rungs = [rows[rung] for rung in LADDER if rung in rows]
     near = [row for row in rows.values() if NEAR_MS[0] <= (row.published_ms or 0) <= NEAR_MS[1]]
     return ProxyPart(
         proxy=name,
-        settings={key: value for key, value in lines[0].settings.items() if key not in _CIRCUMSTANCES} if lines else {},
+        settings={key: value for key, value in lines[0].settings.items() if key not in CIRCUMSTANCES} if lines else {},
         circumstances=tuple(circumstances.values()),
         rows=tuple(rows.values()),
         wanted=len(found),
@@ -900,7 +567,7 @@ def _scored(
         top1=point.top1 if point else None,
         latency_ms=latency_ms if math.isfinite(latency_ms) else None,
         scores=tuple(SeedScore(seed=s.seed, value=s.value, failure=s.failure, seconds=s.seconds) for s in lines),
-        mean=_mean(values) if values else None,
+        mean=statistics.fmean(values) if values else None,
         deviation=pooled_deviation([values]),
     )
 
@@ -1002,7 +669,7 @@ def _recovery_part(
         return hypervolume(known, latency_limit=limit_ms, score_floor=floor)
 
     def mean_area(chosen: Iterable[ScoredNetwork], seeds: Sequence[int]) -> float:
-        return area((n.latency_ms, _mean(list(values.values()))) for n in chosen if (values := n.values(seeds)))
+        return area((n.latency_ms, statistics.fmean(values.values())) for n in chosen if (values := n.values(seeds)))
 
     published = [networks[name] for name in variants]
     hypervolumes = [
@@ -1045,11 +712,7 @@ def _chance(scores: _Scores, proxy: str, seed: int, networks: Iterable[ScoredNet
     return 0.0
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
 def _digest(settings: Mapping[str, Any]) -> str:
     """Equal for scores that may stand beside each other."""
-    own = {name: value for name, value in settings.items() if name not in _CIRCUMSTANCES}
+    own = {name: value for name, value in settings.items() if name not in CIRCUMSTANCES}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]

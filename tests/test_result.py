@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nas.errors import InputError
-from nas.result import Candidate, Effort, ResultsFolder, Run, Screening, SearchResult, SpaceUsed, TableUsed
+from nas.result import Candidate, ResultsFolder, Run, Screening, SearchResult, SpaceUsed, Spending, TableUsed
 from nas.space import SearchSpace, random_choice
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -219,9 +219,9 @@ def test_efforts_leave_references_out_and_count_failures(tmp_path: Path) -> None
     for other in (candidate(0, 0.5, 0.3), candidate(2, 0.7, 0.5, kind="reference", name="r"), candidate(1, 0.6, None)):
         folder.add(other, None)
 
-    assert folder.load().efforts == (
-        Effort(proxy="cheap", networks=2, seconds=1.0),
-        Effort(proxy="fake", networks=2, seconds=2.0),
+    assert folder.load().spending == (
+        Spending(proxy="cheap", networks=2, seconds=1.0),
+        Spending(proxy="fake", networks=2, seconds=2.0),
     )
 
 
@@ -260,8 +260,8 @@ def test_a_run_that_is_kept_in_git_can_be_read(path: Path) -> None:
     result = SearchResult.load(path.parent)
 
     assert result.winner is not None
-    assert [effort.networks for effort in result.efforts][-1] >= len(result.scored) > 0
-    assert len(result.efforts) == 1 + len(result.run.screens)
+    assert [one.networks for one in result.spending][-1] >= len(result.scored) > 0
+    assert len(result.spending) == 1 + len(result.run.screens)
 
 
 def test_there_must_be_a_run_to_go_on_with(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from nas.latency import LatencyTable
 from nas.measure import build_table
 from nas.proxies import Score
 from nas.proxies.fake import FakeProxy
-from nas.result import Effort, Screening, SearchResult
+from nas.result import Screening, SearchResult, Spending
 from nas.search import Progress, plan_search, run_search
 from nas.space import SearchSpace, random_choice
 from nas.timing import TimingProtocol
@@ -476,17 +476,17 @@ class TestScreening:
             search(Recording(), resume=True)
 
     def test_what_each_proxy_took_is_summed_without_references(self, search: Search) -> None:
-        first, last = search(Recording(), screens={"cheap": Cheap()}, trials=3).efforts
+        first, last = search(Recording(), screens={"cheap": Cheap()}, trials=3).spending
 
-        assert Effort(proxy="cheap", networks=12, seconds=12.0) == first
-        assert Effort(proxy="fake", networks=3, seconds=0.0) == last
+        assert Spending(proxy="cheap", networks=12, seconds=12.0) == first
+        assert Spending(proxy="fake", networks=3, seconds=0.0) == last
 
     def test_a_single_proxy_screens_nothing(self, search: Search, tmp_path: Path) -> None:
         result = search(Recording(), trials=3)
 
         assert not (tmp_path / "run" / "screened.jsonl").exists()
         assert {"name", *FakeProxy().settings()} == set(result.run.proxy)
-        assert [(effort.proxy, effort.networks) for effort in result.efforts] == [("fake", 3)]
+        assert [(effort.proxy, effort.networks) for effort in result.spending] == [("fake", 3)]
 
 
 def test_a_single_proxy_asks_and_tells_optuna_nothing_more_than_it_needs(

@@ -46,7 +46,7 @@ from nas.model.blocks import (
     residual_norms,
 )
 from nas.model.network import Network
-from nas.model.weights import _read, load_model
+from nas.model.weights import load_model, read_tensors
 
 __all__ = ["Inherited", "inherit", "load_donor"]
 
@@ -133,7 +133,7 @@ def load_donor(path: Path, known: Mapping[str, Architecture]) -> Network:
     Raises:
         InputError: the file cannot be read, holds something else than weights, or fits no known network.
     """
-    tensors = _read(path)
+    tensors = read_tensors(path)
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
             written = (file.metadata() or {}).get("architecture")

@@ -32,7 +32,7 @@ from nas.errors import InputError
 from nas.files import write_beside
 from nas.model.network import Network, build_model
 
-__all__ = ["load_model", "load_weights", "save_weights", "to_timm"]
+__all__ = ["load_model", "load_weights", "read_tensors", "save_weights", "to_timm"]
 
 # What the authors' .pth files hold beside tensors: their training options, and their best accuracy as numpy scalars,
 # written by numpy 1 under the first name of `scalar` and by numpy 2 under the second.
@@ -66,7 +66,7 @@ def load_model(architecture: Architecture, path: Path) -> Network:
     Raises:
         InputError: as `load_weights`.
     """
-    tensors = _read(path)
+    tensors = read_tensors(path)
     network = build_model(architecture, distillation=_distilled(tensors))
     _load(network, tensors, path, head=True)
     return network
@@ -82,7 +82,7 @@ def load_weights(network: Network, path: Path, *, head: bool = True) -> None:
     Raises:
         InputError: the file cannot be read, holds something else than weights, or does not fit the network.
     """
-    _load(network, _read(path), path, head=head)
+    _load(network, read_tensors(path), path, head=head)
 
 
 def save_weights(network: Network, path: Path, *, metadata: Mapping[str, str]) -> None:
@@ -114,7 +114,12 @@ def to_timm(network: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {names[key]: tensor for key, tensor in state.items()}, arguments
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file, by the names that they have there.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else than weights.
+    """
     try:
         match path.suffix:
             case ".safetensors":
