@@ -1,0 +1,273 @@
+"""The study of short-training recipes: what was tried, so that it can be tried again.
+
+    python results/proxy-study/study.py run trials.jsonl scores.jsonl     train what the first file asks for
+    python results/proxy-study/study.py table scores.jsonl                the table of README.md
+
+A line of trials.jsonl is one training: the fields of `Trial` that differ from their defaults. A line of scores.jsonl is
+a trial with what came of it. A finished trial is not trained again; several processes may work off one file, each in
+one thread (two of them together are a fifth faster than one in two threads). Data are the images of Tiny ImageNet (50
+classes, 64 px) or CIFAR-10 that `--data` of nas takes.
+
+What won is in nas/training.py and nas/proxies/short_training.py; everything else lives here only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import kendalltau
+from torch import Tensor, nn
+
+from nas.architecture import Architecture
+from nas.calibrate import read_points
+from nas.data import ImageSet, load_images, training_batches, validation_batches
+from nas.model import Network, residual_norms
+from nas.training import Optimizer, autocast, faster_precision, initial_network, schedule
+from nas.validate import unlike
+
+POINTS = Path("latency_tables/iphone13.points.csv")
+NETWORKS = {point.name: point for point in read_points(POINTS) if unlike(point) is None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training of one published network.
+
+    Attributes:
+        network: its name in iphone13.points.csv.
+        seed: of weights, order of images and augmentation; the split is always that of seed 0.
+        images: seen in training, with repetition.
+        batch_size: images a step.
+        optimizer: `muon` as in nas/training.py, or `adamw` for all parameters.
+        matrix_rate: learning rate of Muon.
+        rate: learning rate of AdamW.
+        shape: of the schedule after the warm-up: `line` or `cosine`.
+        warmup: part of the steps.
+        branches: gain of the last norm of every residual branch at the start.
+        label_smoothing: share of the target spread over all classes.
+        stem_stride: 4, or 2 for maps of twice the size: the first convolution is then not strided.
+        width: channels of all stages, relative to the published ones.
+        tied: keys start equal to queries, so that each token attends to itself at first.
+        averaged: part of the steps over which weights are averaged for a second score; 0 for none.
+        data: `tiny` or `cifar`.
+    """
+
+    network: str
+    seed: int = 0
+    images: int = 8000
+    batch_size: int = 64
+    optimizer: str = "muon"
+    matrix_rate: float = 0.02
+    rate: float = 3e-3
+    shape: str = "line"
+    warmup: float = 0.2
+    branches: float = 0.0
+    label_smoothing: float = 0.1
+    stem_stride: int = 4
+    width: float = 1.0
+    tied: bool = False
+    averaged: float = 0.0
+    data: str = "tiny"
+
+    @property
+    def key(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def train(trial: Trial, images: ImageSet) -> dict[str, Any]:
+    """Train, score, and say what it took."""
+    network, optimizer = _prepare(trial, images)
+    steps = math.ceil(trial.images / trial.batch_size)
+    precision = faster_precision("cpu")
+    average: dict[str, Tensor] = {}
+    rungs = []
+    started = time.process_time()
+    batches = training_batches(images, batch_size=trial.batch_size, steps=steps, seed=trial.seed)
+    for step, (pictures, labels) in enumerate(batches, start=1):
+        with autocast(pictures.device, precision):
+            logits = network(pictures)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=trial.label_smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step(_share(trial, step / (steps + 1)))
+        if trial.averaged:
+            _average(average, network, keep=min(1 - 1 / (trial.averaged * steps), step / (step + 10)))
+        if step in (steps // 4, steps // 2, 3 * steps // 4):
+            rungs.append(_score(network, images, precision)["accuracy"])
+    seconds = time.process_time() - started
+    result = {**_score(network, images, precision), "rungs": rungs, "cpu_seconds": round(seconds, 1)}
+    if average:
+        network.load_state_dict(network.state_dict() | average)
+        result["averaged_accuracy"] = _score(network, images, precision)["accuracy"]
+    return result
+
+
+def _prepare(trial: Trial, images: ImageSet) -> tuple[Network, Any]:
+    architecture = _scaled(NETWORKS[trial.network].architecture(), trial.width)
+    network = initial_network(architecture.at(resolution=64, num_classes=images.num_classes), seed=trial.seed)
+    for norm in residual_norms(network):
+        nn.init.constant_(norm.weight, trial.branches)
+    if trial.stem_stride == 2:
+        network.layers[0].first.conv.stride = (1, 1)  # type: ignore[union-attr]
+    if trial.tied:
+        for module in network.modules():
+            if hasattr(module, "query") and hasattr(module, "key"):
+                module.key.conv.weight.data.copy_(module.query.conv.weight.data)  # type: ignore[union-attr]
+    if trial.optimizer == "adamw":
+        return network, _AdamW(network, trial)
+    return network, Optimizer(network.parameters(), matrix_rate=trial.matrix_rate, rate=trial.rate, weight_decay=0.05)
+
+
+class _AdamW:
+    """AdamW for every parameter, with the interface of `Optimizer`."""
+
+    def __init__(self, network: Network, trial: Trial) -> None:
+        self._rate = trial.rate
+        decayed = [weight for weight in network.parameters() if weight.squeeze().ndim > 1]
+        others = [weight for weight in network.parameters() if weight.squeeze().ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+        self._adam = torch.optim.AdamW(groups, fused=True)
+
+    def step(self, share: float) -> None:
+        for group in self._adam.param_groups:
+            group["lr"] = self._rate * share
+        self._adam.step()
+        self._adam.zero_grad()
+
+
+def _scaled(architecture: Architecture, width: float) -> Architecture:
+    stages = tuple(stage.model_copy(update={"channels": int(stage.channels * width)}) for stage in architecture.stages)
+    return architecture.model_copy(update={"stages": stages})
+
+
+def _share(trial: Trial, done: float) -> float:
+    line = schedule(done, warmup=trial.warmup)
+    falling = done >= trial.warmup and trial.shape == "cosine"
+    return 0.5 * (1 - math.cos(math.pi * line)) if falling else line
+
+
+@torch.no_grad()
+def _average(average: dict[str, Tensor], network: Network, *, keep: float) -> None:
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            average[name] = average[name].lerp(tensor, 1 - keep) if name in average else tensor.clone()
+
+
+@torch.inference_mode()
+def _score(network: Network, images: ImageSet, precision: Any) -> dict[str, float]:
+    """Accuracy, cross-entropy, and the mean probability given to the right class."""
+    network.eval()
+    right = entropy = probability = 0.0
+    for pictures, labels in validation_batches(images, batch_size=128):
+        with autocast(pictures.device, precision):
+            logits = network(pictures).float()
+        right += (logits.argmax(1) == labels).sum().item()
+        entropy += F.cross_entropy(logits, labels, reduction="sum").item()
+        probability += logits.softmax(1).gather(1, labels[:, None]).sum().item()
+    network.train()
+    count = len(images.val_labels)
+    return {"accuracy": right / count, "cross_entropy": entropy / count, "probability": probability / count}
+
+
+def run(trials: Path, scores: Path, sources: dict[str, str]) -> None:
+    """Work off a file of trials until all are finished or taken by another process."""
+    torch.set_num_threads(1)
+    loaded: dict[str, ImageSet] = {}
+    for trial in _trials(trials):
+        with _taken(scores, trial) as free:
+            if not free:
+                continue
+            if trial.data not in loaded:
+                loaded[trial.data] = load_images(sources[trial.data], resolution=64, seed=0)
+            line = {**asdict(trial), **train(trial, loaded[trial.data])}
+            with scores.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            print(line, file=sys.stderr, flush=True)
+
+
+def _trials(path: Path) -> Iterator[Trial]:
+    for line in path.read_text().splitlines():
+        if line.strip():
+            yield Trial(**json.loads(line))
+
+
+def _finished(scores: Path) -> dict[str, dict[str, Any]]:
+    """What is finished, by the key of its trial."""
+    lines = [json.loads(line) for line in scores.read_text().splitlines()] if scores.exists() else []
+    fields = Trial.__dataclass_fields__
+    return {Trial(**{name: line[name] for name in fields}).key: line for line in lines}
+
+
+@contextmanager
+def _taken(scores: Path, trial: Trial) -> Iterator[bool]:
+    """Whether this process has the trial to itself, and nobody finished it."""
+    name = hashlib.sha256(trial.key.encode()).hexdigest()[:12]
+    with Path(tempfile.gettempdir(), f"nas-proxy-study-{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield trial.key not in _finished(scores)
+
+
+def table(scores: Path) -> None:
+    """One line a recipe: each network with its scores, and Kendall's tau of cross-entropy against published top-1."""
+    recipes: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for line in _finished(scores).values():
+        trial = Trial(**{name: line[name] for name in Trial.__dataclass_fields__})
+        recipe = replace(trial, network="", seed=0)
+        words = ", ".join(f"{k} {v}" for k, v in asdict(recipe).items() if v != getattr(Trial(network=""), k)) or "-"
+        recipes.setdefault(words, {}).setdefault(trial.network, []).append(line)
+    print("| recipe | network | top-1 | accuracy | cross-entropy | CPU s |\n|---|---|---|---|---|---|")
+    for words, networks in recipes.items():
+        for name, lines in sorted(networks.items(), key=lambda item: NETWORKS[item[0]].top1 or 0):
+            means = {key: statistics.mean(line[key] for line in lines) for key in ("accuracy", "cross_entropy")}
+            spread = [
+                f" ± {statistics.stdev(line[key] for line in lines):.4f}" if len(lines) > 1 else "" for key in means
+            ]
+            cells = [f"{value:.4f}{more}" for value, more in zip(means.values(), spread, strict=True)]
+            seconds = f"{statistics.median(line['cpu_seconds'] for line in lines):.0f}"
+            print(f"| {words} | {name} | {NETWORKS[name].top1} | {' | '.join(cells)} | {seconds} |")
+        if len(networks) > 3:
+            order = [
+                (NETWORKS[name].top1, -statistics.mean(line["cross_entropy"] for line in lines))
+                for name, lines in networks.items()
+            ]
+            tau = kendalltau(*zip(*order, strict=True)).statistic
+            print(f"| {words} | tau over these {len(networks)} | | | {tau:.2f} | |")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run")
+    running.add_argument("trials", type=Path)
+    running.add_argument("scores", type=Path)
+    running.add_argument("--tiny", default="../shared/data/tiny_imagenet50_64px")
+    running.add_argument("--cifar", default="../shared/data/cifar10_jpeg")
+    commands.add_parser("table").add_argument("scores", type=Path)
+    options = parser.parse_args()
+    if options.command == "run":
+        run(options.trials, options.scores, {"tiny": options.tiny, "cifar": options.cifar})
+    else:
+        table(options.scores)
+
+
+if __name__ == "__main__":
+    main()
