@@ -86,6 +86,7 @@ class Trial:
 
     @property
     def key(self) -> str:
+        """Equal for equal trials."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
@@ -196,7 +197,6 @@ def run(trials: Path, scores: Path, sources: dict[str, str]) -> None:
             line = {**asdict(trial), **train(trial, loaded[trial.data])}
             with scores.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            print(line, file=sys.stderr, flush=True)
 
 
 def _trials(path: Path) -> Iterator[Trial]:
@@ -225,31 +225,37 @@ def _taken(scores: Path, trial: Trial) -> Iterator[bool]:
             yield trial.key not in _finished(scores)
 
 
-def table(scores: Path) -> None:
-    """One line a recipe: each network with its scores, and Kendall's tau of cross-entropy against published top-1."""
+def table(scores: Path) -> Iterator[str]:
+    """A line for each recipe and network, and Kendall's tau of the likelihood against published top-1."""
     recipes: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for line in _finished(scores).values():
         trial = Trial(**{name: line[name] for name in Trial.__dataclass_fields__})
-        recipe = replace(trial, network="", seed=0)
-        words = ", ".join(f"{k} {v}" for k, v in asdict(recipe).items() if v != getattr(Trial(network=""), k)) or "-"
-        recipes.setdefault(words, {}).setdefault(trial.network, []).append(line)
-    print("| recipe | network | top-1 | accuracy | cross-entropy | CPU s |\n|---|---|---|---|---|---|")
+        recipe = asdict(replace(trial, network="", seed=0, averaged=0.0))
+        words = ", ".join(f"{name} {value}" for name, value in recipe.items() if value != getattr(_DEFAULT, name))
+        recipes.setdefault(words or "as Trial has it", {}).setdefault(trial.network, []).append(line)
+    yield "| recipe | network | top-1 | accuracy | cross-entropy | CPU s |"
+    yield "|---|---|---|---|---|---|"
     for words, networks in recipes.items():
-        for name, lines in sorted(networks.items(), key=lambda item: NETWORKS[item[0]].top1 or 0):
-            means = {key: statistics.mean(line[key] for line in lines) for key in ("accuracy", "cross_entropy")}
-            spread = [
-                f" ± {statistics.stdev(line[key] for line in lines):.4f}" if len(lines) > 1 else "" for key in means
-            ]
-            cells = [f"{value:.4f}{more}" for value, more in zip(means.values(), spread, strict=True)]
+        for name, lines in sorted(networks.items(), key=lambda item: _top1(item[0])):
+            cells = [_mean_and_spread([line[key] for line in lines]) for key in ("accuracy", "cross_entropy")]
             seconds = f"{statistics.median(line['cpu_seconds'] for line in lines):.0f}"
-            print(f"| {words} | {name} | {NETWORKS[name].top1} | {' | '.join(cells)} | {seconds} |")
+            yield f"| {words} | {name} | {_top1(name)} | {' | '.join(cells)} | {seconds} |"
         if len(networks) > 3:
-            order = [
-                (NETWORKS[name].top1, -statistics.mean(line["cross_entropy"] for line in lines))
-                for name, lines in networks.items()
-            ]
-            tau = kendalltau(*zip(*order, strict=True)).statistic
-            print(f"| {words} | tau over these {len(networks)} | | | {tau:.2f} | |")
+            likelihoods = [-statistics.mean(line["cross_entropy"] for line in lines) for lines in networks.values()]
+            tau = kendalltau([_top1(name) for name in networks], likelihoods).statistic
+            yield f"| {words} | tau over these {len(networks)} | | | {tau:.2f} | |"
+
+
+def _top1(network: str) -> float:
+    return NETWORKS[network].top1 or 0.0
+
+
+def _mean_and_spread(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{spread}"
+
+
+_DEFAULT = Trial(network="")
 
 
 def main() -> None:
@@ -266,7 +272,7 @@ def main() -> None:
     if options.command == "run":
         run(options.trials, options.scores, {"tiny": options.tiny, "cifar": options.cifar})
     else:
-        table(options.scores)
+        sys.stdout.writelines(f"{line}\n" for line in table(options.scores))
 
 
 if __name__ == "__main__":
