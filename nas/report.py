@@ -80,14 +80,16 @@ def summary(result: SearchResult) -> list[str]:
 
 
 def _meaning(*results: SearchResult) -> str:
-    """What a score is, where it is an accuracy."""
-    scored = [c for result in results for c in (*result.scored, *result.references)]
-    return " (held-out accuracy)" if scored and all("val_images" in c.details for c in scored) else ""
+    """What a score is: runs of before 2026-11-20 have accuracies."""
+    scored = [c.details for result in results for c in (*result.scored, *result.references)]
+    if not scored or not all("val_images" in details for details in scored):
+        return ""
+    return " (held-out likelihood)" if all("accuracy" in details for details in scored) else " (held-out accuracy)"
 
 
 def _noise_words(result: SearchResult) -> str:
     if not _meaning(result):
-        return ", which is no accuracy: it orders networks"
+        return ", which orders networks and has no unit"
     return f"{_meaning(result)}, +- one standard error of the held-out images; the spread over seeds comes on top"
 
 
@@ -323,7 +325,9 @@ def _score(candidate: Candidate) -> str:
 
 
 def _standard_error(candidate: Candidate) -> float:
-    """Binomial standard error of an accuracy over the held-out images; 0 where the proxy tells no number of them."""
+    """As the proxy tells it, or that of an accuracy over the held-out images; 0 where there are none."""
+    if "standard_error" in candidate.details:
+        return float(candidate.details["standard_error"])
     images = float(candidate.details.get("val_images", 0))
     assert candidate.score is not None
     return math.sqrt(candidate.score * (1 - candidate.score) / images) if images else 0.0

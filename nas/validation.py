@@ -256,7 +256,7 @@ class RecoveryPart(Record):
         search_seed: under which the networks were found.
         seeds: over which scores are compared: all others, where there are any; `search_seed` alone favours the found.
         deviation: standard deviation over seeds of one score.
-        score_floor: of the hypervolumes: the score of chance, or 0 where the score is no accuracy.
+        score_floor: of the hypervolumes: the score of chance, or 0 where that is unknown.
         latency_limit_ms: of the hypervolumes: the slowest budget.
         networks: all that are compared: the published variants, the winners and the rivals.
         front: id, predicted latency and score under the seed of the search of what all searches found together.

@@ -103,13 +103,15 @@ class TestProxy:
     def build(name: str, data: str, *, seed: int) -> Proxy:
         return build_proxies(name, data=data, seed=seed, device="cpu", options=CHEAP.get(name))[name]
 
-    def test_score_is_a_number_and_an_accuracy_where_the_proxy_trains(self, proxy: Proxy) -> None:
+    def test_score_is_a_number_and_a_likelihood_where_there_are_held_out_images(self, proxy: Proxy) -> None:
         score = proxy.score(_architecture())
 
         assert math.isfinite(score.value)
         assert score.seconds >= 0
-        if "val_images" in score.details:  # which nas/report.py takes as: the value is a share of so many images
+        if "val_images" in score.details:
             assert 0 <= score.value <= 1
+            assert 0 <= score.details["accuracy"] <= 1
+            assert 0 < score.details["standard_error"] < 1
 
     def test_details_are_plain_json(self, proxy: Proxy) -> None:
         score = proxy.score(_architecture())

@@ -35,7 +35,8 @@ class Score:
     """What a proxy says about one network.
 
     Attributes:
-        value: higher is better; held-out accuracy in [0, 1] where the details have `val_images`, else any number.
+        value: higher is better; where the details have `val_images` the likelihood of the held-out labels, in [0, 1]
+            (nas/proxies/_torch.py), else any number.
         seconds: what scoring took.
         details: how it came about, for the record: plain numbers and words.
         weights: the network's state as `build_model(...).load_state_dict` takes it, on the CPU, if there are any.

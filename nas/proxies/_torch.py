@@ -1,11 +1,14 @@
-"""What proxies share that run networks in torch: where to run, which failures are the candidate's own, and accuracy."""
+"""What proxies share that run networks in torch: where to run, whose failures count, and what a network is worth."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from nas.data import ImageSet, validation_batches
 from nas.errors import InputError
@@ -13,7 +16,7 @@ from nas.model import Network
 from nas.proxies import ScoringFailed
 from nas.training import Precision, autocast
 
-__all__ = ["accuracy", "correct", "memory_failures", "usable_device"]
+__all__ = ["HeldOut", "held_out", "judged", "memory_failures", "usable_device"]
 
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -49,24 +52,58 @@ def memory_failures(where: str) -> Iterator[None]:
         raise ScoringFailed(f"out of memory on {where}") from error
 
 
-def accuracy(network: Network, image_set: ImageSet, *, batch_size: int, precision: Precision) -> float:
-    """Share of the held-out images that the network gets right, in eval mode.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """What a network says about the held-out images.
+
+    Attributes:
+        likelihood: geometric mean of the probability that it gives the right class, e to the minus cross-entropy. In
+            [0, 1]; guessing has 1 / classes. It tells networks apart with less noise than accuracy: over eleven
+            published networks with the weights of one supernet, Kendall's tau against published accuracy was 0.87 by
+            likelihood and 0.56 by accuracy (results/proxy-study).
+        standard_error: of the likelihood, from its spread over the images.
+        accuracy: share of the images that it gets right.
+    """
+
+    likelihood: float
+    standard_error: float
+    accuracy: float
+
+    def details(self, image_set: ImageSet) -> dict[str, float | int | str]:
+        """For the record of a score, whose value is the likelihood."""
+        return {
+            "accuracy": self.accuracy,
+            "standard_error": self.standard_error,
+            "classes": image_set.num_classes,
+            "val_images": len(image_set.val_labels),
+        }
+
+
+def held_out(network: Network, image_set: ImageSet, *, batch_size: int, precision: Precision) -> HeldOut:
+    """Show the network, in eval mode, all held-out images.
 
     Raises:
         ScoringFailed: an output is not a number.
     """
     network.eval()
     batches = validation_batches(image_set, batch_size=batch_size)
-    right = torch.stack([correct(network, images, labels, precision=precision) for images, labels in batches])
-    if (total := right.sum().item()) < 0:
+    parts = [judged(network, images, labels, precision=precision) for images, labels in batches]
+    entropies = torch.cat([entropy for entropy, _ in parts])
+    mean = entropies.mean().item()
+    if not math.isfinite(mean):
         raise ScoringFailed("training diverged: the outputs for held-out images are not numbers")
-    return total / len(image_set.val_labels)
+    likelihood = math.exp(-mean)
+    error = entropies.std(correction=0).item() / math.sqrt(len(entropies))
+    right = torch.cat([right for _, right in parts]).mean().item()
+    return HeldOut(likelihood=likelihood, standard_error=likelihood * error, accuracy=right)
 
 
 @torch.inference_mode()
-def correct(network: Network, images: torch.Tensor, labels: torch.Tensor, *, precision: Precision) -> torch.Tensor:
-    """How many images of a batch are right, far below zero if any output is not a number."""
+def judged(
+    network: Network, images: torch.Tensor, labels: torch.Tensor, *, precision: Precision
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each image of a batch the cross-entropy in nats, and 1 where the network is right, else 0, both (B,)."""
     with autocast(images.device, precision):
         logits = network(images)
-    finite = logits.isfinite().all()
-    return torch.where(finite, (logits.argmax(1) == labels).sum(), -(2**40))
+    entropies = F.cross_entropy(logits.float(), labels, reduction="none")
+    return entropies, (logits.argmax(1) == labels).float()

@@ -23,7 +23,7 @@ from nas.errors import InputError
 from nas.files import Record
 from nas.model import Network, inherit, load_donor
 from nas.proxies import Score, ScoringFailed
-from nas.proxies._torch import accuracy, correct, memory_failures, usable_device
+from nas.proxies._torch import held_out, judged, memory_failures, usable_device
 from nas.space import SearchSpace
 from nas.supernet import Supernet, is_supernet, load_supernet
 from nas.training import Optimizer, Precision, autocast, faster_precision, initial_network, schedule, timed
@@ -143,15 +143,15 @@ class ShortTraining:
                 lambda: self._step(network, optimizer, *next(batches), share=0.5), runs=4, device=self._device
             )
             network.eval()
-            held_out = next(validation_batches(self._images, batch_size=self._val_batch_size))
+            first = next(validation_batches(self._images, batch_size=self._val_batch_size))
             validation = timed(
-                lambda: correct(network, *held_out, precision=self._recipe.precision), runs=2, device=self._device
+                lambda: judged(network, *first, precision=self._recipe.precision), runs=2, device=self._device
             )
-        share = len(self._images.val_labels) / len(held_out[1])
+        share = len(self._images.val_labels) / len(first[1])
         return statistics.median(seconds[1:]) * self._steps + validation[-1] * share
 
     def score(self, architecture: Architecture) -> Score:
-        """Train the network, then count how many held-out images it gets right.
+        """Train the network, then show it the held-out images: its likelihood on them is the score.
 
         Raises:
             ScoringFailed: the loss is no longer a number, or memory ran out.
@@ -161,19 +161,18 @@ class ShortTraining:
             network, optimizer = self._prepare(architecture)
             loss = self._train(network, optimizer)
             trained = time.perf_counter()
-            value = accuracy(network, self._images, batch_size=self._val_batch_size, precision=self._recipe.precision)
+            seen = held_out(network, self._images, batch_size=self._val_batch_size, precision=self._recipe.precision)
             seconds = time.perf_counter() - start
         images = self._steps * self._batch_size
         return Score(
-            value=value,
+            value=seen.likelihood,
             seconds=seconds,
             details={
                 "images": images,
                 "images_per_second": images / (trained - start),
                 "training_loss": loss,
-                "classes": self._images.num_classes,
-                "val_images": len(self._images.val_labels),
                 "validation_seconds": seconds - (trained - start),
+                **seen.details(self._images),
             },
             # Trained in channels_last, which files do not have.
             weights={name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()},
@@ -233,7 +232,7 @@ class _Preset:
 
     images: int
     resolution: int = 64
-    val_images: int = 5000  # the standard error of an accuracy of 50 % is then 0.7 %
+    val_images: int = 5000
 
 
 # On the frontier of cost and rank that results/proxy-study found; README.md has both.

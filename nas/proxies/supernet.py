@@ -16,7 +16,7 @@ from nas.data import ImageSet, Progress, load_images, training_batches
 from nas.errors import InputError
 from nas.files import Record
 from nas.proxies import Score, ScoringFailed
-from nas.proxies._torch import accuracy, memory_failures, usable_device
+from nas.proxies._torch import held_out, memory_failures, usable_device
 from nas.supernet import Supernet, calibrate_norms, load_supernet
 from nas.training import Precision, faster_precision
 
@@ -70,7 +70,7 @@ class InheritedWeights:
         return self.score(architecture).seconds
 
     def score(self, architecture: Architecture) -> Score:
-        """Take the network's part of the weights, measure its batch norms, and count what it gets right.
+        """Take the network's part of the weights, measure its batch norms, and show it the held-out images.
 
         Raises:
             ScoringFailed: the network does not fit into the supernet, its outputs are no numbers, or memory ran out.
@@ -82,11 +82,11 @@ class InheritedWeights:
             except InputError as error:
                 raise ScoringFailed(str(error)) from error
             calibrate_norms(network, self._calibration, precision=self._precision)
-            value = accuracy(network, self._images, batch_size=_BATCH_SIZE, precision=self._precision)
+            seen = held_out(network, self._images, batch_size=_BATCH_SIZE, precision=self._precision)
         return Score(
-            value=value,
+            value=seen.likelihood,
             seconds=time.perf_counter() - start,
-            details={"classes": self._images.num_classes, "val_images": len(self._images.val_labels)},
+            details=seen.details(self._images),
             weights={name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()},
         )
 
