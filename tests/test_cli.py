@@ -183,7 +183,8 @@ def test_a_finished_run_is_not_overwritten_but_numbered_on(tmp_path: Path) -> No
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_search_ends_with_130_and_keeps_what_is_finished(tmp_path: Path, stop: signal.Signals) -> None:
     options = ["--space", "tiny", "--data", "synthetic", "--trials", "50", "--out", "run"]
-    command = [*COMMAND, "search", "--budget-ms", "1.1", *options]
+    quick = ["--option", "images=512", "--option", "resolution=32", "--option", "precision=fp32"]
+    command = [*COMMAND, "search", "--budget-ms", "1.1", *options, *quick]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 100
     finished = tmp_path / "run" / "candidates.jsonl"
