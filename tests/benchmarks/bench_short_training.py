@@ -1,4 +1,4 @@
-"""Figures of short training: what scores come out, what each choice of the recipe is worth, how fast it is.
+"""Figures of short training: what scores come out, what the pictures need, how fast it is.
 
 Run from the repository root, `python tests/benchmarks/bench_short_training.py TOPIC`, with one of the topics below.
 Everything runs on one device with all of torch's threads; times on a busy machine mean little.
@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -25,9 +26,11 @@ from torch import nn
 
 from nas.architecture import Architecture, AttentionSpec, ConvSpec, StageSpec
 from nas.data import ImageSet, load_images, training_batches
+from nas.model import build_model
 from nas.proxies import ScoringFailed, short_training
-from nas.proxies.short_training import Recipe, ShortTraining, faster_precision
+from nas.proxies.short_training import Recipe, ShortTraining
 from nas.space import SearchSpace
+from nas.training import faster_precision
 
 REFERENCES = {name: network for name, network in SearchSpace.find("iformer").references.items() if name[8:] in "tsm"}
 M = REFERENCES["iformer_m"]
@@ -70,32 +73,16 @@ def scores(options: argparse.Namespace) -> Table:
     return table
 
 
-def recipe(options: argparse.Namespace) -> Table:
-    """What single choices of the recipe are worth."""
-    choices: dict[str, dict[str, Any]] = {
-        "as it is": {},
-        "branches start at one": {"zero_branches": False},
-        "half the learning rate": {"learning_rate": Recipe().learning_rate / 2},
-        "twice the learning rate": {"learning_rate": Recipe().learning_rate * 2},
-    }
-    names = options.networks
-    table = Table("recipe", *(f"{name}, seed {seed}" for name in names for seed in options.seeds))
-    for words, changes in choices.items():
-        values = [_score(REFERENCES[name], options, seed, **changes)[0] for name in names for seed in options.seeds]
-        table.add_row(words, *(f"{value:.3f}" for value in values))
-    return table
-
-
 def needs(options: argparse.Namespace) -> Table:
     """That the synthetic pictures need both local texture and global arrangement."""
     table = Table("what sees the pictures", *(f"seed {seed}" for seed in options.seeds))
     rows: list[tuple[str, Callable[[Architecture], nn.Module], Callable[[ImageSet], ImageSet]]] = [
-        ("iFormer-M", short_training.build_model, lambda images: images),
+        ("iFormer-M", build_model, lambda images: images),
         ("bag of 17-pixel features, averaged", _BagOfFeatures, lambda images: images),
-        ("iFormer-M on a blurred view (8 x 8 averages)", short_training.build_model, _blurred),
+        ("iFormer-M on a blurred view (8 x 8 averages)", build_model, _blurred),
     ]
     for words, build, change in rows:
-        with mock.patch.object(short_training, "build_model", build):
+        with mock.patch.object(short_training, "initial_network", partial(_begin, build)):
             values = [_score(M, options, seed, change=change)[0] for seed in options.seeds]
         table.add_row(words, *(f"{value:.3f}" for value in values))
     return table
@@ -118,6 +105,11 @@ def throughput(options: argparse.Namespace) -> Table:
         f"images/s in training, median of 5 steps of {Recipe().batch_size} after 2; the proxy would choose {precision}"
     )
     return table
+
+
+def _begin(build: Callable[[Architecture], nn.Module], architecture: Architecture, *, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return build(architecture).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _score(
@@ -152,7 +144,7 @@ def _speed(
     network.to(memory_format=layout)
     batches = training_batches(image_set, batch_size=Recipe().batch_size, steps=7, seed=0)
     laid_out = ((images.contiguous(memory_format=layout), labels) for images, labels in batches)
-    return _images_per_second(lambda: proxy._step(network, optimizer, *next(laid_out)), options)
+    return _images_per_second(lambda: proxy._step(network, optimizer, *next(laid_out), share=0.5), options)
 
 
 class _Pictures(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
@@ -180,9 +172,7 @@ class _Pictures(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
 def _plain_speed(architecture: Architecture, image_set: ImageSet, options: argparse.Namespace) -> float:
     """The loop of a first tutorial: fp32, contiguous, two workers."""
-    network = short_training.build_model(
-        architecture.at(resolution=options.resolution, num_classes=image_set.num_classes)
-    )
+    network = build_model(architecture.at(resolution=options.resolution, num_classes=image_set.num_classes))
     network.to(options.device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     loader = torch.utils.data.DataLoader(
@@ -252,7 +242,7 @@ def _of(blocks: list[Any]) -> Architecture:
     return M.model_copy(update={"stages": stages})
 
 
-TOPICS = {topic.__name__: topic for topic in (scores, recipe, needs, throughput)}
+TOPICS = {topic.__name__: topic for topic in (scores, needs, throughput)}
 
 
 def main() -> None:
@@ -263,7 +253,6 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=Recipe().images)
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--networks", nargs="+", choices=REFERENCES, default=["iformer_t", "iformer_m"])
     parser.add_argument("--precision", choices=["fp32", "bf16"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
