@@ -485,9 +485,6 @@ def supernet_train(
         raise InputError(f"{path}: a supernet is a .safetensors file")
     if resolution < 32 or resolution % 32:
         raise InputError(f"--resolution must be a multiple of 32, got {resolution}")
-    with _data_watch() as watch:
-        image_set = load_images(data, resolution=resolution, seed=seed, progress=watch)
-    recipe = SupernetRecipe(images=images, batch_size=batch_size)
     limit = None
     if budget_ms is not None:
         latency_table, _ = LatencyTable.find(table)
@@ -496,6 +493,9 @@ def supernet_train(
             admits=lambda network: latency_table.latency_ms(network) <= budget_ms,
             words=f"at most {budget_ms:g} ms under {latency_table.digest()}",
         )
+    with _data_watch() as watch:
+        image_set = load_images(data, resolution=resolution, seed=seed, progress=watch)
+    recipe = SupernetRecipe(images=images, batch_size=batch_size)
     with _supernet_watch() as watch_training:
         train_supernet(
             search_space, image_set, path, recipe=recipe, seed=seed, init=init, limit=limit, on_progress=watch_training

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nas.errors import InputError
 
-__all__ = ["Record", "append_record", "cache_folder", "drop_half_line", "read_records", "write_beside"]
+__all__ = ["Record", "append_record", "cache_folder", "drop_half_line", "read_record", "read_records", "write_beside"]
 
 R = TypeVar("R", bound="Record")
 
@@ -74,6 +74,20 @@ def append_record(path: Path, record: Record) -> None:
         file.write(record.model_dump_json(exclude_none=True).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """The one record of a JSON file; nothing in it is ever run.
+
+    Raises:
+        InputError: unreadable, not JSON, an unknown key or a value against a rule.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        raise InputError.from_validation(str(path), error) from error
 
 
 def read_records(path: Path, kind: type[R]) -> list[R]:

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from nas import catalog
 from nas.architecture import Architecture, Layer
 from nas.cost_model import CostModel
 from nas.entries import Check, Correction, Entry, Failed, Filled, Provenance, PublishedTime, ReferenceTime, Timing
 from nas.errors import InputError, MissingLatencyError
-from nas.files import Record, write_beside
+from nas.files import Record, read_record, write_beside
 from nas.operations import operations
 
 __all__ = ["Latency", "LatencyTable", "LayerLatency", "drift", "weights_mb"]
@@ -96,12 +96,7 @@ class LatencyTable(Record):
         Raises:
             InputError: unreadable, not JSON, an unknown key or a value against a rule.
         """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        except ValidationError as error:
-            raise InputError.from_validation(str(path), error) from error
+        return read_record(path, cls)
 
     def save(self, path: Path) -> None:
         """Write the table beside `path` and rename it: one entry a line, sorted, so that a diff can be read."""

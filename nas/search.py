@@ -9,7 +9,6 @@ This is the only module that imports Optuna.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import math
 import platform
@@ -34,7 +33,7 @@ from nas.proxies import Proxy, Score, ScoringFailed
 from nas.result import Candidate, ResultsFolder, Run, Screening, SearchResult, SpaceUsed, TableUsed
 from nas.space import Choose, SearchSpace, random_choice
 
-__all__ = ["Plan", "Progress", "check_budget", "plan_search", "run_search"]
+__all__ = ["Plan", "Progress", "attempt", "check_budget", "plan_search", "run_search"]
 
 T = TypeVar("T")
 # Proposals in a row that may be over the budget, or repeat a scored network, before the search looks for a new one by
@@ -416,7 +415,7 @@ class _State:
         name, proxy = self.screens[stage]
         known = self.screened[stage].get(network.id)
         if known is None:
-            score, failure, seconds = _score(proxy, network)
+            score, failure, seconds = attempt(proxy, network)
             screening = Screening.model_validate(
                 {
                     "id": network.id,
@@ -455,7 +454,7 @@ class _State:
     ) -> Candidate:
         """Score a network with the proxy that decides and keep the result; a failure is a result, too."""
         latency = self.table.latency(network, coverage=self.confidence)
-        score, failure, seconds = _score(self.proxy, network)
+        score, failure, seconds = attempt(self.proxy, network)
         candidate = Candidate.model_validate(
             {
                 "id": network.id,
@@ -568,7 +567,7 @@ def _overlooked(space: SearchSpace, state: _State, budget_ms: float) -> Architec
     return cheapest if is_new(cheapest) else None
 
 
-def _score(proxy: Proxy, network: Architecture) -> tuple[Score | None, str | None, float]:
+def attempt(proxy: Proxy, network: Architecture) -> tuple[Score | None, str | None, float]:
     """The score, or why there is none, and the seconds that it took."""
     start = time.monotonic()
     try:
@@ -669,7 +668,7 @@ def _describe(
         | {library: importlib.metadata.version(library) for library in libraries},
         space=SpaceUsed(
             name=names["space"],
-            digest=hashlib.sha256(space.model_dump_json().encode()).hexdigest()[:16],
+            digest=space.digest,
             networks=space.count(),
         ),
         table=TableUsed(name=names["table"], digest=table.digest(), origin=table.provenance.label, trust=table.trust),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -266,6 +267,11 @@ class SearchSpace(_Networks):
     def references(self) -> dict[str, Architecture]:
         """The known networks of the file, at the first resolution of the space."""
         return {name: self._as_space(reference).sample(_no_choice) for name, reference in self.reference.items()}
+
+    @property
+    def digest(self) -> str:
+        """Equal for spaces of equal content."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     def sample(self, choose: Choose) -> Architecture:
         """One network of the space; parameters with one option, or that do not apply, are never asked."""

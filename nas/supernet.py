@@ -31,9 +31,9 @@ from nas.data import ImageSet, training_batches
 from nas.errors import InputError, NasError
 from nas.files import Record, write_beside
 from nas.model import Network, SharedWeights, build_model, inherit, load_donor, skeleton
-from nas.operations import operations
+from nas.operations import count, operations
 from nas.space import SearchSpace, random_choice
-from nas.training import Optimizer, Precision, autocast, faster_precision, initial_network, schedule
+from nas.training import Optimizer, Precision, autocast, faster_precision, initial_network, schedule, usable_device
 
 __all__ = [
     "Limit",
@@ -190,8 +190,10 @@ def train_supernet(
         InputError: the file is there already, or its checkpoint is of another training.
         NasError: training diverged.
     """
+    if path.exists():
+        raise InputError(f"{path} is there already; remove it or choose another --out")
     rank, workers = _join()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable_device(device)
     target = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if workers > 1 and device == "cuda" else device)
     images = image_set.to(target)
     origin = _Origin(
@@ -208,8 +210,6 @@ def train_supernet(
     training = _Training(space, origin, target, precision or faster_precision(device), init, limit)
     checkpoint = path.with_name(path.name + ".checkpoint")
     steps = math.ceil(recipe.images / recipe.batch_size)
-    if path.exists():
-        raise InputError(f"{path} is there already; remove it or choose another --out")
     done = training.resume(checkpoint) if checkpoint.exists() else 0
     saved = time.monotonic()
     batches = training_batches(images, batch_size=recipe.batch_size, steps=steps, seed=seed * workers + rank, done=done)
@@ -265,13 +265,14 @@ class _Training:
             weight_decay=recipe.weight_decay,
         )
         self._limit, self._sizes = limit, sizes
-        teacher = max(self._drawn(seed=-1, count=_DRAWS), key=_network_macs) if limit else largest[-1]
+        drawn = self._drawn(seed=-1, number=_DRAWS) if limit else []
+        teacher = max(drawn, key=lambda network: count(network).macs, default=largest[-1])
         self._ends = (teacher, space.extreme(_macs).at(**sizes))
 
     def step(self, images: Tensor, labels: Tensor, *, step: int, share: float) -> tuple[float, float]:
         """One update from all networks of the sandwich; losses of the largest and of the smallest."""
         recipe = self._origin.recipe
-        drawn = self._drawn(seed=step, count=recipe.random_networks)
+        drawn = self._drawn(seed=step, number=recipe.random_networks)
         logits = self._logits(self._ends[0], images)
         loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -287,13 +288,13 @@ class _Training:
         self._optimizer.step(share)
         return losses[0], losses[1]
 
-    def _drawn(self, *, seed: int, count: int) -> list[Architecture]:
+    def _drawn(self, *, seed: int, number: int) -> list[Architecture]:
         """Random networks of the space that are wanted, the same ones in every process."""
         choose = random_choice(seed=self._origin.seed * 1_000_003 + seed)
-        sampled = (self._space.sample(choose) for _ in range(_DRAWS * max(1, count)))
+        sampled = (self._space.sample(choose) for _ in range(_DRAWS * max(1, number)))
         wanted = (network for network in sampled if self._limit is None or self._limit.admits(network))
-        drawn = [network.at(**self._sizes) for network in islice(wanted, count)]
-        if len(drawn) < count:
+        drawn = [network.at(**self._sizes) for network in islice(wanted, number)]
+        if len(drawn) < number:
             raise NasError(f"hardly a network of the space is {self._limit.words if self._limit else 'wanted'}")
         return drawn
 
@@ -354,11 +355,13 @@ def load_supernet(path: Path, *, device: str = "cpu") -> Supernet:
     if any(name.startswith("optimizer/") for name in tensors):
         raise InputError(f"{path} is a checkpoint of a training that has not ended: repeat its command to go on")
     weights = SharedWeights({name: tensor.to(device) for name, tensor in tensors.items()})
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return Supernet(
         weights=weights,
         resolution=origin.resolution,
         num_classes=origin.num_classes,
-        digest=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        digest=digest,
     )
 
 
@@ -408,10 +411,6 @@ def _largest(space: SearchSpace, kind: str) -> Architecture:
         return max(options)  # type: ignore[type-var]
 
     return space.sample(choose)
-
-
-def _network_macs(architecture: Architecture) -> float:
-    return sum(map(_macs, architecture.layers()))
 
 
 def _macs(layer: Layer) -> float:

@@ -1,4 +1,4 @@
-"""How proxies train, whatever they train: the optimizer, its schedule, and number formats.
+"""How proxies train, whatever they train: the first weights, the optimizer, its schedule, device and number formats.
 
 Short training lives or dies by how much a step achieves. Two choices matter most; results/proxy-study has the figures:
 Muon on the matrices (8,000 images of Tiny ImageNet at 64 px: iFormer-M 21 % where AdamW alone gives 13 %), and residual
@@ -16,9 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture, AttentionSpec, ConvSpec, StageSpec
+from nas.errors import InputError
 from nas.model import Network, build_model, residual_norms
 
-__all__ = ["Optimizer", "Precision", "autocast", "faster_precision", "initial_network", "schedule", "timed"]
+__all__ = [
+    "Optimizer",
+    "Precision",
+    "autocast",
+    "faster_precision",
+    "initial_network",
+    "schedule",
+    "seeded_network",
+    "timed",
+    "usable_device",
+]
 
 Precision = Literal["fp32", "bf16"]
 
@@ -89,12 +100,32 @@ class Optimizer:
         return ("muon", self._muon), ("adam", self._adam)
 
 
-def initial_network(architecture: Architecture, *, seed: int) -> Network:
-    """A network to train, on the CPU: weights drawn from `seed`, residual branches at zero, channels_last."""
-    # Weights are drawn from torch's global generator; the caller gets it back as it was.
+def usable_device(device: str | None) -> str:
+    """The device asked for, tried; by default a GPU if there is one.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA fails an assertion
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {device!r} cannot be used here ({reason}); try cpu") from error
+    return device
+
+
+def seeded_network(architecture: Architecture, *, seed: int) -> Network:
+    """A network on the CPU with weights drawn from `seed`."""
+    # They are drawn from torch's global generator; the caller gets it back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        network = build_model(architecture)
+        return build_model(architecture)
+
+
+def initial_network(architecture: Architecture, *, seed: int) -> Network:
+    """A network to train, on the CPU: weights drawn from `seed`, residual branches at zero, channels_last."""
+    network = seeded_network(architecture, seed=seed)
     for norm in residual_norms(network):
         nn.init.zeros_(norm.weight)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -43,7 +43,7 @@ from nas.pareto import hypervolume, undominated
 from nas.proxies import Proxy, Score, ScoringFailed
 from nas.ranking import bootstrap_interval, kendall_tau_b, pooled_deviation
 from nas.result import CIRCUMSTANCES, Candidate, SearchResult, TableUsed
-from nas.search import Progress, check_budget, plan_search, run_search
+from nas.search import Progress, attempt, check_budget, plan_search, run_search
 from nas.space import SearchSpace
 from nas.validation import (
     EPOCHS,
@@ -232,11 +232,7 @@ class _Remembering:
     def score(self, architecture: Architecture) -> Score:
         kept, fresh = self._scores.find(self._name, self._seed, architecture.id), None
         if kept is None:
-            start, failure = time.monotonic(), None
-            try:
-                fresh = self._proxy.score(architecture)
-            except ScoringFailed as error:
-                failure = str(error)
+            fresh, failure, seconds = attempt(self._proxy, architecture)
             kept = self._scores.add(
                 _KeptScore(
                     proxy=self._name,
@@ -244,7 +240,7 @@ class _Remembering:
                     id=architecture.id,
                     value=fresh.value if fresh else None,
                     failure=failure,
-                    seconds=fresh.seconds if fresh else time.monotonic() - start,
+                    seconds=seconds,
                     details=dict(fresh.details) if fresh else {},
                     settings=self.settings(),
                 )
@@ -397,8 +393,7 @@ def _ended_searches(request: Request, proxies: Mapping[str, Proxy], out: Path) -
     before = Validation.load(out).recovery
     limits, name = (request.trials, request.time_limit_s), request.proxies[0]
     used = {"name": name, **proxies[name].settings()}
-    space = hashlib.sha256(request.space.model_dump_json().encode()).hexdigest()[:16]  # as a run has it
-    asked = (space, request.table.digest(), request.seeds[0], _digest(used))
+    asked = (request.space.digest, request.table.digest(), request.seeds[0], _digest(used))
     ended = (
         {p.budget_ms for p in before.searches if p.complete and (p.trials, p.time_limit_s) == limits} if before else ()
     )

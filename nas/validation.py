@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from nas.entries import Agreement
-from nas.errors import InputError
-from nas.files import Record
+from nas.files import Record, read_record
 from nas.result import TableUsed
 
 __all__ = [
@@ -310,10 +309,4 @@ class Validation(Record):
         Raises:
             InputError: there is none, or it is broken.
         """
-        path = folder / "validation.json"
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        except ValidationError as error:
-            raise InputError.from_validation(str(path), error) from error
+        return read_record(folder / "validation.json", cls)

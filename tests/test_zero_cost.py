@@ -19,6 +19,7 @@ from nas.model.blocks import Attention
 from nas.operations import count
 from nas.proxies import ScoringFailed, zero_cost
 from nas.proxies.zero_cost import Options, ZeroCost, build, gradient_norm, naswot, synflow, zico
+from nas.training import seeded_network
 
 CONV = ConvSpec(kernel=3, expansion=2)
 ATTENTION = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)
@@ -265,12 +266,12 @@ class TestZeroCost:
 
     @pytest.mark.parametrize("measure", MEASURES)
     def test_score_that_is_no_number_fails_with_a_reason(self, measure: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        def spoilt(architecture: Architecture) -> Network:
-            network = build_model(architecture)
+        def spoilt(architecture: Architecture, *, seed: int) -> Network:
+            network = seeded_network(architecture, seed=seed)
             nn.init.constant_(network.layers[-1].classifiers[0].linear.weight, math.nan)
             return network
 
-        monkeypatch.setattr(zero_cost, "build_model", spoilt)
+        monkeypatch.setattr(zero_cost, "seeded_network", spoilt)
 
         with pytest.raises(ScoringFailed, match=f"{measure} of the untrained network is nan, not a finite number"):
             _proxy(measure).score(_architecture())
@@ -280,10 +281,10 @@ class TestZeroCost:
             _proxy(image_set=_image_set(spread=0)).score(_architecture())
 
     def test_running_out_of_memory_fails_with_a_reason(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def exhaust(architecture: Architecture) -> Network:
+        def exhaust(architecture: Architecture, *, seed: int) -> Network:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-        monkeypatch.setattr(zero_cost, "build_model", exhaust)
+        monkeypatch.setattr(zero_cost, "seeded_network", exhaust)
 
         with pytest.raises(ScoringFailed, match="out of memory on cpu with 12 images of 32 px"):
             _proxy().score(_architecture())

@@ -1,4 +1,4 @@
-"""What proxies share that run networks in torch: where to run, whose failures count, and what a network is worth."""
+"""What proxies share that run networks in torch: where they ran, whose failures count, what a network is worth."""
 
 from __future__ import annotations
 
@@ -6,34 +6,29 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from nas.data import ImageSet, validation_batches
-from nas.errors import InputError
 from nas.model import Network
 from nas.proxies import ScoringFailed
 from nas.training import Precision, autocast
 
-__all__ = ["HeldOut", "held_out", "judged", "memory_failures", "usable_device"]
+__all__ = ["HeldOut", "circumstances", "held_out", "judged", "memory_failures", "portable_weights"]
 
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-def usable_device(device: str | None) -> str:
-    """The device asked for, tried; by default a GPU if there is one.
+def circumstances(device: torch.device) -> dict[str, Any]:
+    """Where a proxy runs, for its settings: what may change when a run goes on elsewhere."""
+    return {"device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
 
-    Raises:
-        InputError: it cannot be used.
-    """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA fails an assertion
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {device!r} cannot be used here ({reason}); try cpu") from error
-    return device
+
+def portable_weights(network: Network) -> dict[str, torch.Tensor]:
+    """The state of a network for `Score.weights`: on the CPU, and not in channels_last, which files do not have."""
+    return {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
 
 
 @contextmanager

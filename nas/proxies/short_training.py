@@ -23,10 +23,19 @@ from nas.errors import InputError
 from nas.files import Record
 from nas.model import Network, inherit, load_donor
 from nas.proxies import Score, ScoringFailed
-from nas.proxies._torch import held_out, judged, memory_failures, usable_device
+from nas.proxies._torch import circumstances, held_out, judged, memory_failures, portable_weights
 from nas.space import SearchSpace
 from nas.supernet import Supernet, is_supernet, load_supernet
-from nas.training import Optimizer, Precision, autocast, faster_precision, initial_network, schedule, timed
+from nas.training import (
+    Optimizer,
+    Precision,
+    autocast,
+    faster_precision,
+    initial_network,
+    schedule,
+    timed,
+    usable_device,
+)
 
 __all__ = ["VARIANT", "Options", "Recipe", "ShortTraining", "StartingPoint", "build"]
 
@@ -129,9 +138,7 @@ class ShortTraining:
             "seed": self._seed,
             **asdict(self._recipe),
             **({"init": str(self._init.path)} if self._init else {}),
-            "device": str(self._device),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
+            **circumstances(self._device),
         }
 
     def estimate_seconds(self, architecture: Architecture) -> float:
@@ -174,8 +181,7 @@ class ShortTraining:
                 "validation_seconds": seconds - (trained - start),
                 **seen.details(self._images),
             },
-            # Trained in channels_last, which files do not have.
-            weights={name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()},
+            weights=portable_weights(network),
         )
 
     def _prepare(self, architecture: Architecture) -> tuple[Network, Optimizer]:
@@ -235,7 +241,7 @@ class _Preset:
     val_images: int = 5000
 
 
-# On the frontier of cost and rank that results/proxy-study found; README.md has both.
+# Three sizes, not yet points of a frontier: results/proxy-study has what is known of their cost and rank.
 _PRESETS: dict[Effort, _Preset] = {
     "quick": _Preset(images=4096, val_images=2048),
     "standard": _Preset(images=25_000),

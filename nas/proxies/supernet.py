@@ -16,9 +16,9 @@ from nas.data import ImageSet, Progress, load_images, training_batches
 from nas.errors import InputError
 from nas.files import Record
 from nas.proxies import Score, ScoringFailed
-from nas.proxies._torch import held_out, memory_failures, usable_device
+from nas.proxies._torch import circumstances, held_out, memory_failures, portable_weights
 from nas.supernet import Supernet, calibrate_norms, load_supernet
-from nas.training import Precision, faster_precision
+from nas.training import Precision, faster_precision, usable_device
 
 __all__ = ["InheritedWeights", "Options", "build"]
 
@@ -60,9 +60,7 @@ class InheritedWeights:
             "digest": self._supernet.digest,
             "calibration_images": sum(map(len, self._calibration)),
             "precision": self._precision,
-            "device": str(self._device),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
+            **circumstances(self._device),
         }
 
     def estimate_seconds(self, architecture: Architecture) -> float:
@@ -87,7 +85,7 @@ class InheritedWeights:
             value=seen.likelihood,
             seconds=time.perf_counter() - start,
             details=seen.details(self._images),
-            weights={name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()},
+            weights=portable_weights(network),
         )
 
 

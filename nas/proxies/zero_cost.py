@@ -28,11 +28,12 @@ from nas.architecture import Architecture
 from nas.data import ImageSet, Progress, load_images, training_batches
 from nas.errors import InputError
 from nas.files import Record
-from nas.model import Network, build_model
+from nas.model import Network
 from nas.model.blocks import Attention
 from nas.operations import count
 from nas.proxies import Score, ScoringFailed
-from nas.proxies._torch import memory_failures, usable_device
+from nas.proxies._torch import circumstances, memory_failures
+from nas.training import seeded_network, usable_device
 
 __all__ = ["VARIANT", "Counted", "Options", "ZeroCost", "build", "gradient_norm", "naswot", "synflow", "zico"]
 
@@ -104,9 +105,7 @@ class ZeroCost:
             "seed": self._seed,
             "measure": self._measure,
             "batch_size": self._batch_size,
-            "device": str(self._device),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
+            **circumstances(self._device),
         }
 
     def estimate_seconds(self, architecture: Architecture) -> float:
@@ -128,10 +127,8 @@ class ZeroCost:
         return Score(value=value, seconds=seconds, details={"images": self._batch_size, "classes": self._classes})
 
     def _build(self, architecture: Architecture) -> Network:
-        # Weights are drawn from torch's global generator; the caller gets it back as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self._seed)
-            network = build_model(architecture.at(resolution=self._resolution, num_classes=self._classes))
+        scaled = architecture.at(resolution=self._resolution, num_classes=self._classes)
+        network = seeded_network(scaled, seed=self._seed)
         network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
 
