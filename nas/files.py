@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -11,7 +12,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nas.errors import InputError
 
-__all__ = ["Record", "append_record", "cache_folder", "drop_half_line", "read_record", "read_records", "write_beside"]
+__all__ = [
+    "Record",
+    "append_record",
+    "cache_folder",
+    "digest",
+    "drop_half_line",
+    "read_record",
+    "read_records",
+    "write_beside",
+]
 
 R = TypeVar("R", bound="Record")
 
@@ -41,6 +51,12 @@ def cache_folder(part: str, *, keeps: str | None = None) -> Path:
                 f"{folder}: cannot keep {keeps} there ({error.strerror}); set NAS_CACHE to another folder"
             ) from error
     return folder
+
+
+def digest(path: Path) -> str:
+    """Short SHA-256 of a file, in hexadecimal: equal for equal content, wherever it lies."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def write_beside(path: Path, content: bytes) -> None:

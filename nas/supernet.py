@@ -7,7 +7,6 @@ budget are wanted, only those are drawn, and the largest of 500 of them takes th
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import time
@@ -119,11 +118,10 @@ class Supernet:
         weights: shared by all networks.
         resolution: height and width of the images, in pixels.
         num_classes: outputs.
-        digest: of its file.
     """
 
-    def __init__(self, *, weights: SharedWeights, resolution: int, num_classes: int, digest: str) -> None:
-        self.weights, self.resolution, self.num_classes, self.digest = weights, resolution, num_classes, digest
+    def __init__(self, *, weights: SharedWeights, resolution: int, num_classes: int) -> None:
+        self.weights, self.resolution, self.num_classes = weights, resolution, num_classes
 
     def network(self, architecture: Architecture) -> Network:
         """The network with its part of the weights; its batch norms know no statistics yet.
@@ -355,14 +353,7 @@ def load_supernet(path: Path, *, device: str = "cpu") -> Supernet:
     if any(name.startswith("optimizer/") for name in tensors):
         raise InputError(f"{path} is a checkpoint of a training that has not ended: repeat its command to go on")
     weights = SharedWeights({name: tensor.to(device) for name, tensor in tensors.items()})
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    return Supernet(
-        weights=weights,
-        resolution=origin.resolution,
-        num_classes=origin.num_classes,
-        digest=digest,
-    )
+    return Supernet(weights=weights, resolution=origin.resolution, num_classes=origin.num_classes)
 
 
 def _write(path: Path, tensors: dict[str, Tensor], origin: _Origin, *, done: int | None = None) -> None:

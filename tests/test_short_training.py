@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -202,6 +203,7 @@ class TestStartingPoint:
         )
 
         assert str(supernet) == inherited.settings()["init"]
+        assert inherited.settings()["digest"] == hashlib.sha256(supernet.read_bytes()).hexdigest()[:16]
         assert "init" not in fresh.settings()
         assert inherited.score(network).details["training_loss"] != fresh.score(network).details["training_loss"]
 

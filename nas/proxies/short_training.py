@@ -20,7 +20,7 @@ from pydantic import Field
 from nas.architecture import Architecture
 from nas.data import ImageSet, Progress, load_images, training_batches, validation_batches
 from nas.errors import InputError
-from nas.files import Record
+from nas.files import Record, digest
 from nas.model import Network, inherit, load_donor
 from nas.proxies import Score, ScoringFailed
 from nas.proxies._torch import circumstances, held_out, judged, memory_failures, portable_weights
@@ -90,6 +90,7 @@ class StartingPoint:
                 )
         else:
             self._donor = load_donor(path, SearchSpace.find("iformer").references)
+        self.digest = digest(path)
 
     def apply(self, network: Network) -> None:
         """Give the network, on the CPU, its part.
@@ -137,7 +138,7 @@ class ShortTraining:
             "resolution": self._images.resolution,
             "seed": self._seed,
             **asdict(self._recipe),
-            **({"init": str(self._init.path)} if self._init else {}),
+            **({"init": str(self._init.path), "digest": self._init.digest} if self._init else {}),
             **circumstances(self._device),
         }
 

@@ -14,7 +14,7 @@ import torch
 from nas.architecture import Architecture
 from nas.data import ImageSet, Progress, load_images, training_batches
 from nas.errors import InputError
-from nas.files import Record
+from nas.files import Record, digest
 from nas.proxies import Score, ScoringFailed
 from nas.proxies._torch import circumstances, held_out, memory_failures, portable_weights
 from nas.supernet import Supernet, calibrate_norms, load_supernet
@@ -43,6 +43,7 @@ class InheritedWeights:
         self, *, supernet: Supernet, image_set: ImageSet, source: Path, precision: Precision, seed: int, device: str
     ) -> None:
         self._supernet, self._source, self._precision, self._seed = supernet, source, precision, seed
+        self._digest = digest(source)
         self._device = torch.device(device)
         self._images = image_set.to(self._device)
         size = min(_BATCH_SIZE, len(image_set.train_labels))
@@ -57,7 +58,7 @@ class InheritedWeights:
             "resolution": self._images.resolution,
             "seed": self._seed,
             "supernet": str(self._source),
-            "digest": self._supernet.digest,
+            "digest": self._digest,
             "calibration_images": sum(map(len, self._calibration)),
             "precision": self._precision,
             **circumstances(self._device),
