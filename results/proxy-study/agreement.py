@@ -11,7 +11,10 @@ The networks are the published ones that are in the space, and random ones of it
 
 from __future__ import annotations
 
+import argparse
 import json
+import statistics
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +27,7 @@ from nas.architecture import Architecture
 from nas.calibrate import read_points
 from nas.operations import count
 from nas.proxies import build_proxies
+from nas.ranking import bootstrap_interval, kendall_tau_b
 from nas.space import random_choice
 from nas.validate import unlike
 
@@ -119,6 +123,7 @@ def _tau(first: list[float], second: list[float]) -> str:
 
 
 def main() -> None:
+    """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run")
