@@ -3,11 +3,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from nas.architecture import Architecture, AttentionSpec, ConvSpec, StageSpec
@@ -206,6 +208,23 @@ class TestStartingPoint:
         assert inherited.settings()["digest"] == hashlib.sha256(supernet.read_bytes()).hexdigest()[:16]
         assert "init" not in fresh.settings()
         assert inherited.score(network).details["training_loss"] != fresh.score(network).details["training_loss"]
+
+    def test_only_weights_that_know_the_classes_are_trained_at_lower_rates(
+        self, supernet: Path, tmp_path: Path
+    ) -> None:
+        donor = build_model(SearchSpace.find("iformer").references["iformer_t"])
+        save_weights(donor, tmp_path / "t.safetensors", metadata={})
+        for name, index in product("abcd", range(8)):
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / "photos" / name / f"{index}.png")
+
+        def rate(init: Path | None) -> float:
+            options = Options(images=64, resolution=32, precision="fp32", init=init)
+            return float(
+                build(data=str(tmp_path / "photos"), seed=0, device="cpu", options=options).settings()["matrix_rate"]
+            )
+
+        assert rate(supernet) < rate(None) == rate(tmp_path / "t.safetensors") == Recipe().matrix_rate
 
     def test_supernet_for_other_classes_is_refused(self, supernet: Path) -> None:
         with pytest.raises(InputError, match="was trained for 4 classes, the data has 7"):

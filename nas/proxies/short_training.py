@@ -41,6 +41,8 @@ __all__ = ["VARIANT", "Options", "Recipe", "ShortTraining", "StartingPoint", "bu
 
 Effort = Literal["quick", "standard", "thorough"]
 
+# Of weights that are trained on these classes already: what is left to learn is less than the noise of higher rates.
+_RATES_OF_TRAINED = {"matrix_rate": 0.003, "rate": 4.5e-4}
 _CHECK_EVERY = 10  # steps between looks at the loss: each look waits for a GPU
 
 
@@ -91,6 +93,11 @@ class StartingPoint:
         else:
             self._donor = load_donor(path, SearchSpace.find("iformer").references)
         self.digest = digest(path)
+
+    @property
+    def knows_classes(self) -> bool:
+        """Whether the weights were trained on these very classes, the classifier among them."""
+        return isinstance(self._donor, Supernet)
 
     def apply(self, network: Network) -> None:
         """Give the network, on the CPU, its part.
@@ -302,6 +309,7 @@ def build(
         val_limit=preset.val_images,
         progress=progress,
     )
-    recipe = Recipe(images=images, precision=options.precision or faster_precision(device))
     init = StartingPoint(options.init, num_classes=image_set.num_classes) if options.init else None
+    rates = _RATES_OF_TRAINED if init and init.knows_classes else {}
+    recipe = Recipe(images=images, precision=options.precision or faster_precision(device), **rates)
     return ShortTraining(image_set=image_set, recipe=recipe, seed=seed, device=device, init=init)

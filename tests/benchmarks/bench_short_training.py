@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import multiprocessing
+import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,10 +32,11 @@ from nas.model import build_model
 from nas.proxies import ScoringFailed, short_training
 from nas.proxies.short_training import Recipe, ShortTraining
 from nas.space import SearchSpace
-from nas.training import faster_precision
+from nas.training import Precision, faster_precision, timed
 
 REFERENCES = {name: network for name, network in SearchSpace.find("iformer").references.items() if name[8:] in "tsm"}
 M = REFERENCES["iformer_m"]
+_STEPS = 1000  # more than any topic takes
 
 
 def variants() -> dict[str, Architecture]:
@@ -89,22 +92,80 @@ def needs(options: argparse.Namespace) -> Table:
 
 
 def throughput(options: argparse.Namespace) -> Table:
-    """Images per second of training: number formats, memory layouts, and a plain loop over a DataLoader."""
+    """Images per second of training beside a plain loop over a DataLoader, all loops of a network in turns."""
     image_set = _images(options, seed=0, images=1024)
-    table = Table("batches", "precision", "layout", *REFERENCES)
-    for precision in ("fp32", "bf16"):
-        for layout in (torch.channels_last, torch.contiguous_format):
-            speeds = [_speed(network, image_set, options, precision, layout) for network in REFERENCES.values()]
-            table.add_row(
-                "tensors", precision, str(layout).removeprefix("torch."), *(f"{speed:.0f}" for speed in speeds)
-            )
-    precision = faster_precision(options.device)
-    plain = [_plain_speed(network, image_set, options) for network in REFERENCES.values()]
-    table.add_row("DataLoader, 2 workers", "fp32", "contiguous_format", *(f"{speed:.0f}" for speed in plain))
+    table = Table("loop", *REFERENCES)
+    cells: dict[str, list[str]] = {}
+    for network in REFERENCES.values():
+        loops = _loops(network, image_set, options)
+        speeds: dict[str, list[float]] = {name: [] for name in loops}
+        for _ in range(options.rounds):
+            for name, step in loops.items():
+                speeds[name].append(_images_per_second(step, options))
+        plain = speeds["DataLoader with 2 workers, fp32, AdamW"]
+        for name, values in speeds.items():
+            ratios = [ours / theirs for ours, theirs in zip(values, plain, strict=True)]
+            spread = f"x {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            cells.setdefault(name, []).append(f"{statistics.median(values):.0f}  {spread}")
+    for name, row in cells.items():
+        table.add_row(name, *row)
     table.caption = (
-        f"images/s in training, median of 5 steps of {Recipe().batch_size} after 2; the proxy would choose {precision}"
+        f"images/s, and how many times the plain loop's (lowest to highest round); medians of {options.rounds} rounds "
+        f"of 3 steps of {Recipe().batch_size} images each"
     )
     return table
+
+
+def memory(options: argparse.Namespace) -> Table:
+    """Peak memory of a process that trains five steps, in all and over one that has only loaded the images."""
+    table = Table("loop", *REFERENCES)
+    spawn = multiprocessing.get_context("spawn")
+
+    def peak(name: str | None, network: str) -> float:
+        with spawn.Pool(1) as pool:
+            return pool.apply(_peak_mib, (name, network, options))
+
+    loaded = peak(None, "iformer_t")
+    for name in (None, "proxy", "DataLoader with 2 workers, fp32, AdamW"):
+        peaks = [peak(name, network) if name else loaded for network in REFERENCES]
+        table.add_row(name or "images only", *(f"{value:.0f}  +{value - loaded:.0f}" for value in peaks))
+    table.caption = "MiB resident at most, workers of the DataLoader not counted"
+    return table
+
+
+def _peak_mib(loop: str | None, network: str, options: argparse.Namespace) -> float:
+    image_set = _images(options, seed=0, images=1024)
+    if loop:
+        step = _loops(REFERENCES[network], image_set, options)[loop]
+        for _ in range(5):
+            step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _loops(
+    architecture: Architecture, image_set: ImageSet, options: argparse.Namespace
+) -> dict[str, Callable[[], object]]:
+    """One step of training by each loop, by its name."""
+    with mock.patch.object(short_training, "Optimizer", _AllAdam):
+        without_muon = _our_step(architecture, image_set, options)
+    return {
+        "proxy": _our_step(architecture, image_set, options),
+        "proxy, fp32": _our_step(architecture, image_set, options, precision="fp32"),
+        "proxy, contiguous": _our_step(architecture, image_set, options, layout=torch.contiguous_format),
+        "proxy, AdamW": without_muon,
+        "DataLoader with 2 workers, fp32, AdamW": _plain_step(architecture, image_set, options),
+    }
+
+
+class _AllAdam:
+    """AdamW in place of Muon: what the better optimizer costs a step."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, matrix_rate: float, rate: float, weight_decay: float):
+        self._adam = torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, fused=True)
+
+    def step(self, share: float) -> None:
+        self._adam.step()
+        self._adam.zero_grad()
 
 
 def _begin(build: Callable[[Architecture], nn.Module], architecture: Architecture, *, seed: int) -> nn.Module:
@@ -136,15 +197,21 @@ def _images(options: argparse.Namespace, *, seed: int, images: int) -> ImageSet:
     return load_images(options.data, resolution=options.resolution, seed=seed, train_limit=images, val_limit=2048)
 
 
-def _speed(
-    architecture: Architecture, image_set: ImageSet, options: argparse.Namespace, precision: Any, layout: Any
-) -> float:
-    proxy = ShortTraining(image_set=image_set, recipe=Recipe(precision=precision), seed=0, device=options.device)
+def _our_step(
+    architecture: Architecture,
+    image_set: ImageSet,
+    options: argparse.Namespace,
+    *,
+    precision: Precision | None = None,
+    layout: torch.memory_format = torch.channels_last,
+) -> Callable[[], object]:
+    recipe = Recipe(precision=precision or options.precision or faster_precision(options.device))
+    proxy = ShortTraining(image_set=image_set, recipe=recipe, seed=0, device=options.device)
     network, optimizer = proxy._prepare(architecture)
-    network.to(memory_format=layout)
-    batches = training_batches(image_set, batch_size=Recipe().batch_size, steps=7, seed=0)
+    network.to(memory_format=layout)  # type: ignore[call-overload]
+    batches = training_batches(image_set, batch_size=recipe.batch_size, steps=_STEPS, seed=0)
     laid_out = ((images.contiguous(memory_format=layout), labels) for images, labels in batches)
-    return _images_per_second(lambda: proxy._step(network, optimizer, *next(laid_out), share=0.5), options)
+    return lambda: proxy._step(network, optimizer, *next(laid_out), share=0.5)
 
 
 class _Pictures(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
@@ -170,15 +237,20 @@ class _Pictures(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         return (tensor - self.mean) / self.std, self.labels[index]
 
 
-def _plain_speed(architecture: Architecture, image_set: ImageSet, options: argparse.Namespace) -> float:
+def _plain_step(architecture: Architecture, image_set: ImageSet, options: argparse.Namespace) -> Callable[[], object]:
     """The loop of a first tutorial: fp32, contiguous, two workers."""
     network = build_model(architecture.at(resolution=options.resolution, num_classes=image_set.num_classes))
     network.to(options.device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     loader = torch.utils.data.DataLoader(
-        _Pictures(image_set), batch_size=Recipe().batch_size, shuffle=True, num_workers=2, drop_last=True
+        _Pictures(image_set),
+        batch_size=Recipe().batch_size,
+        shuffle=True,
+        num_workers=2,
+        drop_last=True,
+        persistent_workers=True,
     )
-    batches: Iterator[list[torch.Tensor]] = iter(loader)
+    batches: Iterator[list[torch.Tensor]] = (batch for _ in range(_STEPS) for batch in loader)
 
     def step() -> None:
         images, labels = next(batches)
@@ -188,12 +260,13 @@ def _plain_speed(architecture: Architecture, image_set: ImageSet, options: argpa
         optimizer.step()
         loss.item()
 
-    return _images_per_second(step, options)
+    return step
 
 
 def _images_per_second(step: Callable[[], object], options: argparse.Namespace) -> float:
-    seconds = short_training._timed(step, runs=7, device=torch.device(options.device))
-    return Recipe().batch_size / statistics.median(seconds[2:])
+    """Of three steps after one: waiting workers have batches ready at first, which the first step takes."""
+    seconds = timed(step, runs=4, device=torch.device(options.device))
+    return Recipe().batch_size / statistics.fmean(seconds[1:])
 
 
 class _BagOfFeatures(nn.Module):
@@ -242,7 +315,7 @@ def _of(blocks: list[Any]) -> Architecture:
     return M.model_copy(update={"stages": stages})
 
 
-TOPICS = {topic.__name__: topic for topic in (scores, needs, throughput)}
+TOPICS = {topic.__name__: topic for topic in (scores, needs, throughput, memory)}
 
 
 def main() -> None:
@@ -253,6 +326,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=Recipe().images)
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", choices=["fp32", "bf16"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
