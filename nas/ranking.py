@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["bootstrap_interval", "kendall_tau_b", "pooled_deviation"]
+__all__ = ["bootstrap_interval", "deviation_within_seeds", "kendall_tau_b", "pooled_deviation"]
 
 _RESAMPLES = 2000
 
@@ -57,3 +57,27 @@ def pooled_deviation(groups: Iterable[Sequence[float]]) -> float | None:
             squares += math.fsum((value - mean) ** 2 for value in group)
             freedom += len(group) - 1
     return math.sqrt(squares / freedom) if freedom else None
+
+
+def deviation_within_seeds(networks: Iterable[Mapping[int, float]]) -> float | None:
+    """Standard deviation over seeds of one score, apart from what each seed does to all networks alike.
+
+    This is the noise in the order of networks that were scored under one seed, as a search scores them.
+
+    Args:
+        networks: scores by seed; a network without a score of every seed does not count.
+    Returns:
+        From the residuals of a two-way layout; None for fewer than two seeds or networks.
+
+    Example:
+        >>> deviation_within_seeds([{0: 1.0, 1: 2.0}, {0: 5.0, 1: 6.0}])  # seed 1 gives one more to both
+        0.0
+    """
+    groups = list(networks)
+    seeds = sorted({seed for group in groups for seed in group})
+    complete = [[group[seed] for seed in seeds] for group in groups if len(group) == len(seeds)]
+    if len(complete) < 2 or len(seeds) < 2:
+        return None
+    scores = np.asarray(complete)
+    residuals = scores - scores.mean(0) - scores.mean(1, keepdims=True) + scores.mean()
+    return math.sqrt((residuals**2).sum() / ((len(complete) - 1) * (len(seeds) - 1)))

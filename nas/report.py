@@ -434,7 +434,8 @@ def _proxy_sections(part: ProxyPart) -> list[Section]:
         f"settings of the first seed: {_words(part.settings)}",
         *(f"computed with {_words(where)}" for where in part.circumstances),
         f"{there} of {part.wanted} scores are there, {part.failed} of them failed; {part.seconds:.0f} s in all",
-        f"standard deviation over seeds of one score, pooled: {_number(part.deviation, '.4g')}",
+        f"standard deviation over seeds of one score, pooled: {_number(part.deviation, '.4g')}; apart from what a seed "
+        f"does to all networks alike: {_number(part.within_seeds, '.4g')}",
         *failures,
     ]
     rows = []

@@ -41,7 +41,7 @@ from nas.latency import LatencyTable
 from nas.operations import count
 from nas.pareto import hypervolume, undominated
 from nas.proxies import Proxy, Score, ScoringFailed
-from nas.ranking import bootstrap_interval, kendall_tau_b, pooled_deviation
+from nas.ranking import bootstrap_interval, deviation_within_seeds, kendall_tau_b, pooled_deviation
 from nas.result import CIRCUMSTANCES, Candidate, SearchResult, TableUsed
 from nas.search import Progress, attempt, check_budget, plan_search, run_search
 from nas.space import SearchSpace
@@ -527,6 +527,7 @@ def _proxy_part(request: Request, scores: _Scores, name: str) -> ProxyPart:
         wanted=len(found),
         failed=sum(line.value is None for line in lines),
         deviation=deviation,
+        within_seeds=deviation_within_seeds(row.values() for row in rows.values()),
         all_rows=_rank_agreement(list(rows.values()), request.seeds),
         near_rows=_rank_agreement(near, request.seeds),
         ladder=tuple(

@@ -181,6 +181,7 @@ class ProxyPart(Record):
         wanted: scores there are to be.
         failed: scores that failed.
         deviation: standard deviation over seeds of one score, pooled over the rows; None for one seed.
+        within_seeds: the same apart from what a seed does to all rows alike: noise in the order under one seed.
         all_rows: every row.
         near_rows: those of nearly one published latency.
         ladder: S over T, M over S, L over M.
@@ -194,6 +195,7 @@ class ProxyPart(Record):
     wanted: int
     failed: int
     deviation: float | None = None
+    within_seeds: float | None = None
     all_rows: RankAgreement
     near_rows: RankAgreement
     ladder: tuple[Gap, ...]

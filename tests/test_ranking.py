@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from nas.ranking import bootstrap_interval, kendall_tau_b, pooled_deviation
+from nas.ranking import bootstrap_interval, deviation_within_seeds, kendall_tau_b, pooled_deviation
 
 
 @pytest.mark.parametrize(
@@ -50,3 +51,21 @@ def test_the_bootstrap_interval_repeats_and_covers_what_it_is_drawn_from() -> No
     assert bootstrap_interval(first, first) == (1.0, 1.0)
     assert bootstrap_interval([1, 2], [1, 2]) is None
     assert bootstrap_interval([1, 1, 1], [1, 2, 3]) is None
+
+
+def test_the_deviation_within_seeds_is_what_no_seed_does_to_all() -> None:
+    generator = np.random.default_rng(0)
+    noise = generator.normal(0, 0.5, (400, 3))
+    scores = noise + generator.normal(0, 9, (400, 1)) + np.array([0.0, 70.0, -30.0])
+
+    deviation = deviation_within_seeds(dict(enumerate(row)) for row in scores)
+
+    assert deviation == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_network_without_every_seed_does_not_count() -> None:
+    complete = [{0: 1.0, 1: 2.5}, {0: 5.0, 1: 6.0}]
+
+    assert deviation_within_seeds([*complete, {0: 100.0}]) == deviation_within_seeds(complete) == pytest.approx(0.25)
+    assert deviation_within_seeds(complete[:1]) is None
+    assert deviation_within_seeds([{0: 1.0}, {0: 2.0}]) is None

@@ -246,6 +246,7 @@ def test_a_proxy_that_scores_by_accuracy_is_in_full_agreement(bench: Bench) -> N
     assert part.all_rows.rankers["published latency"] == pytest.approx(kendalltau(latency, top1).statistic)
     assert set(part.all_rows.rankers) == {"params", "macs", "published latency"}
     assert part.deviation == pytest.approx(1.0)
+    assert part.within_seeds == pytest.approx(0.0, abs=1e-9)  # every seed gives or takes the same from all
     assert part.rows[0].mean == pytest.approx(74.1)
     assert part.rows[0].deviation == pytest.approx(1.0)
     assert [(gap.network, gap.other) for gap in part.ladder] == [

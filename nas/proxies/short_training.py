@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,8 +41,8 @@ __all__ = ["VARIANT", "Options", "Recipe", "ShortTraining", "StartingPoint", "bu
 
 Effort = Literal["quick", "standard", "thorough"]
 
-# Of weights that are trained on these classes already: what is left to learn is less than the noise of higher rates.
-_RATES_OF_TRAINED = {"matrix_rate": 0.003, "rate": 4.5e-4}
+# Of the learning rates, for weights that know the classes: higher ones add more noise than they learn.
+_TRAINED = 0.15
 _CHECK_EVERY = 10  # steps between looks at the loss: each look waits for a GPU
 
 
@@ -310,6 +310,7 @@ def build(
         progress=progress,
     )
     init = StartingPoint(options.init, num_classes=image_set.num_classes) if options.init else None
-    rates = _RATES_OF_TRAINED if init and init.knows_classes else {}
-    recipe = Recipe(images=images, precision=options.precision or faster_precision(device), **rates)
+    recipe = Recipe(images=images, precision=options.precision or faster_precision(device))
+    if init and init.knows_classes:
+        recipe = replace(recipe, matrix_rate=_TRAINED * recipe.matrix_rate, rate=_TRAINED * recipe.rate)
     return ShortTraining(image_set=image_set, recipe=recipe, seed=seed, device=device, init=init)
