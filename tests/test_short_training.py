@@ -180,7 +180,7 @@ class TestStartingPoint:
     def test_candidate_starts_from_its_part_of_a_supernet(self, supernet: Path) -> None:
         network = build_model(SearchSpace.find("tiny").references["tiny_a"].at(resolution=32, num_classes=4))
 
-        StartingPoint(supernet, num_classes=4).apply(network)
+        StartingPoint(supernet).apply(network)
 
         expected = load_supernet(supernet).weights.part(network)
         assert all(torch.equal(expected[name], parameter) for name, parameter in network.named_parameters())
@@ -190,7 +190,7 @@ class TestStartingPoint:
         save_weights(donor, tmp_path / "t.safetensors", metadata={})
         network = build_model(donor.architecture.at(resolution=64, num_classes=4))
 
-        StartingPoint(tmp_path / "t.safetensors", num_classes=4).apply(network)
+        StartingPoint(tmp_path / "t.safetensors").apply(network)
 
         images = torch.randn(2, 3, 64, 64)
         maps = [part.eval().features(images)[-1].sort(dim=1).values for part in (donor, network)]  # in another order
@@ -198,7 +198,7 @@ class TestStartingPoint:
 
     def test_it_shows_in_the_settings_and_in_the_score(self, supernet: Path, colours: ImageSet) -> None:
         network = SearchSpace.find("tiny").references["tiny_a"]
-        start = StartingPoint(supernet, num_classes=4)
+        start = StartingPoint(supernet)
         recipe = Recipe(images=64, batch_size=64)
         inherited, fresh = (
             ShortTraining(image_set=colours, recipe=recipe, seed=0, device="cpu", init=init) for init in (start, None)
@@ -209,29 +209,29 @@ class TestStartingPoint:
         assert "init" not in fresh.settings()
         assert inherited.score(network).details["training_loss"] != fresh.score(network).details["training_loss"]
 
-    def test_only_weights_that_know_the_classes_are_trained_at_lower_rates(
-        self, supernet: Path, tmp_path: Path
-    ) -> None:
+    def test_weights_that_know_the_classes_are_trained_less(self, supernet: Path, tmp_path: Path) -> None:
         donor = build_model(SearchSpace.find("iformer").references["iformer_t"])
         save_weights(donor, tmp_path / "t.safetensors", metadata={})
         for name, index in product("abcd", range(8)):
             (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (32, 32)).save(tmp_path / "photos" / name / f"{index}.png")
 
-        def rate(init: Path | None) -> float:
-            options = Options(images=64, resolution=32, precision="fp32", init=init)
-            return float(
-                build(data=str(tmp_path / "photos"), seed=0, device="cpu", options=options).settings()["matrix_rate"]
-            )
+        def recipe(init: Path | None) -> tuple[int, float]:
+            options = Options(resolution=32, precision="fp32", init=init)
+            settings = build(data=str(tmp_path / "photos"), seed=0, device="cpu", options=options).settings()
+            return settings["images"], settings["matrix_rate"]
 
-        assert rate(supernet) < rate(None) == rate(tmp_path / "t.safetensors") == Recipe().matrix_rate
+        assert recipe(None) == recipe(tmp_path / "t.safetensors") == (4096, Recipe().matrix_rate)
+        assert recipe(supernet) == (2048, pytest.approx(0.003))
 
     def test_supernet_for_other_classes_is_refused(self, supernet: Path) -> None:
-        with pytest.raises(InputError, match="was trained for 4 classes, the data has 7"):
-            StartingPoint(supernet, num_classes=7)
+        options = Options(images=64, resolution=32, precision="fp32", init=supernet)
+
+        with pytest.raises(InputError, match="was trained for 4 classes, the data has 20"):
+            build(data="synthetic", seed=0, device="cpu", options=options)
 
     def test_network_outside_the_supernet_has_no_score(self, supernet: Path, colours: ImageSet) -> None:
-        start = StartingPoint(supernet, num_classes=4)
+        start = StartingPoint(supernet)
 
         with pytest.raises(ScoringFailed, match="does not fit into the supernet"):
             start.apply(build_model(SearchSpace.find("iformer").references["iformer_t"]))

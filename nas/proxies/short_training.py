@@ -76,28 +76,23 @@ class StartingPoint:
 
     Args:
         path: a supernet, or an iFormer in this project's names, timm's or the authors'.
-        num_classes: of the data.
     Raises:
-        InputError: the file holds neither, or a supernet for another number of classes.
+        InputError: the file holds neither.
     """
 
-    def __init__(self, path: Path, *, num_classes: int) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._donor: Supernet | Network
         if is_supernet(path):
             self._donor = load_supernet(path)
-            if self._donor.num_classes != num_classes:
-                raise InputError(
-                    f"{path} was trained for {self._donor.num_classes} classes, the data has {num_classes}"
-                )
         else:
             self._donor = load_donor(path, SearchSpace.find("iformer").references)
         self.digest = digest(path)
 
     @property
-    def knows_classes(self) -> bool:
-        """Whether the weights were trained on these very classes, the classifier among them."""
-        return isinstance(self._donor, Supernet)
+    def classes(self) -> int | None:
+        """How many the weights tell apart; None where every candidate gets a new classifier."""
+        return self._donor.num_classes if isinstance(self._donor, Supernet) else None
 
     def apply(self, network: Network) -> None:
         """Give the network, on the CPU, its part.
@@ -124,11 +119,17 @@ class ShortTraining:
         seed: of the weights, the order of images and the augmentation.
         device: `cpu`, `cuda`, `cuda:1`, ...
         init: weights to start from instead of random ones.
+    Raises:
+        InputError: `init` is for another number of classes.
     """
 
     def __init__(
         self, *, image_set: ImageSet, recipe: Recipe, seed: int, device: str, init: StartingPoint | None = None
     ) -> None:
+        if init and init.classes not in (None, image_set.num_classes):
+            raise InputError(
+                f"{init.path} was trained for {init.classes} classes, the data has {image_set.num_classes}"
+            )
         self._device = torch.device(device)
         self._images = image_set.to(self._device)
         self._recipe = recipe
@@ -242,7 +243,7 @@ class ShortTraining:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Preset:
-    """Images to train on, their size in pixels, and how many to score on."""
+    """Images to train on, half as many from a supernet; their size in pixels, and how many to score on."""
 
     images: int
     resolution: int = 64
@@ -252,8 +253,8 @@ class _Preset:
 # Three sizes, not yet points of a frontier: results/proxy-study has what is known of their cost and rank.
 _PRESETS: dict[Effort, _Preset] = {
     "quick": _Preset(images=4096, val_images=2048),
-    "standard": _Preset(images=25_000),
-    "thorough": _Preset(images=75_000),
+    "standard": _Preset(images=8192),
+    "thorough": _Preset(images=25_000),
 }
 
 
@@ -265,7 +266,7 @@ class Options(Record):
 
     Attributes:
         effort: sets the next two.
-        images: how many to train on; more than the data has are repeated.
+        images: how many to train on; more than the data has are repeated. From a supernet `effort` takes half as many.
         resolution: height and width of the images in pixels.
         precision: of matrix products; the faster of the two, timed here, by default.
         init: weights to start from: a supernet, or an iFormer in this project's names, timm's or the authors'.
@@ -300,7 +301,9 @@ def build(
     """
     device = usable_device(device)
     preset = _PRESETS[options.effort]
-    images = options.images or preset.images
+    init = StartingPoint(options.init) if options.init else None
+    trained = init is not None and init.classes is not None
+    images = options.images or (preset.images // 2 if trained else preset.images)
     image_set = load_images(
         data,
         resolution=options.resolution or preset.resolution,
@@ -309,8 +312,7 @@ def build(
         val_limit=preset.val_images,
         progress=progress,
     )
-    init = StartingPoint(options.init, num_classes=image_set.num_classes) if options.init else None
     recipe = Recipe(images=images, precision=options.precision or faster_precision(device))
-    if init and init.knows_classes:
+    if trained:
         recipe = replace(recipe, matrix_rate=_TRAINED * recipe.matrix_rate, rate=_TRAINED * recipe.rate)
     return ShortTraining(image_set=image_set, recipe=recipe, seed=seed, device=device, init=init)

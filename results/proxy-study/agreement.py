@@ -35,9 +35,9 @@ DATA = "../shared/data/tiny_imagenet50_64px"
 NEAR_MS = (0.95, 1.20)
 WIDE_MS = (0.50, 1.60)
 METHODS = {  # proxy and options
-    "scratch": ("short-training", {"images": "8192"}),
+    "scratch": ("short-training:standard", {}),
     "supernet": ("supernet", {"supernet": "{file}"}),
-    "start": ("short-training", {"images": "4096", "init": "{file}"}),
+    "start": ("short-training:standard", {"init": "{file}"}),
 }
 
 

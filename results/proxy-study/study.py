@@ -22,21 +22,25 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from scipy.stats import kendalltau
 from torch import Tensor, nn
 
+from nas import training
 from nas.architecture import Architecture
 from nas.calibrate import read_points
 from nas.data import ImageSet, load_images, training_batches, validation_batches
 from nas.model import Network, residual_norms
+from nas.supernet import calibrate_norms, load_supernet
 from nas.training import Optimizer, autocast, faster_precision, initial_network, schedule
 from nas.validate import unlike
 
@@ -64,6 +68,10 @@ class Trial:
         width: channels of all stages, relative to the published ones.
         tied: keys start equal to queries, so that each token attends to itself at first.
         averaged: part of the steps over which weights are averaged for a second score; 0 for none.
+        augmentation: `shift` as `nas.data.training_batches` has it, `none`, or `crop`: half to all of the area as well.
+        growing: the first half of the steps see images of half the size.
+        teacher: a supernet whose iFormer-L, with its weights there, gives half of the loss; none if empty.
+        matrix_side: kernels whose smaller side as a matrix is above this are left to AdamW.
         data: `tiny` or `cifar`.
     """
 
@@ -82,6 +90,10 @@ class Trial:
     width: float = 1.0
     tied: bool = False
     averaged: float = 0.0
+    augmentation: str = "shift"
+    growing: bool = False
+    teacher: str = ""
+    matrix_side: int = 1_000_000
     data: str = "tiny"
 
     @property
@@ -98,11 +110,16 @@ def train(trial: Trial, images: ImageSet) -> dict[str, Any]:
     average: dict[str, Tensor] = {}
     rungs = []
     started = time.process_time()
-    batches = training_batches(images, batch_size=trial.batch_size, steps=steps, seed=trial.seed)
-    for step, (pictures, labels) in enumerate(batches, start=1):
+    teacher = _teacher(trial, images)
+    for step, (pictures, labels) in enumerate(_batches(trial, images, steps), start=1):
+        if trial.growing and step <= steps // 2:
+            pictures = F.avg_pool2d(pictures, 2)
         with autocast(pictures.device, precision):
             logits = network(pictures)
+            told = teacher(pictures) if teacher else None
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=trial.label_smoothing)
+        if told is not None:
+            loss = (loss + F.cross_entropy(logits.float(), told.float().softmax(1))) / 2
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step(_share(trial, step / (steps + 1)))
         if trial.averaged:
@@ -115,6 +132,40 @@ def train(trial: Trial, images: ImageSet) -> dict[str, Any]:
         network.load_state_dict(network.state_dict() | average)
         result["averaged_accuracy"] = _score(network, images, precision)["accuracy"]
     return result
+
+
+def _batches(trial: Trial, images: ImageSet, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    if trial.augmentation == "none":
+        random = torch.Generator().manual_seed(trial.seed)
+        passes = math.ceil(steps * trial.batch_size / len(images.train_labels))
+        order = torch.cat([torch.randperm(len(images.train_labels), generator=random) for _ in range(passes)])
+        order = order[: steps * trial.batch_size]
+        plain = replace(images, val_images=images.train_images[order], val_labels=images.train_labels[order])
+        yield from validation_batches(plain, batch_size=trial.batch_size)
+        return
+    random = torch.Generator().manual_seed(trial.seed + 1)
+    for pictures, labels in training_batches(images, batch_size=trial.batch_size, steps=steps, seed=trial.seed):
+        if trial.augmentation == "crop":
+            count = len(pictures)
+            scale = (0.5 + 0.5 * torch.rand(count, generator=random)).sqrt()  # of the area, so its root of the side
+            shift = (1 - scale)[:, None] * (2 * torch.rand(count, 2, generator=random) - 1)
+            view = torch.zeros(count, 2, 3)
+            view[:, 0, 0] = view[:, 1, 1] = scale
+            view[:, :, 2] = shift
+            grid = F.affine_grid(view, list(pictures.shape), align_corners=False)
+            cropped = F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
+            yield cropped.contiguous(memory_format=torch.channels_last), labels
+        else:
+            yield pictures, labels
+
+
+def _teacher(trial: Trial, images: ImageSet) -> Any:
+    if not trial.teacher:
+        return None
+    network = load_supernet(Path(trial.teacher)).network(NETWORKS["iformer_l"].architecture())
+    seen = [pictures for pictures, _ in training_batches(images, batch_size=128, steps=8, seed=0)]
+    calibrate_norms(network, seen, precision=faster_precision("cpu"))
+    return torch.inference_mode()(network)
 
 
 def _prepare(trial: Trial, images: ImageSet) -> tuple[Network, Any]:
@@ -130,7 +181,13 @@ def _prepare(trial: Trial, images: ImageSet) -> tuple[Network, Any]:
                 module.key.conv.weight.data.copy_(module.query.conv.weight.data)  # type: ignore[union-attr]
     if trial.optimizer == "adamw":
         return network, _AdamW(network, trial)
-    return network, Optimizer(network.parameters(), matrix_rate=trial.matrix_rate, rate=trial.rate, weight_decay=0.05)
+    with mock.patch.object(training, "_is_matrix", partial(_is_small_matrix, training._is_matrix, trial.matrix_side)):
+        optimizer = Optimizer(network.parameters(), matrix_rate=trial.matrix_rate, rate=trial.rate, weight_decay=0.05)
+    return network, optimizer
+
+
+def _is_small_matrix(is_matrix: Callable[[Tensor], bool], limit: int, kernel: Tensor) -> bool:
+    return is_matrix(kernel) and min(kernel.shape[0], kernel[0].numel()) <= limit
 
 
 class _AdamW:
@@ -208,8 +265,12 @@ def _trials(path: Path) -> Iterator[Trial]:
 def _finished(scores: Path) -> dict[str, dict[str, Any]]:
     """What is finished, by the key of its trial."""
     lines = [json.loads(line) for line in scores.read_text().splitlines()] if scores.exists() else []
-    fields = Trial.__dataclass_fields__
-    return {Trial(**{name: line[name] for name in fields}).key: line for line in lines}
+    return {_trial(line).key: line for line in lines}
+
+
+def _trial(line: dict[str, Any]) -> Trial:
+    """The trial of a line of scores; a field that is younger than the line has its default."""
+    return Trial(**{name: line[name] for name in Trial.__dataclass_fields__ if name in line})
 
 
 @contextmanager
@@ -229,7 +290,7 @@ def table(scores: Path) -> Iterator[str]:
     """A line for each recipe and network, and Kendall's tau of the likelihood against published top-1."""
     recipes: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for line in _finished(scores).values():
-        trial = Trial(**{name: line[name] for name in Trial.__dataclass_fields__})
+        trial = _trial(line)
         recipe = asdict(replace(trial, network="", seed=0, averaged=0.0))
         words = ", ".join(f"{name} {value}" for name, value in recipe.items() if value != getattr(_DEFAULT, name))
         recipes.setdefault(words or "as Trial has it", {}).setdefault(trial.network, []).append(line)
