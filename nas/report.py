@@ -24,6 +24,7 @@ from nas.validation import (
     NEAR_MS,
     RESOLUTION,
     Gap,
+    ProxyPair,
     ProxyPart,
     RankAgreement,
     RecoveryPart,
@@ -397,6 +398,8 @@ def validation_sections(validation: Validation) -> list[Section]:
     sections = [origin, _latency_section(validation), _rows_section(validation)]
     for part in validation.proxies:
         sections += _proxy_sections(part)
+    if validation.pairs:
+        sections.append(_pairs_section(validation.pairs))
     return sections + (_recovery_sections(validation.recovery) if validation.recovery else [])
 
 
@@ -462,6 +465,24 @@ def _proxy_sections(part: ProxyPart) -> list[Section]:
             rows=[_gap_row(gap) for gap in part.ladder],
         ),
     ]
+
+
+def _pairs_section(pairs: Sequence[ProxyPair]) -> Section:
+    return Section(
+        title="How well one proxy foretells another",
+        notes=["Kendall's tau-b between the mean scores of the published networks"],
+        header=("proxies", "number", "tau", "number in the band", "tau in the band"),
+        rows=[
+            (
+                f"{pair.proxy} and {pair.other}",
+                str(pair.networks),
+                _number(pair.tau, ".2f"),
+                str(pair.near_networks),
+                _number(pair.near_tau, ".2f"),
+            )
+            for pair in pairs
+        ],
+    )
 
 
 def _tau_row(name: str, ranks: RankAgreement) -> tuple[str, ...]:

@@ -25,10 +25,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from nas import catalog
@@ -54,6 +56,7 @@ from nas.validation import (
     Hypervolumes,
     LatencyPart,
     LatencyRow,
+    ProxyPair,
     ProxyPart,
     RankAgreement,
     RecoveryPart,
@@ -463,6 +466,7 @@ def _assemble(
         latency=latency,
         left_out={point.name: reason for point in (*request.points, *request.further) if (reason := unlike(point))},
         proxies=proxies,
+        pairs=tuple(_pair(one, other) for one, other in combinations(proxies, 2)),
         recovery=recovery,
     )
 
@@ -518,7 +522,7 @@ def _proxy_part(request: Request, scores: _Scores, name: str) -> ProxyPart:
     }
     deviation = pooled_deviation(list(row.values().values()) for row in rows.values())
     rungs = [rows[rung] for rung in LADDER if rung in rows]
-    near = [row for row in rows.values() if NEAR_MS[0] <= (row.published_ms or 0) <= NEAR_MS[1]]
+    near = [row for row in rows.values() if _is_near(row)]
     return ProxyPart(
         proxy=name,
         settings={key: value for key, value in lines[0].settings.items() if key not in CIRCUMSTANCES} if lines else {},
@@ -588,6 +592,31 @@ def _rank_agreement(rows: Sequence[ScoredNetwork], seeds: Sequence[int]) -> Rank
     )
 
 
+def _is_near(row: ScoredNetwork) -> bool:
+    return NEAR_MS[0] <= (row.published_ms or 0) <= NEAR_MS[1]
+
+
+def _pair(one: ProxyPart, other: ProxyPart) -> ProxyPair:
+    both = [(a, b) for a, b in zip(one.rows, other.rows, strict=True) if a.mean is not None and b.mean is not None]
+    near = [(a, b) for a, b in both if _is_near(a)]
+
+    def tau(rows: Sequence[tuple[ScoredNetwork, ScoredNetwork]]) -> float | None:
+        return _defined(kendall_tau_b([a.mean or 0.0 for a, _ in rows], [b.mean or 0.0 for _, b in rows]))
+
+    return ProxyPair(
+        proxy=one.proxy,
+        other=other.proxy,
+        networks=len(both),
+        tau=tau(both),
+        near_networks=len(near),
+        near_tau=tau(near),
+    )
+
+
+def _defined(tau: npt.NDArray[np.float64]) -> float | None:
+    return None if math.isnan(tau) else float(tau)
+
+
 def _seed_value(row: ScoredNetwork, *, seed: int) -> float | None:
     return row.values().get(seed)
 
@@ -601,8 +630,7 @@ def _against_top1(
 
 
 def _tau(rows: Iterable[ScoredNetwork], ranking: Callable[[ScoredNetwork], float | None]) -> float | None:
-    tau = float(kendall_tau_b(*_against_top1(rows, ranking)))
-    return None if math.isnan(tau) else tau
+    return _defined(kendall_tau_b(*_against_top1(rows, ranking)))
 
 
 def _recovery_part(

@@ -23,6 +23,7 @@ __all__ = [
     "Hypervolumes",
     "LatencyPart",
     "LatencyRow",
+    "ProxyPair",
     "ProxyPart",
     "RankAgreement",
     "RecoveryPart",
@@ -202,6 +203,24 @@ class ProxyPart(Record):
     seconds: float
 
 
+class ProxyPair(Record):
+    """How well the order by one proxy foretells that by another: whether it can screen for it, or stop before it.
+
+    Attributes:
+        networks: published rows with a score by both.
+        tau: Kendall's tau-b of the mean scores; None where it is not defined.
+        near_networks: those of nearly one published latency.
+        near_tau: over these.
+    """
+
+    proxy: str
+    other: str
+    networks: int
+    tau: float | None = None
+    near_networks: int
+    near_tau: float | None = None
+
+
 class SearchPart(Record):
     """A search inside a budget, and what it found beside the published variant of that budget.
 
@@ -287,6 +306,7 @@ class Validation(Record):
         data: what the proxies score on, as asked for.
         unfinished: what is still to come, by part; empty at the end.
         left_out: published rows that proxies are not compared on, each with the reason.
+        pairs: every proxy beside every later one.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -302,6 +322,7 @@ class Validation(Record):
     latency: LatencyPart
     left_out: dict[str, str]
     proxies: tuple[ProxyPart, ...]
+    pairs: tuple[ProxyPair, ...] = ()
     recovery: RecoveryPart | None = None
 
     @classmethod

@@ -93,7 +93,7 @@ class Bench:
 
     def run(
         self,
-        evaluate: Evaluate = by_accuracy,
+        evaluate: Evaluate | Mapping[str, Evaluate] = by_accuracy,
         *,
         seeds: Sequence[int] = (0, 1, 2),
         resume: bool = False,
@@ -107,7 +107,8 @@ class Bench:
         request = Request(**arguments | options, proxies=tuple(proxies), seeds=tuple(seeds), names=names)
 
         def build(seed: int) -> Mapping[str, Proxy]:
-            return {name: Scripted(evaluate, asked, seed=seed, stop_at=stop_at) for name in proxies}
+            own = evaluate if isinstance(evaluate, Mapping) else dict.fromkeys(proxies, evaluate)
+            return {name: Scripted(own[name], asked, seed=seed, stop_at=stop_at) for name in proxies}
 
         try:
             return run_validation(request, build, out=self.out, resume=resume), asked
@@ -285,6 +286,23 @@ def test_several_proxies_are_validated_each_alone(bench: Bench) -> None:
 
     assert [part.proxy for part in validation.proxies] == ["one", "two"]
     assert len(asked) == 24
+
+
+def test_the_orders_of_two_proxies_are_compared_where_both_have_scores(bench: Bench) -> None:
+    near = [name for name in ALIKE if 0.95 <= ROWS[name].latency_ms <= 1.20]
+
+    def reversed_near(network: Architecture, seed: int) -> float:
+        if IDS[network.id] == "iformer_t":
+            raise ScoringFailed("broke")
+        return -by_accuracy(network, seed) if IDS[network.id] in near else by_accuracy(network, seed)
+
+    (pair,) = bench.run({"one": by_accuracy, "two": reversed_near}, proxies=("one", "two"), seeds=[0])[0].pairs
+
+    top1 = {name: ROWS[name].top1 or 0.0 for name in ALIKE if name != "iformer_t"}
+    other = [-value if name in near else value for name, value in top1.items()]
+    assert (pair.proxy, pair.other, pair.networks, pair.near_networks) == ("one", "two", 11, 7)
+    assert pair.tau == pytest.approx(kendalltau(list(top1.values()), other).statistic)
+    assert pair.near_tau == pytest.approx(-1.0)
 
 
 def test_more_seeds_are_added_to_what_is_there(bench: Bench) -> None:
