@@ -100,6 +100,14 @@ class Request:
     names: Mapping[str, str]
     command: Sequence[str] = ()
 
+    def latency_ms(self, network: Architecture) -> float | None:
+        """Predicted latency; None where the table cannot say."""
+        try:
+            latency_ms = self.table.latency_ms(network)
+        except MissingLatencyError:
+            return None
+        return latency_ms if math.isfinite(latency_ms) else None
+
     @property
     def compared(self) -> tuple[PublishedPoint, ...]:
         """The rows that proxies are compared on."""
@@ -107,14 +115,19 @@ class Request:
 
     @property
     def variants(self) -> dict[str, PublishedPoint]:
-        """Known networks of the space that are published inside the slowest budget, by name, fastest first."""
+        """Known networks of the space that are published inside the slowest budget, by name, fastest first.
+
+        One that the table cannot say the latency of is none: nothing found can be beside it.
+        """
         published = {
             point.architecture().id: point
             for point in (*self.points, *self.further)
             if point.in_family and point.timed == "network" and point.latency_ms <= max(self.budgets_ms)
         }
         known = {
-            name: published[network.id] for name, network in self.space.references.items() if network.id in published
+            name: published[network.id]
+            for name, network in self.space.references.items()
+            if network.id in published and self.latency_ms(network) is not None
         }
         return dict(sorted(known.items(), key=lambda item: item[1].latency_ms))
 
@@ -123,7 +136,7 @@ def published_points(table: Path, rows: Path | None = None) -> tuple[list[Publis
     """The published rows of a table's device (`iphone13.points.csv` for any `iphone13...json`), and those of `rows`.
 
     Raises:
-        InputError: there are none at all, a file cannot be used, or both have a row of one name.
+        InputError: there are none at all, a file cannot be used, or both have a row of one name or of one network.
     """
     files = catalog.files("latency_tables", ".points.csv")
     own = files.get(table.name.split(".")[0])
@@ -136,6 +149,11 @@ def published_points(table: Path, rows: Path | None = None) -> tuple[list[Publis
     further = read_points(rows) if rows else []
     if twice := sorted({point.name for point in points} & {point.name for point in further}):
         raise InputError(f"{rows}: column name: {twice[0]} is in {own} already")
+    compared = [point for point in (*points, *further) if unlike(point) is None]
+    known = {point.architecture().id: point.name for point in reversed(compared)}
+    for point in further:
+        if unlike(point) is None and (name := known[point.architecture().id]) != point.name:
+            raise InputError(f"{rows}: row {point.name} is the same network as {name}: it would count twice")
     return points, further
 
 
@@ -150,7 +168,9 @@ def read_budgets(text: str) -> tuple[float, ...]:
     try:
         budgets = tuple(sorted({float(part) for part in text.split(",")}))
     except ValueError:
-        raise InputError(f"--budgets must be milliseconds such as 0.60,1.10, or none, got {text!r}") from None
+        budgets = (math.nan,)
+    if not all(0 < budget < math.inf for budget in budgets):
+        raise InputError(f"--budgets must be milliseconds such as 0.60,1.10, or none, got {text!r}")
     return budgets
 
 
@@ -195,17 +215,26 @@ class _Scores:
         drop_half_line(path)
         self._path = path
         self._kept: dict[tuple[str, str, str, int], _KeptScore] = {}
-        self._digests: dict[tuple[str, int], str] = {}
+        self._used: dict[tuple[str, int], Mapping[str, Any]] = {}
+        self._last: dict[tuple[str, int], Mapping[str, Any]] = {}
         for line in read_records(path, _KeptScore):
             self._remember(line)
 
     def use(self, name: str, seed: int, proxy: Proxy) -> None:
         """From now on scores of this proxy and seed are those with its settings."""
-        self._digests[name, seed] = _digest(proxy.settings())
+        self._used[name, seed] = proxy.settings()
 
     def find(self, name: str, seed: int, network: str) -> _KeptScore | None:
-        """The score of a network by its id; with settings that were never used in this run, by those used last."""
-        return self._kept.get((name, self._digests.get((name, seed), ""), network, seed))
+        """The score of a network by its id, under the settings used in this run.
+
+        For a seed whose proxy is not built yet, those of the last score count, if they differ from the settings of the
+        built ones in nothing but the seed.
+        """
+        settings = self._used.get((name, seed), self._last.get((name, seed)))
+        built = (used for (proxy, _), used in self._used.items() if proxy == name)
+        if settings is None or any(_apart_from_seed(used) != _apart_from_seed(settings) for used in built):
+            return None
+        return self._kept.get((name, _digest(settings), network, seed))
 
     def add(self, line: _KeptScore) -> _KeptScore:
         """Keep a score."""
@@ -214,9 +243,8 @@ class _Scores:
         return line
 
     def _remember(self, line: _KeptScore) -> None:
-        digest = _digest(line.settings)
-        self._kept[line.proxy, digest, line.id, line.seed] = line
-        self._digests[line.proxy, line.seed] = digest
+        self._kept[line.proxy, _digest(line.settings), line.id, line.seed] = line
+        self._last[line.proxy, line.seed] = line.settings
 
 
 class _Remembering:
@@ -290,12 +318,13 @@ def run_validation(
         raise InputError(f"{out} holds a validation already: go on with it (--resume), or choose another --out")
     if resume and not begun:
         raise InputError(f"{out} holds no validation to go on with: leave --resume out to begin one")
-    # What cannot be built is refused before the folder is made.
+    # What cannot be built or gone on with is refused before the folder is touched.
     built = {seeds[0]: build(seeds[0])}
-    scores = _Scores(out / "scores.jsonl")
     ended = _ended_searches(request, built[seeds[0]], out)
-
     latency = _latency_part(request)
+    scores = _Scores(out / "scores.jsonl")
+    for name, proxy in built[seeds[0]].items():
+        scores.use(name, seeds[0], proxy)
 
     def keep() -> Validation:
         validation = _assemble(request, latency, scores, out, ended, seconds=time.monotonic() - started)
@@ -390,22 +419,31 @@ def _search_folder(out: Path, budget_ms: float) -> Path:
 
 
 def _ended_searches(request: Request, proxies: Mapping[str, Proxy], out: Path) -> set[float]:
-    """Budgets whose search came to its end before, asked for in the same way; `run_search` judges all others."""
-    if not (out / "validation.json").exists():
-        return set()
-    before = Validation.load(out).recovery
+    """Budgets whose search came to its end before, asked for in the same way.
+
+    Raises:
+        InputError: a search was begun in another way.
+    """
     limits, name = (request.trials, request.time_limit_s), request.proxies[0]
-    used = {"name": name, **proxies[name].settings()}
-    asked = (request.space.digest, request.table.digest(), request.seeds[0], _digest(used))
-    ended = (
-        {p.budget_ms for p in before.searches if p.complete and (p.trials, p.time_limit_s) == limits} if before else ()
-    )
-    runs = {budget_ms: result.run for budget_ms, result in _results(request, out).items() if budget_ms in ended}
-    return {
-        budget_ms
-        for budget_ms, run in runs.items()
-        if (run.space.digest, run.table.digest, run.seed, _digest(run.proxy)) == asked
+    asked = {
+        "space": request.space.digest,
+        "table": request.table.digest(),
+        "first seed": request.seeds[0],
+        "first proxy": _digest({"name": name, **proxies[name].settings()}),
     }
+    begun = _results(request, out)
+    for result in begun.values():
+        run = result.run
+        before = (run.space.digest, run.table.digest, run.seed, _digest(run.proxy))
+        if other := [what for (what, value), old in zip(asked.items(), before, strict=True) if value != old]:
+            raise InputError(
+                f"{result.path} was begun with another {', '.join(other)}: repeat its options (run.json has them), "
+                "choose another --out, or leave the searches out (--budgets none)"
+            )
+    recovery = Validation.load(out).recovery if (out / "validation.json").exists() else None
+    searches = recovery.searches if recovery else ()
+    ended = {part.budget_ms for part in searches if part.complete and (part.trials, part.time_limit_s) == limits}
+    return ended & set(begun)
 
 
 def _results(request: Request, out: Path) -> dict[float, SearchResult]:
@@ -553,10 +591,6 @@ def _scored(
     counts = count(network)
     lines = [line for seed in request.seeds if (line := scores.find(proxy, seed, network.id))]
     values = [line.value for line in lines if line.value is not None]
-    try:
-        latency_ms = request.table.latency_ms(network)
-    except MissingLatencyError:
-        latency_ms = math.inf
     return ScoredNetwork(
         name=label,
         id=network.id,
@@ -565,7 +599,7 @@ def _scored(
         macs=counts.macs,
         published_ms=point.latency_ms if point else None,
         top1=point.top1 if point else None,
-        latency_ms=latency_ms if math.isfinite(latency_ms) else None,
+        latency_ms=request.latency_ms(network),
         scores=tuple(SeedScore(seed=s.seed, value=s.value, failure=s.failure, seconds=s.seconds) for s in lines),
         mean=statistics.fmean(values) if values else None,
         deviation=pooled_deviation([values]),
@@ -734,6 +768,12 @@ def _chance(scores: _Scores, proxy: str, seed: int, networks: Iterable[ScoredNet
         if line and "val_images" in line.details and "classes" in line.details:
             return 1 / float(line.details["classes"])
     return 0.0
+
+
+def _apart_from_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What proxies of all seeds have in common; the words for synthetic data tell the seed, too."""
+    own = {name: value for name, value in settings.items() if name not in {*CIRCUMSTANCES, "seed"}}
+    return own | {"data": str(settings.get("data")).replace(f"seed {settings.get('seed')}:", "")}
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -66,11 +67,14 @@ def by_accuracy(network: Architecture, seed: int) -> float:
 class Scripted:
     """A proxy with given scores, which keeps a list of what it was asked and may stop like Ctrl-C."""
 
-    def __init__(self, evaluate: Evaluate, asked: list[tuple[str, int]], *, seed: int, stop_at: int | None) -> None:
+    def __init__(
+        self, evaluate: Evaluate, asked: list[tuple[str, int]], *, seed: int, stop_at: int | None, **settings: str
+    ) -> None:
         self.evaluate, self.asked, self.seed, self.stop_at = evaluate, asked, seed, stop_at
+        self.own = settings
 
     def settings(self) -> dict[str, Any]:
-        return {"proxy": "scripted", "seed": self.seed, "threads": 1}
+        return {"proxy": "scripted", "seed": self.seed, "threads": 1, **self.own}
 
     def estimate_seconds(self, architecture: Architecture) -> float:
         return 0.0
@@ -99,6 +103,7 @@ class Bench:
         resume: bool = False,
         stop_at: int | None = None,
         proxies: Sequence[str] = ("scripted",),
+        settings: Mapping[str, str] = MappingProxyType({}),
         **options: Any,
     ) -> tuple[Validation, list[tuple[str, int]]]:
         asked: list[tuple[str, int]] = []
@@ -108,7 +113,7 @@ class Bench:
 
         def build(seed: int) -> Mapping[str, Proxy]:
             own = evaluate if isinstance(evaluate, Mapping) else dict.fromkeys(proxies, evaluate)
-            return {name: Scripted(own[name], asked, seed=seed, stop_at=stop_at) for name in proxies}
+            return {name: Scripted(own[name], asked, seed=seed, stop_at=stop_at, **settings) for name in proxies}
 
         try:
             return run_validation(request, build, out=self.out, resume=resume), asked
@@ -215,12 +220,13 @@ def test_a_table_that_lacks_a_layer_skips_the_row(bench: Bench) -> None:
 
 def test_further_rows_are_predicted_and_scored_though_no_table_was_fitted_to_them(bench: Bench) -> None:
     own = ROWS["iformer_m"].model_copy(update={"name": "own", "fit": "no", "why_not": "held out", "latency_ms": 1.3})
-    validation, _ = bench.run(seeds=[0], further=(own,))
+    without = [point for name, point in ROWS.items() if name != "iformer_m"]
+    validation, _ = bench.run(seeds=[0], points=tuple(without), further=(own,))
     row = validation.latency.rows[-1]
 
     assert (row.name, row.left_out_ms, row.skipped) == ("own", None, None)
     assert row.error == pytest.approx(TABLE.latency_ms(own.architecture()) / 1.3 - 1)
-    assert [row.name for row in validation.proxies[0].rows] == [*ALIKE, "own"]
+    assert [row.name for row in validation.proxies[0].rows] == [*(name for name in ALIKE if name != "iformer_m"), "own"]
 
 
 # Proxies
@@ -311,6 +317,33 @@ def test_more_seeds_are_added_to_what_is_there(bench: Bench) -> None:
 
     assert {seed for _, seed in asked} == {1}
     assert [s.seed for s in validation.proxies[0].rows[0].scores] == [0, 1]
+
+
+def test_scores_of_other_settings_are_not_mixed_in_while_their_turn_has_not_come(bench: Bench) -> None:
+    bench.run()
+    validation, _ = bench.run(lambda network, seed: 0.5, resume=True, stop_at=14, settings={"effort": "standard"})
+
+    part = validation.proxies[0]
+    assert {score.seed for row in part.rows for score in row.scores} == {0, 1}
+    assert all(score.value == 0.5 for row in part.rows for score in row.scores)
+    assert validation.unfinished == {"proxy scripted": "14 of 36 scores are there"}
+
+
+def test_scores_of_seeds_whose_turn_has_not_come_are_kept_for_equal_settings(bench: Bench) -> None:
+    bench.run()
+    validation, asked = bench.run(resume=True, stop_at=0)
+
+    assert (asked, validation.unfinished) == ([], {})
+
+
+def test_a_search_of_another_proxy_is_refused_before_anything_is_overwritten(bench: Bench) -> None:
+    bench.run(seeds=[0], budgets_ms=(0.85,), trials=2)
+    before = (bench.out / "validation.json").read_bytes()
+
+    with pytest.raises(InputError, match=r"search-0.85ms was begun with another first proxy: repeat its options"):
+        bench.run(seeds=[0], budgets_ms=(0.85,), trials=2, resume=True, settings={"effort": "standard"})
+
+    assert (bench.out / "validation.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("stop_at", [0, 5, 20])
@@ -563,6 +596,8 @@ def test_ctrl_c_ends_with_130_and_prints_what_there_is(
         (["--rows", "none.csv"], 2, "none.csv: cannot be read"),
         (["--rows", "bad.csv"], 2, "bad.csv: row 2 (iformer_t): latency_ms: input should be greater than 0, got '-1'"),
         (["--rows", "same.csv"], 2, "same.csv: column name: iformer_t is in"),
+        (["--rows", "twin.csv"], 2, "twin.csv: row twin is the same network as iformer_t: it would count twice"),
+        (["--budgets", "nan"], 2, "--budgets must be milliseconds such as 0.60,1.10, or none, got 'nan'"),
         (["--budgets", "soon"], 2, "--budgets must be milliseconds such as 0.60,1.10, or none, got 'soon'"),
         (["--budgets", "0.01"], 4, "the cheapest is predicted at"),
         (["--table", "amd-epyc.onnxruntime"], 2, "no published figures of its device are at hand, only of iphone13"),
@@ -576,6 +611,7 @@ def test_bad_input_gets_one_line_and_leaves_no_folder(
 ) -> None:
     header, first, *_ = POINTS.read_text().splitlines()
     Path("same.csv").write_text(f"{header}\n{first}\n")
+    Path("twin.csv").write_text(f"{header}\n{first.replace('iformer_t', 'twin', 1)}\n")
     Path("bad.csv").write_text(f"{header}\n{first.replace(',0.60,', ',-1,', 1)}\n")
     ended, out, err = command(*QUICK, *arguments)
 
