@@ -250,9 +250,6 @@ def _published(results: Sequence[SearchResult]) -> list[PublishedTime]:
     return sorted(points.values(), key=lambda point: point.latency_ms)
 
 
-# One training recipe, hence comparable; the ladder's steps and L2 (distilled, 450 epochs) are not.
-
-
 def _markdown(result: SearchResult) -> str:
     run = result.run
     rows = [_row(c, result) for c in sorted([*result.front, *result.references], key=lambda c: c.latency_ms)]
@@ -529,7 +526,7 @@ def _recovery_sections(part: RecoveryPart) -> list[Section]:
         for v in part.variants
     ]
     published = ("published", "predicted ms", "score")
-    gap = ("gap", "in deviations", "verdict")
+    gap = ("gap", "in deviations", "verdict", "gap in ms")
     return [
         Section(
             title=f"Recovery: searches with {part.proxy}",
@@ -557,8 +554,9 @@ def _recovery_sections(part: RecoveryPart) -> list[Section]:
 
 def _gap_cells(gap: Gap | None) -> tuple[str, ...]:
     if gap is None:
-        return ("-", "-", "-")
-    return (_number(gap.score, "+.4g"), _number(gap.deviations, "+.1f"), gap.verdict or "-")
+        return ("-", "-", "-", "-")
+    distance = _number(gap.score, "+.4g"), _number(gap.deviations, "+.1f")
+    return (*distance, gap.verdict or "-", _number(gap.latency_ms, "+.3f"))
 
 
 def _yes(answer: bool | None) -> str:

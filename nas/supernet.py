@@ -2,13 +2,14 @@
 
 Each step trains the largest network on the labels, then the smallest and two random ones on what the largest says about
 the same images (the sandwich rule and in-place distillation of arXiv:1903.05134). Where only networks inside a latency
-budget are wanted, only those are drawn, and the largest of 500 of them takes the place of the largest of all.
+budget are wanted, only those are drawn, and the largest of 200 of them takes the place of the largest of all.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ from torch.func import functional_call
 
 from nas.architecture import Architecture, Layer
 from nas.data import ImageSet, training_batches
-from nas.errors import InputError, NasError
-from nas.files import Record, write_beside
+from nas.errors import BudgetError, InputError, NasError
+from nas.files import Record, digest, write_beside
 from nas.model import Network, SharedWeights, build_model, inherit, load_donor, skeleton
 from nas.operations import count, operations
 from nas.space import SearchSpace, random_choice
@@ -47,7 +48,9 @@ __all__ = [
 
 T = TypeVar("T")
 _CHECKPOINT_S = 120.0
-_DRAWS = 500
+_POOL = 200
+_POOL_DRAWS = 100_000  # a minute or two
+_STEP_DRAWS = 500
 
 
 class SupernetRecipe(Record):
@@ -86,6 +89,7 @@ class _Origin(Record):
     init: str | None
     limit: str | None = None
     recipe: SupernetRecipe
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +174,8 @@ def train_supernet(
 ) -> Path:
     """Train a supernet for a space, and write it to `path`.
 
-    A checkpoint beside `path` is kept every two minutes: the same call goes on from there. Under torchrun every process
+    A checkpoint beside `path` is kept every two minutes, and where the training is interrupted: the same call goes on
+    from there, in the same precision. Under torchrun every process
     trains on images of its own and the gradients are averaged; only the first process writes.
 
     Args:
@@ -185,15 +190,20 @@ def train_supernet(
         limit: which networks of the space are wanted at all; by default every one.
         on_progress: called after every step, by the first process.
     Raises:
-        InputError: the file is there already, or its checkpoint is of another training.
+        InputError: the file is there already or cannot be made, or its checkpoint is of another training.
+        BudgetError: hardly a network of the space is wanted.
         NasError: training diverged.
     """
     if path.exists():
         raise InputError(f"{path} is there already; remove it or choose another --out")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise InputError(f"{path}: its folder does not exist, or cannot be written to")
     rank, workers = _join()
     device = usable_device(device)
     target = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if workers > 1 and device == "cuda" else device)
     images = image_set.to(target)
+    checkpoint = path.with_name(path.name + ".checkpoint")
+    begun = _read(checkpoint)[1].precision if checkpoint.exists() else None
     origin = _Origin(
         space=space.model_dump_json(),
         resolution=image_set.resolution,
@@ -201,26 +211,31 @@ def train_supernet(
         data=image_set.description,
         seed=seed,
         workers=workers,
-        init=str(init) if init else None,
+        init=digest(init) if init and init.is_file() else None,
         limit=limit.words if limit else None,
         recipe=recipe,
+        precision=_agreed(precision or begun or faster_precision(str(target)), target),
     )
-    training = _Training(space, origin, target, precision or faster_precision(device), init, limit)
-    checkpoint = path.with_name(path.name + ".checkpoint")
+    training = _Training(space, origin, target, init, limit)
+    if checkpoint.exists():
+        training.resume(checkpoint)
     steps = math.ceil(recipe.images / recipe.batch_size)
-    done = training.resume(checkpoint) if checkpoint.exists() else 0
-    saved = time.monotonic()
-    batches = training_batches(images, batch_size=recipe.batch_size, steps=steps, seed=seed * workers + rank, done=done)
-    for step, (pictures, labels) in enumerate(batches, start=done):
-        losses = training.step(
-            pictures, labels, step=step, share=schedule((step + 1) / (steps + 1), warmup=recipe.warmup)
-        )
-        if rank:
-            continue
-        on_progress(TrainingProgress(done=step + 1, steps=steps, largest=losses[0], smallest=losses[1]))
-        if time.monotonic() - saved > _CHECKPOINT_S:
-            training.save(checkpoint, step + 1)
-            saved = time.monotonic()
+    saved, kept = time.monotonic(), training.done
+    batches = training_batches(images, batch_size=recipe.batch_size, steps=steps, seed=seed * workers + rank, done=kept)
+    try:
+        for pictures, labels in batches:
+            losses = training.losses(pictures, labels)
+            training.update(schedule((training.done + 1) / (steps + 1), warmup=recipe.warmup))
+            if rank:
+                continue
+            on_progress(TrainingProgress(done=training.done, steps=steps, largest=losses[0], smallest=losses[1]))
+            if time.monotonic() - saved > _CHECKPOINT_S:
+                training.save(checkpoint)
+                saved, kept = time.monotonic(), training.done
+    except KeyboardInterrupt:
+        if training.done > kept and not (rank or training.updating):
+            training.save(checkpoint)
+        raise
     if not rank:
         _write(path, training.weights.tensors, origin)
         checkpoint.unlink(missing_ok=True)
@@ -231,18 +246,21 @@ def train_supernet(
 
 
 class _Training:
-    """Weights and optimizer of a supernet that is being trained."""
+    """Weights and optimizer of a supernet that is being trained, and how many steps are done.
+
+    `updating` while the weights are between two steps.
+    """
 
     def __init__(
         self,
         space: SearchSpace,
         origin: _Origin,
         device: torch.device,
-        precision: Precision,
         init: Path | None,
         limit: Limit | None,
     ) -> None:
-        self._space, self._origin, self._device, self._precision = space, origin, device, precision
+        self._space, self._origin, self._device = space, origin, device
+        self.done, self.updating = 0, False
         recipe = origin.recipe
         sizes = {"resolution": origin.resolution, "num_classes": origin.num_classes}
         kinds: set[str] = {kind for stage in space.stages if stage.attention for kind in stage.attention.kind}
@@ -263,14 +281,16 @@ class _Training:
             weight_decay=recipe.weight_decay,
         )
         self._limit, self._sizes = limit, sizes
-        drawn = self._drawn(seed=-1, number=_DRAWS) if limit else []
-        teacher = max(drawn, key=lambda network: count(network).macs, default=largest[-1])
+        self._pool = self._wanted(seed=-1, number=_POOL, draws=_POOL_DRAWS) if limit else []
+        if limit and not self._pool:
+            raise BudgetError(f"of {_POOL_DRAWS} random networks of the space none is {limit.words}")
+        teacher = max(self._pool, key=lambda network: count(network).macs, default=largest[-1])
         self._ends = (teacher, space.extreme(_macs).at(**sizes))
 
-    def step(self, images: Tensor, labels: Tensor, *, step: int, share: float) -> tuple[float, float]:
-        """One update from all networks of the sandwich; losses of the largest and of the smallest."""
+    def losses(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
+        """Gradients from all networks of the sandwich; losses of the largest and of the smallest."""
         recipe = self._origin.recipe
-        drawn = self._drawn(seed=step, number=recipe.random_networks)
+        drawn = self._drawn(seed=self.done, number=recipe.random_networks)
         logits = self._logits(self._ends[0], images)
         loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -281,24 +301,34 @@ class _Training:
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.item())
         if not all(map(math.isfinite, losses)):
-            raise NasError(f"training diverged in step {step + 1}: the losses are {losses}; try a lower learning rate")
+            raise NasError(
+                f"training diverged in step {self.done + 1}: the losses are {losses}; try a lower learning rate"
+            )
+        return losses[0], losses[1]
+
+    def update(self, share: float) -> None:
+        """Move the weights by the gradients of all processes, with a share of the learning rates."""
+        self.updating = True  # An interruption leaves weights that belong to no step.
         self._average()
         self._optimizer.step(share)
-        return losses[0], losses[1]
+        self.done += 1
+        self.updating = False
 
     def _drawn(self, *, seed: int, number: int) -> list[Architecture]:
         """Random networks of the space that are wanted, the same ones in every process."""
+        fresh = self._wanted(seed=seed, number=number, draws=_STEP_DRAWS * number)
+        missing = number - len(fresh)
+        return fresh + random.Random(seed).choices(self._pool, k=missing) if missing else fresh
+
+    def _wanted(self, *, seed: int, number: int, draws: int) -> list[Architecture]:
         choose = random_choice(seed=self._origin.seed * 1_000_003 + seed)
-        sampled = (self._space.sample(choose) for _ in range(_DRAWS * max(1, number)))
+        sampled = (self._space.sample(choose) for _ in range(draws))
         wanted = (network for network in sampled if self._limit is None or self._limit.admits(network))
-        drawn = [network.at(**self._sizes) for network in islice(wanted, number)]
-        if len(drawn) < number:
-            raise NasError(f"hardly a network of the space is {self._limit.words if self._limit else 'wanted'}")
-        return drawn
+        return [network.at(**self._sizes) for network in islice(wanted, number)]
 
     def _logits(self, architecture: Architecture, images: Tensor) -> Tensor:
         network = skeleton(architecture)
-        with autocast(self._device, self._precision):
+        with autocast(self._device, self._origin.precision or "fp32"):
             logits: Tensor = functional_call(network, self.weights.part(network), (images,))
         return logits.float()
 
@@ -311,15 +341,15 @@ class _Training:
                 dist.all_reduce(tensor.grad)
                 tensor.grad /= dist.get_world_size()
 
-    def save(self, path: Path, done: int) -> None:
+    def save(self, path: Path) -> None:
         """Keep everything that the next step needs."""
         tensors = {f"weights/{name}": tensor for name, tensor in self.weights.tensors.items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in self._optimizer.state().items()}
-        _write(path, tensors, self._origin, done=done)
+        _write(path, tensors, self._origin, done=self.done)
 
-    def resume(self, path: Path) -> int:
-        """Go on from a checkpoint: how many steps are done."""
-        tensors, origin, done = _read(path)
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        tensors, origin, self.done = _read(path)
         if origin != self._origin:
             differing = [name for name in _Origin.model_fields if getattr(origin, name) != getattr(self._origin, name)]
             raise InputError(
@@ -331,7 +361,6 @@ class _Training:
                 tensor.copy_(tensors[f"weights/{name}"])
         own = (name for name in tensors if name.startswith("optimizer/"))
         self._optimizer.load({name.removeprefix("optimizer/"): tensors[name] for name in own})
-        return done
 
 
 def is_supernet(path: Path) -> bool:
@@ -374,7 +403,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], _Origin, int]:
     except ValidationError as error:
         raise InputError.from_validation(str(path), error) from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or 'no such file'})") from error
+        reason = "is a folder" if path.is_dir() else error.strerror or "no such file"
+        raise InputError(f"{path}: cannot be read ({reason})") from error
     except (SafetensorError, ValueError) as error:
         raise InputError(f"{path} is damaged, or no supernet") from error
 
@@ -387,6 +417,15 @@ def _join() -> tuple[int, int]:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return dist.get_rank(), workers
+
+
+def _agreed(precision: Precision, device: torch.device) -> Precision:
+    """The precision of the first process, for all of them."""
+    if not dist.is_initialized():
+        return precision
+    choice = torch.tensor(precision == "bf16", dtype=torch.int64, device=device)
+    dist.broadcast(choice, 0)
+    return "bf16" if choice.item() else "fp32"
 
 
 def _largest(space: SearchSpace, kind: str) -> Architecture:

@@ -145,8 +145,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 def faster_precision(device: str) -> Precision:
     """The precision in which a small network trains faster on `device`; takes two seconds on two cores, once a process.
 
-    Steps in fp32 and in bf16 take turns and the fastest of each count, so that a busy machine does not change the
-    answer: a search is resumed in the precision in which it began.
+    Steps in fp32 and in bf16 take turns and the fastest of each count: a busy machine hardly changes the answer.
     """
     conv = ConvSpec(kernel=7, expansion=4)
     attention = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=3)

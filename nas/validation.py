@@ -136,13 +136,14 @@ class RankAgreement(Record):
 
 
 class Gap(Record):
-    """How far the score of one network lies above that of another.
+    """How far the score of one network lies above that of another, and what it costs.
 
     Attributes:
         network: name of the one.
         other: name of the other.
         score: difference of their mean scores, over the compared seeds that both have.
         deviations: the same in standard deviations; None where these are unknown or 0.
+        latency_ms: predicted latency of the one minus that of the other; None where the table cannot say.
         verdict: `better` or `worse` beyond two standard deviations; None where these are unknown.
     """
 
@@ -150,6 +151,7 @@ class Gap(Record):
     other: str
     score: float | None = None
     deviations: float | None = None
+    latency_ms: float | None = None
     verdict: Literal["better", "within noise", "worse"] | None = None
 
     @classmethod
@@ -157,16 +159,19 @@ class Gap(Record):
         cls, network: ScoredNetwork, other: ScoredNetwork, *, deviation: float | None, seeds: Sequence[int]
     ) -> Gap:
         """Compare two networks over some seeds; without a seed that both have there is no score."""
-        names = {"network": network.name, "other": other.name}
+        latency_ms = None
+        if network.latency_ms is not None and other.latency_ms is not None:
+            latency_ms = network.latency_ms - other.latency_ms
+        same: dict[str, Any] = {"network": network.name, "other": other.name, "latency_ms": latency_ms}
         ours, theirs = network.values(seeds), other.values(seeds)
         both = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
         if not both:
-            return cls(**names)
+            return cls(**same)
         score = statistics.fmean(both)
         if deviation is None:
-            return cls(**names, score=score)
+            return cls(**same, score=score)
         return cls(
-            **names,
+            **same,
             score=score,
             deviations=score / deviation if deviation else None,
             verdict="within noise" if abs(score) <= CLEAR * deviation else "better" if score > 0 else "worse",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nas.data import ImageSet
-from nas.errors import InputError, NasError
+from nas.errors import BudgetError, InputError
 from nas.model import build_model, save_weights
 from nas.proxies import ScoringFailed, build_proxies
 from nas.proxies.supernet import InheritedWeights
@@ -23,6 +23,7 @@ from nas.supernet import (
     load_supernet,
     train_supernet,
 )
+from nas.training import Optimizer
 
 SPACE = SearchSpace.find("tiny")
 NARROW = Limit(admits=lambda network: network.stages[0].channels == 8, words="narrow")
@@ -116,11 +117,90 @@ class TestTraining:
         nearest = torch.cdist(theirs, mine).min(dim=1).values
         assert nearest.max() < 0.2 * theirs.norm(dim=1).min()
 
-    def test_limit_that_nothing_meets_is_refused(self, colours: ImageSet, tmp_path: Path) -> None:
+    def test_limit_that_nothing_meets_is_refused(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nas.supernet._POOL_DRAWS", 100)
         nothing = Limit(admits=lambda network: False, words="at most 0 ms")
 
-        with pytest.raises(NasError, match="hardly a network of the space is at most 0 ms"):
+        with pytest.raises(BudgetError, match="of 100 random networks of the space none is at most 0 ms"):
             _train(colours, tmp_path / "x.safetensors", limit=nothing)
+
+    def test_networks_too_rare_to_be_met_again_are_taken_from_those_met_first(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nas.supernet._STEP_DRAWS", 0)
+
+        assert _train(colours, tmp_path / "x.safetensors", limit=Limit(admits=lambda network: True, words="any"))
+
+    def test_interrupted_training_goes_on_from_its_last_step(self, colours: ImageSet, tmp_path: Path) -> None:
+        straight = _train(colours, tmp_path / "straight.safetensors")
+
+        def interrupt(progress: TrainingProgress) -> None:
+            if progress.done == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            _train(colours, tmp_path / "x.safetensors", on_progress=interrupt)
+        seen: list[TrainingProgress] = []
+        stopped = _train(colours, tmp_path / "x.safetensors", on_progress=seen.append)
+
+        assert [progress.done for progress in seen] == [4]
+        assert straight.read_bytes() == stopped.read_bytes()
+
+    def test_weights_between_two_steps_are_not_kept(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        step, steps = Optimizer.step, iter(range(9))
+
+        def interrupted(self: Optimizer, share: float) -> None:
+            step(self, share)
+            if next(steps) == 2:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Optimizer, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            _train(colours, tmp_path / "x.safetensors")
+
+        assert list(tmp_path.iterdir()) == []
+
+    def test_training_goes_on_in_its_precision(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nas.supernet._CHECKPOINT_S", -1.0)
+        straight = _train(colours, tmp_path / "straight.safetensors", precision="bf16")
+        with pytest.raises(_StopError):
+            _train(colours, tmp_path / "x.safetensors", precision="bf16", stop_after=3)
+
+        monkeypatch.setattr("nas.supernet.faster_precision", lambda device: "fp32")
+        stopped = _train(colours, tmp_path / "x.safetensors", precision=None)
+
+        assert straight.read_bytes() == stopped.read_bytes()
+
+    def test_processes_share_their_gradients(self, tmp_path: Path) -> None:
+        (tmp_path / "watched.py").write_text(
+            "import torch.distributed as dist\n"
+            "import torch\n"
+            "from nas import supernet\n"
+            "from nas.cli import main\n"
+            "update = supernet._Training.update\n"
+            "def watched(self, share):\n"
+            "    update(self, share)\n"
+            "    own = torch.stack([tensor.detach().double().sum() for tensor in self.weights.tensors.values()])\n"
+            "    both = [torch.zeros_like(own) for _ in range(2)]\n"
+            "    dist.all_gather(both, own)\n"
+            "    assert torch.equal(*both), 'the processes have other weights'\n"
+            "supernet._Training.update = watched\n"
+            "main()\n"
+        )
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command += ["watched.py", "supernet", "train", "--space", "tiny"]
+        command += ["--images", "128", "--resolution", "32", "--out", "both.safetensors"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+        assert done.returncode == 0, done.stderr
 
     def test_two_processes_train_one_supernet(self, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
