@@ -501,7 +501,9 @@ def supernet_train(
             search_space, image_set, path, recipe=recipe, seed=seed, init=init, limit=limit, on_progress=watch_training
         )
     if os.environ.get("RANK", "0") == "0":  # Under torchrun one process speaks.
-        _say(f"score with it: nas search --budget-ms 1.1 --proxy supernet --supernet {shlex.quote(str(path))}")
+        given = {"budget-ms": budget_ms or 1.1, "space": space, "data": data, "table": table}
+        words = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in given.items())
+        _say(f"score with it: nas search {words} --proxy supernet --supernet {shlex.quote(str(path))}")
         _print(str(path))
 
 
@@ -802,7 +804,8 @@ def _settings(options: list[str] | None, **shorthands: object) -> dict[str, str]
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise InputError(f"--option must be NAME=VALUE, got {text!r}")
-        settings[name] = value
+        if settings.setdefault(name, value) != value:
+            raise InputError(f"--option {text}: {name} is {settings[name]} already: give it once")
     return settings
 
 

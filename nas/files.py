@@ -17,6 +17,7 @@ __all__ = [
     "append_record",
     "cache_folder",
     "digest",
+    "digest_of",
     "drop_half_line",
     "read_record",
     "read_records",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 R = TypeVar("R", bound="Record")
+_DIGITS = 16
 
 
 class Record(BaseModel):
@@ -53,10 +55,15 @@ def cache_folder(part: str, *, keeps: str | None = None) -> Path:
     return folder
 
 
+def digest_of(content: str) -> str:
+    """Short SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(content.encode()).hexdigest()[:_DIGITS]
+
+
 def digest(path: Path) -> str:
     """Short SHA-256 of a file, in hexadecimal: equal for equal content, wherever it lies."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]
 
 
 def write_beside(path: Path, content: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections import Counter
@@ -18,7 +17,7 @@ from nas.architecture import Architecture, Layer
 from nas.cost_model import CostModel
 from nas.entries import Check, Correction, Entry, Failed, Filled, Provenance, PublishedTime, ReferenceTime, Timing
 from nas.errors import InputError, MissingLatencyError
-from nas.files import Record, read_record, write_beside
+from nas.files import Record, digest_of, read_record, write_beside
 from nas.operations import operations
 
 __all__ = ["Latency", "LatencyTable", "LayerLatency", "drift", "weights_mb"]
@@ -274,7 +273,7 @@ class LatencyTable(Record):
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change with any content of the table."""
-        return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()[:16]
+        return digest_of(self.model_dump_json(by_alias=True))
 
     @property
     def _overhead_ms(self) -> float:

@@ -81,11 +81,12 @@ def summary(result: SearchResult) -> list[str]:
 
 
 def _meaning(*results: SearchResult) -> str:
-    """What a score is: runs of before 2026-11-20 have accuracies."""
+    """What a score is, where all results say the same; an older score is the accuracy that likelihoods have beside."""
     scored = [c.details for result in results for c in (*result.scored, *result.references)]
-    if not scored or not all("val_images" in details for details in scored):
+    if not all("val_images" in details for details in scored):
         return ""
-    return " (held-out likelihood)" if all("accuracy" in details for details in scored) else " (held-out accuracy)"
+    meanings = {"held-out likelihood" if "accuracy" in details else "held-out accuracy" for details in scored}
+    return f" ({meanings.pop()})" if len(meanings) == 1 else ""
 
 
 def _noise_words(result: SearchResult) -> str:

@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -30,7 +29,7 @@ from pydantic import Field, ValidationError
 
 from nas.architecture import Architecture
 from nas.errors import InputError
-from nas.files import Record, append_record, drop_half_line, read_records, write_beside
+from nas.files import Record, append_record, digest_of, drop_half_line, read_records, write_beside
 from nas.operations import count
 from nas.pareto import undominated
 
@@ -114,7 +113,7 @@ class Run(Record):
     @property
     def digest(self) -> str:
         """Equal for runs that may go on with each other."""
-        return hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode()).hexdigest()[:16]
+        return digest_of(json.dumps(self._identity(), sort_keys=True))
 
     def _identity(self) -> dict[str, Any]:
         """The settings that decide what is searched; where and how fast it runs may change."""

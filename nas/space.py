@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,7 +35,7 @@ from nas.architecture import (
     stage_size,
 )
 from nas.errors import InputError
-from nas.files import Record
+from nas.files import Record, digest_of
 
 __all__ = ["Choose", "SearchSpace", "arrange", "find_network", "random_choice"]
 
@@ -271,7 +270,7 @@ class SearchSpace(_Networks):
     @property
     def digest(self) -> str:
         """Equal for spaces of equal content."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        return digest_of(self.model_dump_json())
 
     def sample(self, choose: Choose) -> Architecture:
         """One network of the space; parameters with one option, or that do not apply, are never asked."""

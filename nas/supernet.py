@@ -122,10 +122,11 @@ class Supernet:
         weights: shared by all networks.
         resolution: height and width of the images, in pixels.
         num_classes: outputs.
+        limit: which networks it was trained for, such as "at most 1.1 ms under iphone13"; None for all of its space.
     """
 
-    def __init__(self, *, weights: SharedWeights, resolution: int, num_classes: int) -> None:
-        self.weights, self.resolution, self.num_classes = weights, resolution, num_classes
+    def __init__(self, *, weights: SharedWeights, resolution: int, num_classes: int, limit: str | None = None) -> None:
+        self.weights, self.resolution, self.num_classes, self.limit = weights, resolution, num_classes, limit
 
     def network(self, architecture: Architecture) -> Network:
         """The network with its part of the weights; its batch norms know no statistics yet.
@@ -382,7 +383,7 @@ def load_supernet(path: Path, *, device: str = "cpu") -> Supernet:
     if any(name.startswith("optimizer/") for name in tensors):
         raise InputError(f"{path} is a checkpoint of a training that has not ended: repeat its command to go on")
     weights = SharedWeights({name: tensor.to(device) for name, tensor in tensors.items()})
-    return Supernet(weights=weights, resolution=origin.resolution, num_classes=origin.num_classes)
+    return Supernet(weights=weights, resolution=origin.resolution, num_classes=origin.num_classes, limit=origin.limit)
 
 
 def _write(path: Path, tensors: dict[str, Tensor], origin: _Origin, *, done: int | None = None) -> None:

@@ -13,7 +13,6 @@ Everything is compared in standard deviations over seeds of one score of one net
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -38,7 +37,7 @@ from nas.architecture import Architecture, HeadLayer
 from nas.calibrate import PublishedPoint, read_points
 from nas.entries import Agreement
 from nas.errors import InputError, MissingLatencyError
-from nas.files import Record, append_record, drop_half_line, read_records, write_beside
+from nas.files import Record, append_record, digest_of, drop_half_line, read_records, write_beside
 from nas.latency import LatencyTable
 from nas.operations import count
 from nas.pareto import hypervolume, undominated
@@ -779,4 +778,4 @@ def _apart_from_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _digest(settings: Mapping[str, Any]) -> str:
     """Equal for scores that may stand beside each other."""
     own = {name: value for name, value in settings.items() if name not in CIRCUMSTANCES}
-    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of(json.dumps(own, sort_keys=True))

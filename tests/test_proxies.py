@@ -202,7 +202,13 @@ class TestBuildProxies:
             ("short-training:slow", {}, "--proxy short-training:slow: effort"),
             ("fake", {"speed": "1"}, "--proxy fake does not take speed: it has no options"),
             ("short-training", {"speed": "1"}, "does not take speed: its options are .*resolution"),
-            ("short-training", {"images": "0"}, "--proxy short-training: images"),
+            ("short-training", {"images": "1"}, "--proxy short-training: images"),
+            (
+                "short-training:standard",
+                {"effort": "quick"},
+                "short-training:standard and --option effort=quick do not go",
+            ),
+            ("supernet", {}, "--proxy supernet: give --supernet FILE; nas supernet train makes one"),
             ("short-training", {"resolution": "50"}, "--proxy short-training: resolution"),
         ],
     )

@@ -209,7 +209,7 @@ class TestStartingPoint:
         assert "init" not in fresh.settings()
         assert inherited.score(network).details["training_loss"] != fresh.score(network).details["training_loss"]
 
-    def test_weights_that_know_the_classes_are_trained_less(self, supernet: Path, tmp_path: Path) -> None:
+    def test_weights_of_a_supernet_are_trained_less(self, supernet: Path, tmp_path: Path) -> None:
         donor = build_model(SearchSpace.find("iformer").references["iformer_t"])
         save_weights(donor, tmp_path / "t.safetensors", metadata={})
         for name, index in product("abcd", range(8)):
@@ -238,6 +238,14 @@ class TestStartingPoint:
 
 
 class TestBuild:
+    def test_one_image_is_too_few(self) -> None:
+        one = replace(
+            load_images("synthetic", resolution=32, seed=0, train_limit=64, val_limit=64), train_labels=torch.zeros(1)
+        )
+
+        with pytest.raises(InputError, match="short training needs two images at least"):
+            ShortTraining(image_set=one, recipe=Recipe(), seed=0, device="cpu")
+
     def test_synthetic_images_are_as_many_as_are_trained_on(self) -> None:
         options = Options(images=128, resolution=32, precision="fp32")
         proxy = build(data="synthetic", seed=0, device="cpu", options=options)

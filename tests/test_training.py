@@ -63,6 +63,10 @@ class TestOptimizer:
 
         assert change.abs().min() > 0
 
+    def test_kernels_in_another_layout_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="must be laid out in channels_last"):
+            _optimizer([nn.Parameter(torch.ones(8, 8, 3, 3))])
+
     def test_norms_and_biases_do_not_decay(self) -> None:
         parameters = [nn.Parameter(torch.ones(shape)) for shape in ((4, 16), (16,), (1, 16, 1, 1))]
         optimizer = _optimizer(parameters, weight_decay=0.5)

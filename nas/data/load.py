@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -14,7 +13,7 @@ from nas.data.cache import FORMAT, read_cache, write_cache
 from nas.data.image_set import ImageSet, channel_statistics
 from nas.data.sources import Progress, choose_rows, find_source, quiet_datasets, read_rows
 from nas.errors import InputError
-from nas.files import cache_folder
+from nas.files import cache_folder, digest_of
 from nas.synthetic import CLASS_NAMES, synthetic_images
 
 __all__ = ["load_images"]
@@ -52,7 +51,7 @@ def load_images(
         return _synthetic(resolution, seed, train_limit or SYNTHETIC_TRAIN, val_limit or SYNTHETIC_VAL, progress)
     origin = find_source(source)
     key = json.dumps([FORMAT, origin.fingerprint(), resolution, seed, train_limit, val_limit])
-    folder = cache_folder("images", keeps="decoded images") / hashlib.sha256(key.encode()).hexdigest()[:16]
+    folder = cache_folder("images", keeps="decoded images") / digest_of(key)
     cached = read_cache(folder)
     if cached is None:
         with quiet_datasets(), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".reading-") as scratch:

@@ -114,7 +114,8 @@ def _checked(name: str, module: ModuleType, given: Mapping[str, str]) -> Record:
         option = getattr(module, "VARIANT", None)
         if option is None:
             raise InputError(f"--proxy {name}: {base} has no variants")
-        own[option] = variant
+        if own.setdefault(option, variant) != variant:
+            raise InputError(f"--proxy {name} and --option {option}={own[option]} do not go together: leave out one")
     try:
         checked: Record = module.Options.model_validate(own)
     except ValidationError as error:

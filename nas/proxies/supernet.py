@@ -59,6 +59,7 @@ class InheritedWeights:
             "seed": self._seed,
             "supernet": str(self._source),
             "digest": self._digest,
+            **({"trained_for": self._supernet.limit} if self._supernet.limit else {}),
             "calibration_images": sum(map(len, self._calibration)),
             "precision": self._precision,
             **circumstances(self._device),
@@ -94,11 +95,11 @@ class Options(Record):
     """What may be set.
 
     Attributes:
-        supernet: file that `nas supernet train` wrote.
+        supernet: file that `nas supernet train` wrote; without one there is nothing to score with.
         precision: of matrix products; the faster of the two, timed here, by default.
     """
 
-    supernet: Path
+    supernet: Path | None = None
     precision: Precision | None = None
 
 
@@ -113,8 +114,11 @@ def build(
     """Read the supernet, and the data at its resolution.
 
     Raises:
-        InputError: the supernet or the data cannot be read, they have different classes, or the device cannot be used.
+        InputError: no supernet is given, it or the data cannot be read, they have different classes, or the device
+            cannot be used.
     """
+    if options.supernet is None:
+        raise InputError("--proxy supernet: give --supernet FILE; nas supernet train makes one")
     device = usable_device(device)
     supernet = load_supernet(options.supernet, device=device)
     images = load_images(

@@ -151,7 +151,6 @@ def _loops(
     return {
         "proxy": _our_step(architecture, image_set, options),
         "proxy, fp32": _our_step(architecture, image_set, options, precision="fp32"),
-        "proxy, contiguous": _our_step(architecture, image_set, options, layout=torch.contiguous_format),
         "proxy, AdamW": without_muon,
         "DataLoader with 2 workers, fp32, AdamW": _plain_step(architecture, image_set, options),
     }
@@ -203,15 +202,12 @@ def _our_step(
     options: argparse.Namespace,
     *,
     precision: Precision | None = None,
-    layout: torch.memory_format = torch.channels_last,
 ) -> Callable[[], object]:
     recipe = Recipe(precision=precision or options.precision or faster_precision(options.device))
     proxy = ShortTraining(image_set=image_set, recipe=recipe, seed=0, device=options.device)
     network, optimizer = proxy._prepare(architecture)
-    network.to(memory_format=layout)  # type: ignore[call-overload]
     batches = training_batches(image_set, batch_size=recipe.batch_size, steps=_STEPS, seed=0)
-    laid_out = ((images.contiguous(memory_format=layout), labels) for images, labels in batches)
-    return lambda: proxy._step(network, optimizer, *next(laid_out), share=0.5)
+    return lambda: proxy._step(network, optimizer, *next(batches), share=0.5)
 
 
 class _Pictures(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
