@@ -1,0 +1,19 @@
+"""Published figures x table x proxies -> how far latencies and scores can be trusted.
+
+::
+
+    results/validation/
+      scores.jsonl         one finished score a line, appended and flushed as it comes; no score is computed twice
+      search-0.60ms/       the results folder of the search inside that budget
+      validation.json      the figures with their origin   -+ written after every step,
+      validation.html      the same as a page              -+ and at the end
+
+Everything is compared in standard deviations over seeds of one score of one network, pooled over the published rows.
+"""
+
+from __future__ import annotations
+
+from nas.validate.request import Request, published_points, read_budgets, unlike
+from nas.validate.run import run_validation
+
+__all__ = ["Request", "published_points", "read_budgets", "run_validation", "unlike"]

@@ -1,0 +1,171 @@
+"""What searches found beside the published variants."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+
+from nas.architecture import Architecture
+from nas.pareto import hypervolume, undominated
+from nas.result import Candidate, SearchResult
+from nas.validate.request import Request
+from nas.validate.scores import KeptScores, scored_network
+from nas.validation import Gap, Hypervolumes, RecoveryPart, SearchPart, VariantPart
+
+__all__ = ["compared_networks", "recovery_part"]
+
+
+def compared_networks(request: Request, results: Iterable[SearchResult]) -> dict[str, Architecture]:
+    """What recovery compares, by name: the published variants, their rivals and the winners."""
+    results = list(results)
+    networks = {name: point.architecture() for name, point in request.variants.items()}
+    found = [_best_rival(results, request.table.latency_ms(network)) for network in networks.values()]
+    found += [result.winner for result in results]
+    return networks | {candidate.id: candidate.architecture for candidate in found if candidate}
+
+
+def _best_rival(results: Iterable[SearchResult], latency_ms: float) -> Candidate | None:
+    """The best that any search found among the networks of at most this latency."""
+    best = [candidate for result in results if (candidate := result.best_under(latency_ms))]
+    return max(best, key=lambda candidate: candidate.score or -math.inf, default=None)
+
+
+def recovery_part(
+    request: Request,
+    scores: KeptScores,
+    results: Mapping[float, SearchResult],
+    ended: set[float],
+    deviation: float | None,
+) -> RecoveryPart:
+    """What the searches that there are say.
+
+    Args:
+        request: what was asked for.
+        scores: those of the published rows and of the searches.
+        results: by budget.
+        ended: budgets whose search came to its end.
+        deviation: standard deviation over seeds of one score of the first proxy.
+    """
+    return _Recovery(request, scores, results, ended, deviation).part()
+
+
+class _Recovery:
+    """The searches, with every network that is compared."""
+
+    def __init__(
+        self,
+        request: Request,
+        scores: KeptScores,
+        results: Mapping[float, SearchResult],
+        ended: set[float],
+        deviation: float | None,
+    ) -> None:
+        self._request, self._scores, self._results = request, scores, results
+        self._ended, self._deviation = ended, deviation
+        self._proxy, self._search_seed = request.proxies[0], request.seeds[0]
+        # The search chose its networks also for their luck under its own seed: the other seeds tell without that.
+        self._seeds = request.seeds[1:] or request.seeds
+        self._variants = request.variants
+        self._networks = {
+            name: scored_network(request, scores, self._proxy, name, network, self._variants.get(name))
+            for name, network in compared_networks(request, results.values()).items()
+        }
+
+    def part(self) -> RecoveryPart:
+        found = [candidate for result in self._results.values() for candidate in result.scored]
+        front = undominated(
+            {c.id: c for c in found}.values(), latency=lambda c: c.latency_ms, score=lambda c: c.score or -math.inf
+        )
+        limit_ms, floor = max(self._request.budgets_ms), self._chance()
+        return RecoveryPart(
+            proxy=self._proxy,
+            search_seed=self._search_seed,
+            seeds=self._seeds,
+            deviation=self._deviation,
+            score_floor=floor,
+            latency_limit_ms=limit_ms,
+            networks=tuple(self._networks.values()),
+            searches=tuple(map(self._search, self._request.budgets_ms)),
+            variants=tuple(map(self._variant, self._variants)),
+            hypervolumes=self._hypervolumes(
+                {c.id: (c.latency_ms, c.score) for c in front if c.score is not None},
+                found={c.id for c in found},
+                area=partial(hypervolume, latency_limit=limit_ms, score_floor=floor),
+            ),
+            front=tuple((c.id, c.latency_ms, c.score) for c in front if c.score is not None),
+        )
+
+    def _gap(self, found: str | None, variant: str | None) -> Gap | None:
+        if found is None or variant is None:
+            return None
+        networks = self._networks[found], self._networks[variant]
+        return Gap.between(*networks, deviation=self._deviation, seeds=self._seeds)
+
+    def _search(self, budget_ms: float) -> SearchPart:
+        result = self._results.get(budget_ms)
+        inside = [name for name, point in self._variants.items() if point.latency_ms <= budget_ms]
+        found, variant = result.winner.id if result and result.winner else None, inside[-1] if inside else None
+        return SearchPart(
+            budget_ms=budget_ms,
+            trials=self._request.trials,
+            time_limit_s=self._request.time_limit_s,
+            complete=budget_ms in self._ended,
+            networks=len(result.scored) if result else 0,
+            failed=sum(c.kind == "searched" and c.score is None for c in result.candidates) if result else 0,
+            found=found,
+            variant=variant,
+            gap=self._gap(found, variant),
+        )
+
+    def _variant(self, name: str) -> VariantPart:
+        rival = _best_rival(self._results.values(), self._networks[name].latency_ms or 0.0)
+        gap = self._gap(rival.id if rival else None, name)
+        verdict = gap.verdict if gap else None
+        if rival is None and self._ended >= set(self._request.budgets_ms):
+            verdict = "worse"  # nothing that was found is as fast
+        return VariantPart(
+            variant=name,
+            rival=rival.id if rival else None,
+            gap=gap,
+            on_front=None if verdict is None else verdict != "better",
+            matched=None if verdict is None else verdict != "worse",
+        )
+
+    def _hypervolumes(
+        self,
+        front: Mapping[str, tuple[float, float]],
+        *,
+        found: set[str],
+        area: Callable[[Iterable[tuple[float, float]]], float],
+    ) -> tuple[Hypervolumes, ...]:
+        """Under the seed of the search, and under the others if there are any."""
+
+        def mean_area(names: Iterable[str], seeds: Sequence[int]) -> float:
+            networks = map(self._networks.__getitem__, names)
+            points = ((n.latency_ms, n.values(seeds).values()) for n in networks)
+            return area([(x, statistics.fmean(values)) for x, values in points if x is not None and values])
+
+        own, others = [self._search_seed], self._seeds
+        volumes = Hypervolumes(
+            scores=f"under seed {self._search_seed}, which chose the found front",
+            found=area(front.values()),
+            published=mean_area(self._variants, own),
+        )
+        if self._search_seed in others:
+            return (volumes,)
+        again = Hypervolumes(
+            scores=f"mean of seeds {', '.join(map(str, others))}, of what was found only the networks compared here",
+            found=mean_area([name for name in self._networks if name in found], others),
+            published=mean_area(self._variants, others),
+        )
+        return volumes, again
+
+    def _chance(self) -> float:
+        """What guessing scores: one over the classes of a proxy that tells a share of held-out images, else 0."""
+        for network in self._networks.values():
+            line = self._scores.find(self._proxy, self._search_seed, network.id)
+            if line and "val_images" in line.details and "classes" in line.details:
+                return 1 / float(line.details["classes"])
+        return 0.0

@@ -1,0 +1,194 @@
+"""Score the published rows, search, and score what was found; whatever is finished is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from nas.architecture import Architecture
+from nas.errors import InputError
+from nas.files import write_beside
+from nas.proxies import Proxy, ScoringFailed
+from nas.result import SearchResult
+from nas.search import Progress, check_budget, plan_search, run_search
+from nas.validate.assemble import assemble, latency_part
+from nas.validate.recovery import compared_networks
+from nas.validate.request import Request
+from nas.validate.scores import KeptScores, Remembering, settings_digest
+from nas.validation import Validation
+
+__all__ = ["run_validation"]
+
+
+def _ignore(what: object) -> None:
+    """Tell nobody."""
+
+
+def run_validation(
+    request: Request,
+    build: Callable[[int], Mapping[str, Proxy]],
+    *,
+    out: Path,
+    resume: bool = False,
+    say: Callable[[str], None] = _ignore,
+    on_search: Callable[[Progress], None] = _ignore,
+) -> Validation:
+    """Compare latencies, score the published rows, search, and score what was found; whatever is finished is kept.
+
+    Args:
+        request: what is asked.
+        build: makes the proxies of a seed, by name; called for one seed after the other, so that one is in memory.
+        out: the folder.
+        resume: go on with what the folder holds. More seeds, proxies, rows or trials than before are welcome.
+        say: told every finished score, and what comes next, in words.
+        on_search: called as `run_search` does.
+    Raises:
+        InputError: no seed is asked for, the folder holds a validation and `resume` is not set, or none and it is.
+        BudgetError: a budget that no network of the space meets.
+        KeyboardInterrupt: passed on after the files of what is finished are written.
+    """
+    started, seeds = time.monotonic(), request.seeds
+    if not seeds:
+        raise InputError("--seeds must be at least 1")
+    for budget_ms in request.budgets_ms:
+        check_budget(request.space, request.table, budget_ms)
+    begun = (out / "scores.jsonl").exists()
+    if begun and not resume:
+        raise InputError(f"{out} holds a validation already: go on with it (--resume), or choose another --out")
+    if resume and not begun:
+        raise InputError(f"{out} holds no validation to go on with: leave --resume out to begin one")
+    # What cannot be built or gone on with is refused before the folder is touched.
+    built = {seeds[0]: build(seeds[0])}
+    ended = _ended_searches(request, built[seeds[0]], out)
+    latency = latency_part(request)
+    scores = KeptScores(out / "scores.jsonl")
+    for name, proxy in built[seeds[0]].items():
+        scores.use(name, seeds[0], proxy)
+
+    def keep() -> Validation:
+        validation = assemble(
+            request, latency, scores, _results(request, out), ended, seconds=time.monotonic() - started
+        )
+        content = validation.model_dump_json(by_alias=True, exclude_none=True, indent=1)
+        write_beside(out / "validation.json", content.encode() + b"\n")
+        return validation
+
+    try:
+        keep()
+        networks = {point.name: point.architecture() for point in request.compared}
+        for seed in seeds:
+            _score(networks, built.pop(seed) if seed in built else build(seed), seed, scores, say=say)
+            keep()
+        for budget_ms in request.budgets_ms:
+            if budget_ms not in ended:
+                _search(request, build(seeds[0]), budget_ms, scores, out, say=say, on_search=on_search)
+                ended.add(budget_ms)
+                keep()
+        if request.budgets_ms:
+            name, compared = request.proxies[0], compared_networks(request, _results(request, out).values())
+            for seed in seeds:
+                if any(scores.find(name, seed, network.id) is None for network in compared.values()):
+                    _score(compared, {name: build(seed)[name]}, seed, scores, say=say)
+                    keep()
+    finally:
+        validation = keep()
+    return validation
+
+
+def _score(
+    networks: Mapping[str, Architecture],
+    proxies: Mapping[str, Proxy],
+    seed: int,
+    scores: KeptScores,
+    *,
+    say: Callable[[str], None],
+) -> None:
+    """Score networks by every proxy of a seed."""
+    for proxy_name, proxy in proxies.items():
+        remembering = Remembering(proxy_name, seed, proxy, scores)
+        for number, (name, network) in enumerate(networks.items(), start=1):
+            kept = "  (kept)" if scores.find(proxy_name, seed, network.id) else ""
+            try:
+                score = remembering.score(network)
+                outcome = f"score {score.value:.6g}  {score.seconds:.1f} s"
+            except ScoringFailed as error:
+                outcome = f"failed: {error}"
+            say(f"{proxy_name}, seed {seed}, {number} of {len(networks)}: {name}  {outcome}{kept}")
+
+
+def _search(
+    request: Request,
+    proxies: Mapping[str, Proxy],
+    budget_ms: float,
+    scores: KeptScores,
+    out: Path,
+    *,
+    say: Callable[[str], None],
+    on_search: Callable[[Progress], None],
+) -> None:
+    """Search inside a budget with the first proxy, in a results folder of its own."""
+    name, seed = request.proxies[0], request.seeds[0]
+    proxy = Remembering(name, seed, proxies[name], scores)
+    plan = plan_search(
+        request.space,
+        request.table,
+        proxy,
+        budget_ms=budget_ms,
+        trials=request.trials,
+        time_limit_s=request.time_limit_s,
+    )
+    folder = _search_folder(out, budget_ms)
+    say(f"search inside {budget_ms:g} ms with {name}, in {folder}")
+    run_search(
+        request.space,
+        request.table,
+        proxy,
+        plan=plan,
+        seed=seed,
+        out=folder,
+        names={"space": request.names["space"], "table": request.names["table"], "proxy": name},
+        time_limit_s=request.time_limit_s,
+        resume=(folder / "run.json").exists(),
+        command=request.command,
+        on_progress=on_search,
+    )
+
+
+def _ended_searches(request: Request, proxies: Mapping[str, Proxy], out: Path) -> set[float]:
+    """Budgets whose search came to its end before, asked for in the same way.
+
+    Raises:
+        InputError: a search was begun in another way.
+    """
+    limits, name = (request.trials, request.time_limit_s), request.proxies[0]
+    asked = {
+        "space": request.space.digest,
+        "table": request.table.digest(),
+        "first seed": request.seeds[0],
+        "first proxy": settings_digest({"name": name, **proxies[name].settings()}),
+    }
+    begun = _results(request, out)
+    for result in begun.values():
+        run = result.run
+        before = (run.space.digest, run.table.digest, run.seed, settings_digest(run.proxy))
+        if other := [what for (what, value), old in zip(asked.items(), before, strict=True) if value != old]:
+            raise InputError(
+                f"{result.path} was begun with another {', '.join(other)}: repeat its options (run.json has them), "
+                "choose another --out, or leave the searches out (--budgets none)"
+            )
+    recovery = Validation.load(out).recovery if (out / "validation.json").exists() else None
+    searches = recovery.searches if recovery else ()
+    ended = {part.budget_ms for part in searches if part.complete and (part.trials, part.time_limit_s) == limits}
+    return ended & set(begun)
+
+
+def _results(request: Request, out: Path) -> dict[float, SearchResult]:
+    """The searches that have begun, by budget."""
+    folders = {budget_ms: _search_folder(out, budget_ms) for budget_ms in request.budgets_ms}
+    return {budget: SearchResult.load(path) for budget, path in folders.items() if (path / "run.json").exists()}
+
+
+def _search_folder(out: Path, budget_ms: float) -> Path:
+    text = f"{budget_ms:.2f}"
+    return out / f"search-{text if float(text) == budget_ms else f'{budget_ms:g}'}ms"

@@ -1,0 +1,165 @@
+"""Scores that are computed once: every one is kept before anything else is done."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from nas.architecture import Architecture
+from nas.calibrate import PublishedPoint
+from nas.errors import InputError
+from nas.files import Record, append_record, digest_of, drop_half_line, read_records
+from nas.operations import count
+from nas.proxies import Proxy, Score, ScoringFailed
+from nas.ranking import pooled_deviation
+from nas.result import CIRCUMSTANCES
+from nas.search import attempt
+from nas.validate.request import Request
+from nas.validation import ScoredNetwork, SeedScore
+
+__all__ = ["KeptScore", "KeptScores", "Remembering", "scored_network", "settings_digest"]
+
+
+class KeptScore(Record):
+    """A line of scores.jsonl."""
+
+    proxy: str
+    seed: int
+    id: str
+    value: float | None = None
+    failure: str | None = None
+    seconds: float
+    details: dict[str, float | int | str] = Field(default_factory=dict)
+    settings: dict[str, Any]
+
+
+class KeptScores:
+    """Every score that is finished, on disk before anything else is done.
+
+    A score is known by proxy, settings, network and seed; where it was computed may differ.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            raise InputError(f"{path.parent}: cannot be written ({error.strerror})") from error
+        drop_half_line(path)
+        self._path = path
+        self._kept: dict[tuple[str, str, str, int], KeptScore] = {}
+        self._used: dict[tuple[str, int], Mapping[str, Any]] = {}
+        self._last: dict[tuple[str, int], Mapping[str, Any]] = {}
+        for line in read_records(path, KeptScore):
+            self._remember(line)
+
+    def use(self, name: str, seed: int, proxy: Proxy) -> None:
+        """From now on scores of this proxy and seed are those with its settings."""
+        self._used[name, seed] = proxy.settings()
+
+    def find(self, name: str, seed: int, network: str) -> KeptScore | None:
+        """The score of a network by its id, under the settings used in this run.
+
+        For a seed whose proxy is not built yet, those of the last score count, if they differ from the settings of the
+        built ones in nothing but the seed.
+        """
+        settings = self._used.get((name, seed), self._last.get((name, seed)))
+        built = (used for (proxy, _), used in self._used.items() if proxy == name)
+        if settings is None or any(_apart_from_seed(used) != _apart_from_seed(settings) for used in built):
+            return None
+        return self._kept.get((name, settings_digest(settings), network, seed))
+
+    def add(self, line: KeptScore) -> KeptScore:
+        """Keep a score."""
+        append_record(self._path, line)
+        self._remember(line)
+        return line
+
+    def _remember(self, line: KeptScore) -> None:
+        self._kept[line.proxy, settings_digest(line.settings), line.id, line.seed] = line
+        self._last[line.proxy, line.seed] = line.settings
+
+
+class Remembering:
+    """A proxy that computes no score twice."""
+
+    def __init__(self, name: str, seed: int, proxy: Proxy, scores: KeptScores) -> None:
+        self._name, self._seed, self._proxy, self._scores = name, seed, proxy, scores
+        scores.use(name, seed, proxy)
+
+    def settings(self) -> dict[str, Any]:
+        """Those of the proxy."""
+        return self._proxy.settings()
+
+    def estimate_seconds(self, architecture: Architecture) -> float:
+        """As the proxy has it."""
+        return self._proxy.estimate_seconds(architecture)
+
+    def score(self, architecture: Architecture) -> Score:
+        """The kept score, else a fresh one, which is kept.
+
+        Raises:
+            ScoringFailed: the proxy has no score of this network, now or then.
+        """
+        kept, fresh = self._scores.find(self._name, self._seed, architecture.id), None
+        if kept is None:
+            fresh, failure, seconds = attempt(self._proxy, architecture)
+            kept = self._scores.add(
+                KeptScore(
+                    proxy=self._name,
+                    seed=self._seed,
+                    id=architecture.id,
+                    value=fresh.value if fresh else None,
+                    failure=failure,
+                    seconds=seconds,
+                    details=dict(fresh.details) if fresh else {},
+                    settings=self.settings(),
+                )
+            )
+        if kept.value is None:
+            raise ScoringFailed(kept.failure or "no score")
+        return fresh or Score(value=kept.value, seconds=kept.seconds, details=kept.details)
+
+
+def scored_network(
+    request: Request,
+    scores: KeptScores,
+    proxy: str,
+    label: str,
+    network: Architecture,
+    point: PublishedPoint | None = None,
+) -> ScoredNetwork:
+    """A network with the scores that there are of it."""
+    counts = count(network)
+    lines = [line for seed in request.seeds if (line := scores.find(proxy, seed, network.id))]
+    values = [line.value for line in lines if line.value is not None]
+    return ScoredNetwork(
+        name=label,
+        id=network.id,
+        summary=network.summary,
+        params=counts.params,
+        macs=counts.macs,
+        published_ms=point.latency_ms if point else None,
+        top1=point.top1 if point else None,
+        latency_ms=request.latency_ms(network),
+        scores=tuple(SeedScore(seed=s.seed, value=s.value, failure=s.failure, seconds=s.seconds) for s in lines),
+        mean=statistics.fmean(values) if values else None,
+        deviation=pooled_deviation([values]),
+    )
+
+
+def _apart_from_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What proxies of all seeds have in common; the words for synthetic data tell the seed, too."""
+    own = {name: value for name, value in settings.items() if name not in {*CIRCUMSTANCES, "seed"}}
+    return own | {"data": str(settings.get("data")).replace(f"seed {settings.get('seed')}:", "")}
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Equal for scores that may stand beside each other."""
+    own = {name: value for name, value in settings.items() if name not in CIRCUMSTANCES}
+    return digest_of(json.dumps(own, sort_keys=True))
