@@ -451,7 +451,7 @@ def supernet_train(
     data: DataOption = "synthetic",
     images: Annotated[
         int, typer.Option(min=1, help="Images that each network of a step sees, with repetition.")
-    ] = 100_000,
+    ] = 32_000,
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step, on each GPU.")] = 64,
     resolution: Annotated[int, typer.Option(help="Height and width of the images, a multiple of 32.")] = 64,
     budget_ms: Annotated[
