@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ app.add_typer(table_app, name="table")
 app.add_typer(space_app, name="space")
 supernet_app = typer.Typer(help="Supernets: one network that scores thousands.", no_args_is_help=True)
 app.add_typer(supernet_app, name="supernet")
+_LOG_EVERY_S = 60.0
 
 SpaceOption = Annotated[str, typer.Option("--space", help="Search space: a name or a .toml file.")]
 TableOption = Annotated[str, typer.Option("--table", help="Latency table: a name, its beginning, or a .json file.")]
@@ -53,7 +55,8 @@ EffortOption = Annotated[
     typer.Option("--effort", help="Of short training: quick, standard or thorough.", show_default="quick"),
 ]
 SupernetOption = Annotated[
-    Path | None, typer.Option("--supernet", help="File for --proxy supernet.", show_default=False)
+    Path | None,
+    typer.Option("--supernet", help="File for --proxy supernet; {seed} in its name is the seed.", show_default=False),
 ]
 DeviceOption = Annotated[
     str, typer.Option("--device", help="NAME or NAME://ADDRESS, such as ssh://user@host:22; nas devices lists them.")
@@ -913,12 +916,17 @@ def _build_watch() -> Iterator[Callable[[BuildProgress], None]]:
 
 @contextmanager
 def _supernet_watch() -> Iterator[Callable[[TrainingProgress], None]]:
+    """A bar on a terminal; elsewhere, such as in the log of a night, a line a minute."""
     with _bar() as bar:
-        task = bar.add_task("", total=None)
+        task, said = bar.add_task("", total=None), time.monotonic()
 
         def show(progress: TrainingProgress) -> None:
+            nonlocal said
             losses = f"loss {progress.largest:.2f} largest, {progress.smallest:.2f} smallest"
             bar.update(task, total=progress.steps, completed=progress.done, description=losses)
+            if not sys.stderr.isatty() and time.monotonic() - said > _LOG_EVERY_S:
+                _say(f"step {progress.done} of {progress.steps}: {losses}")
+                said = time.monotonic()
 
         yield show
 

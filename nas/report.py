@@ -536,6 +536,7 @@ def _recovery_sections(part: RecoveryPart) -> list[Section]:
             rows=searched,
             figure=partial(_fronts_figure, part) if part.front else None,
         ),
+        *_opinion_sections(part),
         Section(
             title="Recovery: are the published variants on the found front?",
             notes=[
@@ -550,6 +551,30 @@ def _recovery_sections(part: RecoveryPart) -> list[Section]:
             header=(*published, "rival", "predicted ms", "score", *gap, "on the front", "matched"),
             rows=fronts,
         ),
+    ]
+
+
+def _opinion_sections(part: RecoveryPart) -> list[Section]:
+    """What proxies say that did not choose what was found; nothing where there is none."""
+    rows = [
+        (
+            f"{search.budget_ms:g} ms",
+            f"{search.found} over {search.variant}",
+            opinion.proxy,
+            *_gap_cells(opinion.gap)[:3],
+        )
+        for search in part.searches
+        for opinion in search.opinions
+    ]
+    if not rows:
+        return []
+    return [
+        Section(
+            title="Recovery: what the other proxies say of what was found",
+            notes=[f"over all seeds; networks were chosen by {part.proxy} alone"],
+            header=("budget", "networks", "proxy", "gap", "in deviations", "verdict"),
+            rows=rows,
+        )
     ]
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "Hypervolumes",
     "LatencyPart",
     "LatencyRow",
+    "Opinion",
     "ProxyPair",
     "ProxyPart",
     "RankAgreement",
@@ -226,6 +227,18 @@ class ProxyPair(Record):
     near_tau: float | None = None
 
 
+class Opinion(Record):
+    """What another proxy, which did not choose the winner of a search, says of it.
+
+    Attributes:
+        proxy: its name.
+        gap: the winner over the variant, over all seeds, in standard deviations of this proxy.
+    """
+
+    proxy: str
+    gap: Gap
+
+
 class SearchPart(Record):
     """A search inside a budget, and what it found beside the published variant of that budget.
 
@@ -236,6 +249,7 @@ class SearchPart(Record):
         found: id of the winner, by its score under the seed of the search.
         variant: the known network with the largest published latency inside the budget.
         gap: the winner over the variant.
+        opinions: of the other proxies, of the same two networks.
     """
 
     budget_ms: float
@@ -247,6 +261,7 @@ class SearchPart(Record):
     found: str | None = None
     variant: str | None = None
     gap: Gap | None = None
+    opinions: tuple[Opinion, ...] = ()
 
 
 class VariantPart(Record):

@@ -180,7 +180,7 @@ class TestStartingPoint:
     def test_candidate_starts_from_its_part_of_a_supernet(self, supernet: Path) -> None:
         network = build_model(SearchSpace.find("tiny").references["tiny_a"].at(resolution=32, num_classes=4))
 
-        StartingPoint(supernet).apply(network)
+        StartingPoint(supernet, seed=0).apply(network)
 
         expected = load_supernet(supernet).weights.part(network)
         assert all(torch.equal(expected[name], parameter) for name, parameter in network.named_parameters())
@@ -190,7 +190,7 @@ class TestStartingPoint:
         save_weights(donor, tmp_path / "t.safetensors", metadata={})
         network = build_model(donor.architecture.at(resolution=64, num_classes=4))
 
-        StartingPoint(tmp_path / "t.safetensors").apply(network)
+        StartingPoint(tmp_path / "t.safetensors", seed=0).apply(network)
 
         images = torch.randn(2, 3, 64, 64)
         maps = [part.eval().features(images)[-1].sort(dim=1).values for part in (donor, network)]  # in another order
@@ -198,7 +198,7 @@ class TestStartingPoint:
 
     def test_it_shows_in_the_settings_and_in_the_score(self, supernet: Path, colours: ImageSet) -> None:
         network = SearchSpace.find("tiny").references["tiny_a"]
-        start = StartingPoint(supernet)
+        start = StartingPoint(supernet, seed=0)
         recipe = Recipe(images=64, batch_size=64)
         inherited, fresh = (
             ShortTraining(image_set=colours, recipe=recipe, seed=0, device="cpu", init=init) for init in (start, None)
@@ -224,6 +224,16 @@ class TestStartingPoint:
         assert recipe(None) == recipe(tmp_path / "t.safetensors") == (4096, Recipe().matrix_rate)
         assert recipe(supernet) == (2048, pytest.approx(0.003))
 
+    def test_seed_in_the_name_of_a_file_is_that_of_the_training(self, supernet: Path) -> None:
+        supernet.rename(supernet.with_name("tiny.7.safetensors"))
+        named = supernet.with_name("tiny.{seed}.safetensors")
+
+        start = StartingPoint(named, seed=7)
+
+        assert (named, supernet.with_name("tiny.7.safetensors")) == (start.name, start.path)
+        with pytest.raises(InputError, match=r"tiny\.8\.safetensors: cannot be read \(no such file\)"):
+            StartingPoint(named, seed=8)
+
     def test_supernet_for_other_classes_is_refused(self, supernet: Path) -> None:
         options = Options(images=64, resolution=32, precision="fp32", init=supernet)
 
@@ -231,7 +241,7 @@ class TestStartingPoint:
             build(data="synthetic", seed=0, device="cpu", options=options)
 
     def test_network_outside_the_supernet_has_no_score(self, supernet: Path, colours: ImageSet) -> None:
-        start = StartingPoint(supernet)
+        start = StartingPoint(supernet, seed=0)
 
         with pytest.raises(ScoringFailed, match="does not fit into the supernet"):
             start.apply(build_model(SearchSpace.find("iformer").references["iformer_t"]))

@@ -74,7 +74,8 @@ class Scripted:
         self.own = settings
 
     def settings(self) -> dict[str, Any]:
-        return {"proxy": "scripted", "seed": self.seed, "threads": 1, **self.own}
+        own = {name: f"{self.seed}{value}" if name == "digest" else value for name, value in self.own.items()}
+        return {"proxy": "scripted", "seed": self.seed, "threads": 1, **own}
 
     def estimate_seconds(self, architecture: Architecture) -> float:
         return 0.0
@@ -367,6 +368,16 @@ def test_a_resume_that_is_stopped_at_once_still_shows_all_that_is_there(bench: B
     assert [row.scores for row in stopped.proxies[0].rows] == [row.scores for row in full.proxies[0].rows]
 
 
+def test_seeds_may_have_a_file_each(bench: Bench) -> None:
+    settings = {"supernet": "{seed}.safetensors", "digest": " of a file"}
+    full, _ = bench.run(seeds=[0, 1], settings=settings)
+    again, asked = bench.run(seeds=[0, 1], resume=True, settings=settings)
+
+    assert asked == []
+    assert {len(row.scores) for row in full.proxies[0].rows} == {2}
+    assert [row.scores for row in again.proxies[0].rows] == [row.scores for row in full.proxies[0].rows]
+
+
 # Recovery
 
 
@@ -462,6 +473,28 @@ def test_networks_that_are_clearly_better_push_a_variant_off_the_front(bench: Be
     assert (part.on_front, part.matched) == (False, True)
     assert part.gap is not None
     assert part.gap.score == pytest.approx(3.0)
+
+
+def test_other_proxies_say_what_they_think_of_what_was_found(bench: Bench) -> None:
+    def other(network: Architecture, seed: int) -> float:
+        return 2 * by_accuracy(network, seed) - (0.0 if network.id in IDS else 7.0)
+
+    def run(**options: Any) -> tuple[Validation, list[tuple[str, int]]]:
+        proxies = {"scripted": by_accuracy, "other": other}
+        return bench.run(proxies, proxies=tuple(proxies), budgets_ms=(0.6,), trials=2, **options)
+
+    stopped, _ = run(stop_at=2 * 36 + 2 + 3)  # within what follows the search
+    validation, _ = run(resume=True)
+    assert validation.recovery is not None
+    (search,) = validation.recovery.searches
+    (opinion,) = search.opinions
+
+    assert stopped.unfinished == {"recovery": "some of the networks compared lack the score of a seed"}
+    assert opinion.proxy == "other"
+    # Over all three seeds, level with T but for the seven; one deviation of this proxy is two.
+    assert (opinion.gap.score, opinion.gap.deviations) == (pytest.approx(-7.0), pytest.approx(-3.5))
+    assert opinion.gap.verdict == "worse"
+    assert "what the other proxies say of what was found" in words(validation)
 
 
 def test_one_seed_tells_no_noise_and_says_so(bench: Bench) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from nas.model import Network
 from nas.proxies import ScoringFailed
 from nas.training import Precision, autocast
 
-__all__ = ["HeldOut", "circumstances", "held_out", "judged", "memory_failures", "portable_weights"]
+__all__ = ["HeldOut", "circumstances", "held_out", "judged", "memory_failures", "of_seed", "portable_weights"]
 
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -24,6 +25,16 @@ _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 def circumstances(device: torch.device) -> dict[str, Any]:
     """Where a proxy runs, for its settings: what may change when a run goes on elsewhere."""
     return {"device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def of_seed(path: Path, seed: int) -> Path:
+    """The file that a name with `{seed}` in it means for a seed: each seed of a validation may have weights of its own.
+
+    Example:
+        >>> of_seed(Path("photos.{seed}.supernet.safetensors"), 2).name
+        'photos.2.supernet.safetensors'
+    """
+    return Path(str(path).replace("{seed}", str(seed)))
 
 
 def portable_weights(network: Network) -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ from nas.errors import InputError
 from nas.files import Record, digest
 from nas.model import Network, inherit, load_donor
 from nas.proxies import Score, ScoringFailed
-from nas.proxies._torch import circumstances, held_out, judged, memory_failures, portable_weights
+from nas.proxies._torch import circumstances, held_out, judged, memory_failures, of_seed, portable_weights
 from nas.space import SearchSpace
 from nas.supernet import Supernet, is_supernet, load_supernet
 from nas.training import (
@@ -76,19 +76,21 @@ class StartingPoint:
     """Weights that every candidate starts from, each with its part of them.
 
     Args:
-        path: a supernet, or an iFormer in this project's names, timm's or the authors'.
+        name: of a file with a supernet, or with an iFormer in this project's names, timm's or the authors'; `{seed}` in
+            it stands for the seed.
+        seed: of the training that starts there.
     Raises:
         InputError: the file holds neither.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, name: Path, *, seed: int) -> None:
+        self.name, self.path = name, of_seed(name, seed)
         self._donor: Supernet | Network
-        if is_supernet(path):
-            self._donor = load_supernet(path)
+        if is_supernet(self.path):
+            self._donor = load_supernet(self.path)
         else:
-            self._donor = load_donor(path, SearchSpace.find("iformer").references)
-        self.digest = digest(path)
+            self._donor = load_donor(self.path, SearchSpace.find("iformer").references)
+        self.digest = digest(self.path)
 
     @property
     def classes(self) -> int:
@@ -154,7 +156,7 @@ class ShortTraining:
             "resolution": self._images.resolution,
             "seed": self._seed,
             **asdict(self._recipe),
-            **({"init": str(self._init.path), "digest": self._init.digest} if self._init else {}),
+            **({"init": str(self._init.name), "digest": self._init.digest} if self._init else {}),
             **circumstances(self._device),
         }
 
@@ -277,7 +279,8 @@ class Options(Record):
         images: how many to train on; more than the data has are repeated. From a supernet `effort` takes half as many.
         resolution: height and width of the images in pixels.
         precision: of matrix products; the faster of the two, timed here, by default.
-        init: weights to start from: a supernet, or an iFormer in this project's names, timm's or the authors'.
+        init: weights to start from: a supernet, or an iFormer in this project's names, timm's or the authors'; `{seed}`
+            in the name stands for the seed.
     """
 
     effort: Effort = "quick"
@@ -309,7 +312,7 @@ def build(
     """
     device = usable_device(device)
     preset = _PRESETS[options.effort]
-    init = StartingPoint(options.init) if options.init else None
+    init = StartingPoint(options.init, seed=seed) if options.init else None
     from_supernet = init is not None and init.is_supernet
     images = options.images or (preset.images // 2 if from_supernet else preset.images)
     image_set = load_images(

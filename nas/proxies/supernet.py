@@ -16,7 +16,7 @@ from nas.data import ImageSet, Progress, load_images, training_batches
 from nas.errors import InputError
 from nas.files import Record, digest
 from nas.proxies import Score, ScoringFailed
-from nas.proxies._torch import circumstances, held_out, memory_failures, portable_weights
+from nas.proxies._torch import circumstances, held_out, memory_failures, of_seed, portable_weights
 from nas.supernet import Supernet, calibrate_norms, load_supernet
 from nas.training import Precision, faster_precision, usable_device
 
@@ -33,7 +33,7 @@ class InheritedWeights:
     Args:
         supernet: trained, on `device`.
         image_set: held-out images to score on, and training images for the statistics of batch norms.
-        source: file of the supernet.
+        source: file of the supernet; `{seed}` in its name stands for the seed.
         precision: of matrix products and convolutions.
         seed: of the images that batch norms see.
         device: `cpu`, `cuda`, `cuda:1`, ...
@@ -43,7 +43,7 @@ class InheritedWeights:
         self, *, supernet: Supernet, image_set: ImageSet, source: Path, precision: Precision, seed: int, device: str
     ) -> None:
         self._supernet, self._source, self._precision, self._seed = supernet, source, precision, seed
-        self._digest = digest(source)
+        self._digest = digest(of_seed(source, seed))
         self._device = torch.device(device)
         self._images = image_set.to(self._device)
         size = min(_BATCH_SIZE, len(image_set.train_labels))
@@ -95,7 +95,8 @@ class Options(Record):
     """What may be set.
 
     Attributes:
-        supernet: file that `nas supernet train` wrote; without one there is nothing to score with.
+        supernet: file that `nas supernet train` wrote, `{seed}` in its name standing for the seed; without one there is
+            nothing to score with.
         precision: of matrix products; the faster of the two, timed here, by default.
     """
 
@@ -120,7 +121,8 @@ def build(
     if options.supernet is None:
         raise InputError("--proxy supernet: give --supernet FILE; nas supernet train makes one")
     device = usable_device(device)
-    supernet = load_supernet(options.supernet, device=device)
+    file = of_seed(options.supernet, seed)
+    supernet = load_supernet(file, device=device)
     images = load_images(
         data,
         resolution=supernet.resolution,
@@ -131,7 +133,7 @@ def build(
     )
     if images.num_classes != supernet.num_classes:
         raise InputError(
-            f"{options.supernet} was trained for {supernet.num_classes} classes, {data} has {images.num_classes}: "
+            f"{file} was trained for {supernet.num_classes} classes, {data} has {images.num_classes}: "
             "give the data that it was trained on"
         )
     return InheritedWeights(

@@ -22,7 +22,7 @@ from nas.errors import MissingLatencyError
 from nas.latency import LatencyTable
 from nas.ranking import bootstrap_interval, deviation_within_seeds, kendall_tau_b, pooled_deviation
 from nas.result import CIRCUMSTANCES, SearchResult, TableUsed
-from nas.validate.recovery import recovery_part
+from nas.validate.recovery import compared_networks, recovery_part, unscored
 from nas.validate.request import Request, unlike
 from nas.validate.scores import KeptScores, scored_network
 from nas.validation import (
@@ -60,10 +60,10 @@ def assemble(
         if (there := sum(len(row.scores) for row in part.rows)) < part.wanted
     }
     if request.budgets_ms:
-        recovery = recovery_part(request, scores, results, ended, proxies[0].deviation)
+        recovery = recovery_part(request, scores, results, ended, {part.proxy: part.deviation for part in proxies})
         if open_ := sum(not search.complete for search in recovery.searches):
             unfinished["recovery"] = f"{open_} of {len(recovery.searches)} searches are not at their end"
-        elif any(len(network.scores) < len(request.seeds) for network in recovery.networks):
+        elif unscored(request, scores, compared_networks(request, results.values())):
             unfinished["recovery"] = "some of the networks compared lack the score of a seed"
     return Validation(
         command=shlex.join(request.command),

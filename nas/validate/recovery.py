@@ -12,9 +12,9 @@ from nas.pareto import hypervolume, undominated
 from nas.result import Candidate, SearchResult
 from nas.validate.request import Request
 from nas.validate.scores import KeptScores, scored_network
-from nas.validation import Gap, Hypervolumes, RecoveryPart, SearchPart, VariantPart
+from nas.validation import Gap, Hypervolumes, Opinion, RecoveryPart, ScoredNetwork, SearchPart, VariantPart
 
-__all__ = ["compared_networks", "recovery_part"]
+__all__ = ["compared_networks", "recovery_part", "unscored"]
 
 
 def compared_networks(request: Request, results: Iterable[SearchResult]) -> dict[str, Architecture]:
@@ -24,6 +24,15 @@ def compared_networks(request: Request, results: Iterable[SearchResult]) -> dict
     found = [_best_rival(results, request.table.latency_ms(network)) for network in networks.values()]
     found += [result.winner for result in results]
     return networks | {candidate.id: candidate.architecture for candidate in found if candidate}
+
+
+def unscored(request: Request, scores: KeptScores, networks: Mapping[str, Architecture]) -> set[int]:
+    """The seeds under which one of these networks lacks the score of a proxy."""
+    return {
+        seed
+        for seed in request.seeds
+        if any(scores.find(proxy, seed, n.id) is None for proxy in request.proxies for n in networks.values())
+    }
 
 
 def _best_rival(results: Iterable[SearchResult], latency_ms: float) -> Candidate | None:
@@ -37,7 +46,7 @@ def recovery_part(
     scores: KeptScores,
     results: Mapping[float, SearchResult],
     ended: set[float],
-    deviation: float | None,
+    deviations: Mapping[str, float | None],
 ) -> RecoveryPart:
     """What the searches that there are say.
 
@@ -46,9 +55,9 @@ def recovery_part(
         scores: those of the published rows and of the searches.
         results: by budget.
         ended: budgets whose search came to its end.
-        deviation: standard deviation over seeds of one score of the first proxy.
+        deviations: standard deviation over seeds of one score, by proxy.
     """
-    return _Recovery(request, scores, results, ended, deviation).part()
+    return _Recovery(request, scores, results, ended, deviations).part()
 
 
 class _Recovery:
@@ -60,18 +69,17 @@ class _Recovery:
         scores: KeptScores,
         results: Mapping[float, SearchResult],
         ended: set[float],
-        deviation: float | None,
+        deviations: Mapping[str, float | None],
     ) -> None:
         self._request, self._scores, self._results = request, scores, results
-        self._ended, self._deviation = ended, deviation
+        self._ended, self._deviations = ended, deviations
         self._proxy, self._search_seed = request.proxies[0], request.seeds[0]
+        self._deviation = deviations[self._proxy]
         # The search chose its networks also for their luck under its own seed: the other seeds tell without that.
         self._seeds = request.seeds[1:] or request.seeds
         self._variants = request.variants
-        self._networks = {
-            name: scored_network(request, scores, self._proxy, name, network, self._variants.get(name))
-            for name, network in compared_networks(request, results.values()).items()
-        }
+        self._compared = compared_networks(request, results.values())
+        self._networks = {name: self._scored(self._proxy, name) for name in self._compared}
 
     def part(self) -> RecoveryPart:
         found = [candidate for result in self._results.values() for candidate in result.scored]
@@ -97,6 +105,25 @@ class _Recovery:
             front=tuple((c.id, c.latency_ms, c.score) for c in front if c.score is not None),
         )
 
+    def _scored(self, proxy: str, name: str) -> ScoredNetwork:
+        return scored_network(self._request, self._scores, proxy, name, self._compared[name], self._variants.get(name))
+
+    def _opinions(self, found: str | None, variant: str | None) -> tuple[Opinion, ...]:
+        if found is None or variant is None:
+            return ()
+        return tuple(
+            Opinion(
+                proxy=proxy,
+                gap=Gap.between(
+                    self._scored(proxy, found),
+                    self._scored(proxy, variant),
+                    deviation=self._deviations[proxy],
+                    seeds=self._request.seeds,
+                ),
+            )
+            for proxy in self._request.proxies[1:]
+        )
+
     def _gap(self, found: str | None, variant: str | None) -> Gap | None:
         if found is None or variant is None:
             return None
@@ -117,6 +144,7 @@ class _Recovery:
             found=found,
             variant=variant,
             gap=self._gap(found, variant),
+            opinions=self._opinions(found, variant),
         )
 
     def _variant(self, name: str) -> VariantPart:

@@ -13,7 +13,7 @@ from nas.proxies import Proxy, ScoringFailed
 from nas.result import SearchResult
 from nas.search import Progress, check_budget, plan_search, run_search
 from nas.validate.assemble import assemble, latency_part
-from nas.validate.recovery import compared_networks
+from nas.validate.recovery import compared_networks, unscored
 from nas.validate.request import Request
 from nas.validate.scores import KeptScores, Remembering, settings_digest
 from nas.validation import Validation
@@ -86,11 +86,10 @@ def run_validation(
                 ended.add(budget_ms)
                 keep()
         if request.budgets_ms:
-            name, compared = request.proxies[0], compared_networks(request, _results(request, out).values())
-            for seed in seeds:
-                if any(scores.find(name, seed, network.id) is None for network in compared.values()):
-                    _score(compared, {name: build(seed)[name]}, seed, scores, say=say)
-                    keep()
+            compared = compared_networks(request, _results(request, out).values())
+            for seed in sorted(unscored(request, scores, compared)):
+                _score(compared, build(seed), seed, scores, say=say)
+                keep()
     finally:
         validation = keep()
     return validation

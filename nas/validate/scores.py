@@ -154,8 +154,11 @@ def scored_network(
 
 
 def _apart_from_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What proxies of all seeds have in common; the words for synthetic data tell the seed, too."""
-    own = {name: value for name, value in settings.items() if name not in {*CIRCUMSTANCES, "seed"}}
+    """What proxies of all seeds have in common; the words for synthetic data and a file of its own tell the seed."""
+    of_the_seed = {*CIRCUMSTANCES, "seed"}
+    if any("{seed}" in str(value) for value in settings.values()):
+        of_the_seed.add("digest")
+    own = {name: value for name, value in settings.items() if name not in of_the_seed}
     return own | {"data": str(settings.get("data")).replace(f"seed {settings.get('seed')}:", "")}
 
 
