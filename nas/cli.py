@@ -490,11 +490,12 @@ def supernet_train(
         raise InputError(f"--resolution must be a multiple of 32, got {resolution}")
     limit = None
     if budget_ms is not None:
-        latency_table, _ = LatencyTable.find(table)
+        latency_table, table_path = LatencyTable.find(table)
         check_budget(search_space, latency_table, budget_ms)
+        name = table_path.name.removesuffix(".json")
         limit = Limit(
             admits=lambda network: latency_table.latency_ms(network) <= budget_ms,
-            words=f"at most {budget_ms:g} ms under {latency_table.digest()}",
+            words=f"at most {budget_ms:g} ms under {name} ({latency_table.digest()})",
         )
     with _data_watch() as watch:
         image_set = load_images(data, resolution=resolution, seed=seed, progress=watch)

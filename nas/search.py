@@ -57,6 +57,7 @@ class Plan:
         confidence: with it the upper end of an interval of this coverage is limited, not the prediction itself.
         origin: where the latencies come from, and how far they can be trusted.
         data: what the proxy scores on.
+        trained_for: networks that a supernet was trained for, where it serves as a proxy and was not for all.
         references: known networks inside the budget, by name.
         candidates: networks to score besides the references; None where only the time limit ends the search.
         screen: networks that a proxy screens for each one that it passes on.
@@ -73,6 +74,7 @@ class Plan:
     confidence: float | None
     origin: str
     data: str
+    trained_for: str | None
     references: dict[str, Architecture]
     candidates: int | None
     screen: int
@@ -92,6 +94,7 @@ class Plan:
             f"latency: {self.origin}"
             + (f"; upper end at {self.confidence:.0%} inside the budget" if self.confidence else ""),
             f"data: {self.data}",
+            *([f"supernet: trained for networks of {self.trained_for}"] if self.trained_for else []),
             f"candidates: {number}; for comparison {known}",
             *(
                 f"screening: the best of every {self.screen} networks by {name}, about {seconds:.1f} s each, goes on"
@@ -182,6 +185,7 @@ def plan_search(
         if _known_ms(table, network, confidence) <= budget_ms
     }
     timed = [*references.values(), *inside[:3]] or [space.extreme(table.layer_ms)]
+    settings = [one.settings() for one in (*(screens or {}).values(), proxy)]
     screens_s = {name: _estimate(cheap, timed) for name, cheap in (screens or {}).items()}
     last_s = _estimate(proxy, timed)
     each_s = _with_screening(last_s, list(screens_s.values()), screen=screen)
@@ -195,7 +199,8 @@ def plan_search(
         budget_ms=budget_ms,
         confidence=confidence,
         origin=f"{table.provenance.label}; {table.trust}",
-        data=str(proxy.settings().get("data", "none")),
+        data=str(settings[-1].get("data", "none")),
+        trained_for=next((own["trained_for"] for own in settings if "trained_for" in own), None),
         references=references,
         candidates=trials,
         screen=screen,

@@ -10,8 +10,11 @@ from __future__ import annotations
 import math
 import os
 import random
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,7 +36,16 @@ from nas.files import Record, digest, write_beside
 from nas.model import Network, SharedWeights, build_model, inherit, load_donor, skeleton
 from nas.operations import count, operations
 from nas.space import SearchSpace, random_choice
-from nas.training import Optimizer, Precision, autocast, faster_precision, initial_network, schedule, usable_device
+from nas.training import (
+    Optimizer,
+    Precision,
+    autocast,
+    faster_precision,
+    initial_network,
+    memory_failures,
+    schedule,
+    usable_device,
+)
 
 __all__ = [
     "Limit",
@@ -57,9 +69,9 @@ class SupernetRecipe(Record):
     """How a supernet is trained.
 
     Attributes:
-        images: that each of the sandwich's networks sees, with repetition, up to a whole number of batches. More is not
-            better at 64 px: with twice as many, shallow networks catch up as they do in separate training, and the
-            published order is lost (results/proxy-study).
+        images: that each of the sandwich's networks sees, with repetition and on all GPUs together, up to a whole
+            number of batches. More is not better at 64 px: with twice as many, shallow networks catch up as they do in
+            separate training, and the published order is lost (results/proxy-study).
         batch_size: images a step, on each GPU.
         matrix_rate: learning rate of Muon.
         rate: learning rate of AdamW.
@@ -100,7 +112,7 @@ class Limit:
 
     Attributes:
         admits: whether it is for this network.
-        words: the rule, such as "at most 1.1 ms under iphone13".
+        words: the rule, such as "at most 1.1 ms under iphone13.coreml.fp16 (DIGEST)".
     """
 
     admits: Callable[[Architecture], bool]
@@ -124,11 +136,16 @@ class Supernet:
         weights: shared by all networks.
         resolution: height and width of the images, in pixels.
         num_classes: outputs.
-        limit: which networks it was trained for, such as "at most 1.1 ms under iphone13"; None for all of its space.
+        seed: of the training; where the data has no split of its own, also of what was held out.
+        limit: which networks it was trained for, such as "at most 1.1 ms under iphone13.coreml.fp16 (DIGEST)"; None for
+            all of its space.
     """
 
-    def __init__(self, *, weights: SharedWeights, resolution: int, num_classes: int, limit: str | None = None) -> None:
-        self.weights, self.resolution, self.num_classes, self.limit = weights, resolution, num_classes, limit
+    def __init__(
+        self, *, weights: SharedWeights, resolution: int, num_classes: int, seed: int, limit: str | None = None
+    ) -> None:
+        self.weights, self.resolution, self.num_classes = weights, resolution, num_classes
+        self.seed, self.limit = seed, limit
 
     def network(self, architecture: Architecture) -> Network:
         """The network with its part of the weights; its batch norms know no statistics yet.
@@ -203,10 +220,15 @@ def train_supernet(
         raise InputError(f"{path}: its folder does not exist, or cannot be written to")
     rank, workers = _join()
     device = usable_device(device)
-    target = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if workers > 1 and device == "cuda" else device)
+    if workers > 1 and device == "cuda":
+        device = usable_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        torch.cuda.set_device(device)
+    target = torch.device(device)
     images = image_set.to(target)
     checkpoint = path.with_name(path.name + ".checkpoint")
-    begun = _read(checkpoint)[1].precision if checkpoint.exists() else None
+    begun = _read(checkpoint) if checkpoint.exists() else None
+    if workers > 1:
+        dist.barrier()  # All have looked before one may remove it.
     origin = _Origin(
         space=space.model_dump_json(),
         resolution=image_set.resolution,
@@ -217,17 +239,19 @@ def train_supernet(
         init=digest(init) if init and init.is_file() else None,
         limit=limit.words if limit else None,
         recipe=recipe,
-        precision=_agreed(precision or begun or faster_precision(str(target)), target),
+        precision=_agreed(precision or (begun and begun[1].precision) or faster_precision(str(target)), target),
     )
     training = _Training(space, origin, target, init, limit)
-    if checkpoint.exists():
-        training.resume(checkpoint)
-    steps = math.ceil(recipe.images / recipe.batch_size)
+    if begun is not None:
+        training.resume(checkpoint, *begun)
+    steps = math.ceil(recipe.images / (recipe.batch_size * workers))
     saved, kept = time.monotonic(), training.done
     batches = training_batches(images, batch_size=recipe.batch_size, steps=steps, seed=seed * workers + rank, done=kept)
+    where = f"{target} with {recipe.batch_size} images a step of {image_set.resolution} px; try a smaller --batch-size"
     try:
         for pictures, labels in batches:
-            losses = training.losses(pictures, labels)
+            with memory_failures(where, NasError):
+                losses = training.losses(pictures, labels)
             training.update(schedule((training.done + 1) / (steps + 1), warmup=recipe.warmup))
             if rank:
                 continue
@@ -236,7 +260,7 @@ def train_supernet(
                 training.save(checkpoint)
                 saved, kept = time.monotonic(), training.done
     except KeyboardInterrupt:
-        if training.done > kept and not (rank or training.updating):
+        if training.done > kept and not rank:
             training.save(checkpoint)
         raise
     if not rank:
@@ -249,10 +273,7 @@ def train_supernet(
 
 
 class _Training:
-    """Weights and optimizer of a supernet that is being trained, and how many steps are done.
-
-    `updating` while the weights are between two steps.
-    """
+    """Weights and optimizer of a supernet that is being trained, and how many steps are done."""
 
     def __init__(
         self,
@@ -263,10 +284,12 @@ class _Training:
         limit: Limit | None,
     ) -> None:
         self._space, self._origin, self._device = space, origin, device
-        self.done, self.updating = 0, False
+        self.done = 0
         recipe = origin.recipe
         sizes = {"resolution": origin.resolution, "num_classes": origin.num_classes}
-        kinds: set[str] = {kind for stage in space.stages if stage.attention for kind in stage.attention.kind}
+        kinds: set[str] = {
+            kind for stage in space.stages if any(stage.attention.depth) for kind in stage.attention.kind
+        }
         largest = [_largest(space, kind).at(**sizes) for kind in sorted(kinds) or ["none"]]
         networks = [initial_network(network, seed=origin.seed) for network in largest]
         if init is not None:
@@ -305,17 +328,17 @@ class _Training:
             losses.append(loss.item())
         if not all(map(math.isfinite, losses)):
             raise NasError(
-                f"training diverged in step {self.done + 1}: the losses are {losses}; try a lower learning rate"
+                f"training diverged in step {self.done + 1}: the losses are {losses}; remove the checkpoint, "
+                "and try another --seed or a larger --batch-size"
             )
         return losses[0], losses[1]
 
     def update(self, share: float) -> None:
         """Move the weights by the gradients of all processes, with a share of the learning rates."""
-        self.updating = True  # An interruption leaves weights that belong to no step.
         self._average()
-        self._optimizer.step(share)
-        self.done += 1
-        self.updating = False
+        with _uninterrupted():  # Weights between two steps could not be gone on from.
+            self._optimizer.step(share)
+            self.done += 1
 
     def _drawn(self, *, seed: int, number: int) -> list[Architecture]:
         """Random networks of the space that are wanted, the same ones in every process."""
@@ -350,15 +373,15 @@ class _Training:
         tensors |= {f"optimizer/{name}": tensor for name, tensor in self._optimizer.state().items()}
         _write(path, tensors, self._origin, done=self.done)
 
-    def resume(self, path: Path) -> None:
-        """Go on from a checkpoint."""
-        tensors, origin, self.done = _read(path)
+    def resume(self, path: Path, tensors: Mapping[str, Tensor], origin: _Origin, done: int) -> None:
+        """Go on from a checkpoint, as `_read` has it."""
         if origin != self._origin:
             differing = [name for name in _Origin.model_fields if getattr(origin, name) != getattr(self._origin, name)]
             raise InputError(
                 f"{path} is of a training with another {', '.join(differing)}: repeat its options, "
                 "or remove it to begin anew"
             )
+        self.done = done
         with torch.no_grad():
             for name, tensor in self.weights.tensors.items():
                 tensor.copy_(tensors[f"weights/{name}"])
@@ -385,7 +408,13 @@ def load_supernet(path: Path, *, device: str = "cpu") -> Supernet:
     if any(name.startswith("optimizer/") for name in tensors):
         raise InputError(f"{path} is a checkpoint of a training that has not ended: repeat its command to go on")
     weights = SharedWeights({name: tensor.to(device) for name, tensor in tensors.items()})
-    return Supernet(weights=weights, resolution=origin.resolution, num_classes=origin.num_classes, limit=origin.limit)
+    return Supernet(
+        weights=weights,
+        resolution=origin.resolution,
+        num_classes=origin.num_classes,
+        seed=origin.seed,
+        limit=origin.limit,
+    )
 
 
 def _write(path: Path, tensors: dict[str, Tensor], origin: _Origin, *, done: int | None = None) -> None:
@@ -412,11 +441,33 @@ def _read(path: Path) -> tuple[dict[str, Tensor], _Origin, int]:
         raise InputError(f"{path} is damaged, or no supernet") from error
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C and what `kill` sends wait for the end of the block."""
+    if threading.current_thread() is not threading.main_thread():  # Signals are none of its business.
+        yield
+        return
+    arrived: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: arrived.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if arrived:
+        signal.raise_signal(arrived[0])
+
+
 def _join() -> tuple[int, int]:
     """Rank and number of the processes that torchrun started; 0 and 1 without it."""
     workers = int(os.environ.get("WORLD_SIZE", "1"))
     if workers == 1:
         return 0, 1
+    if missing := {"RANK", "LOCAL_RANK", "MASTER_ADDR"} - os.environ.keys():
+        raise InputError(f"WORLD_SIZE is {workers}, and {min(missing)} is not set: start the processes with torchrun")
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return dist.get_rank(), workers

@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture, AttentionSpec, ConvSpec, StageSpec
-from nas.errors import InputError
+from nas.errors import InputError, NasError
 from nas.model import Network, build_model, residual_norms
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "autocast",
     "faster_precision",
     "initial_network",
+    "memory_failures",
     "schedule",
     "seeded_network",
     "timed",
@@ -122,6 +124,23 @@ def usable_device(device: str | None) -> str:
     return device
 
 
+@contextmanager
+def memory_failures(where: str, failure: type[NasError]) -> Iterator[None]:
+    """Memory that runs out is a failure with a name; any other error is a bug and passes.
+
+    Args:
+        where: device and sizes, to end the sentence "out of memory on".
+        failure: raised in its place.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        message = str(error).lower()
+        if isinstance(error, RuntimeError) and not any(words in message for words in _MEMORY_WORDS):
+            raise
+        raise failure(f"out of memory on {where}") from error
+
+
 def seeded_network(architecture: Architecture, *, seed: int) -> Network:
     """A network on the CPU with weights drawn from `seed`."""
     # They are drawn from torch's global generator; the caller gets it back as it was.
@@ -188,6 +207,7 @@ def timed(action: Callable[[], object], *, runs: int, device: torch.device) -> l
 
 
 _MUON_MOMENTUM = 0.9
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 _IMAGE_CHANNELS = 3
 
 

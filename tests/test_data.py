@@ -59,6 +59,20 @@ class TestFolder:
         assert torch.equal(first.val_images, again.val_images)
         assert not torch.equal(first.val_images, other.val_images)
 
+    def test_what_a_supernet_saw_is_not_held_out_under_another_seed(self, folder: Path) -> None:
+        trained_on, scored_on = _load(folder, seed=0), _load(folder, seed=1, split_seed=0)
+
+        assert torch.equal(trained_on.val_images, scored_on.val_images)
+        assert not torch.equal(trained_on.val_images, _load(folder, seed=1).val_images)
+
+    def test_one_image_a_class_is_refused(self, folder: Path) -> None:
+        for picture in folder.glob("*/*.png"):
+            if picture.stem != "00":
+                picture.unlink()
+
+        with pytest.raises(InputError, match="every class has one image only: none can be held out to score on"):
+            _load(folder)
+
     @pytest.mark.parametrize("word", ["val", "validation", "test"])
     def test_the_folder_named_for_validation_is_held_out(self, folder: Path, word: str) -> None:
         root = _split_folder(folder, word)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from nas import supernet
+from nas.architecture import Architecture
 from nas.data import ImageSet
-from nas.errors import BudgetError, InputError
+from nas.errors import BudgetError, InputError, NasError
 from nas.model import build_model, save_weights
+from nas.operations import count, operations
 from nas.proxies import ScoringFailed, build_proxies
 from nas.proxies.supernet import InheritedWeights
 from nas.space import SearchSpace, random_choice
@@ -62,6 +68,7 @@ class TestTraining:
         _train(colours, tmp_path / "x.safetensors", images_seen=64 * 24, on_progress=seen.append)
 
         assert seen[-1].largest < seen[0].largest - 0.1
+        assert seen[-1].smallest < seen[0].smallest - 0.1
         assert [progress.steps for progress in seen] == [24] * 24
 
     def test_killed_training_goes_on_to_the_same_weights(
@@ -148,21 +155,86 @@ class TestTraining:
         assert [progress.done for progress in seen] == [4]
         assert straight.read_bytes() == stopped.read_bytes()
 
-    def test_weights_between_two_steps_are_not_kept(
-        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_interruption_of_a_step_waits_for_its_end(
+        self, number: signal.Signals, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        straight = _train(colours, tmp_path / "straight.safetensors")
         step, steps = Optimizer.step, iter(range(9))
 
         def interrupted(self: Optimizer, share: float) -> None:
-            step(self, share)
             if next(steps) == 2:
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), number)
+            step(self, share)
 
-        monkeypatch.setattr(Optimizer, "step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
+        try:
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(Optimizer, "step", interrupted)
+                _train(colours, tmp_path / "x.safetensors")
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        seen: list[TrainingProgress] = []
+        stopped = _train(colours, tmp_path / "x.safetensors", on_progress=seen.append)
+
+        assert [progress.done for progress in seen] == [4]
+        assert straight.read_bytes() == stopped.read_bytes()
+
+    def test_a_step_trains_largest_smallest_and_random_networks_on_what_the_largest_says(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        passes: list[tuple[Architecture, Tensor]] = []
+        told: list[Tensor] = []
+        logits, cross_entropy = supernet._Training._logits, F.cross_entropy
+
+        def watched(self: Any, architecture: Architecture, images: Tensor) -> Tensor:
+            passes.append((architecture, logits(self, architecture, images)))
+            return passes[-1][1]
+
+        def compared(outputs: Tensor, targets: Tensor, **options: Any) -> Tensor:
+            told.append(targets)
+            return cross_entropy(outputs, targets, **options)
+
+        monkeypatch.setattr(supernet._Training, "_logits", watched)
+        monkeypatch.setattr("nas.supernet.F.cross_entropy", compared)
+        _train(colours, tmp_path / "x.safetensors", recipe=SupernetRecipe(images=192, batch_size=64))
+
+        steps = [[count(network).macs for network, _ in passes[start : start + 4]] for start in (0, 4, 8)]
+        sizes = {"resolution": 32, "num_classes": 4}
+        for step in steps:
+            assert step[0] == max(step) > count(SPACE.references["tiny_a"].at(**sizes)).macs
+            assert (
+                step[1]
+                == count(SPACE.extreme(lambda layer: sum(part.macs for part in operations(layer))).at(**sizes)).macs
+            )
+        assert len({network.id for network, _ in passes}) > 4  # the random ones are others in every step
+        for start in (0, 4, 8):
+            assert told[start].dtype == torch.int64
+            for targets in told[start + 1 : start + 4]:
+                torch.testing.assert_close(targets, passes[start][1].softmax(1))
+
+    def test_data_with_a_step_too_large_for_memory_is_named(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> None:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+        monkeypatch.setattr(supernet._Training, "losses", full)
+
+        with pytest.raises(
+            NasError, match=r"out of memory on cpu with 64 images a step of 32 px; try a smaller --batch"
+        ):
             _train(colours, tmp_path / "x.safetensors")
 
-        assert list(tmp_path.iterdir()) == []
+    def test_several_processes_without_torchrun_are_refused(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+
+        with pytest.raises(
+            InputError, match="WORLD_SIZE is 2, and LOCAL_RANK is not set: start the processes with torc"
+        ):
+            _train(colours, tmp_path / "x.safetensors")
 
     def test_training_goes_on_in_its_precision(
         self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -183,7 +255,13 @@ class TestTraining:
             "import torch\n"
             "from nas import supernet\n"
             "from nas.cli import main\n"
-            "update = supernet._Training.update\n"
+            "update, losses = supernet._Training.update, supernet._Training.losses\n"
+            "def apart(self, images, labels):\n"
+            "    both = [torch.empty_like(images) for _ in range(2)]\n"
+            "    dist.all_gather(both, images)\n"
+            "    assert not torch.equal(*both), 'the processes see the same images'\n"
+            "    return losses(self, images, labels)\n"
+            "supernet._Training.losses = apart\n"
             "def watched(self, share):\n"
             "    update(self, share)\n"
             "    own = torch.stack([tensor.detach().double().sum() for tensor in self.weights.tensors.values()])\n"

@@ -306,7 +306,12 @@ def _parquet_rows(files: Sequence[Path]) -> Callable[[int], str]:
 
 
 def choose_rows(
-    rows: Mapping[str, Rows], source: str, seed: int, train_limit: int | None, val_limit: int | None
+    rows: Mapping[str, Rows],
+    source: str,
+    seed: int,
+    split_seed: int,
+    train_limit: int | None,
+    val_limit: int | None,
 ) -> tuple[Rows, Rows]:
     """What to train on and what to hold out."""
     train, val = rows["train"], rows.get("val")
@@ -323,9 +328,11 @@ def choose_rows(
     if val is not None and (not len(val.labels) or (val.labels < 0).any()):
         val = None  # test splits are often published without labels
     if val is None:
-        rank = _rank_in_class(train.labels, seed)
+        rank = _rank_in_class(train.labels, split_seed)
         sizes = np.bincount(train.labels)[train.labels]
         held = rank < np.where(sizes > 1, np.maximum(1, np.round(sizes * _VAL_FRACTION)), 0)
+        if not held.any():
+            raise InputError(f"{source}: every class has one image only: none can be held out to score on; add images")
         train, val = train.take(np.flatnonzero(~held)), train.take(np.flatnonzero(held))
     return _limit(train, train_limit, seed), _limit(val, val_limit, seed)
 

@@ -1,10 +1,8 @@
-"""What proxies share that run networks in torch: where they ran, whose failures count, what a network is worth."""
+"""What proxies share that run networks in torch: where they ran, whose weights they take, what a network is worth."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,7 @@ from nas.model import Network
 from nas.proxies import ScoringFailed
 from nas.training import Precision, autocast
 
-__all__ = ["HeldOut", "circumstances", "held_out", "judged", "memory_failures", "of_seed", "portable_weights"]
-
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+__all__ = ["HeldOut", "circumstances", "held_out", "judged", "of_seed", "portable_weights"]
 
 
 def circumstances(device: torch.device) -> dict[str, Any]:
@@ -40,22 +36,6 @@ def of_seed(path: Path, seed: int) -> Path:
 def portable_weights(network: Network) -> dict[str, torch.Tensor]:
     """The state of a network for `Score.weights`: on the CPU, and not in channels_last, which files do not have."""
     return {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-
-
-@contextmanager
-def memory_failures(where: str) -> Iterator[None]:
-    """Memory that runs out is the candidate's failure; anything else is a bug and passes.
-
-    Args:
-        where: device and sizes, to end the sentence "out of memory on".
-    """
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        message = str(error).lower()
-        if isinstance(error, RuntimeError) and not any(words in message for words in _MEMORY_WORDS):
-            raise
-        raise ScoringFailed(f"out of memory on {where}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from nas.errors import InputError
 from nas.files import Record, digest
 from nas.model import Network, inherit, load_donor
 from nas.proxies import Score, ScoringFailed
-from nas.proxies._torch import circumstances, held_out, judged, memory_failures, of_seed, portable_weights
+from nas.proxies._torch import circumstances, held_out, judged, of_seed, portable_weights
 from nas.space import SearchSpace
 from nas.supernet import Supernet, is_supernet, load_supernet
 from nas.training import (
@@ -32,6 +32,7 @@ from nas.training import (
     autocast,
     faster_precision,
     initial_network,
+    memory_failures,
     schedule,
     timed,
     usable_device,
@@ -98,6 +99,11 @@ class StartingPoint:
         return self._donor.num_classes if isinstance(self._donor, Supernet) else self._donor.architecture.num_classes
 
     @property
+    def split_seed(self) -> int | None:
+        """Seed of what a supernet did not see; None for other weights, which were trained on other images."""
+        return self._donor.seed if isinstance(self._donor, Supernet) else None
+
+    @property
     def is_supernet(self) -> bool:
         """Whether the weights are those of a supernet, which serve no other number of classes."""
         return isinstance(self._donor, Supernet)
@@ -162,7 +168,7 @@ class ShortTraining:
 
     def estimate_seconds(self, architecture: Architecture) -> float:
         """Median of three training steps and one validation batch, times how many there are."""
-        with memory_failures(self._where):
+        with memory_failures(self._where, ScoringFailed):
             network, optimizer = self._prepare(architecture)
             batches = training_batches(self._images, batch_size=self._batch_size, steps=4, seed=self._seed)
             seconds = timed(
@@ -182,7 +188,7 @@ class ShortTraining:
         Raises:
             ScoringFailed: the loss is no longer a number, or memory ran out.
         """
-        with memory_failures(self._where):
+        with memory_failures(self._where, ScoringFailed):
             start = time.perf_counter()
             network, optimizer = self._prepare(architecture)
             loss = self._train(network, optimizer)
@@ -275,7 +281,7 @@ class Options(Record):
     """What may be set.
 
     Attributes:
-        effort: sets the next two.
+        effort: sets how many images to train on, unless `images` does, and how many to score on.
         images: how many to train on; more than the data has are repeated. From a supernet `effort` takes half as many.
         resolution: height and width of the images in pixels.
         precision: of matrix products; the faster of the two, timed here, by default.
@@ -319,6 +325,7 @@ def build(
         data,
         resolution=options.resolution or preset.resolution,
         seed=seed,
+        split_seed=init.split_seed if init else None,
         train_limit=images,
         val_limit=preset.val_images,
         progress=progress,

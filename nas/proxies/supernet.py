@@ -16,9 +16,9 @@ from nas.data import ImageSet, Progress, load_images, training_batches
 from nas.errors import InputError
 from nas.files import Record, digest
 from nas.proxies import Score, ScoringFailed
-from nas.proxies._torch import circumstances, held_out, memory_failures, of_seed, portable_weights
+from nas.proxies._torch import circumstances, held_out, of_seed, portable_weights
 from nas.supernet import Supernet, calibrate_norms, load_supernet
-from nas.training import Precision, faster_precision, usable_device
+from nas.training import Precision, faster_precision, memory_failures, usable_device
 
 __all__ = ["InheritedWeights", "Options", "build"]
 
@@ -76,7 +76,9 @@ class InheritedWeights:
             ScoringFailed: the network does not fit into the supernet, its outputs are no numbers, or memory ran out.
         """
         start = time.perf_counter()
-        with memory_failures(f"{self._device} with {_BATCH_SIZE} images of {self._images.resolution} px"):
+        with memory_failures(
+            f"{self._device} with {_BATCH_SIZE} images of {self._images.resolution} px", ScoringFailed
+        ):
             try:
                 network = self._supernet.network(architecture)
             except InputError as error:
@@ -127,6 +129,7 @@ def build(
         data,
         resolution=supernet.resolution,
         seed=seed,
+        split_seed=supernet.seed,
         train_limit=_BATCH_SIZE * _CALIBRATION_BATCHES,
         val_limit=_VAL_LIMIT,
         progress=progress,

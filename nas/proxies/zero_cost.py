@@ -32,8 +32,8 @@ from nas.model import Network
 from nas.model.blocks import Attention
 from nas.operations import count
 from nas.proxies import Score, ScoringFailed
-from nas.proxies._torch import circumstances, memory_failures
-from nas.training import seeded_network, usable_device
+from nas.proxies._torch import circumstances
+from nas.training import memory_failures, seeded_network, usable_device
 
 __all__ = ["VARIANT", "Counted", "Options", "ZeroCost", "build", "gradient_norm", "naswot", "synflow", "zico"]
 
@@ -118,7 +118,7 @@ class ZeroCost:
         Raises:
             ScoringFailed: the measure is not a finite number, or memory ran out.
         """
-        with memory_failures(f"{self._device} with {self._batch_size} images of {self._resolution} px"):
+        with memory_failures(f"{self._device} with {self._batch_size} images of {self._resolution} px", ScoringFailed):
             start = time.perf_counter()
             value = self._compute(self._build(architecture))
             seconds = time.perf_counter() - start

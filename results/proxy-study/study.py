@@ -6,7 +6,7 @@
 A line of trials.jsonl is one training: the fields of `Trial` that differ from their defaults. A line of scores.jsonl is
 a trial with what came of it. A finished trial is not trained again; several processes may work off one file, each in
 one thread (two of them together are a fifth faster than one in two threads). Data are the images of Tiny ImageNet (50
-classes, 64 px) or CIFAR-10 that `--data` of nas takes.
+classes, 64 px), CIFAR-10 or ImageNette (224 px) that `--data` of nas takes.
 
 What won is in nas/training.py and nas/proxies/short_training.py; everything else lives here only.
 """
@@ -72,7 +72,8 @@ class Trial:
         growing: the first half of the steps see images of half the size.
         teacher: a supernet whose iFormer-L, with its weights there, gives half of the loss; none if empty.
         matrix_side: kernels whose smaller side as a matrix is above this are left to AdamW.
-        data: `tiny` or `cifar`.
+        data: `tiny`, `cifar` or `nette`.
+        resolution: of the images in pixels.
     """
 
     network: str
@@ -95,6 +96,7 @@ class Trial:
     teacher: str = ""
     matrix_side: int = 1_000_000
     data: str = "tiny"
+    resolution: int = 64
 
     @property
     def key(self) -> str:
@@ -170,7 +172,9 @@ def _teacher(trial: Trial, images: ImageSet) -> Any:
 
 def _prepare(trial: Trial, images: ImageSet) -> tuple[Network, Any]:
     architecture = _scaled(NETWORKS[trial.network].architecture(), trial.width)
-    network = initial_network(architecture.at(resolution=64, num_classes=images.num_classes), seed=trial.seed)
+    network = initial_network(
+        architecture.at(resolution=trial.resolution, num_classes=images.num_classes), seed=trial.seed
+    )
     for norm in residual_norms(network):
         nn.init.constant_(norm.weight, trial.branches)
     if trial.stem_stride == 2:
@@ -244,14 +248,15 @@ def _score(network: Network, images: ImageSet, precision: Any) -> dict[str, floa
 def run(trials: Path, scores: Path, sources: dict[str, str]) -> None:
     """Work off a file of trials until all are finished or taken by another process."""
     torch.set_num_threads(1)
-    loaded: dict[str, ImageSet] = {}
+    loaded: dict[tuple[str, int], ImageSet] = {}
     for trial in _trials(trials):
         with _taken(scores, trial) as free:
             if not free:
                 continue
-            if trial.data not in loaded:
-                loaded[trial.data] = load_images(sources[trial.data], resolution=64, seed=0)
-            line = {**asdict(trial), **train(trial, loaded[trial.data])}
+            source = (trial.data, trial.resolution)
+            if source not in loaded:
+                loaded[source] = load_images(sources[trial.data], resolution=trial.resolution, seed=0)
+            line = {**asdict(trial), **train(trial, loaded[source])}
             with scores.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
@@ -328,10 +333,11 @@ def main() -> None:
     running.add_argument("scores", type=Path)
     running.add_argument("--tiny", default="../shared/data/tiny_imagenet50_64px")
     running.add_argument("--cifar", default="../shared/data/cifar10_jpeg")
+    running.add_argument("--nette", default="../shared/data/imagenette_224px")
     commands.add_parser("table").add_argument("scores", type=Path)
     options = parser.parse_args()
     if options.command == "run":
-        run(options.trials, options.scores, {"tiny": options.tiny, "cifar": options.cifar})
+        run(options.trials, options.scores, {"tiny": options.tiny, "cifar": options.cifar, "nette": options.nette})
     else:
         sys.stdout.writelines(f"{line}\n" for line in table(options.scores))
 
