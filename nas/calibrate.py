@@ -140,6 +140,7 @@ def _split(separator: str) -> BeforeValidator:
 
 _Count = Annotated[int, Field(gt=0)]
 _Amount = Annotated[int, Field(ge=0)]
+_Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 _Kernel = Annotated[_Count, AfterValidator(odd)]
 _Dims = Annotated[tuple[_Count, _Count, _Count, _Count], _split("-")]
 # As in ||2|4; an empty cell is four empty numbers.
@@ -189,7 +190,7 @@ class PublishedPoint(_PublishedRow):
     """
 
     uncertainty: Annotated[float, Field(gt=0, lt=1)]
-    top1: Annotated[float | None, BeforeValidator(_blank_is_none)]
+    top1: Annotated[_Percent | None, BeforeValidator(_blank_is_none)]
     epochs: Annotated[int | None, BeforeValidator(_blank_is_none)]
     params_m: Annotated[float | None, BeforeValidator(_blank_is_none)]
     gmacs: Annotated[float | None, BeforeValidator(_blank_is_none)]
@@ -296,7 +297,7 @@ class Baseline(_PublishedRow):
     """
 
     resolution: _Count
-    top1: Annotated[float | None, BeforeValidator(_blank_is_none)]
+    top1: Annotated[_Percent | None, BeforeValidator(_blank_is_none)]
     epochs: Annotated[int | None, BeforeValidator(_blank_is_none)]
     timm_name: str
     source: Annotated[str, Field(min_length=1)]

@@ -618,6 +618,7 @@ def validate(
     """
     from nas.latency import LatencyTable
     from nas.proxies import Proxy, build_proxies
+    from nas.report import write_validation
     from nas.space import SearchSpace
     from nas.validate import Request, published_points, read_budgets, run_validation
     from nas.validation import Validation
@@ -644,6 +645,7 @@ def validate(
         with _data_watch() as watch:
             return build_proxies(proxy, data=data, seed=seed, options=settings, progress=watch)
 
+    refused = (out / "validation.json").exists() and not resume
     try:
         validation = run_validation(request, build, out=out, resume=resume, say=_say, on_search=_say_progress)
     except KeyboardInterrupt:
@@ -651,6 +653,9 @@ def validate(
             _print_validation(Validation.load(out), out, as_json=as_json)
             _say(f"stopped; go on with: nas validate --resume --out {out} and the same options")
         raise
+    finally:
+        if (out / "validation.json").exists() and not refused:
+            write_validation(Validation.load(out), out / "validation.html")
     _print_validation(validation, out, as_json=as_json)
 
 
@@ -770,7 +775,7 @@ def _print_table(table: Any) -> None:
     from rich.console import Console
 
     # Wide enough that rows are never folded where stdout is a file or a pipe.
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
     console.print(table)
 
 
@@ -831,12 +836,11 @@ def _opened(device: str, *, threads: int | None, runner: Path | None, settings: 
 
 
 def _print_validation(validation: Validation, out: Path, *, as_json: bool) -> None:
-    """Write the page, and print the same."""
+    """Print what the page says."""
     from rich.table import Table
 
-    from nas.report import validation_sections, write_validation
+    from nas.report import validation_sections
 
-    write_validation(validation, out / "validation.html")
     if as_json:
         _print_json(validation.model_dump(mode="json", by_alias=True, exclude_none=True))
         return

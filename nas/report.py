@@ -428,6 +428,12 @@ def _rows_section(validation: Validation) -> Section:
     )
 
 
+_ONE_SET = (
+    "one set of trained weights for all seeds: the noise of training it is in no deviation here, and it favours what a "
+    "search chose by it under every seed; {seed} in the name of its file gives each seed its own"
+)
+
+
 def _proxy_sections(part: ProxyPart) -> list[Section]:
     there = sum(len(row.scores) for row in part.rows)
     failures = [f"{row.name}, seed {s.seed}, failed: {s.failure}" for row in part.rows for s in row.scores if s.failure]
@@ -437,6 +443,7 @@ def _proxy_sections(part: ProxyPart) -> list[Section]:
         f"{there} of {part.wanted} scores are there, {part.failed} of them failed; {part.seconds:.0f} s in all",
         f"standard deviation over seeds of one score, pooled: {_number(part.deviation, '.4g')}; apart from what a seed "
         f"does to all networks alike: {_number(part.within_seeds, '.4g')}",
+        *([_ONE_SET] if part.one_set_of_weights else []),
         *failures,
     ]
     rows = []
@@ -526,6 +533,8 @@ def _recovery_sections(part: RecoveryPart) -> list[Section]:
         (*cells(v.variant), *cells(v.rival), *_gap_cells(v.gap), _yes(v.on_front), _yes(v.matched))
         for v in part.variants
     ]
+    limit_ms = part.latency_limit_ms
+    beyond = [v.variant for v in part.variants if (networks[v.variant].latency_ms or 0.0) >= limit_ms]
     published = ("published", "predicted ms", "score")
     gap = ("gap", "in deviations", "verdict", "gap in ms")
     return [
@@ -547,6 +556,7 @@ def _recovery_sections(part: RecoveryPart) -> list[Section]:
                     f"{volume.scores}: found {volume.found:.4f}, published {volume.published:.4f}"
                     for volume in part.hypervolumes
                 ),
+                *([f"predicted beyond it, and so not in the published one: {', '.join(beyond)}"] if beyond else []),
             ],
             header=(*published, "rival", "predicted ms", "score", *gap, "on the front", "matched"),
             rows=fronts,

@@ -46,6 +46,7 @@ __all__ = [
     "SpaceUsed",
     "Spending",
     "TableUsed",
+    "score_of",
 ]
 
 # Settings of a proxy that may change when a run goes on elsewhere.
@@ -172,6 +173,7 @@ class Screening(Record):
         proxy: its name.
         kind: as of a candidate; only the `searched` ones compete to be passed on.
         trial: number of the Optuna trial.
+        round: whose best is passed on, counted from 0 for each proxy; None for a reference.
         value: higher is better, on the proxy's own scale; None where it failed.
         failure: why there is no value.
         seconds: time spent on it.
@@ -182,6 +184,7 @@ class Screening(Record):
     proxy: str
     kind: Literal["searched", "reference"]
     trial: int | None = None
+    round: int | None = None
     value: float | None = None
     failure: str | None = None
     seconds: float
@@ -274,12 +277,12 @@ class SearchResult:
     def best_under(self, budget_ms: float) -> Candidate | None:
         """The best searched candidate of at most `budget_ms`."""
         inside = [c for c in self.scored if c.latency_ms <= budget_ms]
-        return max(inside, key=lambda c: (_score(c), -c.latency_ms), default=None)
+        return max(inside, key=lambda c: (score_of(c), -c.latency_ms), default=None)
 
     @cached_property
     def front(self) -> tuple[Candidate, ...]:
         """The searched candidates that no other beats in both latency and score, fastest first."""
-        return tuple(undominated(self.scored, latency=lambda c: c.latency_ms, score=_score))
+        return tuple(undominated(self.scored, latency=lambda c: c.latency_ms, score=score_of))
 
     def build_winner(self) -> Network:
         """The winner as a torch network with the weights of its proxy training, for as many classes as these have.
@@ -304,7 +307,9 @@ class SearchResult:
         for c in self.front:
             counts = count(c.architecture)
             latencies = (f"{value:.4f}" for value in (c.latency_ms, c.low_ms, c.high_ms))
-            writer.writerow([c.id, *latencies, f"{_score(c):.4f}", counts.params, counts.macs, c.architecture.summary])
+            writer.writerow(
+                [c.id, *latencies, f"{score_of(c):.4f}", counts.params, counts.macs, c.architecture.summary]
+            )
         return text.getvalue()
 
 
@@ -398,6 +403,7 @@ def _trained(candidate: Candidate) -> Architecture:
     return candidate.architecture.at(num_classes=int(candidate.details.get("classes", 0)) or None)
 
 
-def _score(candidate: Candidate) -> float:
+def score_of(candidate: Candidate) -> float:
+    """The score of a candidate that has one."""
     assert candidate.score is not None
     return candidate.score

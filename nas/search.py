@@ -1,8 +1,8 @@
 """Space x table x proxy x budget -> results: Optuna proposes, the table decides, the proxy scores.
 
 With several proxies the cheap ones screen: of every round of networks that one has scored, the best is passed on to the
-next, and a candidate's score is that of the last. Rounds are cut from the order in which screenings are kept, so that a
-search that was stopped finds its place in them again.
+next, and a candidate's score is that of the last. Every screening is kept with its round, so that a search that was
+stopped finds its place again.
 
 This is the only module that imports Optuna.
 """
@@ -373,9 +373,9 @@ class _State:
         return network_id in scored and scored[network_id].kind == "searched"
 
     def open_round(self, stage: int) -> list[Screening]:
-        """The latest networks that a stage screened, as long as none of their round was passed on."""
+        """The networks of the last round that a stage screened, as long as none of them was passed on."""
         searched = self.rounds[stage]
-        latest = searched[-(len(searched) % self.screen_size or self.screen_size) :]
+        latest = [one for one in searched if one.round == searched[-1].round]
         return [] if any(self.is_found(one.id, stage + 1) for one in latest) else latest
 
     def adopt_finished(self, study: optuna.Study) -> None:
@@ -419,14 +419,14 @@ class _State:
         """Let a proxy that screens score a network, unless it has done so, and keep the result."""
         name, proxy = self.screens[stage]
         known = self.screened[stage].get(network.id)
+        competes = {"kind": kind, "trial": trial, "round": self._round(stage) if kind == "searched" else None}
         if known is None:
             score, failure, seconds = attempt(proxy, network)
             screening = Screening.model_validate(
                 {
                     "id": network.id,
                     "proxy": name,
-                    "kind": kind,
-                    "trial": trial,
+                    **competes,
                     "value": score.value if score else None,
                     "failure": failure,
                     "seconds": seconds,
@@ -435,9 +435,15 @@ class _State:
                 }
             )
         else:  # A reference that the sampler found by itself.
-            screening = known.model_copy(update={"kind": kind, "trial": trial})
+            screening = known.model_copy(update=competes)
         self.folder.add_screening(screening)
         self._remember(screening, stage)
+
+    def _round(self, stage: int) -> int:
+        """Number of the round that the next network of a stage belongs to: the open one, else a new one."""
+        searched = self.rounds[stage]
+        last = -1 if not searched or searched[-1].round is None else searched[-1].round
+        return last if self.open_round(stage) else last + 1
 
     def close_trial(self, study: optuna.Study, screening: Screening) -> None:
         """Tell the study how the trial of a screened network ended: with its score by the last proxy, else failed."""

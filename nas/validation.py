@@ -188,6 +188,7 @@ class ProxyPart(Record):
         wanted: scores there are to be.
         failed: scores that failed.
         deviation: standard deviation over seeds of one score, pooled over the rows; None for one seed.
+        one_set_of_weights: all seeds take trained weights from one file, whose noise is then in neither deviation.
         within_seeds: the same apart from what a seed does to all rows alike: noise in the order under one seed.
         all_rows: every row.
         near_rows: those of nearly one published latency.
@@ -203,6 +204,7 @@ class ProxyPart(Record):
     failed: int
     deviation: float | None = None
     within_seeds: float | None = None
+    one_set_of_weights: bool = False
     all_rows: RankAgreement
     near_rows: RankAgreement
     ladder: tuple[Gap, ...]

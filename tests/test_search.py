@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+import nas.search
 from nas.architecture import Architecture
 from nas.devices.fake import FakeDevice, Options
 from nas.errors import BudgetError, InputError
@@ -399,6 +401,19 @@ class TestScreening:
         result = search(Recording(), screens={"cheap": Cheap()}, trials=3, resume=True)
 
         assert len(result.scored) == 3
+
+    def test_networks_found_after_an_early_pass_make_rounds_of_their_own(
+        self, search: Search, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        next_network, calls = nas.search._next_network, itertools.count()
+        # Once, in the middle of the second round, the sampler finds nothing.
+        monkeypatch.setattr("nas.search._next_network", lambda *given: next(calls) != 6 and next_network(*given))
+        result = search(Recording(), screens={"cheap": Cheap()}, trials=4)
+        searched = [one for one in result.screenings if one.kind == "searched"]
+        groups = [list(group) for _, group in itertools.groupby(searched, key=lambda one: one.round)]
+
+        assert [len(group) for group in groups] == [4, 2, 4, 4]
+        assert [max(group, key=value).id for group in groups] == [candidate.id for candidate in result.scored]
 
     def test_an_exhausted_space_passes_on_the_best_of_what_is_left(self, search: Search) -> None:
         cheap, dear = Cheap(), Recording()

@@ -74,7 +74,9 @@ class Scripted:
         self.own = settings
 
     def settings(self) -> dict[str, Any]:
-        own = {name: f"{self.seed}{value}" if name == "digest" else value for name, value in self.own.items()}
+        own = dict(self.own)
+        if "{seed}" in own.get("supernet", ""):
+            own["digest"] = f"of seed {self.seed}"
         return {"proxy": "scripted", "seed": self.seed, "threads": 1, **own}
 
     def estimate_seconds(self, architecture: Architecture) -> float:
@@ -369,7 +371,7 @@ def test_a_resume_that_is_stopped_at_once_still_shows_all_that_is_there(bench: B
 
 
 def test_seeds_may_have_a_file_each(bench: Bench) -> None:
-    settings = {"supernet": "{seed}.safetensors", "digest": " of a file"}
+    settings = {"supernet": "{seed}.safetensors"}
     full, _ = bench.run(seeds=[0, 1], settings=settings)
     again, asked = bench.run(seeds=[0, 1], resume=True, settings=settings)
 
@@ -460,6 +462,31 @@ def test_an_ended_search_is_not_gone_on_with(recovered: tuple[Validation, Bench]
     assert asked == []
     assert (bench.out / "search-0.60ms" / "candidates.jsonl").read_bytes() == before
     assert validation.unfinished == {}
+
+
+def test_an_ended_search_stays_ended_while_its_budget_is_left_out(bench: Bench) -> None:
+    def run(**options: Any) -> list[tuple[str, int]]:
+        return bench.run(**options)[1]
+
+    run(budgets_ms=(0.6,), time_limit_s=0.5)
+    kept = (bench.out / "search-0.60ms" / "candidates.jsonl").read_bytes()
+
+    assert run(resume=True) == []
+    assert run(budgets_ms=(0.6,), time_limit_s=0.5, resume=True) == []
+    assert (bench.out / "search-0.60ms" / "candidates.jsonl").read_bytes() == kept
+
+
+@pytest.mark.parametrize(("file", "says"), [("{seed}.safetensors", False), ("one.safetensors", True)])
+def test_one_set_of_weights_for_all_seeds_is_told(bench: Bench, file: str, says: bool) -> None:
+    validation, _ = bench.run(settings={"supernet": file, "digest": "abc"})
+
+    assert says == ("one set of trained weights for all seeds" in words(validation))
+
+
+def test_variants_beyond_the_slowest_budget_are_named_beside_the_hypervolumes(
+    recovered: tuple[Validation, Bench],
+) -> None:
+    assert "predicted beyond it, and so not in the published one: iformer_s" in words(recovered[0])
 
 
 def test_networks_that_are_clearly_better_push_a_variant_off_the_front(bench: Bench) -> None:
@@ -608,6 +635,33 @@ def test_the_command_prints_a_summary(command: Callable[..., tuple[int, str, str
     assert "proxy fake: complete" in out
 
 
+def test_words_of_a_row_are_printed_as_they_are(command: Callable[..., tuple[int, str, str]]) -> None:
+    header, first, *_ = POINTS.read_text().splitlines()
+    own = first.replace("iformer_t", "own[/b]", 1).replace("2C|2C|6C 3A 1C|2A", "2C|2C|5C 3A 1C|2A")
+    Path("own.csv").write_text(f"{header}\n{own.replace('Table 3', '[bold]Table 3')}\n")
+    code, out, _ = command(*QUICK, "--rows", "own.csv")
+
+    assert code == 0
+    assert "own[/b]" in out
+    assert "[bold]Table 3" in out
+
+
+def test_a_failing_run_leaves_a_page_of_what_there_is(
+    command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(network: Architecture, seed: int) -> float:
+        if network.id == ROWS["iformer_m"].architecture().id:
+            raise InputError("the disk is gone")
+        return 1.0
+
+    proxy = Scripted(fail, [], seed=0, stop_at=None)
+    monkeypatch.setattr("nas.proxies.build_proxies", lambda *_, **__: {"fake": proxy})
+    code, _, err = command(*QUICK)
+
+    assert (code, err.splitlines()[-1]) == (2, "error: the disk is gone")
+    assert "2 of 12 scores are there" in (Path("out") / "validation.html").read_text()
+
+
 def test_ctrl_c_ends_with_130_and_prints_what_there_is(
     command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -630,6 +684,7 @@ def test_ctrl_c_ends_with_130_and_prints_what_there_is(
         (["--option", "speed=1"], 2, "--proxy fake does not take speed"),
         (["--rows", "none.csv"], 2, "none.csv: cannot be read"),
         (["--rows", "bad.csv"], 2, "bad.csv: row 2 (iformer_t): latency_ms: input should be greater than 0, got '-1'"),
+        (["--rows", "nan.csv"], 2, "nan.csv: row 2 (iformer_t): top1: input should be a finite number, got 'nan'"),
         (["--rows", "same.csv"], 2, "same.csv: column name: iformer_t is in"),
         (["--rows", "twin.csv"], 2, "twin.csv: row twin is the same network as iformer_t: it would count twice"),
         (["--budgets", "nan"], 2, "--budgets must be milliseconds such as 0.60,1.10, or none, got 'nan'"),
@@ -647,6 +702,7 @@ def test_bad_input_gets_one_line_and_leaves_no_folder(
     header, first, *_ = POINTS.read_text().splitlines()
     Path("same.csv").write_text(f"{header}\n{first}\n")
     Path("twin.csv").write_text(f"{header}\n{first.replace('iformer_t', 'twin', 1)}\n")
+    Path("nan.csv").write_text(f"{header}\n{first.replace(',74.1,', ',nan,', 1)}\n")
     Path("bad.csv").write_text(f"{header}\n{first.replace(',0.60,', ',-1,', 1)}\n")
     ended, out, err = command(*QUICK, *arguments)
 

@@ -17,7 +17,7 @@ from nas.errors import InputError
 from nas.model import Network, build_model
 from nas.model.blocks import Attention
 from nas.operations import count
-from nas.proxies import ScoringFailed, zero_cost
+from nas.proxies import Score, ScoringFailed, zero_cost
 from nas.proxies.zero_cost import Options, ZeroCost, build, gradient_norm, naswot, synflow, zico
 from nas.training import seeded_network
 
@@ -261,8 +261,11 @@ class TestZeroCost:
 
         assert score.details == {"images": 9, "classes": 4}
 
-    def test_estimate_is_the_time_of_one_score(self) -> None:
-        assert _proxy().estimate_seconds(_architecture()) > 0
+    def test_estimate_is_the_time_of_one_score(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        proxy = _proxy()
+        monkeypatch.setattr(proxy, "score", lambda network: Score(value=1.0, seconds=2.5, details={}))
+
+        assert proxy.estimate_seconds(_architecture()) == 2.5
 
     @pytest.mark.parametrize("measure", MEASURES)
     def test_score_that_is_no_number_fails_with_a_reason(self, measure: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@
     gradient-norm    length of the loss gradient (Abdelfattah et al. 2021, arXiv:2101.08134)
     zico             how steady the gradient is from batch to batch (Li et al. 2023, arXiv:2301.11300)
 
-A score orders networks and is no accuracy. The last four see one batch of training images at initialisation, with batch
-norms that normalise by that batch, as the papers' networks do.
+A score orders networks and is no accuracy. The last three see one batch of training images at initialisation, with
+batch norms that normalise by that batch, as the papers' networks do; synflow sees one image of ones and no batch norms.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@
     results/validation/
       scores.jsonl         one finished score a line, appended and flushed as it comes; no score is computed twice
       search-0.60ms/       the results folder of the search inside that budget
-      validation.json      the figures with their origin   -+ written after every step,
-      validation.html      the same as a page              -+ and at the end
+      searches.jsonl       the searches that came to their end, a line each
+      validation.json      the figures with their origin, written after every step
+      validation.html      the same as a page, written by `nas validate` at the end, however it comes
 
 Everything is compared in standard deviations over seeds of one score of one network, pooled over the published rows.
 """

@@ -24,7 +24,7 @@ from nas.ranking import bootstrap_interval, deviation_within_seeds, kendall_tau_
 from nas.result import CIRCUMSTANCES, SearchResult, TableUsed
 from nas.validate.recovery import compared_networks, recovery_part, unscored
 from nas.validate.request import Request, unlike
-from nas.validate.scores import KeptScores, scored_network
+from nas.validate.scores import KeptScores, names_its_seed, scored_network
 from nas.validation import (
     LADDER,
     NEAR_MS,
@@ -150,6 +150,8 @@ def _proxy_part(request: Request, scores: KeptScores, name: str) -> ProxyPart:
         wanted=len(found),
         failed=sum(line.value is None for line in lines),
         deviation=deviation,
+        one_set_of_weights=len(request.seeds) > 1
+        and any("digest" in line.settings and not names_its_seed(line.settings) for line in lines),
         within_seeds=deviation_within_seeds(row.values() for row in rows.values()),
         all_rows=_rank_agreement(list(rows.values()), request.seeds),
         near_rows=_rank_agreement(near, request.seeds),

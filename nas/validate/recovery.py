@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from nas.architecture import Architecture
 from nas.pareto import hypervolume, undominated
-from nas.result import Candidate, SearchResult
+from nas.result import Candidate, SearchResult, score_of
 from nas.validate.request import Request
 from nas.validate.scores import KeptScores, scored_network
 from nas.validation import Gap, Hypervolumes, Opinion, RecoveryPart, ScoredNetwork, SearchPart, VariantPart
@@ -38,7 +37,7 @@ def unscored(request: Request, scores: KeptScores, networks: Mapping[str, Archit
 def _best_rival(results: Iterable[SearchResult], latency_ms: float) -> Candidate | None:
     """The best that any search found among the networks of at most this latency."""
     best = [candidate for result in results if (candidate := result.best_under(latency_ms))]
-    return max(best, key=lambda candidate: candidate.score or -math.inf, default=None)
+    return max(best, key=score_of, default=None)
 
 
 def recovery_part(
@@ -83,9 +82,7 @@ class _Recovery:
 
     def part(self) -> RecoveryPart:
         found = [candidate for result in self._results.values() for candidate in result.scored]
-        front = undominated(
-            {c.id: c for c in found}.values(), latency=lambda c: c.latency_ms, score=lambda c: c.score or -math.inf
-        )
+        front = undominated({c.id: c for c in found}.values(), latency=lambda c: c.latency_ms, score=score_of)
         limit_ms, floor = max(self._request.budgets_ms), self._chance()
         return RecoveryPart(
             proxy=self._proxy,
@@ -98,11 +95,11 @@ class _Recovery:
             searches=tuple(map(self._search, self._request.budgets_ms)),
             variants=tuple(map(self._variant, self._variants)),
             hypervolumes=self._hypervolumes(
-                {c.id: (c.latency_ms, c.score) for c in front if c.score is not None},
+                {c.id: (c.latency_ms, score_of(c)) for c in front},
                 found={c.id for c in found},
                 area=partial(hypervolume, latency_limit=limit_ms, score_floor=floor),
             ),
-            front=tuple((c.id, c.latency_ms, c.score) for c in front if c.score is not None),
+            front=tuple((c.id, c.latency_ms, score_of(c)) for c in front),
         )
 
     def _scored(self, proxy: str, name: str) -> ScoredNetwork:

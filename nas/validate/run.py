@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nas.architecture import Architecture
 from nas.errors import InputError
-from nas.files import write_beside
+from nas.files import Record, append_record, drop_half_line, read_records, write_beside
 from nas.proxies import Proxy, ScoringFailed
 from nas.result import SearchResult
 from nas.search import Progress, check_budget, plan_search, run_search
@@ -19,6 +19,14 @@ from nas.validate.scores import KeptScores, Remembering, settings_digest
 from nas.validation import Validation
 
 __all__ = ["run_validation"]
+
+
+class _EndedSearch(Record):
+    """A line of searches.jsonl: a search that came to the end that was asked for."""
+
+    budget_ms: float
+    trials: int | None = None
+    time_limit_s: float | None = None
 
 
 def _ignore(what: object) -> None:
@@ -62,6 +70,7 @@ def run_validation(
     built = {seeds[0]: build(seeds[0])}
     ended = _ended_searches(request, built[seeds[0]], out)
     latency = latency_part(request)
+    drop_half_line(out / "searches.jsonl")
     scores = KeptScores(out / "scores.jsonl")
     for name, proxy in built[seeds[0]].items():
         scores.use(name, seeds[0], proxy)
@@ -84,6 +93,8 @@ def run_validation(
             if budget_ms not in ended:
                 _search(request, build(seeds[0]), budget_ms, scores, out, say=say, on_search=on_search)
                 ended.add(budget_ms)
+                end = _EndedSearch(budget_ms=budget_ms, trials=request.trials, time_limit_s=request.time_limit_s)
+                append_record(out / "searches.jsonl", end)
                 keep()
         if request.budgets_ms:
             compared = compared_networks(request, _results(request, out).values())
@@ -176,10 +187,8 @@ def _ended_searches(request: Request, proxies: Mapping[str, Proxy], out: Path) -
                 f"{result.path} was begun with another {', '.join(other)}: repeat its options (run.json has them), "
                 "choose another --out, or leave the searches out (--budgets none)"
             )
-    recovery = Validation.load(out).recovery if (out / "validation.json").exists() else None
-    searches = recovery.searches if recovery else ()
-    ended = {part.budget_ms for part in searches if part.complete and (part.trials, part.time_limit_s) == limits}
-    return ended & set(begun)
+    ended = read_records(out / "searches.jsonl", _EndedSearch)
+    return {one.budget_ms for one in ended if (one.trials, one.time_limit_s) == limits} & set(begun)
 
 
 def _results(request: Request, out: Path) -> dict[float, SearchResult]:

@@ -22,7 +22,7 @@ from nas.search import attempt
 from nas.validate.request import Request
 from nas.validation import ScoredNetwork, SeedScore
 
-__all__ = ["KeptScore", "KeptScores", "Remembering", "scored_network", "settings_digest"]
+__all__ = ["KeptScore", "KeptScores", "Remembering", "names_its_seed", "scored_network", "settings_digest"]
 
 
 class KeptScore(Record):
@@ -153,10 +153,15 @@ def scored_network(
     )
 
 
+def names_its_seed(settings: Mapping[str, Any]) -> bool:
+    """Whether a file that a proxy uses has `{seed}` in its name, and so is another one for each seed."""
+    return any("{seed}" in str(value) for value in settings.values())
+
+
 def _apart_from_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What proxies of all seeds have in common; the words for synthetic data and a file of its own tell the seed."""
     of_the_seed = {*CIRCUMSTANCES, "seed"}
-    if any("{seed}" in str(value) for value in settings.values()):
+    if names_its_seed(settings):
         of_the_seed.add("digest")
     own = {name: value for name, value in settings.items() if name not in of_the_seed}
     return own | {"data": str(settings.get("data")).replace(f"seed {settings.get('seed')}:", "")}
