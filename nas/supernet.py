@@ -40,6 +40,7 @@ from nas.training import (
     Optimizer,
     Precision,
     autocast,
+    batch_norms,
     faster_precision,
     initial_network,
     memory_failures,
@@ -52,7 +53,6 @@ __all__ = [
     "Supernet",
     "SupernetRecipe",
     "TrainingProgress",
-    "calibrate_norms",
     "is_supernet",
     "load_supernet",
     "train_supernet",
@@ -158,25 +158,12 @@ class Supernet:
         part = self.weights.part(network)
         device = next(iter(part.values())).device
         network.to_empty(device=device).load_state_dict(part, strict=False)
-        for norm in _norms(network):
+        for norm in batch_norms(network):
             norm.reset_running_stats()
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def _scaled(self, architecture: Architecture) -> Architecture:
         return architecture.at(resolution=self.resolution, num_classes=self.num_classes)
-
-
-def calibrate_norms(network: Network, batches: Sequence[Tensor], *, precision: Precision) -> None:
-    """Replace the statistics of all batch norms by their means over these batches; the weights stay."""
-    for norm in _norms(network):
-        norm.reset_running_stats()
-        norm.momentum = None  # A plain average, each batch counted alike.
-    network.train()
-    with torch.no_grad():
-        for images in batches:
-            with autocast(images.device, precision):
-                network(images)
-    network.eval()
 
 
 def train_supernet(
@@ -503,7 +490,3 @@ def _macs(layer: Layer) -> float:
 
 def _laid_out(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor.contiguous()
-
-
-def _norms(network: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
-    return [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]

@@ -8,8 +8,9 @@ and residual branches that start at zero (arXiv:1706.02677, section 5.1).
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture, AttentionSpec, ConvSpec, StageSpec
+from nas.data import ImageSet, training_batches
 from nas.errors import InputError, NasError
 from nas.model import Network, build_model, residual_norms
 
@@ -24,6 +26,9 @@ __all__ = [
     "Optimizer",
     "Precision",
     "autocast",
+    "batch_norms",
+    "calibrate_norms",
+    "calibration_batches",
     "faster_precision",
     "initial_network",
     "memory_failures",
@@ -157,6 +162,35 @@ def initial_network(architecture: Architecture, *, seed: int) -> Network:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
+def batch_norms(network: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
+    """All batch norms of a network."""
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+
+
+def calibration_batches(image_set: ImageSet, *, images: int, seed: int) -> list[Tensor]:
+    """Training images to measure the statistics of batch norms on, `images` of them at least, the same for a seed."""
+    size = min(_CALIBRATION_BATCH, len(image_set.train_labels))
+    batches = training_batches(image_set, batch_size=size, steps=math.ceil(images / size), seed=seed)
+    return [pictures for pictures, _ in batches]
+
+
+def calibrate_norms(network: nn.Module, batches: Sequence[Tensor], *, precision: Precision) -> None:
+    """Replace the statistics of all batch norms by their means over these batches; the weights stay.
+
+    Those gathered during a short training lag behind the weights: after 2,048 images from a supernet, fresh ones take
+    0.07 nats off the cross-entropy of iFormer-T and M, and after 4,096 halve its spread (results/proxy-study).
+    """
+    for norm in batch_norms(network):
+        norm.reset_running_stats()
+        norm.momentum = None  # A plain average, each batch counted alike.
+    network.train()
+    with torch.no_grad():
+        for images in batches:
+            with autocast(images.device, precision):
+                network(images)
+    network.eval()
+
+
 def schedule(done: float, *, warmup: float) -> float:
     """Share of the learning rate when `done` of all steps are done: up a line, down a line."""
     return done / warmup if done < warmup else (1 - done) / (1 - warmup)
@@ -207,6 +241,7 @@ def timed(action: Callable[[], object], *, runs: int, device: torch.device) -> l
 
 
 _MUON_MOMENTUM = 0.9
+_CALIBRATION_BATCH = 128
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 _IMAGE_CHANNELS = 3
 

@@ -25,11 +25,10 @@ from nas.supernet import (
     Limit,
     SupernetRecipe,
     TrainingProgress,
-    calibrate_norms,
     load_supernet,
     train_supernet,
 )
-from nas.training import Optimizer
+from nas.training import Optimizer, calibrate_norms
 
 SPACE = SearchSpace.find("tiny")
 NARROW = Limit(admits=lambda network: network.stages[0].channels == 8, words="narrow")

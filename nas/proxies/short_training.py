@@ -30,6 +30,8 @@ from nas.training import (
     Optimizer,
     Precision,
     autocast,
+    calibrate_norms,
+    calibration_batches,
     faster_precision,
     initial_network,
     memory_failures,
@@ -60,6 +62,7 @@ class Recipe:
         weight_decay: of what AdamW trains and is no vector.
         warmup: part of the steps in which the learning rates rise from 0; then they fall to 0.
         label_smoothing: share of the target that is spread over all classes.
+        calibration_images: to measure batch norms on once more at the end.
         precision: of matrix products and convolutions; weights, norms and the loss stay in fp32.
     """
 
@@ -70,6 +73,7 @@ class Recipe:
     weight_decay: float = 0.05
     warmup: float = 0.2
     label_smoothing: float = 0.1
+    calibration_images: int = 1024
     precision: Precision = "fp32"
 
 
@@ -153,6 +157,7 @@ class ShortTraining:
         self._init = init
         self._batch_size = min(recipe.batch_size, len(image_set.train_labels))
         self._steps = math.ceil(recipe.images / self._batch_size)
+        self._calibration = calibration_batches(self._images, images=recipe.calibration_images, seed=seed)
 
     def settings(self) -> dict[str, Any]:
         """Recipe, data, seed, and where it ran: what `build` needs to do it again, and what explains a difference."""
@@ -167,7 +172,7 @@ class ShortTraining:
         }
 
     def estimate_seconds(self, architecture: Architecture) -> float:
-        """Median of three training steps and one validation batch, times how many there are."""
+        """Median of three training steps and one batch without gradients, each times how many there are."""
         with memory_failures(self._where, ScoringFailed):
             network, optimizer = self._prepare(architecture)
             batches = training_batches(self._images, batch_size=self._batch_size, steps=4, seed=self._seed)
@@ -179,11 +184,11 @@ class ShortTraining:
             validation = timed(
                 lambda: judged(network, *first, precision=self._recipe.precision), runs=2, device=self._device
             )
-        share = len(self._images.val_labels) / len(first[1])
+        share = (len(self._images.val_labels) + sum(map(len, self._calibration))) / len(first[1])
         return statistics.median(seconds[1:]) * self._steps + validation[-1] * share
 
     def score(self, architecture: Architecture) -> Score:
-        """Train the network, then show it the held-out images: its likelihood on them is the score.
+        """Train the network, measure its batch norms, and show it the held-out images: its likelihood is the score.
 
         Raises:
             ScoringFailed: the loss is no longer a number, or memory ran out.
@@ -193,6 +198,7 @@ class ShortTraining:
             network, optimizer = self._prepare(architecture)
             loss = self._train(network, optimizer)
             trained = time.perf_counter()
+            calibrate_norms(network, self._calibration, precision=self._recipe.precision)
             seen = held_out(network, self._images, batch_size=self._val_batch_size, precision=self._recipe.precision)
             seconds = time.perf_counter() - start
         images = self._steps * self._batch_size

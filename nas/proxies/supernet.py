@@ -12,18 +12,25 @@ from typing import Any
 import torch
 
 from nas.architecture import Architecture
-from nas.data import ImageSet, Progress, load_images, training_batches
+from nas.data import ImageSet, Progress, load_images
 from nas.errors import InputError
 from nas.files import Record, digest
 from nas.proxies import Score, ScoringFailed
 from nas.proxies._torch import circumstances, held_out, of_seed, portable_weights
-from nas.supernet import Supernet, calibrate_norms, load_supernet
-from nas.training import Precision, faster_precision, memory_failures, usable_device
+from nas.supernet import Supernet, load_supernet
+from nas.training import (
+    Precision,
+    calibrate_norms,
+    calibration_batches,
+    faster_precision,
+    memory_failures,
+    usable_device,
+)
 
 __all__ = ["InheritedWeights", "Options", "build"]
 
 _BATCH_SIZE = 128
-_CALIBRATION_BATCHES = 8
+_CALIBRATION_IMAGES = 1024
 _VAL_LIMIT = 2048
 
 
@@ -46,9 +53,7 @@ class InheritedWeights:
         self._digest = digest(of_seed(source, seed))
         self._device = torch.device(device)
         self._images = image_set.to(self._device)
-        size = min(_BATCH_SIZE, len(image_set.train_labels))
-        batches = training_batches(self._images, batch_size=size, steps=_CALIBRATION_BATCHES, seed=seed)
-        self._calibration = [images for images, _ in batches]
+        self._calibration = calibration_batches(self._images, images=_CALIBRATION_IMAGES, seed=seed)
 
     def settings(self) -> dict[str, Any]:
         """The supernet, data, seed, and where it ran."""
@@ -130,7 +135,7 @@ def build(
         resolution=supernet.resolution,
         seed=seed,
         split_seed=supernet.seed,
-        train_limit=_BATCH_SIZE * _CALIBRATION_BATCHES,
+        train_limit=_CALIBRATION_IMAGES,
         val_limit=_VAL_LIMIT,
         progress=progress,
     )

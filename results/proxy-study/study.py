@@ -40,8 +40,8 @@ from nas.architecture import Architecture
 from nas.calibrate import read_points
 from nas.data import ImageSet, load_images, training_batches, validation_batches
 from nas.model import Network, residual_norms
-from nas.supernet import calibrate_norms, load_supernet
-from nas.training import Optimizer, autocast, faster_precision, initial_network, schedule
+from nas.supernet import load_supernet
+from nas.training import Optimizer, autocast, calibrate_norms, faster_precision, initial_network, schedule
 from nas.validate import unlike
 
 POINTS = Path("latency_tables/iphone13.points.csv")
