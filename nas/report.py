@@ -465,8 +465,11 @@ def _proxy_sections(part: ProxyPart) -> list[Section]:
         ),
         Section(
             title=f"{part.proxy}: gaps of the published ladder",
-            notes=[f"in standard deviations over seeds of one score; clear beyond {CLEAR:g}"],
-            header=("step", "gap", "in deviations", "clear"),
+            notes=[
+                f"in standard deviations over seeds of one score; clear beyond {CLEAR:g}; within seeds: in deviations "
+                "apart from what a seed does to all networks alike, which cancels in a gap"
+            ],
+            header=("step", "gap", "in deviations", "within seeds", "clear"),
             rows=[_gap_row(gap) for gap in part.ladder],
         ),
     ]
@@ -504,7 +507,7 @@ def _tau_row(name: str, ranks: RankAgreement) -> tuple[str, ...]:
 
 def _gap_row(gap: Gap) -> tuple[str, ...]:
     clear = "-" if gap.verdict is None else "yes" if gap.verdict == "better" else f"no, {gap.verdict}"
-    return (f"{gap.network} over {gap.other}", _number(gap.score, "+.4g"), _number(gap.deviations, "+.1f"), clear)
+    return (f"{gap.network} over {gap.other}", *_distance(gap), clear)
 
 
 def _recovery_sections(part: RecoveryPart) -> list[Section]:
@@ -536,7 +539,7 @@ def _recovery_sections(part: RecoveryPart) -> list[Section]:
     limit_ms = part.latency_limit_ms
     beyond = [v.variant for v in part.variants if (networks[v.variant].latency_ms or 0.0) >= limit_ms]
     published = ("published", "predicted ms", "score")
-    gap = ("gap", "in deviations", "verdict", "gap in ms")
+    gap = ("gap", "in deviations", "within seeds", "verdict", "gap in ms")
     return [
         Section(
             title=f"Recovery: searches with {part.proxy}",
@@ -571,7 +574,7 @@ def _opinion_sections(part: RecoveryPart) -> list[Section]:
             f"{search.budget_ms:g} ms",
             f"{search.found} over {search.variant}",
             opinion.proxy,
-            *_gap_cells(opinion.gap)[:3],
+            *_gap_cells(opinion.gap)[:-1],
         )
         for search in part.searches
         for opinion in search.opinions
@@ -582,7 +585,7 @@ def _opinion_sections(part: RecoveryPart) -> list[Section]:
         Section(
             title="Recovery: what the other proxies say of what was found",
             notes=[f"over all seeds; networks were chosen by {part.proxy} alone"],
-            header=("budget", "networks", "proxy", "gap", "in deviations", "verdict"),
+            header=("budget", "networks", "proxy", "gap", "in deviations", "within seeds", "verdict"),
             rows=rows,
         )
     ]
@@ -590,9 +593,12 @@ def _opinion_sections(part: RecoveryPart) -> list[Section]:
 
 def _gap_cells(gap: Gap | None) -> tuple[str, ...]:
     if gap is None:
-        return ("-", "-", "-", "-")
-    distance = _number(gap.score, "+.4g"), _number(gap.deviations, "+.1f")
-    return (*distance, gap.verdict or "-", _number(gap.latency_ms, "+.3f"))
+        return ("-", "-", "-", "-", "-")
+    return (*_distance(gap), gap.verdict or "-", _number(gap.latency_ms, "+.3f"))
+
+
+def _distance(gap: Gap) -> tuple[str, ...]:
+    return _number(gap.score, "+.4g"), _number(gap.deviations, "+.1f"), _number(gap.within_seeds, "+.1f")
 
 
 def _yes(answer: bool | None) -> str:

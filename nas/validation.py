@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ __all__ = [
     "Hypervolumes",
     "LatencyPart",
     "LatencyRow",
+    "Noise",
     "Opinion",
     "ProxyPair",
     "ProxyPart",
@@ -136,6 +138,19 @@ class RankAgreement(Record):
     rankers: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Standard deviation over seeds of one score by a proxy, pooled over the published rows.
+
+    Attributes:
+        deviation: None for one seed.
+        within_seeds: apart from what a seed does to all networks alike.
+    """
+
+    deviation: float | None
+    within_seeds: float | None = None
+
+
 class Gap(Record):
     """How far the score of one network lies above that of another, and what it costs.
 
@@ -143,22 +158,23 @@ class Gap(Record):
         network: name of the one.
         other: name of the other.
         score: difference of their mean scores, over the compared seeds that both have.
-        deviations: the same in standard deviations; None where these are unknown or 0.
+        deviations: the same in standard deviations of one score; None where these are unknown or 0.
+        within_seeds: the same in deviations within seeds, likewise: a gap is of differences under one seed, in which
+            what a seed does to all networks alike cancels.
         latency_ms: predicted latency of the one minus that of the other; None where the table cannot say.
-        verdict: `better` or `worse` beyond two standard deviations; None where these are unknown.
+        verdict: `better` or `worse` beyond two standard deviations of one score; None where these are unknown.
     """
 
     network: str
     other: str
     score: float | None = None
     deviations: float | None = None
+    within_seeds: float | None = None
     latency_ms: float | None = None
     verdict: Literal["better", "within noise", "worse"] | None = None
 
     @classmethod
-    def between(
-        cls, network: ScoredNetwork, other: ScoredNetwork, *, deviation: float | None, seeds: Sequence[int]
-    ) -> Gap:
+    def between(cls, network: ScoredNetwork, other: ScoredNetwork, *, noise: Noise, seeds: Sequence[int]) -> Gap:
         """Compare two networks over some seeds; without a seed that both have there is no score."""
         latency_ms = None
         if network.latency_ms is not None and other.latency_ms is not None:
@@ -168,13 +184,14 @@ class Gap(Record):
         both = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
         if not both:
             return cls(**same)
-        score = statistics.fmean(both)
+        score, deviation = statistics.fmean(both), noise.deviation
         if deviation is None:
             return cls(**same, score=score)
         return cls(
             **same,
             score=score,
             deviations=score / deviation if deviation else None,
+            within_seeds=score / noise.within_seeds if noise.within_seeds else None,
             verdict="within noise" if abs(score) <= CLEAR * deviation else "better" if score > 0 else "worse",
         )
 
@@ -209,6 +226,11 @@ class ProxyPart(Record):
     near_rows: RankAgreement
     ladder: tuple[Gap, ...]
     seconds: float
+
+    @property
+    def noise(self) -> Noise:
+        """Of one score."""
+        return Noise(deviation=self.deviation, within_seeds=self.within_seeds)
 
 
 class ProxyPair(Record):

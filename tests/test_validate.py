@@ -26,7 +26,7 @@ from nas.report import validation_sections, write_validation
 from nas.result import SearchResult
 from nas.space import SearchSpace
 from nas.validate import Request, published_points, read_budgets, run_validation
-from nas.validation import Gap, ScoredNetwork, SeedScore, Validation
+from nas.validation import Gap, Noise, ScoredNetwork, SeedScore, Validation
 
 ROOT = Path(__file__).parent.parent
 POINTS = ROOT / "latency_tables" / "iphone13.points.csv"
@@ -164,19 +164,26 @@ def scored(name: str, *values: float | None) -> ScoredNetwork:
 )
 def test_a_gap_is_measured_in_deviations(deviation: float | None, in_deviations: float | None, verdict: str) -> None:
     above, below = scored("above", 9.0, 5.0, 7.0), scored("below", 0.0, 2.0, 4.0)
-    gap = Gap.between(above, below, deviation=deviation, seeds=[1, 2])
+    gap = Gap.between(above, below, noise=Noise(deviation=deviation), seeds=[1, 2])
 
     assert (gap.network, gap.other, gap.score) == ("above", "below", 3.0)
     assert (gap.deviations, gap.verdict) == (in_deviations, verdict)
-    back = Gap.between(below, above, deviation=deviation, seeds=[1, 2])
+    back = Gap.between(below, above, noise=Noise(deviation=deviation), seeds=[1, 2])
     assert back.verdict == ("worse" if verdict == "better" else verdict)
+
+
+def test_a_gap_is_also_measured_in_deviations_within_seeds() -> None:
+    noise = Noise(deviation=3.0, within_seeds=0.5)
+    gap = Gap.between(scored("above", 9.0, 5.0), scored("below", 0.0, 2.0), noise=noise, seeds=[0, 1])
+
+    assert (gap.score, gap.deviations, gap.within_seeds, gap.verdict) == (6.0, 2.0, 12.0, "within noise")
 
 
 def test_a_gap_is_over_the_seeds_that_both_have() -> None:
     above, below = scored("above", 1.0, None, 8.0), scored("below", 0.0, 5.0, 2.0)
 
-    assert Gap.between(above, below, deviation=1.0, seeds=[0, 1, 2]).score == 3.5
-    assert Gap.between(above, below, deviation=1.0, seeds=[1]) == Gap(network="above", other="below")
+    assert Gap.between(above, below, noise=Noise(deviation=1.0), seeds=[0, 1, 2]).score == 3.5
+    assert Gap.between(above, below, noise=Noise(deviation=1.0), seeds=[1]) == Gap(network="above", other="below")
 
 
 # Latency

@@ -31,6 +31,7 @@ from nas.validation import (
     Gap,
     LatencyPart,
     LatencyRow,
+    Noise,
     ProxyPair,
     ProxyPart,
     RankAgreement,
@@ -60,7 +61,7 @@ def assemble(
         if (there := sum(len(row.scores) for row in part.rows)) < part.wanted
     }
     if request.budgets_ms:
-        recovery = recovery_part(request, scores, results, ended, {part.proxy: part.deviation for part in proxies})
+        recovery = recovery_part(request, scores, results, ended, {part.proxy: part.noise for part in proxies})
         if open_ := sum(not search.complete for search in recovery.searches):
             unfinished["recovery"] = f"{open_} of {len(recovery.searches)} searches are not at their end"
         elif unscored(request, scores, compared_networks(request, results.values())):
@@ -139,7 +140,10 @@ def _proxy_part(request: Request, scores: KeptScores, name: str) -> ProxyPart:
         for line in lines
         if (part := {key: line.settings[key] for key in CIRCUMSTANCES if key in line.settings})
     }
-    deviation = pooled_deviation(list(row.values().values()) for row in rows.values())
+    noise = Noise(
+        deviation=pooled_deviation(list(row.values().values()) for row in rows.values()),
+        within_seeds=deviation_within_seeds(row.values() for row in rows.values()),
+    )
     rungs = [rows[rung] for rung in LADDER if rung in rows]
     near = [row for row in rows.values() if _is_near(row)]
     return ProxyPart(
@@ -149,15 +153,13 @@ def _proxy_part(request: Request, scores: KeptScores, name: str) -> ProxyPart:
         rows=tuple(rows.values()),
         wanted=len(found),
         failed=sum(line.value is None for line in lines),
-        deviation=deviation,
+        deviation=noise.deviation,
         one_set_of_weights=len(request.seeds) > 1
         and any("digest" in line.settings and not names_its_seed(line.settings) for line in lines),
-        within_seeds=deviation_within_seeds(row.values() for row in rows.values()),
+        within_seeds=noise.within_seeds,
         all_rows=_rank_agreement(list(rows.values()), request.seeds),
         near_rows=_rank_agreement(near, request.seeds),
-        ladder=tuple(
-            Gap.between(above, below, deviation=deviation, seeds=request.seeds) for below, above in pairwise(rungs)
-        ),
+        ladder=tuple(Gap.between(above, below, noise=noise, seeds=request.seeds) for below, above in pairwise(rungs)),
         seconds=round(math.fsum(line.seconds for line in lines), 3),
     )
 

@@ -11,7 +11,7 @@ from nas.pareto import hypervolume, undominated
 from nas.result import Candidate, SearchResult, score_of
 from nas.validate.request import Request
 from nas.validate.scores import KeptScores, scored_network
-from nas.validation import Gap, Hypervolumes, Opinion, RecoveryPart, ScoredNetwork, SearchPart, VariantPart
+from nas.validation import Gap, Hypervolumes, Noise, Opinion, RecoveryPart, ScoredNetwork, SearchPart, VariantPart
 
 __all__ = ["compared_networks", "recovery_part", "unscored"]
 
@@ -45,7 +45,7 @@ def recovery_part(
     scores: KeptScores,
     results: Mapping[float, SearchResult],
     ended: set[float],
-    deviations: Mapping[str, float | None],
+    noise: Mapping[str, Noise],
 ) -> RecoveryPart:
     """What the searches that there are say.
 
@@ -54,9 +54,9 @@ def recovery_part(
         scores: those of the published rows and of the searches.
         results: by budget.
         ended: budgets whose search came to its end.
-        deviations: standard deviation over seeds of one score, by proxy.
+        noise: of one score, by proxy.
     """
-    return _Recovery(request, scores, results, ended, deviations).part()
+    return _Recovery(request, scores, results, ended, noise).part()
 
 
 class _Recovery:
@@ -68,12 +68,11 @@ class _Recovery:
         scores: KeptScores,
         results: Mapping[float, SearchResult],
         ended: set[float],
-        deviations: Mapping[str, float | None],
+        noise: Mapping[str, Noise],
     ) -> None:
         self._request, self._scores, self._results = request, scores, results
-        self._ended, self._deviations = ended, deviations
+        self._ended, self._noise = ended, noise
         self._proxy, self._search_seed = request.proxies[0], request.seeds[0]
-        self._deviation = deviations[self._proxy]
         # The search chose its networks also for their luck under its own seed: the other seeds tell without that.
         self._seeds = request.seeds[1:] or request.seeds
         self._variants = request.variants
@@ -88,7 +87,7 @@ class _Recovery:
             proxy=self._proxy,
             search_seed=self._search_seed,
             seeds=self._seeds,
-            deviation=self._deviation,
+            deviation=self._noise[self._proxy].deviation,
             score_floor=floor,
             latency_limit_ms=limit_ms,
             networks=tuple(self._networks.values()),
@@ -114,7 +113,7 @@ class _Recovery:
                 gap=Gap.between(
                     self._scored(proxy, found),
                     self._scored(proxy, variant),
-                    deviation=self._deviations[proxy],
+                    noise=self._noise[proxy],
                     seeds=self._request.seeds,
                 ),
             )
@@ -125,7 +124,7 @@ class _Recovery:
         if found is None or variant is None:
             return None
         networks = self._networks[found], self._networks[variant]
-        return Gap.between(*networks, deviation=self._deviation, seeds=self._seeds)
+        return Gap.between(*networks, noise=self._noise[self._proxy], seeds=self._seeds)
 
     def _search(self, budget_ms: float) -> SearchPart:
         result = self._results.get(budget_ms)
