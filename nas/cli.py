@@ -537,23 +537,35 @@ def plot(
 ) -> None:
     """Plot the candidates and Pareto fronts of one or more runs, with the published iFormer points.
 
+    Of a validation, write its page again.
+
     Example: nas plot results/iformer-1.1ms --out front.png
     """
-    from nas.report import write_plot
+    from nas.report import write_plot, write_validation
     from nas.result import SearchResult
+    from nas.validation import Validation
 
-    write_plot([SearchResult.load(path) for path in results], out)
+    if len(results) == 1 and (results[0] / "validation.json").exists():
+        if out.suffix != ".html":
+            raise InputError(f"{out}: a validation is written as a page, .html")
+        write_validation(Validation.load(results[0]), out)
+    else:
+        write_plot([SearchResult.load(path) for path in results], out)
     _say(f"written to {out}")
 
 
 @app.command()
 def show(results: ResultsArgument, as_json: JsonOption = False) -> None:
-    """Show the winner, the front and the references of a run.
+    """Show the winner, the front and the references of a run, or what a validation says.
 
     Example: nas show results/iformer-1.1ms
     """
     from nas.result import SearchResult
+    from nas.validation import Validation
 
+    if (results / "validation.json").exists():
+        _print_validation(Validation.load(results), as_json=as_json)
+        return
     result = SearchResult.load(results)
     if as_json:
         _print_json(_result_json(result))
@@ -650,13 +662,14 @@ def validate(
         validation = run_validation(request, build, out=out, resume=resume, say=_say, on_search=_say_progress)
     except KeyboardInterrupt:
         if (out / "validation.json").exists():
-            _print_validation(Validation.load(out), out, as_json=as_json)
+            _print_validation(Validation.load(out), as_json=as_json)
             _say(f"stopped; go on with: nas validate --resume --out {out} and the same options")
         raise
     finally:
         if (out / "validation.json").exists() and not refused:
             write_validation(Validation.load(out), out / "validation.html")
-    _print_validation(validation, out, as_json=as_json)
+    _print_validation(validation, as_json=as_json)
+    _say(f"written to {out / 'validation.json'} and {out / 'validation.html'}")
 
 
 @app.command()
@@ -835,7 +848,7 @@ def _opened(device: str, *, threads: int | None, runner: Path | None, settings: 
         opened.close()
 
 
-def _print_validation(validation: Validation, out: Path, *, as_json: bool) -> None:
+def _print_validation(validation: Validation, *, as_json: bool) -> None:
     """Print what the page says."""
     from rich.table import Table
 
@@ -853,7 +866,6 @@ def _print_validation(validation: Validation, out: Path, *, as_json: bool) -> No
             for row in section.rows:
                 shown.add_row(*row)
             _print_table(shown)
-    _say(f"written to {out / 'validation.json'} and {out / 'validation.html'}")
 
 
 def _check_json(table: LatencyTable) -> dict[str, Any]:

@@ -634,6 +634,26 @@ def test_the_command_prints_the_document_and_leaves_both_files(command: Callable
     assert "fake, seed 0, 12 of 12: ladder_reduced_width  score" in err
 
 
+def test_a_kept_validation_is_shown_and_its_page_written_again(
+    command: Callable[..., tuple[int, str, str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, printed, _ = command(*QUICK)
+    page = (Path("out") / "validation.html").read_text()
+    outcomes = []
+    for arguments in (["show", "out"], ["plot", "out", "--out", "again.html"], ["plot", "out", "--out", "again.png"]):
+        monkeypatch.setattr(sys, "argv", ["nas", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        outcomes.append((ended.value.code or 0, *capsys.readouterr()))
+
+    assert outcomes[0] == (0, printed, "")
+    # plotly gives every figure a random id
+    assert [len(page), 0] == [len(Path("again.html").read_text()), outcomes[1][0]]
+    assert outcomes[2] == (2, "", "error: again.png: a validation is written as a page, .html\n")
+
+
 def test_the_command_prints_a_summary(command: Callable[..., tuple[int, str, str]]) -> None:
     _, out, _ = command(*QUICK)
 
