@@ -272,7 +272,7 @@ class _Preset:
     val_images: int = 5000
 
 
-# Three sizes, not yet points of a frontier: results/proxy-study has what is known of their cost and rank.
+# README.md has the cost and the rank of each, from a supernet and from scratch.
 _PRESETS: dict[Effort, _Preset] = {
     "quick": _Preset(images=4096, val_images=2048),
     "standard": _Preset(images=8192),

@@ -13,6 +13,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -122,8 +123,9 @@ def memory(options: argparse.Namespace) -> Table:
     spawn = multiprocessing.get_context("spawn")
 
     def peak(name: str | None, network: str) -> float:
-        with spawn.Pool(1) as pool:
-            return pool.apply(_peak_mib, (name, network, options))
+        # Not multiprocessing.Pool: its workers may have no children, and a DataLoader has.
+        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+            return pool.submit(_peak_mib, name, network, options).result()
 
     loaded = peak(None, "iformer_t")
     for name in (None, "proxy", "DataLoader with 2 workers, fp32, AdamW"):
