@@ -584,7 +584,7 @@ def _opinion_sections(part: RecoveryPart) -> list[Section]:
     return [
         Section(
             title="Recovery: what the other proxies say of what was found",
-            notes=[f"over all seeds; networks were chosen by {part.proxy} alone"],
+            notes=[f"over the same seeds; networks were chosen by {part.proxy} alone"],
             header=("budget", "networks", "proxy", "gap", "in deviations", "within seeds", "verdict"),
             rows=rows,
         )

@@ -182,8 +182,8 @@ def train_supernet(
     """Train a supernet for a space, and write it to `path`.
 
     A checkpoint beside `path` is kept every two minutes, and where the training is interrupted: the same call goes on
-    from there, in the same precision. Under torchrun every process
-    trains on images of its own and the gradients are averaged; only the first process writes.
+    from there, in the same precision. Under torchrun every process trains on images of its own and the gradients are
+    averaged; only the first process writes.
 
     Args:
         space: the networks to train.
@@ -199,7 +199,7 @@ def train_supernet(
     Raises:
         InputError: the file is there already or cannot be made, or its checkpoint is of another training.
         BudgetError: hardly a network of the space is wanted.
-        NasError: training diverged.
+        NasError: training diverged, or memory ran out.
     """
     if path.exists():
         raise InputError(f"{path} is there already; remove it or choose another --out")
@@ -239,7 +239,7 @@ def train_supernet(
         for pictures, labels in batches:
             with memory_failures(where, NasError):
                 losses = training.losses(pictures, labels)
-            training.update(schedule((training.done + 1) / (steps + 1), warmup=recipe.warmup))
+                training.update(schedule((training.done + 1) / (steps + 1), warmup=recipe.warmup))
             if rank:
                 continue
             on_progress(TrainingProgress(done=training.done, steps=steps, largest=losses[0], smallest=losses[1]))
@@ -453,7 +453,7 @@ def _join() -> tuple[int, int]:
     workers = int(os.environ.get("WORLD_SIZE", "1"))
     if workers == 1:
         return 0, 1
-    if missing := {"RANK", "LOCAL_RANK", "MASTER_ADDR"} - os.environ.keys():
+    if missing := {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} - os.environ.keys():
         raise InputError(f"WORLD_SIZE is {workers}, and {min(missing)} is not set: start the processes with torchrun")
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")

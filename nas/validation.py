@@ -256,7 +256,8 @@ class Opinion(Record):
 
     Attributes:
         proxy: its name.
-        gap: the winner over the variant, over all seeds, in standard deviations of this proxy.
+        gap: the winner over the variant, in standard deviations of this proxy; over the seeds that the search did not
+            choose by, for weights of that seed may be behind both proxies.
     """
 
     proxy: str

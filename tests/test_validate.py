@@ -511,7 +511,8 @@ def test_networks_that_are_clearly_better_push_a_variant_off_the_front(bench: Be
 
 def test_other_proxies_say_what_they_think_of_what_was_found(bench: Bench) -> None:
     def other(network: Architecture, seed: int) -> float:
-        return 2 * by_accuracy(network, seed) - (0.0 if network.id in IDS else 7.0)
+        luck = 0.0 if seed else 99.0
+        return 2 * by_accuracy(network, seed) - (0.0 if network.id in IDS else 7.0 - luck)
 
     def run(**options: Any) -> tuple[Validation, list[tuple[str, int]]]:
         proxies = {"scripted": by_accuracy, "other": other}
@@ -525,7 +526,7 @@ def test_other_proxies_say_what_they_think_of_what_was_found(bench: Bench) -> No
 
     assert stopped.unfinished == {"recovery": "some of the networks compared lack the score of a seed"}
     assert opinion.proxy == "other"
-    # Over all three seeds, level with T but for the seven; one deviation of this proxy is two.
+    # Over seeds 1 and 2, level with T but for the seven; one deviation of this proxy is two.
     assert (opinion.gap.score, opinion.gap.deviations) == (pytest.approx(-7.0), pytest.approx(-3.5))
     assert opinion.gap.verdict == "worse"
     assert "what the other proxies say of what was found" in words(validation)

@@ -114,7 +114,7 @@ class _Recovery:
                     self._scored(proxy, found),
                     self._scored(proxy, variant),
                     noise=self._noise[proxy],
-                    seeds=self._request.seeds,
+                    seeds=self._seeds,
                 ),
             )
             for proxy in self._request.proxies[1:]
