@@ -166,13 +166,14 @@ class TestTraining:
                 os.kill(os.getpid(), number)
             step(self, share)
 
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
+        # As the command line does; a shell starts what runs in its background with SIGINT ignored.
+        before = signal.signal(number, signal.default_int_handler)
         try:
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
                 patch.setattr(Optimizer, "step", interrupted)
                 _train(colours, tmp_path / "x.safetensors")
         finally:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(number, before)
         seen: list[TrainingProgress] = []
         stopped = _train(colours, tmp_path / "x.safetensors", on_progress=seen.append)
 
