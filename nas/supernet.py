@@ -231,6 +231,7 @@ def train_supernet(
     training = _Training(space, origin, target, init, limit)
     if begun is not None:
         training.resume(checkpoint, *begun)
+        begun = None  # As large as the training itself: not to be held beside it.
     steps = math.ceil(recipe.images / (recipe.batch_size * workers))
     saved, kept = time.monotonic(), training.done
     batches = training_batches(images, batch_size=recipe.batch_size, steps=steps, seed=seed * workers + rank, done=kept)
