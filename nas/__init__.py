@@ -9,16 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas.architecture import Architecture
-    from nas.check import check_table
     from nas.latency import Latency, LatencyTable
-    from nas.measure import build_table
-    from nas.model import build_model, fuse
-    from nas.operations import count
+    from nas.latency.check import check_table
+    from nas.latency.measure import build_table
+    from nas.networks import Architecture, SearchSpace, count
+    from nas.networks.modules import build_model, fuse
     from nas.report import write_plot
-    from nas.result import Candidate, SearchResult
-    from nas.search import plan_search, run_search
-    from nas.space import SearchSpace
+    from nas.search import Candidate, SearchResult, plan_search
+    from nas.search.run import run_search
 
 __all__ = [
     "Architecture",
@@ -38,24 +36,26 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Architecture": "architecture",
-    "Candidate": "result",
+    "Architecture": "networks",
+    "Candidate": "search",
     "Latency": "latency",
     "LatencyTable": "latency",
-    "SearchResult": "result",
-    "SearchSpace": "space",
-    "build_model": "model",
-    "build_table": "measure",
-    "check_table": "check",
-    "count": "operations",
-    "fuse": "model",
+    "SearchResult": "search",
+    "SearchSpace": "networks",
+    "build_model": "networks.modules",
+    "build_table": "latency.measure",
+    "check_table": "latency.check",
+    "count": "networks",
+    "fuse": "networks.modules",
     "plan_search": "search",
-    "run_search": "search",
+    "run_search": "search.run",
     "write_plot": "report",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "model":  # README.md has `nas.model.load_weights`.
+        return importlib.import_module("nas.model")
     if name not in _HOMES:
         raise AttributeError(f"module 'nas' has no attribute {name!r}")
     return getattr(importlib.import_module(f"nas.{_HOMES[name]}"), name)

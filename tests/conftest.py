@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from nas.architecture import Architecture, AttentionSpec, ConvSpec, StageSpec
 from nas.data import ImageSet
+from nas.networks import Architecture, AttentionSpec, ConvSpec, StageSpec
 
 torch.set_num_threads(1)  # small networks run no faster on more, and a shared machine much slower
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import typer
 
 from nas.cli import app
-from nas.space import AttentionChoices, ConvChoices, DownsampleChoices, SearchSpace, StageChoices, StemChoices
+from nas.networks import SearchSpace
+from nas.networks.choices import AttentionChoices, ConvChoices, DownsampleChoices, StageChoices, StemChoices
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from nas.data.cache import FORMAT, read_cache, write_cache
 from nas.data.image_set import ImageSet, channel_statistics
 from nas.data.sources import Progress, choose_rows, find_source, quiet_datasets, read_rows
+from nas.data.synthetic import CLASS_NAMES, synthetic_images
 from nas.errors import InputError
 from nas.files import cache_folder, digest_of
-from nas.synthetic import CLASS_NAMES, synthetic_images
 
 __all__ = ["load_images"]
 

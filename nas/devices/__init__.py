@@ -1,7 +1,7 @@
 """Where latency is measured: one module a kind of device, each with `Options`, `open_device` and `unavailable`.
 
 A device runs what it is given back to back and reports the time of every single run, warm-up included. What to run, for
-how long, which runs were steady and which statistic to keep is the measuring protocol's business (nas/measure.py).
+how long, which runs were steady and which statistic to keep is the measuring protocol's business (nas/latency/measure.py).
 
 `--device NAME` or `--device NAME://ADDRESS` opens nas/devices/NAME.py. A module has at its top level::
 
@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, ValidationError
 
-from nas.architecture import Subject
 from nas.catalog import load_plugin
 from nas.errors import InputError
+from nas.networks import Subject
 
 __all__ = ["Device", "DeviceDescription", "Job", "Run", "Seconds", "Threads", "open_device", "sampled"]
 

@@ -18,7 +18,7 @@ from typing import Any
 import coremltools
 import numpy as np
 
-GOLDEN = 0.6180339887498949  # as in nas/model/network.py
+GOLDEN = 0.6180339887498949  # as in nas/networks/modules/network.py
 SAMPLES = 4096  # as in nas/devices/__init__.py
 
 

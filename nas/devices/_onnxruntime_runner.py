@@ -22,7 +22,7 @@ import numpy as np
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
-GOLDEN = 0.6180339887498949  # as in nas/model/network.py
+GOLDEN = 0.6180339887498949  # as in nas/networks/modules/network.py
 SAMPLES = 4096  # as in nas/devices/__init__.py
 
 

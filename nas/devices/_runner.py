@@ -9,7 +9,7 @@ A runner reads one request a line from its stdin and writes one answer a line to
         -> {"times_ms": [...], "output": BASE64, "facts": {...}}
 
 or `{"failure": REASON}`. It fills the input with the fractional parts of multiples of the golden ratio, as
-`nas.model.example_input` does, and answers with every n-th element of the output as little-endian float32, as `sampled`
+`nas.networks.modules.example_input` does, and answers with every n-th element of the output as little-endian float32, as `sampled`
 in nas/devices/__init__.py takes them.
 """
 
@@ -30,10 +30,10 @@ from typing import Annotated, Any, Protocol, Self
 import numpy as np
 from pydantic import Base64Bytes, Field, ValidationError, model_validator
 
-from nas.architecture import Subject
 from nas.devices import DeviceDescription, Job, Run
 from nas.errors import DeviceError
 from nas.files import Record
+from nas.networks import Subject
 
 __all__ = [
     "Description",
@@ -399,7 +399,7 @@ class RunnerDevice:
 
 def timing_request(job: Job, model: str) -> dict[str, object]:
     """What a runner needs to know of a job; `model` is the name of its file there."""
-    from nas.model import example_shape
+    from nas.networks.modules import example_shape
 
     return {
         "model": model,

@@ -14,11 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from nas.architecture import Subject
 from nas.devices import DeviceDescription, Seconds
 from nas.devices._runner import Description, ModelFiles, Runner, RunnerDevice
 from nas.errors import DeviceError, InputError
 from nas.files import Record
+from nas.networks import Subject
 
 __all__ = ["TARGET", "ComputeUnits", "Options", "open_device", "package", "unavailable"]
 

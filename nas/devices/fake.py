@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from nas.architecture import Architecture, Stack, Subject
 from nas.devices import DeviceDescription, Job, Run, Threads, sampled
 from nas.errors import InputError
 from nas.files import Record
-from nas.operations import operations
+from nas.networks import Architecture, Stack, Subject, operations
 
 __all__ = ["FakeDevice", "Options", "open_device", "unavailable"]
 
@@ -123,6 +122,6 @@ def _cost_ms(subject: Subject) -> float:
 
 
 def _output(subject: Subject) -> npt.NDArray[np.float32]:
-    from nas.model import build_deployed, example_input
+    from nas.networks.modules import build_deployed, example_input
 
     return sampled(build_deployed(subject)(example_input(subject)).numpy())

@@ -6,11 +6,11 @@ import functools
 import sys
 from pathlib import Path
 
-from nas.architecture import Subject
 from nas.devices import DeviceDescription, Seconds, Threads
 from nas.devices._runner import Description, ModelFiles, Runner, RunnerDevice
 from nas.errors import DeviceError, InputError
 from nas.files import Record
+from nas.networks import Subject
 
 __all__ = ["RUNNER", "Options", "exported", "fingerprint", "open_device", "unavailable"]
 

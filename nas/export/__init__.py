@@ -1,6 +1,6 @@
 """How networks leave for other tools: one module a format, with the two members of `Exporter`.
 
-`nas/export/onnx.py` is `--format onnx`. tests/test_export.py runs one contract over every module here.
+`nas/export/onnx.py` is `--format onnx`. tests/export/test_export.py runs one contract over every module here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from nas.model import Network
+    from nas.networks.modules import Network
 
 __all__ = ["Exporter"]
 

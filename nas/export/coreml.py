@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.architecture import Subject
 from nas.errors import InputError
-from nas.model import Network, build_deployed, example_input, fuse
+from nas.networks import Subject
+from nas.networks.modules import Network, build_deployed, example_input, fuse
 
 if TYPE_CHECKING:
     from coremltools.models import MLModel

@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx
 import torch
 
-from nas.architecture import Subject
 from nas.files import write_beside
-from nas.model import Network, build_deployed, example_input, fuse
+from nas.networks import Subject
+from nas.networks.modules import Network, build_deployed, example_input, fuse
 
 __all__ = ["SUFFIX", "export", "network_model", "timed_model"]
 
@@ -59,7 +59,7 @@ def timed_model(subject: Subject) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # A table has hundreds of layers. The older exporter takes 15 to 40 ms for one, the newer 550 to 870 ms
-        # (measured on x86, torch 2.13), and ONNX Runtime makes the same graph of both: tests/test_export.py.
+        # (measured on x86, torch 2.13), and ONNX Runtime makes the same graph of both: tests/export/test_export.py.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             build_deployed(subject),

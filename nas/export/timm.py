@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors.torch import save
 
 from nas.files import write_beside
-from nas.model import Network, to_timm
+from nas.networks.modules import Network, to_timm
 
 __all__ = ["SUFFIX", "export"]
 

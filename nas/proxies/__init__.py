@@ -4,8 +4,7 @@
 
     class Options(Record): ...                     what --option NAME=VALUE may set, with defaults
     VARIANT = "effort"                             the option that --proxy short-training:standard sets; may be absent
-    def build(*, data: str, seed: int, options: Options,
-              device: str | None = None, progress: Progress | None = None) -> Proxy
+    def build(options: Options, inputs: Inputs) -> Proxy
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
 
-from nas.architecture import Architecture
 from nas.catalog import load_plugin
 from nas.errors import InputError, NasError
 from nas.files import Record
+from nas.networks import Architecture
 
 if TYPE_CHECKING:
     import torch
 
     from nas.data import Progress
 
-__all__ = ["Proxy", "Score", "ScoringFailed", "build_proxies"]
+__all__ = ["Inputs", "Proxy", "Score", "ScoringFailed", "build_proxies"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +45,23 @@ class Score:
     seconds: float
     details: Mapping[str, float | int | str]
     weights: Mapping[str, torch.Tensor] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What every proxy is built from, beside options of its own.
+
+    Attributes:
+        data: what to score on, as `nas.data.load_images` takes it.
+        seed: of weights, order of images, augmentation, and the choice of images.
+        device: where to run; by default a GPU if there is one.
+        progress: told how far loading is.
+    """
+
+    data: str
+    seed: int
+    device: str | None = None
+    progress: Progress | None = None
 
 
 class ScoringFailed(NasError):  # noqa: N818 - an outcome of a candidate that a search records, not an error of the run
@@ -100,10 +116,8 @@ def build_proxies(
         takes = f"its options are {', '.join(known)}" if known else "it has no options"
         raise InputError(f"--proxy {names} does not take {unknown[0]}: {takes}")
     checked = {name: _checked(name, module, given) for name, module in modules.items()}
-    return {
-        name: module.build(data=data, seed=seed, options=checked[name], device=device, progress=progress)
-        for name, module in modules.items()
-    }
+    inputs = Inputs(data=data, seed=seed, device=device, progress=progress)
+    return {name: module.build(checked[name], inputs) for name, module in modules.items()}
 
 
 def _checked(name: str, module: ModuleType, given: Mapping[str, str]) -> Record:

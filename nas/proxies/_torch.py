@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from nas.data import ImageSet, validation_batches
-from nas.model import Network
+from nas.networks.modules import Network
 from nas.proxies import ScoringFailed
 from nas.training import Precision, autocast
 

@@ -10,9 +10,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from nas.architecture import Architecture, AttentionSpec
 from nas.files import Record
-from nas.proxies import Score, ScoringFailed
+from nas.networks import Architecture, AttentionSpec
+from nas.proxies import Inputs, Score, ScoringFailed
 
 __all__ = ["FakeProxy", "Options", "build"]
 
@@ -59,13 +59,6 @@ class Options(Record):
     """A fake proxy has none."""
 
 
-def build(
-    *,
-    data: str,
-    seed: int,
-    options: Options,  # noqa: ARG001
-    device: str | None = None,  # noqa: ARG001
-    progress: object = None,  # noqa: ARG001
-) -> FakeProxy:
-    """A fake proxy, built like every other; `data` is not opened and any `device` will do."""
-    return FakeProxy(data=data, seed=seed)
+def build(options: Options, inputs: Inputs) -> FakeProxy:  # noqa: ARG001 - it has no options
+    """A fake proxy, built like every other. The data is not opened, and any device will do."""
+    return FakeProxy(data=inputs.data, seed=inputs.seed)

@@ -1,6 +1,6 @@
 """Short training: every candidate learns from the same few thousand images, then is scored on held-out ones.
 
-How much a network learns from so few images is mostly the recipe's doing: nas/training.py has the parts that matter,
+How much a network learns from so few images is mostly the recipe's doing: nas/training/recipe.py has the parts that matter,
 results/proxy-study what was tried, and how the order of networks compares with the published one.
 """
 
@@ -17,23 +17,24 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from nas.architecture import Architecture
-from nas.data import ImageSet, Progress, load_images, training_batches, validation_batches
+from nas.data import ImageSet, load_images, training_batches, validation_batches
 from nas.errors import InputError
 from nas.files import Record, digest
-from nas.model import Network, inherit, load_donor
-from nas.proxies import Score, ScoringFailed
+from nas.networks import Architecture, SearchSpace
+from nas.networks.modules import Network, inherit, load_donor
+from nas.proxies import Inputs, Score, ScoringFailed
 from nas.proxies._torch import circumstances, held_out, judged, of_seed, portable_weights
-from nas.space import SearchSpace
-from nas.supernet import Supernet, is_supernet, load_supernet
 from nas.training import (
     Optimizer,
     Precision,
+    Supernet,
     autocast,
     calibrate_norms,
     calibration_batches,
     faster_precision,
     initial_network,
+    is_supernet,
+    load_supernet,
     memory_failures,
     schedule,
     timed,
@@ -302,39 +303,25 @@ class Options(Record):
     init: Path | None = None
 
 
-def build(
-    *,
-    data: str,
-    seed: int,
-    options: Options,
-    device: str | None = None,
-    progress: Progress | None = None,
-) -> ShortTraining:
+def build(options: Options, inputs: Inputs) -> ShortTraining:
     """Load the data and settle on a device and a precision.
-
-    Args:
-        data: as `nas.data.load_images` takes it.
-        seed: of weights, order of images, augmentation, and the choice of images.
-        options: how to train.
-        device: where to train; a GPU if there is one, by default.
-        progress: told how far loading is.
 
     Raises:
         InputError: the data or the weights to start from cannot be read, or the device cannot be used.
     """
-    device = usable_device(device)
+    device, seed = usable_device(inputs.device), inputs.seed
     preset = _PRESETS[options.effort]
     init = StartingPoint(options.init, seed=seed) if options.init else None
     from_supernet = init is not None and init.is_supernet
     images = options.images or (preset.images // 2 if from_supernet else preset.images)
     image_set = load_images(
-        data,
+        inputs.data,
         resolution=options.resolution or preset.resolution,
         seed=seed,
         split_seed=init.split_seed if init else None,
         train_limit=images,
         val_limit=preset.val_images,
-        progress=progress,
+        progress=inputs.progress,
     )
     recipe = Recipe(images=images, precision=options.precision or faster_precision(device))
     if from_supernet:

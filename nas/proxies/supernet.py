@@ -1,6 +1,6 @@
 """The supernet as a proxy: a candidate's part of trained weights, its batch norms measured anew, and no training.
 
-`nas supernet train` makes the file (nas/supernet.py).
+`nas supernet train` makes the file (nas/training/supernet.py).
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from typing import Any
 
 import torch
 
-from nas.architecture import Architecture
-from nas.data import ImageSet, Progress, load_images
+from nas.data import ImageSet, load_images
 from nas.errors import InputError
 from nas.files import Record, digest
-from nas.proxies import Score, ScoringFailed
+from nas.networks import Architecture
+from nas.proxies import Inputs, Score, ScoringFailed
 from nas.proxies._torch import circumstances, held_out, of_seed, portable_weights
-from nas.supernet import Supernet, load_supernet
 from nas.training import (
     Precision,
+    Supernet,
     calibrate_norms,
     calibration_batches,
     faster_precision,
+    load_supernet,
     memory_failures,
     usable_device,
 )
@@ -111,14 +112,7 @@ class Options(Record):
     precision: Precision | None = None
 
 
-def build(
-    *,
-    data: str,
-    seed: int,
-    options: Options,
-    device: str | None = None,
-    progress: Progress | None = None,
-) -> InheritedWeights:
+def build(options: Options, inputs: Inputs) -> InheritedWeights:
     """Read the supernet, and the data at its resolution.
 
     Raises:
@@ -127,21 +121,21 @@ def build(
     """
     if options.supernet is None:
         raise InputError("--proxy supernet: give --supernet FILE; nas supernet train makes one")
-    device = usable_device(device)
+    device, seed = usable_device(inputs.device), inputs.seed
     file = of_seed(options.supernet, seed)
     supernet = load_supernet(file, device=device)
     images = load_images(
-        data,
+        inputs.data,
         resolution=supernet.resolution,
         seed=seed,
         split_seed=supernet.seed,
         train_limit=_CALIBRATION_IMAGES,
         val_limit=_VAL_LIMIT,
-        progress=progress,
+        progress=inputs.progress,
     )
     if images.num_classes != supernet.num_classes:
         raise InputError(
-            f"{file} was trained for {supernet.num_classes} classes, {data} has {images.num_classes}: "
+            f"{file} was trained for {supernet.num_classes} classes, {inputs.data} has {images.num_classes}: "
             "give the data that it was trained on"
         )
     return InheritedWeights(

@@ -24,14 +24,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from nas.architecture import Architecture
-from nas.data import ImageSet, Progress, load_images, training_batches
+from nas.data import ImageSet, load_images, training_batches
 from nas.errors import InputError
 from nas.files import Record
-from nas.model import Network
-from nas.model.blocks import Attention
-from nas.operations import count
-from nas.proxies import Score, ScoringFailed
+from nas.networks import Architecture, count
+from nas.networks.modules import Network
+from nas.networks.modules.blocks import Attention
+from nas.proxies import Inputs, Score, ScoringFailed
 from nas.proxies._torch import circumstances
 from nas.training import memory_failures, seeded_network, usable_device
 
@@ -274,41 +273,27 @@ class Options(Record):
     batch_size: Annotated[int, Field(ge=_LEAST_IMAGES)] = 64
 
 
-def build(
-    *,
-    data: str,
-    seed: int,
-    options: Options,
-    device: str | None = None,
-    progress: Progress | None = None,
-) -> Counted | ZeroCost:
+def build(options: Options, inputs: Inputs) -> Counted | ZeroCost:
     """Load the images, where the measure looks at any, and settle on a device.
-
-    Args:
-        data: as `nas.data.load_images` takes it.
-        seed: of weights and the choice of images.
-        options: what to compute, on what.
-        device: where to compute; a GPU if there is one, by default.
-        progress: told how far loading is.
 
     Raises:
         InputError: the data cannot be read or is too little, or the device cannot be used.
     """
     if options.measure == "params" or options.measure == "macs":
-        return Counted(measure=options.measure, data=data, seed=seed)
-    device = usable_device(device)
+        return Counted(measure=options.measure, data=inputs.data, seed=inputs.seed)
+    device = usable_device(inputs.device)
     image_set = load_images(
-        data,
+        inputs.data,
         resolution=options.resolution,
-        seed=seed,
+        seed=inputs.seed,
         train_limit=options.batch_size,
         val_limit=1,  # none is looked at
-        progress=progress,
+        progress=inputs.progress,
     )
     if len(image_set.train_labels) < _LEAST_IMAGES:
         raise InputError(
-            f"{data}: {len(image_set.train_labels)} training images, zero-cost needs at least {_LEAST_IMAGES}"
+            f"{inputs.data}: {len(image_set.train_labels)} training images, zero-cost needs at least {_LEAST_IMAGES}"
         )
     return ZeroCost(
-        image_set=image_set, measure=options.measure, batch_size=options.batch_size, seed=seed, device=device
+        image_set=image_set, measure=options.measure, batch_size=options.batch_size, seed=inputs.seed, device=device
     )

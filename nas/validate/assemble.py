@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
-import platform
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import combinations, pairwise
@@ -15,17 +13,13 @@ from itertools import combinations, pairwise
 import numpy as np
 import numpy.typing as npt
 
-from nas.architecture import HeadLayer
-from nas.calibrate import PublishedPoint
-from nas.entries import Agreement
 from nas.errors import MissingLatencyError
-from nas.latency import LatencyTable
-from nas.ranking import bootstrap_interval, deviation_within_seeds, kendall_tau_b, pooled_deviation
-from nas.result import CIRCUMSTANCES, SearchResult, TableUsed
-from nas.validate.recovery import compared_networks, recovery_part, unscored
-from nas.validate.request import Request, unlike
-from nas.validate.scores import KeptScores, names_its_seed, scored_network
-from nas.validation import (
+from nas.latency import Agreement, LatencyTable
+from nas.latency.published import PublishedPoint
+from nas.networks import HeadLayer
+from nas.search import CIRCUMSTANCES, TableUsed, versions
+from nas.validate.ranking import bootstrap_interval, deviation_within_seeds, kendall_tau_b, pooled_deviation
+from nas.validate.records import (
     LADDER,
     NEAR_MS,
     Gap,
@@ -38,22 +32,23 @@ from nas.validation import (
     ScoredNetwork,
     Validation,
 )
+from nas.validate.recovery import Findings, recovery_part
+from nas.validate.request import Request, unlike
+from nas.validate.scores import KeptScores, names_its_seed, scored_network
 
 __all__ = ["assemble", "latency_part"]
 
 
-def assemble(
-    request: Request,
-    latency: LatencyPart,
-    scores: KeptScores,
-    results: Mapping[float, SearchResult],
-    ended: set[float],
-    *,
-    seconds: float,
-) -> Validation:
-    """Everything that can be said so far."""
-    libraries = ("nas", "torch", "optuna", "numpy")
-    proxies = tuple(_proxy_part(request, scores, name) for name in request.proxies)
+def assemble(findings: Findings, latency: LatencyPart, *, seconds: float) -> Validation:
+    """Everything that can be said so far.
+
+    Args:
+        findings: of the searches, with the request and the scores.
+        latency: from `latency_part`.
+        seconds: that this run of the command has taken.
+    """
+    request = findings.request
+    proxies = tuple(_proxy_part(request, findings.scores, name) for name in request.proxies)
     recovery = None
     unfinished = {
         f"proxy {part.proxy}": f"{there} of {part.wanted} scores are there"
@@ -61,25 +56,19 @@ def assemble(
         if (there := sum(len(row.scores) for row in part.rows)) < part.wanted
     }
     if request.budgets_ms:
-        recovery = recovery_part(request, scores, results, ended, {part.proxy: part.noise for part in proxies})
+        recovery = recovery_part(findings, {part.proxy: part.noise for part in proxies})
         if open_ := sum(not search.complete for search in recovery.searches):
             unfinished["recovery"] = f"{open_} of {len(recovery.searches)} searches are not at their end"
-        elif unscored(request, scores, compared_networks(request, results.values())):
+        elif findings.unscored_seeds():
             unfinished["recovery"] = "some of the networks compared lack the score of a seed"
     return Validation(
         command=shlex.join(request.command),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 1),
-        versions={"python": platform.python_version()}
-        | {library: importlib.metadata.version(library) for library in libraries},
+        versions=versions("nas", "torch", "optuna", "numpy"),
         data=request.names["data"],
         space=request.names["space"],
-        table=TableUsed(
-            name=request.names["table"],
-            digest=request.table.digest(),
-            origin=request.table.provenance.label,
-            trust=request.table.trust,
-        ),
+        table=TableUsed.of(request.table, name=request.names["table"]),
         seeds=request.seeds,
         unfinished=unfinished,
         latency=latency,

@@ -4,83 +4,89 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 
-from nas.architecture import Architecture
-from nas.pareto import hypervolume, undominated
-from nas.result import Candidate, SearchResult, score_of
+from nas.latency.published import PublishedPoint
+from nas.networks import Architecture
+from nas.search import Candidate, SearchResult, hypervolume, score_of, undominated
+from nas.validate.records import Gap, Hypervolumes, Noise, Opinion, RecoveryPart, ScoredNetwork, SearchPart, VariantPart
 from nas.validate.request import Request
 from nas.validate.scores import KeptScores, scored_network
-from nas.validation import Gap, Hypervolumes, Noise, Opinion, RecoveryPart, ScoredNetwork, SearchPart, VariantPart
 
-__all__ = ["compared_networks", "recovery_part", "unscored"]
-
-
-def compared_networks(request: Request, results: Iterable[SearchResult]) -> dict[str, Architecture]:
-    """What recovery compares, by name: the published variants, their rivals and the winners."""
-    results = list(results)
-    networks = {name: point.architecture() for name, point in request.variants.items()}
-    found = [_best_rival(results, request.table.latency_ms(network)) for network in networks.values()]
-    found += [result.winner for result in results]
-    return networks | {candidate.id: candidate.architecture for candidate in found if candidate}
+__all__ = ["Findings", "recovery_part"]
 
 
-def unscored(request: Request, scores: KeptScores, networks: Mapping[str, Architecture]) -> set[int]:
-    """The seeds under which one of these networks lacks the score of a proxy."""
-    return {
-        seed
-        for seed in request.seeds
-        if any(scores.find(proxy, seed, n.id) is None for proxy in request.proxies for n in networks.values())
-    }
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What the searches of a validation have found so far, and the networks that it is compared with.
+
+    Attributes:
+        request: what is asked for.
+        scores: of the published rows and of the searches.
+        results: of the searches that have begun, by budget.
+        ended: budgets whose search has come to its end.
+    """
+
+    request: Request
+    scores: KeptScores
+    results: Mapping[float, SearchResult]
+    ended: frozenset[float]
+
+    @cached_property
+    def variants(self) -> dict[str, PublishedPoint]:
+        """The published variants, as the request has them."""
+        return self.request.variants
+
+    @cached_property
+    def compared(self) -> dict[str, Architecture]:
+        """All that is compared, by name: the published variants, their rivals and the winners."""
+        networks = {name: point.architecture() for name, point in self.variants.items()}
+        found = [self.best_rival(self.request.table.latency_ms(network)) for network in networks.values()]
+        found += [result.winner for result in self.results.values()]
+        return networks | {candidate.id: candidate.architecture for candidate in found if candidate}
+
+    def best_rival(self, latency_ms: float) -> Candidate | None:
+        """The best that any search found among the networks of at most this latency."""
+        best = [candidate for result in self.results.values() if (candidate := result.best_under(latency_ms))]
+        return max(best, key=score_of, default=None)
+
+    def unscored_seeds(self) -> set[int]:
+        """The seeds under which one of the compared networks lacks the score of a proxy."""
+        return {
+            seed
+            for seed in self.request.seeds
+            if any(
+                self.scores.find(proxy, seed, network.id) is None
+                for proxy in self.request.proxies
+                for network in self.compared.values()
+            )
+        }
 
 
-def _best_rival(results: Iterable[SearchResult], latency_ms: float) -> Candidate | None:
-    """The best that any search found among the networks of at most this latency."""
-    best = [candidate for result in results if (candidate := result.best_under(latency_ms))]
-    return max(best, key=score_of, default=None)
-
-
-def recovery_part(
-    request: Request,
-    scores: KeptScores,
-    results: Mapping[float, SearchResult],
-    ended: set[float],
-    noise: Mapping[str, Noise],
-) -> RecoveryPart:
+def recovery_part(findings: Findings, noise: Mapping[str, Noise]) -> RecoveryPart:
     """What the searches that there are say.
 
     Args:
-        request: what was asked for.
-        scores: those of the published rows and of the searches.
-        results: by budget.
-        ended: budgets whose search came to its end.
+        findings: of these searches.
         noise: of one score, by proxy.
     """
-    return _Recovery(request, scores, results, ended, noise).part()
+    return _Recovery(findings, noise).part()
 
 
 class _Recovery:
     """The searches, with every network that is compared."""
 
-    def __init__(
-        self,
-        request: Request,
-        scores: KeptScores,
-        results: Mapping[float, SearchResult],
-        ended: set[float],
-        noise: Mapping[str, Noise],
-    ) -> None:
-        self._request, self._scores, self._results = request, scores, results
-        self._ended, self._noise = ended, noise
+    def __init__(self, findings: Findings, noise: Mapping[str, Noise]) -> None:
+        self._findings, self._noise = findings, noise
+        self._request = request = findings.request
         self._proxy, self._search_seed = request.proxies[0], request.seeds[0]
         # The search chose its networks also for their luck under its own seed: the other seeds tell without that.
         self._seeds = request.seeds[1:] or request.seeds
-        self._variants = request.variants
-        self._compared = compared_networks(request, results.values())
-        self._networks = {name: self._scored(self._proxy, name) for name in self._compared}
+        self._networks = {name: self._scored(self._proxy, name) for name in findings.compared}
 
     def part(self) -> RecoveryPart:
-        found = [candidate for result in self._results.values() for candidate in result.scored]
+        found = [candidate for result in self._findings.results.values() for candidate in result.scored]
         front = undominated({c.id: c for c in found}.values(), latency=lambda c: c.latency_ms, score=score_of)
         limit_ms, floor = max(self._request.budgets_ms), self._chance()
         return RecoveryPart(
@@ -92,7 +98,7 @@ class _Recovery:
             latency_limit_ms=limit_ms,
             networks=tuple(self._networks.values()),
             searches=tuple(map(self._search, self._request.budgets_ms)),
-            variants=tuple(map(self._variant, self._variants)),
+            variants=tuple(map(self._variant, self._findings.variants)),
             hypervolumes=self._hypervolumes(
                 {c.id: (c.latency_ms, score_of(c)) for c in front},
                 found={c.id for c in found},
@@ -102,7 +108,10 @@ class _Recovery:
         )
 
     def _scored(self, proxy: str, name: str) -> ScoredNetwork:
-        return scored_network(self._request, self._scores, proxy, name, self._compared[name], self._variants.get(name))
+        findings = self._findings
+        return scored_network(
+            self._request, findings.scores, proxy, name, findings.compared[name], findings.variants.get(name)
+        )
 
     def _opinions(self, found: str | None, variant: str | None) -> tuple[Opinion, ...]:
         if found is None or variant is None:
@@ -127,14 +136,14 @@ class _Recovery:
         return Gap.between(*networks, noise=self._noise[self._proxy], seeds=self._seeds)
 
     def _search(self, budget_ms: float) -> SearchPart:
-        result = self._results.get(budget_ms)
-        inside = [name for name, point in self._variants.items() if point.latency_ms <= budget_ms]
+        result = self._findings.results.get(budget_ms)
+        inside = [name for name, point in self._findings.variants.items() if point.latency_ms <= budget_ms]
         found, variant = result.winner.id if result and result.winner else None, inside[-1] if inside else None
         return SearchPart(
             budget_ms=budget_ms,
             trials=self._request.trials,
             time_limit_s=self._request.time_limit_s,
-            complete=budget_ms in self._ended,
+            complete=budget_ms in self._findings.ended,
             networks=len(result.scored) if result else 0,
             failed=sum(c.kind == "searched" and c.score is None for c in result.candidates) if result else 0,
             found=found,
@@ -144,10 +153,10 @@ class _Recovery:
         )
 
     def _variant(self, name: str) -> VariantPart:
-        rival = _best_rival(self._results.values(), self._networks[name].latency_ms or 0.0)
+        rival = self._findings.best_rival(self._networks[name].latency_ms or 0.0)
         gap = self._gap(rival.id if rival else None, name)
         verdict = gap.verdict if gap else None
-        if rival is None and self._ended >= set(self._request.budgets_ms):
+        if rival is None and self._findings.ended >= set(self._request.budgets_ms):
             verdict = "worse"  # nothing that was found is as fast
         return VariantPart(
             variant=name,
@@ -175,21 +184,21 @@ class _Recovery:
         volumes = Hypervolumes(
             scores=f"under seed {self._search_seed}, which chose the found front",
             found=area(front.values()),
-            published=mean_area(self._variants, own),
+            published=mean_area(self._findings.variants, own),
         )
         if self._search_seed in others:
             return (volumes,)
         again = Hypervolumes(
             scores=f"mean of seeds {', '.join(map(str, others))}, of what was found only the networks compared here",
             found=mean_area([name for name in self._networks if name in found], others),
-            published=mean_area(self._variants, others),
+            published=mean_area(self._findings.variants, others),
         )
         return volumes, again
 
     def _chance(self) -> float:
         """What guessing scores: one over the classes of a proxy that tells a share of held-out images, else 0."""
         for network in self._networks.values():
-            line = self._scores.find(self._proxy, self._search_seed, network.id)
+            line = self._findings.scores.find(self._proxy, self._search_seed, network.id)
             if line and "val_images" in line.details and "classes" in line.details:
                 return 1 / float(line.details["classes"])
         return 0.0

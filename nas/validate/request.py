@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas import catalog
-from nas.architecture import Architecture
-from nas.calibrate import PublishedPoint, read_points
 from nas.errors import InputError, MissingLatencyError
 from nas.latency import LatencyTable
-from nas.space import SearchSpace
-from nas.validation import EPOCHS, RESOLUTION
+from nas.latency.published import PublishedPoint, read_points
+from nas.networks import Architecture, SearchSpace
+from nas.validate.records import EPOCHS, RESOLUTION
 
 __all__ = ["Request", "published_points", "read_budgets", "unlike"]
 

@@ -6,17 +6,17 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from nas.architecture import Architecture
 from nas.errors import InputError
 from nas.files import Record, append_record, drop_half_line, read_records, write_beside
+from nas.networks import Architecture
 from nas.proxies import Proxy, ScoringFailed
-from nas.result import SearchResult
-from nas.search import Progress, check_budget, plan_search, run_search
+from nas.search import SearchResult, check_budget, plan_search
+from nas.search.run import Progress, run_search
 from nas.validate.assemble import assemble, latency_part
-from nas.validate.recovery import compared_networks, unscored
+from nas.validate.records import Validation
+from nas.validate.recovery import Findings
 from nas.validate.request import Request
 from nas.validate.scores import KeptScores, Remembering, settings_digest
-from nas.validation import Validation
 
 __all__ = ["run_validation"]
 
@@ -75,10 +75,11 @@ def run_validation(
     for name, proxy in built[seeds[0]].items():
         scores.use(name, seeds[0], proxy)
 
+    def findings() -> Findings:
+        return Findings(request=request, scores=scores, results=_results(request, out), ended=frozenset(ended))
+
     def keep() -> Validation:
-        validation = assemble(
-            request, latency, scores, _results(request, out), ended, seconds=time.monotonic() - started
-        )
+        validation = assemble(findings(), latency, seconds=time.monotonic() - started)
         content = validation.model_dump_json(by_alias=True, exclude_none=True, indent=1)
         write_beside(out / "validation.json", content.encode() + b"\n")
         return validation
@@ -97,9 +98,9 @@ def run_validation(
                 append_record(out / "searches.jsonl", end)
                 keep()
         if request.budgets_ms:
-            compared = compared_networks(request, _results(request, out).values())
-            for seed in sorted(unscored(request, scores, compared)):
-                _score(compared, build(seed), seed, scores, say=say)
+            found = findings()
+            for seed in sorted(found.unscored_seeds()):
+                _score(found.compared, build(seed), seed, scores, say=say)
                 keep()
     finally:
         validation = keep()

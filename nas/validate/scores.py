@@ -10,17 +10,16 @@ from typing import Any
 
 from pydantic import Field
 
-from nas.architecture import Architecture
-from nas.calibrate import PublishedPoint
 from nas.errors import InputError
 from nas.files import Record, append_record, digest_of, drop_half_line, read_records
-from nas.operations import count
+from nas.latency.published import PublishedPoint
+from nas.networks import Architecture, count
 from nas.proxies import Proxy, Score, ScoringFailed
-from nas.ranking import pooled_deviation
-from nas.result import CIRCUMSTANCES
-from nas.search import attempt
+from nas.search import CIRCUMSTANCES
+from nas.search.stages import attempt
+from nas.validate.ranking import pooled_deviation
+from nas.validate.records import ScoredNetwork, SeedScore
 from nas.validate.request import Request
-from nas.validation import ScoredNetwork, SeedScore
 
 __all__ = ["KeptScore", "KeptScores", "Remembering", "names_its_seed", "scored_network", "settings_digest"]
 

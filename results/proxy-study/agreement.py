@@ -28,13 +28,11 @@ from typing import Any
 import torch
 
 from nas import LatencyTable, SearchSpace
-from nas.architecture import Architecture
-from nas.calibrate import read_points
-from nas.operations import count
+from nas.latency.published import read_points
+from nas.networks import Architecture, count, random_choice
 from nas.proxies import build_proxies
-from nas.ranking import bootstrap_interval, kendall_tau_b
-from nas.space import random_choice
 from nas.validate import unlike
+from nas.validate.ranking import bootstrap_interval, kendall_tau_b
 
 DATA = "../shared/data/tiny_imagenet50_64px"
 NEAR_MS = (0.95, 1.20)

@@ -8,7 +8,7 @@ a trial with what came of it. A finished trial is not trained again; several pro
 one thread (two of them together are a fifth faster than one in two threads). Data are the images of Tiny ImageNet (50
 classes, 64 px), CIFAR-10 or ImageNette (224 px) that `--data` of nas takes.
 
-What won is in nas/training.py and nas/proxies/short_training.py; everything else lives here only.
+What won is in nas/training/recipe.py and nas/proxies/short_training.py; everything else lives here only.
 """
 
 from __future__ import annotations
@@ -36,12 +36,19 @@ from scipy.stats import kendalltau
 from torch import Tensor, nn
 
 from nas import training
-from nas.architecture import Architecture
-from nas.calibrate import read_points
 from nas.data import ImageSet, load_images, training_batches, validation_batches
-from nas.model import Network, residual_norms
-from nas.supernet import load_supernet
-from nas.training import Optimizer, autocast, calibrate_norms, faster_precision, initial_network, schedule
+from nas.latency.published import read_points
+from nas.networks import Architecture
+from nas.networks.modules import Network, residual_norms
+from nas.training import (
+    Optimizer,
+    autocast,
+    calibrate_norms,
+    faster_precision,
+    initial_network,
+    load_supernet,
+    schedule,
+)
 from nas.validate import unlike
 
 POINTS = Path("latency_tables/iphone13.points.csv")
@@ -57,7 +64,7 @@ class Trial:
         seed: of weights, order of images and augmentation; the split is always that of seed 0.
         images: seen in training, with repetition.
         batch_size: images a step.
-        optimizer: `muon` as in nas/training.py, or `adamw` for all parameters.
+        optimizer: `muon` as in nas/training/recipe.py, or `adamw` for all parameters.
         matrix_rate: learning rate of Muon.
         rate: learning rate of AdamW.
         shape: of the schedule after the warm-up: `line` or `cosine`.

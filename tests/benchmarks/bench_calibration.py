@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from nas import calibrate
-from nas.calibrate import Evidence, operations_beside, read_baselines, read_operations, read_points
+from nas.latency.calibrate import Evidence
+from nas.latency.published import operations_beside, read_baselines, read_operations, read_points
 
 ROOT = Path(__file__).parents[2]
 POINTS = ROOT / "latency_tables" / "iphone13.points.csv"

@@ -27,12 +27,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from nas.architecture import Architecture, AttentionSpec, ConvSpec, StageSpec
 from nas.data import ImageSet, load_images, training_batches
-from nas.model import build_model
+from nas.networks import Architecture, AttentionSpec, ConvSpec, SearchSpace, StageSpec
+from nas.networks.modules import build_model
 from nas.proxies import ScoringFailed, short_training
 from nas.proxies.short_training import Recipe, ShortTraining
-from nas.space import SearchSpace
 from nas.training import Precision, faster_precision, timed
 
 REFERENCES = {name: network for name, network in SearchSpace.find("iformer").references.items() if name[8:] in "tsm"}

@@ -20,8 +20,8 @@ from pathlib import Path
 from nas.devices import open_device
 from nas.devices.onnxruntime import exported
 from nas.latency import LatencyTable
-from nas.space import SearchSpace
-from nas.timing import TimingProtocol
+from nas.latency.timing import TimingProtocol
+from nas.networks import SearchSpace
 
 
 def main() -> None:

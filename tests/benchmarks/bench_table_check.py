@@ -16,11 +16,10 @@ import random
 import statistics
 import sys
 
-from nas.check import check_networks, learn_correction
-from nas.entries import Agreement, Timing
-from nas.fill import fill, measuring_order
-from nas.latency import LatencyTable
-from nas.space import SearchSpace
+from nas.latency import Agreement, LatencyTable, Timing
+from nas.latency.check import check_networks, learn_correction
+from nas.latency.fill import fill, measuring_order
+from nas.networks import SearchSpace
 
 
 def main() -> None:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from nas.calibrate import operations_beside, read_baselines, write_operations
 from nas.errors import InputError
-from nas.model.trace import traced_operations
-from nas.operations import Operation
+from nas.latency.published import operations_beside, read_baselines, write_operations
+from nas.networks import Operation
+from nas.networks.modules.trace import traced_operations
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))

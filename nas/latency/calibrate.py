@@ -1,0 +1,334 @@
+"""How a cost model is fitted where no device is at hand: published end-to-end times in, `CostModel` out.
+
+The points file describes every published network completely, so that anyone can repeat the fit::
+
+    nas table calibrate latency_tables/iphone13.points.csv --out iphone13.coreml.fp16.json
+
+The fit is the most probable one given the published times and log-normal priors around public specifications of the
+device (`PRIORS`): some 17 times cannot settle seven coefficients alone, and a coefficient that they say nothing about
+stays where the specification puts it. No prior comes from the times.
+
+Mobile networks of other authors, timed on the same device, help with little weight: their operations, traced from timm
+once (`tests/benchmarks/trace_baselines.py`), lie beside their times, and one that the model does not understand is
+forgiven (`BASELINE_UNCERTAINTY`, `BASELINE_FREEDOM`). Errors and intervals are made of the family alone.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self, get_args
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import least_squares
+
+from nas.errors import InputError
+from nas.latency.cost_model import (
+    CoefficientName,
+    Coefficients,
+    CostModel,
+    Demand,
+    FitRow,
+    PublishedRow,
+    demand,
+    jackknife_plus,
+)
+from nas.latency.entries import Provenance, PublishedTime
+from nas.latency.published import (
+    Baseline,
+    PublishedPoint,
+    operations_beside,
+    read_baselines,
+    read_operations,
+    read_points,
+)
+from nas.latency.table import LatencyTable
+from nas.networks import (
+    Operation,
+    operations,
+)
+
+__all__ = [
+    "PRIORS",
+    "Evidence",
+    "Prior",
+    "calibrate",
+    "iphone13_table",
+]
+
+COVERAGE = 0.9
+CHANNEL_GROUP = 32  # 64 bytes of fp16, the alignment of the Neural Engine's buffers
+ELEMENT_BYTES = 2  # fp16
+OVERLAP = 4.0
+# Scale and degrees of freedom of Student's t, the relative error of a network of other authors: made by other people,
+# timed perhaps in another campaign, and of steps that the model was not made for. Its tails are those of a network that
+# falls off the Neural Engine. latency_tables/README.md has other values.
+BASELINE_UNCERTAINTY = 0.1
+BASELINE_FREEDOM = 4.0
+_DIGITS = 6  # significant digits of what is written, fewer than machines agree on
+_FEWEST_ROWS = 10  # a 90 % interval from all rows but one takes nine
+
+_Array = npt.NDArray[Any]
+_NAMES: tuple[CoefficientName, ...] = get_args(CoefficientName)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """What a coefficient is taken to be before any published time is seen.
+
+    The coefficient is `floor + (typical - floor) * exp(spread * z)` with z standard normal: always above its floor.
+    """
+
+    typical: float
+    spread: float
+    floor: float = 0.0
+
+
+# Public specifications of the A15 of the iPhone 13, used as priors only: a Neural Engine of 15.8 TOPS, which is 7.9e12
+# multiply-adds a second, and a 64-bit LPDDR4X-4266 memory, which is 34.1 GB/s. The rest are round orders of magnitude.
+_PEAK_MS_PER_GMAC = 1 / 7.9
+PRIORS: Mapping[CoefficientName, Prior] = MappingProxyType(
+    {
+        # Half the peak, by a factor of two in what is lost.
+        "dense_ms_per_gmac": Prior(typical=2 * _PEAK_MS_PER_GMAC, spread=0.7, floor=_PEAK_MS_PER_GMAC),
+        # An eighth of the peak.
+        "low_reuse_ms_per_gmac": Prior(typical=8 * _PEAK_MS_PER_GMAC, spread=1.0, floor=_PEAK_MS_PER_GMAC),
+        # The memory at its full speed; the 32 MB system cache may serve weights faster.
+        "memory_ms_per_mb": Prior(typical=1 / 34.1, spread=0.7),
+        # On the chip: twice as fast as the memory.
+        "stream_ms_per_mb": Prior(typical=0.5 / 34.1, spread=1.0),
+        # Done as a convolution writes its output, most of it hidden.
+        "fused_ms_per_mb": Prior(typical=0.17 / 34.1, spread=1.0),
+        # About a thousand cycles at some 1 GHz.
+        "dispatch_ms": Prior(typical=0.001, spread=1.0),
+        # A call through the driver to another processor and back.
+        "overhead_ms": Prior(typical=0.1, spread=1.0),
+    }
+)
+
+
+def calibrate(points: Path, baselines: Path | None = None) -> CostModel:
+    """Fit a cost model to the rows that say `fit` yes; takes a few seconds.
+
+    Args:
+        points: published networks of the family.
+        baselines: published networks of other authors, with their operations beside them; none takes the points alone.
+
+    Raises:
+        InputError: a file cannot be used, or the points have too few such rows.
+    """
+    rows = [point for point in read_points(points) if point.fit == "yes"]
+    if len(rows) < _FEWEST_ROWS:
+        raise InputError(f"{points}: column fit: at least {_FEWEST_ROWS} rows must say yes, got {len(rows)}")
+    others = _fitted_baselines(baselines) if baselines else {}
+    evidence = Evidence.of(rows, others)
+    everything = np.arange(len(rows) + len(others))
+    coefficients = evidence.fit(everything)
+    left_out = [evidence.fit(np.delete(everything, index)) for index in range(len(rows))]
+    predicted = evidence.predict(coefficients)
+    fit_rows = tuple(
+        FitRow(
+            name=row.name,
+            published_ms=row.latency_ms,
+            predicted_ms=_rounded(predicted[index]),
+            left_out_ms=_rounded(evidence.predict(left_out[index])[index]),
+            left_out=_named(left_out[index]),
+        )
+        for index, row in enumerate(rows)
+    )
+    fit_errors = [abs(row.fit_error) for row in fit_rows]
+    left_out_errors = [abs(row.left_out_error) for row in fit_rows]
+    return CostModel(
+        coefficients=_named(coefficients),
+        overlap=OVERLAP,
+        channel_group=CHANNEL_GROUP,
+        element_bytes=ELEMENT_BYTES,
+        coverage=COVERAGE,
+        observed_coverage=_rounded(_observed_coverage(evidence, rows)),
+        fit_error_mean=_rounded(float(np.mean(fit_errors))),
+        fit_error_worst=_rounded(max(fit_errors)),
+        left_out_error_mean=_rounded(float(np.mean(left_out_errors))),
+        left_out_error_worst=_rounded(max(left_out_errors)),
+        rows=fit_rows,
+        baselines=tuple(
+            PublishedRow(name=other.name, published_ms=other.latency_ms, predicted_ms=_rounded(value))
+            for other, value in zip(others, predicted[len(rows) :], strict=True)
+        ),
+    )
+
+
+def iphone13_table(points: Path, baselines: Path | None = None) -> LatencyTable:
+    """The latency table of the iPhone 13: no entry, a fitted model for all, and the fitted times beside it.
+
+    Raises:
+        InputError: a file cannot be used.
+    """
+    published = {
+        point.architecture().id: PublishedTime(
+            name=point.name,
+            latency_ms=point.latency_ms,
+            top1=point.top1,
+            source=f"arXiv:2501.15369, {point.source}{'' if point.timed == 'network' else '; without the classifier'}",
+        )
+        for point in read_points(points)
+        if point.fit == "yes"
+    }
+    provenance = Provenance(
+        source="calibrated",
+        device="iPhone 13",
+        os="iOS 17.7",
+        runtime="Core ML",
+        versions={"coremltools": "8.1", "torch": "2.1", "Xcode": "15.4"},
+        precision="fp16",
+        protocol="per-layer model fitted to published medians of whole networks (Xcode performance tab, compute units "
+        "all; iFormer, arXiv:2501.15369); nothing was measured here",
+        date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+    )
+    return LatencyTable(provenance=provenance, model=calibrate(points, baselines), published=published)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """The published networks as arrays, the points before the baselines. R rows, D distinct demands, K coefficients.
+
+    Attributes:
+        counts: (R, D), how often each demand occurs in each network.
+        streams: (D, 3, K), amounts of arithmetic, activations and weights by the coefficient that prices them.
+        steps: (D, K), 1 where a demand pays for its dispatch.
+        published_ms: (R,).
+        uncertainty: (R,), relative.
+        forgiven: (R,), whether the error is Student's t and not normal.
+    """
+
+    counts: _Array
+    streams: _Array
+    steps: _Array
+    published_ms: _Array
+    uncertainty: _Array
+    forgiven: _Array
+
+    @classmethod
+    def of(
+        cls,
+        points: Sequence[PublishedPoint],
+        baselines: Mapping[Baseline, Mapping[Operation, int]] = MappingProxyType({}),
+    ) -> Self:
+        """The rows of some points, then those of some baselines with their operations."""
+        family = [Counter(part for layer in point.timed_layers() for part in operations(layer)) for point in points]
+        networks = []
+        for parts in (*family, *baselines.values()):
+            network: Counter[Demand] = Counter()
+            for part, count in parts.items():
+                network[demand(part, channel_group=CHANNEL_GROUP, element_bytes=ELEMENT_BYTES)] += count
+            networks.append(network)
+        distinct = list(dict.fromkeys(demand for network in networks for demand in network))
+        streams = np.zeros((len(distinct), 3, len(_NAMES)))
+        steps = np.zeros((len(distinct), len(_NAMES)))
+        for index, one in enumerate(distinct):
+            if one.arithmetic:
+                streams[index, 0, _NAMES.index(one.arithmetic)] = one.gmacs
+            streams[index, 1, _NAMES.index(one.traffic)] = one.traffic_mb
+            streams[index, 2, _NAMES.index("memory_ms_per_mb")] = one.weights_mb
+            steps[index, _NAMES.index("dispatch_ms")] = one.dispatched
+        return cls(
+            counts=np.array([[network[one] for one in distinct] for network in networks], dtype=float),
+            streams=streams,
+            steps=steps,
+            published_ms=np.array([*(row.latency_ms for row in points), *(row.latency_ms for row in baselines)]),
+            uncertainty=np.array([*(point.uncertainty for point in points), *[BASELINE_UNCERTAINTY] * len(baselines)]),
+            forgiven=np.arange(len(networks)) >= len(points),
+        )
+
+    def predict(self, coefficients: _Array) -> _Array:
+        """(R,) milliseconds of every network, the vector form of `CostModel.network_ms`."""
+        return self._predict(coefficients)[0]
+
+    def fit(self, rows: _Array) -> _Array:
+        """(K,) most probable coefficients given some rows, rounded to the digits that are written."""
+        floor = np.array([PRIORS[name].floor for name in _NAMES])
+        span = np.array([PRIORS[name].typical for name in _NAMES]) - floor
+        spread = np.array([PRIORS[name].spread for name in _NAMES])
+
+        def residuals(z: _Array) -> _Array:
+            predicted, _ = self._predict(floor + span * np.exp(spread * z))
+            errors = np.log(predicted / self.published_ms) / self.uncertainty
+            return np.append(np.where(self.forgiven, _forgiven(errors)[0], errors)[rows], z)
+
+        def jacobian(z: _Array) -> _Array:
+            above = span * np.exp(spread * z)
+            predicted, slopes = self._predict(floor + above)
+            errors = np.log(predicted / self.published_ms) / self.uncertainty
+            slopes = slopes * np.where(self.forgiven, _forgiven(errors)[1], 1.0)[:, None]
+            relative = slopes * above * spread / (predicted * self.uncertainty)[:, None]
+            return np.vstack([relative[rows], np.eye(len(_NAMES))])
+
+        start = np.zeros(len(_NAMES))
+        best = least_squares(residuals, start, jac=jacobian, method="lm", xtol=1e-14, ftol=1e-14, gtol=1e-14)
+        assert best.success, best.message
+        return np.array([_rounded(value) for value in floor + span * np.exp(spread * best.x)])
+
+    def _predict(self, coefficients: _Array) -> tuple[_Array, _Array]:
+        """(R,) milliseconds, and (R, K) their derivatives by the coefficients."""
+        streams = self.streams @ coefficients  # (D, 3)
+        together = (streams**OVERLAP).sum(axis=1) ** (1 / OVERLAP)  # (D,)
+        weight = (streams / together[:, None]) ** (OVERLAP - 1)  # (D, 3)
+        overhead = np.eye(len(_NAMES))[_NAMES.index("overhead_ms")]  # (K,)
+        predicted = self.counts @ (together + self.steps @ coefficients) + overhead @ coefficients
+        slopes = self.counts @ (np.einsum("ds,dsk->dk", weight, self.streams) + self.steps) + overhead
+        return predicted, slopes
+
+
+def _forgiven(errors: _Array) -> tuple[_Array, _Array]:
+    """What stands for a standardised error so that its square is twice the loss of Student's t; and its derivative."""
+    squares = errors**2 / BASELINE_FREEDOM
+    # log1p(x) / x is 1 at 0, and so close to it below the bound that the quotient is only noise.
+    shrink = np.sqrt(np.where(squares > 1e-12, np.log1p(squares) / np.maximum(squares, 1e-12), 1.0))
+    scale = np.sqrt(1 + 1 / BASELINE_FREEDOM)
+    return errors * scale * shrink, scale / (shrink * (1 + squares))
+
+
+def _fitted_baselines(path: Path) -> dict[Baseline, Counter[Operation]]:
+    """The baselines that say `fit` yes, with their operations."""
+    traced = read_operations(operations_beside(path))
+    fitted = [row for row in read_baselines(path) if row.fit == "yes"]
+    if missing := [row.name for row in fitted if row.name not in traced]:
+        raise InputError(
+            f"{operations_beside(path)}: has no operations of {', '.join(missing)}; "
+            "make the file again with tests/benchmarks/trace_baselines.py"
+        )
+    return {row: traced[row.name] for row in fitted}
+
+
+def _observed_coverage(evidence: Evidence, rows: Sequence[PublishedPoint]) -> float:
+    """Share of the points inside the interval that all other rows give: leave one out, twice."""
+    count = len(rows)
+    everything = np.arange(len(evidence.published_ms))
+    # Leaving out i then j is leaving out j then i.
+    pairs = {
+        (i, j): evidence.predict(evidence.fit(np.delete(everything, [i, j]))) for i in range(count) for j in range(i)
+    }
+    inside = 0
+    for index, row in enumerate(rows):
+        predicted = evidence.predict(evidence.fit(np.delete(everything, index)))[index]
+        left_out = []
+        for other, other_row in enumerate(rows):
+            if other != index:
+                without = pairs[max(index, other), min(index, other)]
+                left_out.append((float(without[index]), float(without[other]) / other_row.latency_ms))
+        low, high = jackknife_plus(float(predicted), left_out, coverage=COVERAGE)
+        inside += low <= row.latency_ms <= high
+    return inside / count
+
+
+def _named(coefficients: _Array) -> Coefficients:
+    return Coefficients.model_validate(dict(zip(_NAMES, coefficients.tolist(), strict=True)))
+
+
+def _rounded(value: float) -> float:
+    """To the digits that are written: a rerun elsewhere gives the same file, and reading gives the same numbers."""
+    return float(f"{value:.{_DIGITS}g}")

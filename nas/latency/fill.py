@@ -1,0 +1,234 @@
+"""What measured layers say of each other: values for those not measured, and which of the measured stand out.
+
+One Gaussian process for each kind of layer (Rasmussen and Williams, 2006, chapters 2 and 5) on the logarithm of the
+time: a power law in multiply-adds and memory traffic, plus a smooth function of the layer's own numbers. It says how
+sure it is of each value, and that is checked by leaving out every measured layer in turn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import minimize
+
+from nas.latency.entries import Filled
+from nas.networks import AttentionSpec, Layer, operations
+
+__all__ = ["fewest", "fill", "measuring_order", "too_slow"]
+
+_Array = npt.NDArray[np.float64]
+
+_FEW = 12  # of a kind with so few layers every one is measured: stems and heads, which every network has
+_FEWEST = 4  # measured layers that an interpolation takes
+_FOR_SCALES = 200  # points that the scales of a process are found on: a second instead of a minute for 720 layers
+_Z90 = 1.645
+
+# A measured layer stands out when it is slower than the others suggest by both.
+_STANDS_OUT = 2.5  # standard deviations
+_STANDS_OUT_SHARE = 0.015
+
+# Priors of the process, on times of fractions of a millisecond to seconds: intercept, powers of MACs and traffic.
+_PRIOR_MEAN = np.array([0.0, 0.5, 0.5])
+_PRIOR_VARIANCE = np.array([100.0, 0.25, 0.25])
+_LENGTH = 2.0  # expected length scale of the standardised numbers
+
+
+def measuring_order(layers: Iterable[Layer]) -> list[Layer]:
+    """The layers in an order such that any beginning of it covers them evenly.
+
+    Kinds with few layers come first and whole, then the fewest of the others that can be interpolated. Each next layer
+    is the one farthest from all before it, and the kinds take turns in proportion to their size. The order depends on
+    the layers alone, so that an interrupted build goes on with it.
+    """
+    kinds = _by_kind(layers)
+    few = [layer for members in kinds.values() if len(members) <= _FEW for layer in members]
+    ranked: list[tuple[float, str, Layer]] = []
+    for name, members in kinds.items():
+        if len(members) > _FEW:
+            for position, index in enumerate(_farthest_first(_encode(members, members))):
+                share = 0.0 if position < _FEWEST else (position + 0.5) / len(members)
+                ranked.append((share, name, members[index]))
+    return few + [layer for _, _, layer in sorted(ranked, key=lambda item: item[:2])]
+
+
+def fewest(order: Sequence[Layer]) -> int:
+    """How long a beginning of a measuring order must be so that the rest can be filled in."""
+    kinds = _by_kind(order).values()
+    return sum(len(members) if len(members) <= _FEW else _FEWEST for members in kinds)
+
+
+def fill(measured: Mapping[Layer, float], wanted: Iterable[Layer]) -> dict[Layer, Filled]:
+    """Values for layers that were not measured.
+
+    Args:
+        measured: milliseconds of measured layers.
+        wanted: the others; a layer of whose kind too few were measured gets no value.
+    Returns:
+        A value with its 90 % interval for each layer that could be filled.
+    """
+    known = _by_kind(measured)
+    filled: dict[Layer, Filled] = {}
+    for kind, members in _by_kind(wanted).items():
+        seen = known.get(kind, [])
+        if len(seen) < _FEWEST:
+            continue
+        everything = [*seen, *members]
+        process = _Process(
+            _encode(seen, everything), _basis(seen), np.log(np.array([measured[layer] for layer in seen]))
+        )
+        means, deviations = process.predict(_encode(members, everything), _basis(members))
+        for layer, mean, deviation in zip(members, means, deviations, strict=True):
+            low, middle, high = (round(math.exp(mean + z * deviation), 6) for z in (-_Z90, 0.0, _Z90))
+            filled[layer] = Filled(filled_ms=middle, low_ms=low, high_ms=high)
+    return filled
+
+
+def too_slow(measured: Mapping[Layer, float]) -> list[Layer]:
+    """Layers that take longer than all others of their kind suggest, the oddest first.
+
+    Something else may have run during the whole of their timing, which their own runs cannot tell.
+
+    Args:
+        measured: milliseconds of measured layers.
+    """
+    found: dict[Layer, float] = {}
+    for members in _by_kind(measured).values():
+        if len(members) > _FEW:
+            times = np.log(np.array([measured[layer] for layer in members]))
+            residuals, deviations = _Process(_encode(members, members), _basis(members), times).left_out()
+            for layer, residual, deviation in zip(members, residuals, deviations, strict=True):
+                if residual > max(_STANDS_OUT * deviation, _STANDS_OUT_SHARE):
+                    found[layer] = float(residual / deviation)
+    return sorted(found, key=lambda layer: -found[layer])
+
+
+class _Process:
+    """A Gaussian process on N layers with D numbers each and 3 basis functions.
+
+    Args:
+        x: (N, D) encoded layers.
+        basis: (N, 3).
+        y: (N,) logarithms of times.
+    """
+
+    def __init__(self, x: _Array, basis: _Array, y: _Array) -> None:
+        # The scales of a function show on a part of its points; the cost of finding them grows with the cube.
+        part = slice(None, None, math.ceil(len(x) / _FOR_SCALES))
+        self._x, self._basis, self._residual = x[part], basis[part], (y - basis @ _PRIOR_MEAN)[part]
+        # Logarithms of the standard deviations of the smooth function and of the noise, then of the length scales.
+        start = np.log([0.1, 0.01, *[_LENGTH] * x.shape[1]])
+        bounds = np.log([(0.005, 2.0), (0.003, 0.1), *[(0.3, 100.0)] * x.shape[1]])
+        best = minimize(self._loss, start, method="L-BFGS-B", bounds=bounds.tolist(), options={"maxiter": 60})
+        self._theta: _Array = best.x
+        self._x, self._basis, self._residual = x, basis, y - basis @ _PRIOR_MEAN
+        self._factor, self._weights = self._solve(self._theta)
+        residuals, deviations = self.left_out()
+        # How much wider than promised the errors are when each layer is predicted from the others.
+        self._widening = max(1.0, float(np.sqrt(((residuals / deviations) ** 2).mean())))
+
+    def predict(self, x: _Array, basis: _Array) -> tuple[_Array, _Array]:
+        """(M,) means and standard deviations of the logarithms of other layers."""
+        cross = self._covariance(x, self._x, basis, self._basis, self._theta)  # (M, N)
+        means = basis @ _PRIOR_MEAN + cross @ self._weights
+        prior = np.exp(2 * self._theta[0]) + basis**2 @ _PRIOR_VARIANCE
+        explained = (cross * cho_solve(self._factor, cross.T).T).sum(axis=1)
+        variance = np.maximum(prior - explained, 0) + np.exp(2 * self._theta[1])
+        return means, np.sqrt(variance) * self._widening
+
+    def left_out(self) -> tuple[_Array, _Array]:
+        """(N,) errors of each layer's logarithm beside the others, and the standard deviations expected of them.
+
+        Rasmussen and Williams, equations 5.10 to 5.12.
+        """
+        precision = np.diag(cho_solve(self._factor, np.eye(len(self._x))))
+        return self._weights / precision, 1 / np.sqrt(precision)
+
+    def _loss(self, theta: _Array) -> float:
+        """Negative logarithm of the posterior of the scales."""
+        try:
+            factor, weights = self._solve(theta)
+        except np.linalg.LinAlgError:
+            return 1e6
+        fit = 0.5 * float(self._residual @ weights) + float(np.log(np.diag(factor[0])).sum())
+        return fit + 0.5 * float(((theta[2:] - math.log(_LENGTH)) ** 2).sum())
+
+    def _solve(self, theta: _Array) -> tuple[tuple[_Array, bool], _Array]:
+        covariance = self._covariance(self._x, self._x, self._basis, self._basis, theta)
+        covariance += np.exp(2 * theta[1]) * np.eye(len(self._x))
+        factor = cho_factor(covariance, lower=True)
+        return factor, cho_solve(factor, self._residual)
+
+    def _covariance(self, x: _Array, other: _Array, basis: _Array, other_basis: _Array, theta: _Array) -> _Array:
+        lengths = np.exp(theta[2:])
+        squared = (((x[:, None] - other[None]) / lengths) ** 2).sum(axis=-1)
+        smooth: _Array = np.exp(2 * theta[0]) * np.exp(-0.5 * squared)
+        linear: _Array = basis * _PRIOR_VARIANCE @ other_basis.T
+        return smooth + linear
+
+
+def _by_kind(layers: Iterable[Layer]) -> dict[str, list[Layer]]:
+    kinds: dict[str, list[Layer]] = {}
+    for layer in layers:
+        kinds.setdefault(type(layer).__name__, []).append(layer)
+    return kinds
+
+
+def _numbers(layer: Layer) -> dict[str, Any]:
+    """Every field of a layer and of its attention, by name."""
+    found: dict[str, Any] = {}
+    for field in fields(layer):
+        value = getattr(layer, field.name)
+        found |= value.model_dump(exclude={"type"}) if isinstance(value, AttentionSpec) else {field.name: value}
+    return found
+
+
+def _encode(layers: Sequence[Layer], everything: Sequence[Layer]) -> _Array:
+    """(N, D): standardised logarithms of positive numbers, and one column for each further value of all else.
+
+    What is constant over `everything` tells nothing and gets no column.
+    """
+    rows = [_numbers(layer) for layer in layers]
+    all_rows = [_numbers(layer) for layer in everything]
+    columns: list[_Array] = []
+    for name in all_rows[0]:
+        values = [row[name] for row in all_rows]
+        if len(set(values)) == 1:
+            continue
+        if all(isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values):
+            logarithms = np.log(np.array(values, dtype=float))
+            own = np.log(np.array([row[name] for row in rows], dtype=float))
+            columns.append((own - logarithms.mean()) / logarithms.std())
+        else:
+            columns += [
+                np.array([float(str(row[name]) == value) for row in rows])
+                for value in sorted(set(map(str, values)))[1:]
+            ]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(layers), 0))
+
+
+def _basis(layers: Sequence[Layer]) -> _Array:
+    """(N, 3): one, and the logarithms of 10^6 MACs and of 10^6 elements read and written."""
+    rows = []
+    for layer in layers:
+        parts = operations(layer)
+        macs = sum(part.macs for part in parts)
+        traffic = sum(part.reads + part.writes + part.weights for part in parts)
+        rows.append([1.0, math.log(macs / 1e6), math.log(traffic / 1e6)])
+    return np.array(rows)
+
+
+def _farthest_first(x: _Array) -> list[int]:
+    """Indices in an order in which each is the one farthest from all before it, the first farthest from the middle."""
+    order = [int(np.argmax(((x - x.mean(axis=0)) ** 2).sum(axis=1)))]
+    distance = ((x - x[order[0]]) ** 2).sum(axis=1)
+    while len(order) < len(x):
+        distance[order[-1]] = -1.0
+        order.append(int(np.argmax(distance)))
+        distance = np.minimum(distance, ((x - x[order[-1]]) ** 2).sum(axis=1))
+    return order

@@ -1,0 +1,43 @@
+"""What a network is, and which networks are allowed. No torch: nas/networks/modules turns descriptions into modules.
+
+Read in this order: specs.py (the parts), layers.py (the units of a latency table), architecture.py (a whole network),
+operations.py (what a layer is made of), choices.py and space.py (which networks a search may choose from).
+"""
+
+from __future__ import annotations
+
+from nas.networks.architecture import Architecture, Subject, stage_layers, stage_size
+from nas.networks.layers import AttentionLayer, ConvLayer, DownsampleLayer, HeadLayer, Layer, Stack, StemLayer
+from nas.networks.operations import Counts, Operation, OperationKind, count, operations
+from nas.networks.space import Choose, SearchSpace, find_network, random_choice
+from nas.networks.specs import AttentionSpec, BlockSpec, ConvSpec, DownsampleSpec, StageSpec, StemSpec, odd
+
+__all__ = [
+    "Architecture",
+    "AttentionLayer",
+    "AttentionSpec",
+    "BlockSpec",
+    "Choose",
+    "ConvLayer",
+    "ConvSpec",
+    "Counts",
+    "DownsampleLayer",
+    "DownsampleSpec",
+    "HeadLayer",
+    "Layer",
+    "Operation",
+    "OperationKind",
+    "SearchSpace",
+    "Stack",
+    "StageSpec",
+    "StemLayer",
+    "StemSpec",
+    "Subject",
+    "count",
+    "find_network",
+    "odd",
+    "operations",
+    "random_choice",
+    "stage_layers",
+    "stage_size",
+]

@@ -1,0 +1,182 @@
+"""What a search space file may say: the options of stem, stages, convolution blocks and attention units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Annotated, Literal, Self, assert_never
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from nas.files import Record
+from nas.networks.specs import AttentionSpec, ConvSpec, Count, OddCount, OddCountOrZero, Ratio
+
+__all__ = [
+    "AttentionChoices",
+    "ConvChoices",
+    "DownsampleChoices",
+    "NetworkChoices",
+    "Placement",
+    "ReferenceChoices",
+    "StageChoices",
+    "StemChoices",
+    "Wholes",
+    "arrange",
+]
+
+Placement = Literal["late", "end", "interleaved", "start"]
+
+
+def _as_list(value: object) -> object:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+_WholeOrZero = Annotated[int, Field(strict=True, ge=0, le=1024)]
+Wholes = Annotated[tuple[Count, ...], BeforeValidator(_as_list), Field(min_length=1)]
+_Odds = Annotated[tuple[OddCount, ...], BeforeValidator(_as_list), Field(min_length=1)]
+_OddsOrZero = Annotated[tuple[OddCountOrZero, ...], BeforeValidator(_as_list), Field(min_length=1)]
+_WholesOrZero = Annotated[tuple[_WholeOrZero, ...], BeforeValidator(_as_list), Field(min_length=1)]
+_Ratios = Annotated[tuple[Ratio, ...], BeforeValidator(_as_list), Field(min_length=1)]
+_Kinds = Annotated[tuple[Literal["shma", "sha", "mha"], ...], BeforeValidator(_as_list), Field(min_length=1)]
+_Placements = Annotated[tuple[Placement, ...], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class _Choices(Record):
+    """A table of the file: every field is a tuple of options, in the order written."""
+
+    @model_validator(mode="after")
+    def _options_differ(self) -> Self:
+        for name, value in self:
+            if isinstance(value, tuple) and not isinstance(value[0], Record) and len(set(value)) < len(value):
+                raise ValueError(f"{name}: options must differ, got {list(value)}")
+        return self
+
+
+class StemChoices(_Choices):
+    """Options of the stem."""
+
+    kernel: _Odds = (5,)
+    expansion: Wholes = (4,)
+
+
+class DownsampleChoices(_Choices):
+    """Options of the strided convolutions between stages."""
+
+    kernel: _Odds = (3,)
+
+
+class ConvChoices(_Choices):
+    """Options of the convolution blocks of a stage; one kernel and one expansion for all of them."""
+
+    depth: _WholesOrZero = (0,)
+    kernel: _Odds = (7,)
+    expansion: Wholes = (4,)
+
+    def specs(self) -> Iterator[ConvSpec]:
+        """Every convolution block that may stand in the stage."""
+        if any(self.depth):
+            for kernel, expansion in product(self.kernel, self.expansion):
+                yield ConvSpec(kernel=kernel, expansion=expansion)
+
+
+class AttentionChoices(_Choices):
+    """Options of the attention units of a stage; one choice for all of them.
+
+    Attributes:
+        head_channels: channels of a head, for `mha` only: a stage of C channels has C / head_channels heads.
+    """
+
+    depth: _WholesOrZero = (0,)
+    kind: _Kinds = ("shma",)
+    query_reduction: Wholes = (1,)
+    modulation: _Ratios = (1.0,)
+    expansion: Wholes = (4,)
+    position_kernel: _OddsOrZero = (3,)
+    head_channels: Wholes = (32,)
+
+    def specs(self, channels: int) -> Iterator[AttentionSpec]:
+        """Every attention unit that may stand in the stage at this width."""
+        if not any(self.depth):
+            return
+        for kind in self.kind:
+            for head_channels in self.head_channels if kind == "mha" else self.head_channels[:1]:
+                for reduction, modulation, expansion, position in product(
+                    self.query_reduction, self.modulation, self.expansion, self.position_kernel
+                ):
+                    yield AttentionSpec(
+                        attention=kind,
+                        query_reduction=reduction,
+                        modulation=modulation,
+                        expansion=expansion,
+                        position_kernel=position,
+                        heads=channels // head_channels if kind == "mha" else None,
+                    )
+
+
+class StageChoices(_Choices):
+    """Options of one stage: its width, its convolution blocks, its attention units and where these stand."""
+
+    channels: Wholes
+    conv: ConvChoices = ConvChoices()
+    attention: AttentionChoices = AttentionChoices()
+    placement: _Placements = ("late",)
+
+    @model_validator(mode="after")
+    def _never_empty(self) -> Self:
+        if 0 in self.conv.depth and not any(self.attention.depth):
+            raise ValueError("conv.depth and attention.depth may both be 0: a stage needs a block")
+        return self
+
+    def orders(self) -> Iterator[str]:
+        """Every distinct order of blocks, such as `CCAAC`, C for a convolution block and A for an attention unit."""
+        combinations = product(self.conv.depth, self.attention.depth, self.placement)
+        yield from dict.fromkeys(arrange(*combination) for combination in combinations if any(combination[:2]))
+
+    def count(self) -> int:
+        """Number of distinct stages, all widths together."""
+        convs = sum(1 for _ in self.conv.specs())
+        total = 0
+        for channels in self.channels:
+            attentions = sum(1 for _ in self.attention.specs(channels))
+            for order in self.orders():
+                total += (convs if "C" in order else 1) * (attentions if "A" in order else 1)
+        return total
+
+
+def arrange(convs: int, attentions: int, placement: Placement) -> str:
+    """The order of blocks in a stage, C for a convolution block and A for an attention unit.
+
+    Example:
+        >>> [arrange(4, 2, placement) for placement in ("late", "end", "interleaved", "start")]
+        ['CCCAAC', 'CCCCAA', 'CCACCA', 'AACCCC']
+    """
+    match placement:
+        case "late":
+            return "C" * (convs - 1) + "A" * attentions + "C" * min(convs, 1)
+        case "end":
+            return "C" * convs + "A" * attentions
+        case "interleaved":
+            # Each unit follows its even share of the convolution blocks.
+            shares = [convs * (i + 1) // attentions - convs * i // attentions for i in range(attentions)]
+            return "".join("C" * share + "A" for share in shares) or "C" * convs
+        case "start":
+            return "A" * attentions + "C" * convs
+        case _:
+            assert_never(placement)
+
+
+class NetworkChoices(_Choices):
+    """What a space and a reference have in common.
+
+    Attributes:
+        layer_scale: initial value of the layer-scale factors, 0 for networks without.
+    """
+
+    stem: StemChoices = StemChoices()
+    downsample: DownsampleChoices = DownsampleChoices()
+    layer_scale: Annotated[float, Field(ge=0)] = 0.0
+    stages: Annotated[tuple[StageChoices, ...], Field(min_length=4, max_length=4)]
+
+
+class ReferenceChoices(NetworkChoices):
+    """A known network, written like a space in which every option is fixed."""

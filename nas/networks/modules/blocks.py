@@ -1,0 +1,377 @@
+"""The parts of a network as torch modules, each beside its own folding for deployment (`fused`).
+
+Every convolution is followed by a batch norm and has no bias of its own; GELU is the activation (iFormer, section 3).
+
+    B batch, C channels, H W height and width, N = H * W tokens, R query reduction, V = m * C value channels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from nas.networks.layers import AttentionLayer
+from nas.networks.specs import AttentionSpec
+
+__all__ = [
+    "Attention",
+    "AttentionUnit",
+    "ConvBlock",
+    "ConvNorm",
+    "Foldable",
+    "Head",
+    "NormLinear",
+    "PositionEncoding",
+    "Residual",
+    "Stem",
+    "feed_forward",
+    "residual_norms",
+]
+
+# The paper moves windows in 16 slices of the channels: one large reshape took 11.46 ms at 512 px, the slices 4.0 ms.
+WINDOW_CHUNKS = 16
+
+
+@runtime_checkable
+class Foldable(Protocol):
+    """A module that has a cheaper equal for deployment."""
+
+    def fused(self) -> nn.Module:
+        """The deployed form, asked of a copy in eval mode whose children are deployed already; may change itself."""
+        ...
+
+
+class ConvNorm(nn.Module):
+    """A convolution and its batch norm, (B, C_in, H, W) to (B, C_out, H / stride, W / stride).
+
+    Args:
+        inputs: C_in.
+        outputs: C_out.
+        kernel: odd; the padding keeps the size.
+        stride: step of the kernel.
+        groups: `inputs` for a depthwise convolution.
+    """
+
+    def __init__(self, *, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+        nn.init.trunc_normal_(self.conv.weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve, then normalise."""
+        return self.norm(self.conv(x))  # type: ignore[no-any-return]
+
+    def fused(self) -> nn.Conv2d:
+        """One convolution with a bias."""
+        gain, shift = _affine(self.norm)
+        return _with_weights(self.conv, weight=self.conv.weight * gain[:, None, None, None], bias=shift)
+
+
+class NormLinear(nn.Module):
+    """A batch norm and a linear layer, (B, C) to (B, classes)."""
+
+    def __init__(self, *, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(inputs)
+        self.linear = nn.Linear(inputs, outputs)
+        nn.init.trunc_normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise, then classify."""
+        return self.linear(self.norm(x))  # type: ignore[no-any-return]
+
+    def fused(self) -> nn.Linear:
+        """One linear layer."""
+        gain, shift = _affine(self.norm)
+        linear = self.linear
+        linear.bias = nn.Parameter(linear.bias + linear.weight @ shift)
+        linear.weight = nn.Parameter(linear.weight * gain)
+        return linear
+
+
+class Residual(nn.Module):
+    """x + scale * branch(x).
+
+    While training, the branch is left out for each sample with probability `drop_path` (stochastic depth,
+    arXiv:1603.09382); the samples are windows inside a windowed unit.
+
+    Args:
+        branch: modules in order, the last one a `ConvNorm` to `channels`.
+        channels: C.
+        layer_scale: initial scale of each channel; 0 leaves the scale out.
+        drop_path: in [0, 1).
+    """
+
+    scale: nn.Parameter | None
+
+    def __init__(self, *branch: nn.Module, channels: int, layer_scale: float = 0.0, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*branch)
+        self.drop_path = drop_path
+        self.scale = nn.Parameter(torch.full((1, channels, 1, 1), layer_scale)) if layer_scale else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the branch."""
+        change: Tensor = self.branch(x)  # (B, C, H, W)
+        if self.scale is not None:
+            change = change * self.scale
+        if self.training and self.drop_path:
+            kept = change.new_empty(len(change), 1, 1, 1).bernoulli_(1 - self.drop_path)
+            change = change * kept / (1 - self.drop_path)
+        return x + change
+
+    def fused(self) -> Self:
+        """The same sum, with the scale inside the last convolution of the branch."""
+        if self.scale is not None:
+            last = self.branch[-1]
+            assert isinstance(last, nn.Conv2d) and last.bias is not None
+            bias = last.bias * self.scale.flatten()
+            _with_weights(last, weight=last.weight * self.scale.view(-1, 1, 1, 1), bias=bias)
+            self.scale = None
+        return self
+
+
+class Stem(nn.Module):
+    """Two strided convolutions and a projection, (B, 3, H, W) to (B, C, H/4, W/4).
+
+    Args:
+        channels: C, even.
+        kernel: of both strided convolutions.
+        expansion: channels of the second, in multiples of the C/2 of the first.
+    """
+
+    def __init__(self, *, channels: int, kernel: int, expansion: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.first = ConvNorm(inputs=3, outputs=half, kernel=kernel, stride=2)
+        self.second = ConvNorm(inputs=half, outputs=expansion * half, kernel=kernel, stride=2)
+        self.project = ConvNorm(inputs=expansion * half, outputs=channels)
+        self.activation = nn.GELU()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images to the first feature map."""
+        x = self.activation(self.first(images))  # (B, C/2, H/2, W/2)
+        x = self.activation(self.second(x))  # (B, expansion * C/2, H/4, W/4)
+        return self.project(x)  # type: ignore[no-any-return]
+
+
+class ConvBlock(Residual):
+    """x + PW2(GELU(PW1(DW(x)))), (B, C, H, W) to itself."""
+
+    def __init__(
+        self, *, channels: int, kernel: int, expansion: int, layer_scale: float = 0.0, drop_path: float = 0.0
+    ) -> None:
+        super().__init__(
+            ConvNorm(inputs=channels, outputs=channels, kernel=kernel, groups=channels),
+            *feed_forward(channels=channels, expansion=expansion),
+            channels=channels,
+            layer_scale=layer_scale,
+            drop_path=drop_path,
+        )
+
+
+class PositionEncoding(nn.Module):
+    """x + DW(x), a conditional position encoding (arXiv:2102.10882), (B, C, H, W) to itself."""
+
+    def __init__(self, *, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.encode = ConvNorm(inputs=channels, outputs=channels, kernel=kernel, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the encoding."""
+        return x + self.encode(x)  # type: ignore[no-any-return]
+
+    def fused(self) -> nn.Module:
+        """One depthwise convolution: the sum is a 1 in the middle of its kernel."""
+        conv = self.encode
+        assert isinstance(conv, nn.Conv2d)
+        middle = conv.kernel_size[0] // 2
+        conv.weight[:, :, middle, middle] += 1
+        return conv
+
+
+class Attention(nn.Module):
+    """Attention over the tokens of a map up to its output projection, (B, C, H, W) to (B, V, H, W).
+
+    softmax(q^T k / sqrt(d)) applied to the values, where d = C/R channels of q and k, divided by the number of heads.
+    `shma` takes values and gate from sigmoid(V x) and multiplies the result by the gate; the released code applies the
+    sigmoid to the values as well, before attention, where the paper's equation 3 has it on the gate alone.
+
+    Args:
+        channels: C.
+        spec: kind, query reduction, modulation and heads; its position encoding, expansion and window are not used.
+    """
+
+    def __init__(self, *, channels: int, spec: AttentionSpec) -> None:
+        super().__init__()
+        query, value = channels // spec.query_reduction, spec.value_channels(channels)
+        self.kind: Literal["shma", "sha", "mha"] = spec.attention
+        self.heads = spec.heads or 1
+        self.temperature = (query // self.heads) ** -0.5
+        self.query = ConvNorm(inputs=channels, outputs=query)
+        self.key = ConvNorm(inputs=channels, outputs=query)
+        self.value = ConvNorm(inputs=channels, outputs=2 * value if self.kind == "shma" else value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend, and gate what was attended."""
+        query: Tensor = self.query(x)  # (B, C/R, H, W), as the key
+        key: Tensor = self.key(x)
+        value: Tensor = self.value(x)  # (B, V, H, W), with a gate 2V
+        if self.kind == "shma":
+            value, gate = value.sigmoid().chunk(2, dim=1)
+            return self._attend(query, key, value) * gate
+        return self._attend(query, key, value)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        size = value.shape[-2:]
+        q, k, v = (x.flatten(2) for x in (query * self.temperature, key, value))  # (B, C/R | C/R | V, N)
+        if self.kind == "mha":
+            q, k, v = (torch.unflatten(x, 1, (self.heads, -1)) for x in (q, k, v))  # (B, heads, ..., N)
+        weights = (q.transpose(-2, -1) @ k).softmax(dim=-1)  # (B, [heads,] N, N)
+        attended = v @ weights.transpose(-2, -1)  # (B, [heads,] V/heads, N)
+        if self.kind == "mha":
+            attended = attended.flatten(1, 2)
+        return torch.unflatten(attended, -1, size)  # (B, V, H, W)
+
+
+class AttentionUnit(nn.Module):
+    """Position encoding, attention and feed-forward, each with its residual.
+
+    Maps (B, C, H, W) to itself. With windows, a unit that does not partition takes (windows * B, C, window, window),
+    and one that does not merge returns that: window by window along the rows of the map, in each all images.
+
+    Args:
+        layer: kind and sizes; with windows H and W must be the layer's.
+        layer_scale: initial scale of both branches; 0 leaves the scale out.
+        drop_path: stochastic depth of both branches.
+    """
+
+    def __init__(self, *, layer: AttentionLayer, layer_scale: float = 0.0, drop_path: float = 0.0) -> None:
+        super().__init__()
+        spec, channels = layer.spec, layer.channels
+        value = spec.value_channels(channels)
+        self.partitions, self.merges, self.window = layer.partitions, layer.merges, spec.window
+        self.tiling = (layer.height // spec.window, layer.width // spec.window) if spec.window else (1, 1)
+        self.slice_channels = -(-channels // WINDOW_CHUNKS)
+        self.position = (
+            PositionEncoding(channels=channels, kernel=spec.position_kernel) if spec.position_kernel else nn.Identity()
+        )
+        self.attention = Residual(
+            Attention(channels=channels, spec=spec),
+            ConvNorm(inputs=value, outputs=channels),
+            channels=channels,
+            layer_scale=layer_scale,
+            drop_path=drop_path,
+        )
+        self.feed_forward = Residual(
+            *feed_forward(channels=channels, expansion=spec.expansion),
+            channels=channels,
+            layer_scale=layer_scale,
+            drop_path=drop_path,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The three parts, inside windows if there are any."""
+        if self.partitions:
+            x = torch.cat([self._partition(part) for part in self._slices(x)], dim=1)
+        x = self.feed_forward(self.attention(self.position(x)))
+        if self.merges:
+            x = torch.cat([self._merge(part) for part in self._slices(x)], dim=1)
+        return x
+
+    def _slices(self, x: Tensor) -> tuple[Tensor, ...]:
+        # Not chunk(16), of which the older ONNX exporter writes sixteen slices where eight channels give only eight.
+        return torch.split(x, self.slice_channels, dim=1)
+
+    # Images and channels travel as one dimension, which leaves five: coremltools turns a transpose of six into six.
+
+    def _partition(self, x: Tensor) -> Tensor:
+        rows, columns = self.tiling
+        tiles = torch.unflatten(x.flatten(0, 1), 2, (columns, self.window))
+        tiles = torch.unflatten(tiles, 1, (rows, self.window))  # (B * C, rows, w, columns, w)
+        tiles = tiles.permute(1, 3, 0, 2, 4).flatten(0, 2)  # (rows * columns * B * C, w, w)
+        return torch.unflatten(tiles, 0, (-1, x.shape[1]))
+
+    def _merge(self, x: Tensor) -> Tensor:
+        tiles = torch.unflatten(x.flatten(0, 1), 0, (*self.tiling, -1))  # (rows, columns, B * C, w, w)
+        tiles = tiles.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)  # (B * C, H, W)
+        return torch.unflatten(tiles, 0, (-1, x.shape[1]))
+
+
+class Head(nn.Module):
+    """Global average pool and classifier, (B, C, H, W) to (B, classes).
+
+    Args:
+        channels: C.
+        num_classes: outputs.
+        distillation: a second classifier, to learn from a teacher's labels; the logits of the two are averaged.
+    """
+
+    def __init__(self, *, channels: int, num_classes: int, distillation: bool = False) -> None:
+        super().__init__()
+        self.classifiers = nn.ModuleList(
+            NormLinear(inputs=channels, outputs=num_classes) for _ in range(2 if distillation else 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, averaged over the classifiers."""
+        first, *others = self.logits(x)
+        return sum(others, first) / (1 + len(others)) if others else first
+
+    def logits(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Logits of each classifier: of the labels, then with distillation of the teacher."""
+        x = x.mean((2, 3))  # (B, C)
+        return tuple(classifier(x) for classifier in self.classifiers)
+
+    def fused(self) -> Self:
+        """One linear layer behind the pool: the average of linear layers is a linear layer."""
+        layers = [layer for layer in self.classifiers if isinstance(layer, nn.Linear)]
+        layers[0].weight = nn.Parameter(torch.stack([layer.weight for layer in layers]).mean(0))
+        layers[0].bias = nn.Parameter(torch.stack([layer.bias for layer in layers]).mean(0))
+        self.classifiers = nn.ModuleList(layers[:1])
+        return self
+
+
+def feed_forward(*, channels: int, expansion: int) -> tuple[nn.Module, ...]:
+    """1x1 to `expansion` * C, GELU, 1x1 back to C."""
+    hidden = expansion * channels
+    return (
+        ConvNorm(inputs=channels, outputs=hidden),
+        nn.GELU(),
+        ConvNorm(inputs=hidden, outputs=channels),
+    )
+
+
+def residual_norms(network: nn.Module) -> Iterator[nn.BatchNorm2d]:
+    """The batch norm that ends each residual branch, position encodings included, in the order they run.
+
+    With their weights at zero every block starts as the identity, which short training needs (arXiv:1706.02677,
+    section 5.1).
+    """
+    for module in network.modules():
+        match module:
+            case Residual():
+                last = module.branch[-1]
+            case PositionEncoding():
+                last = module.encode
+            case _:
+                continue
+        if isinstance(last, ConvNorm):
+            yield last.norm
+
+
+def _affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Gain and shift of a batch norm in eval mode: gain * x + shift."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return gain, norm.bias - norm.running_mean * gain
+
+
+def _with_weights(conv: nn.Conv2d, *, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return conv

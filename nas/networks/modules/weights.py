@@ -1,0 +1,315 @@
+"""Checkpoints: weights in files, under this project's names, timm's or the iFormer authors'. No pickle is ever run."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, assert_never
+
+import numpy as np
+import torch
+from numpy._core.multiarray import scalar as numpy_scalar
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from nas.errors import InputError
+from nas.files import write_beside
+from nas.networks.architecture import Architecture
+from nas.networks.layers import AttentionLayer, ConvLayer, DownsampleLayer, HeadLayer, StemLayer
+from nas.networks.modules.network import Network, build_model
+from nas.networks.specs import AttentionSpec, ConvSpec, DownsampleSpec, StageSpec, StemSpec
+
+__all__ = ["load_model", "load_weights", "read_tensors", "save_weights", "to_timm"]
+
+# What the authors' .pth files hold beside tensors: their training options, and their best accuracy as numpy scalars,
+# written by numpy 1 under the first name of `scalar` and by numpy 2 under the second.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    (numpy_scalar, "numpy.core.multiarray.scalar"),
+    (numpy_scalar, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    np.dtypes.Float64DType,
+]
+
+_WRAPPERS = ("model", "state_dict", "model_ema")
+
+# How the authors' names begin, and timm's instead; the first that fits counts.
+_AUTHORS_TO_TIMM = (
+    (r"classifier\.classifier_dist\.", "head.head_dist."),
+    (r"classifier\.(classifier\.)?", "head.head."),
+    (r"downsample_layers\.0\.0\.", "stem.conv1."),
+    (r"downsample_layers\.0\.2\.conv_exp_bn1\.", "stem.conv2."),
+    (r"downsample_layers\.0\.2\.conv_pwl_bn2\.", "stem.conv3."),
+    (r"downsample_layers\.(\d+)\.(0\.)?", r"stages.\1.downsample."),
+    (r"stages\.(\d+)\.(\d+)\.(block\.)?", r"stages.\1.blocks.\2."),
+)
+
+_TIMM_PARTS = {"conv": "c", "norm": "bn", "linear": "l"}
+
+
+def load_model(architecture: Architecture, path: Path) -> Network:
+    """Build the network that a file was saved from: with a second classifier if the file has one.
+
+    Raises:
+        InputError: as `load_weights`.
+    """
+    tensors = read_tensors(path)
+    network = build_model(architecture, distillation=_distilled(tensors))
+    _load(network, tensors, path, head=True)
+    return network
+
+
+def load_weights(network: Network, path: Path, *, head: bool = True) -> None:
+    """Copy the weights of a file into a network.
+
+    Args:
+        network: in training form; changed only if everything fits.
+        path: .safetensors, or .pth or .pt holding tensors; names are ours, timm's or the authors'.
+        head: also load the classifier; without it, the network keeps its own (other classes, say).
+    Raises:
+        InputError: the file cannot be read, holds something else than weights, or does not fit the network.
+    """
+    _load(network, read_tensors(path), path, head=head)
+
+
+def save_weights(network: Network, path: Path, *, metadata: Mapping[str, str]) -> None:
+    """Write a .safetensors file that `load_weights` reads; it appears complete or not at all.
+
+    Args:
+        network: in either form.
+        path: file to write.
+        metadata: kept in the file beside the architecture's JSON, for people and other tools.
+    Raises:
+        InputError: the name has another ending, or the file cannot be written.
+    """
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: weights are saved as .safetensors")
+    write_beside(path, save(network.state_dict(), {"architecture": network.architecture.to_json(), **metadata}))
+
+
+def to_timm(network: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and arguments for `timm.models.iformer.IFormer(**arguments).load_state_dict(weights)`.
+
+    Args:
+        network: in training form.
+    Raises:
+        InputError: timm's arguments cannot express this architecture; the text names the first reason.
+    """
+    state = network.state_dict()
+    arguments = _timm_arguments(network.architecture) | {"distillation": _distilled(state)}
+    names = _timm_names(network)
+    return {names[key]: tensor for key, tensor in state.items()}, arguments
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file, by the names that they have there.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else than weights.
+    """
+    try:
+        match path.suffix:
+            case ".safetensors":
+                content: Any = load_file(path)
+            case ".pth" | ".pt":
+                content = _read_torch(path)
+            case _:
+                raise InputError(f"{path}: weights are .safetensors, .pth or .pt files")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or 'no such file'})") from error
+    except SafetensorError as error:
+        raise _not_weights(path) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+            break
+    named = isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    )
+    if not named or not content:
+        raise InputError(f"{path}: holds no weights of a network")
+    return dict(content)
+
+
+def _read_torch(path: Path) -> Any:
+    with torch.serialization.safe_globals(_HARMLESS):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # The restricted reader of a damaged file stumbles in many ways.
+            raise _not_weights(path) from error
+
+
+def _not_weights(path: Path) -> InputError:
+    return InputError(f"{path}: not loaded, it is damaged or holds something else than weights")
+
+
+def _load(network: Network, tensors: dict[str, Tensor], path: Path, *, head: bool) -> None:
+    state = network.state_dict()
+    if any(name.startswith("layers.") for name in tensors):
+        names = {key: key for key in state}
+        given = {name: name for name in tensors}
+    else:
+        names = _timm_names(network)
+        given = {_timm_from_authors(name): name for name in tensors}
+    # From here `names` goes from our key, and `given` from the file's own key, to one common name.
+    if not head:
+        heads = ("head.", f"layers.{len(network.layers) - 1}.")
+        names = {key: name for key, name in names.items() if not name.startswith(heads)}
+        given = {name: key for name, key in given.items() if not name.startswith(heads)}
+    hint = "; load_model builds the network that fits" if _distilled(given) != _distilled(names.values()) else ""
+    if missing := [name for name in names.values() if name not in given]:
+        raise InputError(f"{path}: lacks {_first(missing)}, which this network has{hint}")
+    common = set(names.values())
+    if unexpected := [key for name, key in given.items() if name not in common]:
+        raise InputError(f"{path}: has {_first(unexpected)}, which this network lacks{hint}")
+    for key, name in names.items():
+        theirs, ours = tuple(tensors[given[name]].shape), tuple(state[key].shape)
+        if theirs != ours:
+            hint = "; without the head it may fit" if key.startswith(f"layers.{len(network.layers) - 1}.") else ""
+            raise InputError(f"{path}: {given[name]} has shape {theirs}, the network needs {ours}{hint}")
+    network.load_state_dict(state | {key: tensors[given[name]] for key, name in names.items()})
+
+
+def _first(names: list[str]) -> str:
+    return f"{names[0]} (and {len(names) - 1} more)" if len(names) > 1 else names[0]
+
+
+def _distilled(names: Iterable[str]) -> bool:
+    """Whether the names of any format include a second classifier."""
+    return any(re.search(r"\.classifiers\.1\.|head_dist\.|classifier_dist\.", name) for name in names)
+
+
+def _timm_from_authors(name: str) -> str:
+    """An authors' name as timm's; timm's own names stay as they are."""
+    for pattern, replacement in _AUTHORS_TO_TIMM:
+        name, changed = re.subn(f"^{pattern}", replacement, name)
+        if changed:
+            break
+    return re.sub(r"\b(token_)?channel_mixer\.", "mixer.", name).replace(".m.", ".module.")
+
+
+def _timm_names(network: Network) -> dict[str, str]:
+    """Our keys to timm's."""
+    prefixes = dict(_timm_prefixes(network.architecture))
+    names = {}
+    for key in network.state_dict():
+        prefix = max((prefix for prefix in prefixes if key.startswith(prefix)), key=len)
+        rest = (_TIMM_PARTS.get(part, part) for part in key.removeprefix(prefix).split("."))
+        names[key] = prefixes[prefix] + ".".join(rest)
+    return names
+
+
+def _timm_prefixes(architecture: Architecture) -> Iterator[tuple[str, str]]:
+    """Beginnings of our keys with timm's. timm counts an attention unit as three blocks."""
+    stage = block = 0
+    for position, layer in enumerate(architecture.layers()):
+        ours = f"layers.{position}."
+        theirs = f"stages.{stage}.blocks."
+        match layer:
+            case StemLayer():
+                for index, part in enumerate(("first", "second", "project"), start=1):
+                    yield f"{ours}{part}.", f"stem.conv{index}."
+            case DownsampleLayer():
+                stage, block = stage + 1, 0
+                yield ours, f"stages.{stage}.downsample."
+            case ConvLayer():
+                yield from _residual_prefixes(ours, f"{theirs}{block}.")
+                block += 1
+            case AttentionLayer():
+                yield f"{ours}position.encode.", f"{theirs}{block}.cpe.module."
+                yield from _residual_prefixes(f"{ours}attention.", f"{theirs}{block + 1}.")
+                for part, name in (("0.query", "q"), ("0.key", "k"), ("0.value", "v_gate"), ("1", "proj")):
+                    yield f"{ours}attention.branch.{part}.", f"{theirs}{block + 1}.mixer.module.{name}."
+                yield from _residual_prefixes(f"{ours}feed_forward.", f"{theirs}{block + 2}.")
+                block += 3
+            case HeadLayer():
+                yield f"{ours}classifiers.0.", "head.head."
+                yield f"{ours}classifiers.1.", "head.head_dist."
+            case _:
+                assert_never(layer)
+
+
+def _residual_prefixes(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
+    yield f"{ours}branch.", f"{theirs}mixer.module."
+    yield f"{ours}scale", f"{theirs}mixer.gamma"
+
+
+def _timm_arguments(architecture: Architecture) -> dict[str, Any]:
+    if architecture.stem != StemSpec():
+        raise _inexpressible("stem", f"{StemSpec()}, got {architecture.stem}")
+    if architecture.downsample != DownsampleSpec():
+        raise _inexpressible("downsample", f"{DownsampleSpec()}, got {architecture.downsample}")
+    stages = architecture.stages
+    widths = [stage.channels for stage in stages]
+    for index in range(1, len(stages)):
+        if widths[index] == widths[index - 1]:
+            raise _inexpressible(
+                f"stages[{index}].channels",
+                f"unlike the stage before (timm would not halve the map), got {widths[index]}",
+            )
+    for index, stage in enumerate(stages):
+        for position, block in enumerate(stage.blocks):
+            _check_timm_block(block, f"stages[{index}].blocks[{position}]")
+        if stage.blocks != _late(stage):
+            raise _inexpressible(
+                f"stages[{index}].blocks", "in the order convolutions, attention units, one convolution"
+            )
+    convs = [block for stage in stages for block in stage.blocks if isinstance(block, ConvSpec)]
+    units = [block for stage in stages for block in stage.blocks if isinstance(block, AttentionSpec)]
+    modulation = _common("modulation", [block.modulation for block in units])
+    return {
+        "num_classes": architecture.num_classes,
+        "dims": tuple(widths),
+        "depths": tuple(sum(1 if isinstance(block, ConvSpec) else 3 for block in stage.blocks) for stage in stages),
+        "attn_groups": tuple(len(_units(stage)) for stage in stages),
+        "attn_head_dim_reduction": tuple(
+            _common("query_reduction in a stage", [block.query_reduction for block in _units(stage)], default=0)
+            for stage in stages
+        ),
+        "conv_ratio": _common("expansion of the convolution blocks", [block.expansion for block in convs]),
+        "ffn_ratio": _common("expansion of the attention units", [block.expansion for block in units]),
+        "attn_ratio": int(modulation) if modulation == int(modulation) else modulation,
+        "layer_scale_init_value": architecture.layer_scale,
+    }
+
+
+def _check_timm_block(block: ConvSpec | AttentionSpec, where: str) -> None:
+    match block:
+        case ConvSpec():
+            fields: dict[str, object] = {"kernel": 7}
+        case AttentionSpec():
+            fields = {"attention": "shma", "position_kernel": 3, "window": 0}
+        case _:
+            assert_never(block)
+    for field, needed in fields.items():
+        if getattr(block, field) != needed:
+            raise _inexpressible(f"{where}.{field}", f"{needed}, got {getattr(block, field)}")
+
+
+def _units(stage: StageSpec) -> list[AttentionSpec]:
+    return [block for block in stage.blocks if isinstance(block, AttentionSpec)]
+
+
+def _late(stage: StageSpec) -> tuple[ConvSpec | AttentionSpec, ...]:
+    """The blocks of a stage in timm's order: all convolution blocks but one, the attention units, the last one."""
+    convs = [block for block in stage.blocks if isinstance(block, ConvSpec)]
+    return (*convs[:-1], *_units(stage), *convs[-1:])
+
+
+T = TypeVar("T", int, float)
+
+
+def _common(what: str, values: list[T], *, default: T = 1) -> T:
+    """The one value of all; `default`, which then matters to nothing, if there are none."""
+    if len(set(values)) > 1:
+        raise _inexpressible(what, f"one value, got {', '.join(f'{value:g}' for value in sorted(set(values)))}")
+    return values[0] if values else default
+
+
+def _inexpressible(what: str, rule: str) -> InputError:
+    return InputError(f"timm's iFormer cannot express this network: {what} must be {rule}")

@@ -1,0 +1,195 @@
+"""What a search is going to do, worked out before it starts: what the budget leaves of the space, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nas.errors import BudgetError, InputError, NasError
+from nas.latency import LatencyTable
+from nas.networks import Architecture, SearchSpace, random_choice
+from nas.proxies import Proxy, ScoringFailed
+
+__all__ = ["Plan", "check_budget", "limited_ms", "plan_search", "seconds_with_screening"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a search is going to do, known before it starts.
+
+    Attributes:
+        networks: size of the space.
+        layers: number of distinct layers in it.
+        inside: share of random networks inside the budget, from 1000 samples.
+        cheapest_ms: predicted latency of the cheapest network of the space.
+        budget_ms: upper limit of the predicted latency.
+        confidence: with it the upper end of an interval of this coverage is limited, not the prediction itself.
+        origin: where the latencies come from, and how far they can be trusted.
+        data: what the proxy scores on.
+        trained_for: networks that a supernet was trained for, where it serves as a proxy and was not for all.
+        references: known networks inside the budget, by name.
+        candidates: networks to score besides the references; None where only the time limit ends the search.
+        screen: networks that a proxy screens for each one that it passes on.
+        screens_s: estimated time of one score, by name of each proxy that screens.
+        each_s: estimated time of one candidate, with the screening before it.
+        seconds: estimated time of the search, at most the time limit.
+    """
+
+    networks: int
+    layers: int
+    inside: float
+    cheapest_ms: float
+    budget_ms: float
+    confidence: float | None
+    origin: str
+    data: str
+    trained_for: str | None
+    references: dict[str, Architecture]
+    candidates: int | None
+    screen: int
+    screens_s: dict[str, float]
+    each_s: float
+    seconds: float
+
+    def describe(self) -> list[str]:
+        """The plan in words, a line a fact."""
+        known = ", ".join(self.references) or "none"
+        number = f"{self.candidates}" if self.candidates is not None else "as many as fit"
+        if self.candidates is None and self.each_s:
+            number += f", about {max(1, round(self.seconds / self.each_s) - len(self.references))}"
+        return [
+            f"space: {self.networks:.2e} networks of {self.layers} distinct layers; "
+            f"{self.inside:.0%} of random ones run in {self.budget_ms:g} ms, the cheapest in {self.cheapest_ms:.3f} ms",
+            f"latency: {self.origin}"
+            + (f"; upper end at {self.confidence:.0%} inside the budget" if self.confidence else ""),
+            f"data: {self.data}",
+            *([f"supernet: trained for networks of {self.trained_for}"] if self.trained_for else []),
+            f"candidates: {number}; for comparison {known}",
+            *(
+                f"screening: the best of every {self.screen} networks by {name}, about {seconds:.1f} s each, goes on"
+                for name, seconds in self.screens_s.items()
+            ),
+            f"time: about {self.each_s:.0f} s each, {self.seconds / 60:.1f} min in all",
+        ]
+
+
+def check_budget(space: SearchSpace, table: LatencyTable, budget_ms: float, confidence: float | None = None) -> float:
+    """Latency of the cheapest network of the space, in ms; with a confidence the upper end of its interval.
+
+    Raises:
+        BudgetError: it is over the budget.
+        InputError: the budget is not a positive number, or the table has no interval for this confidence.
+        MissingLatencyError: the table does not cover the space.
+    """
+    if not 0 < budget_ms < float("inf"):
+        raise InputError(f"--budget-ms must be a positive number of milliseconds, got {budget_ms:g}")
+    cheapest_ms = limited_ms(table, space.extreme(table.layer_ms), confidence)
+    if cheapest_ms > budget_ms:
+        raise BudgetError(
+            f"no network of the space runs in {budget_ms:g} ms: the cheapest is predicted at {cheapest_ms:.3f} ms; "
+            "raise --budget-ms, or widen the space downwards"
+        )
+    return cheapest_ms
+
+
+def plan_search(
+    space: SearchSpace,
+    table: LatencyTable,
+    proxy: Proxy,
+    *,
+    screens: Mapping[str, Proxy] | None = None,
+    screen: int = 8,
+    budget_ms: float,
+    confidence: float | None = None,
+    trials: int | None,
+    time_limit_s: float | None,
+) -> Plan:
+    """Work out what a search will do, and refuse one that cannot end well.
+
+    Raises:
+        BudgetError: the cheapest network of the space is over the budget.
+        InputError: the budget is not a positive number, fewer than two networks are screened for one, or neither
+            trials nor a time limit end the search.
+        MissingLatencyError: the table does not cover the space.
+        NasError: the proxy cannot score any of the networks tried.
+    """
+    if trials is None and time_limit_s is None:
+        raise InputError("a search needs an end: give --trials, --time-limit or both")
+    if screen < 2:
+        raise InputError(f"--screen must be at least 2 networks for each one passed on, got {screen}")
+    cheapest_ms = check_budget(space, table, budget_ms, confidence)
+    choose = random_choice(seed=0)
+    sampled = [space.sample(choose) for _ in range(1000)]
+    inside = [network for network in sampled if limited_ms(table, network, confidence) <= budget_ms]
+    references = {
+        name: network
+        for name, network in space.references.items()
+        if _known_ms(table, network, confidence) <= budget_ms
+    }
+    timed = [*references.values(), *inside[:3]] or [space.extreme(table.layer_ms)]
+    settings = [one.settings() for one in (*(screens or {}).values(), proxy)]
+    screens_s = {name: _estimate(cheap, timed) for name, cheap in (screens or {}).items()}
+    last_s = _estimate(proxy, timed)
+    each_s = seconds_with_screening(last_s, list(screens_s.values()), screen=screen)
+    references_s = len(references) * (last_s + sum(screens_s.values()))
+    total_s = references_s + each_s * trials if trials is not None else float("inf")
+    return Plan(
+        networks=space.count(),
+        layers=len(space.layers),
+        inside=len(inside) / len(sampled),
+        cheapest_ms=cheapest_ms,
+        budget_ms=budget_ms,
+        confidence=confidence,
+        origin=f"{table.provenance.label}; {table.trust}",
+        data=str(settings[-1].get("data", "none")),
+        trained_for=next((own["trained_for"] for own in settings if "trained_for" in own), None),
+        references=references,
+        candidates=trials,
+        screen=screen,
+        screens_s=screens_s,
+        each_s=each_s,
+        seconds=min(total_s, time_limit_s if time_limit_s is not None else float("inf")),
+    )
+
+
+def _estimate(proxy: Proxy, networks: Sequence[Architecture]) -> float:
+    """Mean estimate over those networks that the proxy can score at all."""
+    estimates, failure = [], None
+    for network in networks:
+        try:
+            estimates.append(proxy.estimate_seconds(network))
+        except ScoringFailed as error:
+            failure = error
+    if not estimates:
+        raise NasError(f"none of the networks tried can be scored: {failure}") from failure
+    return sum(estimates) / len(estimates)
+
+
+def seconds_with_screening(
+    last_s: float, screens_s: Sequence[float], *, screen: int, begun: Sequence[int] = ()
+) -> float:
+    """Time until a candidate has its score: that of the score itself, and of the screening still to come before it.
+
+    Args:
+        last_s: time of a score by the last proxy.
+        screens_s: time of a score by each proxy before it.
+        screen: networks in a round.
+        begun: how many of these the open round of each proxy has already.
+    """
+    total_s, missing = last_s, 1
+    for stage in reversed(range(len(screens_s))):
+        missing = max(0, missing * screen - (begun[stage] if begun else 0))
+        total_s += missing * screens_s[stage]
+    return total_s
+
+
+def limited_ms(table: LatencyTable, network: Architecture, confidence: float | None) -> float:
+    """What a budget limits: the predicted latency, or with a confidence the upper end of its interval."""
+    return table.latency_ms(network) if confidence is None else table.upper_ms(network, confidence)
+
+
+def _known_ms(table: LatencyTable, network: Architecture, confidence: float | None) -> float:
+    """The lower of the predicted and the published latency: a reference is inside a budget by either."""
+    predicted = limited_ms(table, network, confidence)
+    published = table.published.get(network.id)
+    return min(predicted, published.latency_ms) if published else predicted

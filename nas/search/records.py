@@ -1,0 +1,178 @@
+"""The records of a search: what was asked (run.json), and a line for each candidate and each screening."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from pydantic import Field
+
+from nas.files import Record, digest_of
+from nas.latency import LatencyTable
+from nas.networks import Architecture
+
+__all__ = ["CIRCUMSTANCES", "Candidate", "Run", "Screening", "SpaceUsed", "Spending", "TableUsed", "versions"]
+
+# Settings of a proxy that may change when a run goes on elsewhere.
+CIRCUMSTANCES = ("device", "threads", "torch", "precision")
+
+
+class SpaceUsed(Record):
+    """Which space was searched: its name, a digest of its content, and how many networks it has."""
+
+    name: str
+    digest: str
+    networks: int
+
+
+class TableUsed(Record):
+    """Which table gave the latencies: its name, a digest of its content, and how far its numbers go."""
+
+    name: str
+    digest: str
+    origin: str
+    trust: str = ""
+
+    @classmethod
+    def of(cls, table: LatencyTable, *, name: str) -> Self:
+        """The record of a table under the name by which it was found."""
+        return cls(name=name, digest=table.digest(), origin=table.provenance.label, trust=table.trust)
+
+
+class Run(Record):
+    """What a search was asked to do; with it the search can be repeated.
+
+    Attributes:
+        command: the command line, or how the library was called.
+        started: date and time, ISO 8601, UTC.
+        versions: of this package, Python and the libraries that shape the result.
+        space: the search space.
+        table: the latency table.
+        budget_ms: upper limit of the predicted latency.
+        confidence: share of networks whose interval must end inside the budget; None where the prediction must.
+        proxy: name and settings of the proxy that decides, data included; with several proxies `screens` has the same
+            of those that screen, in their order, and `screen` how many networks these score for each one passed on.
+        seed: of the sampler, the data and the training.
+    """
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    command: str
+    started: str
+    versions: dict[str, str]
+    space: SpaceUsed
+    table: TableUsed
+    budget_ms: float
+    confidence: float | None = None
+    proxy: dict[str, Any]
+    seed: int
+
+    def differences(self, other: Run) -> list[str]:
+        """What would make a continued search another search, as `setting (value, not value)`."""
+        mine, theirs = self._identity(), other._identity()
+        return [
+            f"{name} ({mine.get(name)}, not {theirs.get(name)})"
+            for name in {**mine, **theirs}
+            if mine.get(name) != theirs.get(name)
+        ]
+
+    @property
+    def screens(self) -> list[str]:
+        """Names of the proxies that screen, cheapest first."""
+        return [settings["name"] for settings in self.proxy.get("screens", ())]
+
+    @property
+    def digest(self) -> str:
+        """Equal for runs that may go on with each other."""
+        return digest_of(json.dumps(self._identity(), sort_keys=True))
+
+    def _identity(self) -> dict[str, Any]:
+        """The settings that decide what is searched; where and how fast it runs may change."""
+        proxies = {"proxy": {name: value for name, value in self.proxy.items() if name != "screens"}}
+        proxies |= {f"screen {number}": own for number, own in enumerate(self.proxy.get("screens", ()), start=1)}
+        own: dict[str, Any] = {
+            "space": self.space.digest,
+            "table": self.table.digest,
+            "budget_ms": self.budget_ms,
+            "seed": self.seed,
+        }
+        if self.confidence is not None:
+            own["confidence"] = self.confidence
+        for proxy, settings in proxies.items():
+            own |= {f"{proxy} {name}": value for name, value in settings.items() if name not in CIRCUMSTANCES}
+        return own
+
+
+class Candidate(Record):
+    """A network that the search looked at, with its predicted latency and its score or the reason why it has none.
+
+    Attributes:
+        kind: `searched` by the sampler, or a known `reference` scored for comparison.
+        name: of the reference.
+        trial: number of the Optuna trial.
+        latency_ms: predicted by the table, with the interval from `low_ms` to `high_ms`.
+        score: by the proxy, higher is better; None for a failed candidate.
+        failure: why there is no score.
+        seconds: time spent on the score.
+        details: what else the proxy tells.
+    """
+
+    id: str
+    kind: Literal["searched", "reference"]
+    name: str | None = None
+    trial: int | None = None
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    score: float | None = None
+    failure: str | None = None
+    seconds: float
+    details: dict[str, float | int | str] = Field(default_factory=dict)
+    architecture: Architecture
+
+    @property
+    def label(self) -> str:
+        """The name of a reference, the id of any other network."""
+        return self.name or self.id
+
+
+class Screening(Record):
+    """What a proxy that screens said about a network; it has no part in the front.
+
+    Attributes:
+        proxy: its name.
+        kind: as of a candidate; only the `searched` ones compete to be passed on.
+        trial: number of the Optuna trial.
+        round: whose best is passed on, counted from 0 for each proxy; None for a reference.
+        value: higher is better, on the proxy's own scale; None where it failed.
+        failure: why there is no value.
+        seconds: time spent on it.
+        details: what else the proxy tells.
+    """
+
+    id: str
+    proxy: str
+    kind: Literal["searched", "reference"]
+    trial: int | None = None
+    round: int | None = None
+    value: float | None = None
+    failure: str | None = None
+    seconds: float
+    details: dict[str, float | int | str] = Field(default_factory=dict)
+    architecture: Architecture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spending:
+    """What a search spent on one of its proxies, references left out: `networks` scored or failed in `seconds`."""
+
+    proxy: str
+    networks: int
+    seconds: float
+
+
+def versions(*libraries: str) -> dict[str, str]:
+    """The versions of Python and of some installed distributions, by name."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in libraries}

@@ -1,0 +1,250 @@
+"""What a search leaves behind: the results folder, written as the search goes on and read at any time.
+
+::
+
+    results/RUN/
+      run.json             what was asked, with which versions, seed, table and data; written first
+      candidates.jsonl     one finished candidate a line, appended and flushed as it comes
+      screened.jsonl       one screening a line, in the same way (only with several proxies)
+      study.journal        Optuna's own record of the search (absent with --storage)
+      weights/ID.safetensors   weights of the best candidate so far and of the references, from their proxy training
+      winner.json          the winner's architecture                    -+
+      winner.safetensors   and its weights                               | written at the end, and again by
+      front.csv            the undominated candidates                    | every --resume
+      pareto.html, report.md                                            -+
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from nas.errors import InputError
+from nas.files import append_record, drop_half_line, read_records, write_beside
+from nas.networks import Architecture, count
+from nas.search.pareto import undominated
+from nas.search.records import Candidate, Run, Screening, Spending
+
+if TYPE_CHECKING:
+    from nas.networks.modules import Network
+
+__all__ = [
+    "ResultsFolder",
+    "SearchResult",
+    "score_of",
+]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A finished, interrupted or running search, as read from its folder.
+
+    Attributes:
+        path: the results folder.
+        run: what was asked.
+        candidates: everything finished so far, in order.
+    """
+
+    path: Path
+    run: Run
+    candidates: tuple[Candidate, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> SearchResult:
+        """Read a results folder.
+
+        Raises:
+            InputError: not a results folder, or a broken file in it.
+        """
+        if not (path / "run.json").is_file():
+            raise InputError(f"{path}: not a results folder (it has no run.json)")
+        try:
+            run = Run.model_validate_json((path / "run.json").read_bytes())
+        except ValidationError as error:
+            raise InputError.from_validation(str(path / "run.json"), error) from error
+        return cls(path=path, run=run, candidates=tuple(read_records(path / "candidates.jsonl", Candidate)))
+
+    @cached_property
+    def screenings(self) -> tuple[Screening, ...]:
+        """What the proxies that screen said, in order.
+
+        Raises:
+            InputError: a broken file.
+        """
+        return tuple(read_records(self.path / "screened.jsonl", Screening))
+
+    @cached_property
+    def screened(self) -> dict[str, dict[str, float]]:
+        """Value by proxy that screens, by network id."""
+        values: dict[str, dict[str, float]] = {}
+        for screening in self.screenings:
+            if screening.value is not None:
+                values.setdefault(screening.id, {})[screening.proxy] = screening.value
+        return values
+
+    @cached_property
+    def spending(self) -> tuple[Spending, ...]:
+        """What each proxy took, those that screen first, the one that decides last."""
+
+        def spent(proxy: str, scores: Iterable[Screening | Candidate]) -> Spending:
+            seconds = [score.seconds for score in scores if score.kind == "searched"]
+            return Spending(proxy=proxy, networks=len(seconds), seconds=sum(seconds))
+
+        screens = [spent(name, [s for s in self.screenings if s.proxy == name]) for name in self.run.screens]
+        return (*screens, spent(self.run.proxy["name"], self.candidates))
+
+    @cached_property
+    def scored(self) -> tuple[Candidate, ...]:
+        """The searched candidates that have a score."""
+        return tuple(c for c in self.candidates if c.kind == "searched" and c.score is not None)
+
+    @cached_property
+    def references(self) -> tuple[Candidate, ...]:
+        """The known networks that have a score."""
+        return tuple(c for c in self.candidates if c.kind == "reference" and c.score is not None)
+
+    @property
+    def winner(self) -> Candidate | None:
+        """The best searched candidate inside the budget, of equals the faster; None before the first score."""
+        return self.best_under(self.run.budget_ms)
+
+    def best_under(self, budget_ms: float) -> Candidate | None:
+        """The best searched candidate of at most `budget_ms`."""
+        inside = [c for c in self.scored if c.latency_ms <= budget_ms]
+        return max(inside, key=lambda c: (score_of(c), -c.latency_ms), default=None)
+
+    @cached_property
+    def front(self) -> tuple[Candidate, ...]:
+        """The searched candidates that no other beats in both latency and score, fastest first."""
+        return tuple(undominated(self.scored, latency=lambda c: c.latency_ms, score=score_of))
+
+    def build_winner(self) -> Network:
+        """The winner as a torch network with the weights of its proxy training, for as many classes as these have.
+
+        Raises:
+            InputError: the run has no winner yet, or the weights of the winner are not in the folder.
+        """
+        from nas.networks.modules import load_model
+
+        if self.winner is None:
+            raise InputError(f"{self.path}: the run has no winner yet")
+        weights = _weights_file(self.path, self.winner)
+        if not weights.exists():
+            raise InputError(f"{weights}: not there; get the architecture with nas front, and export that instead")
+        return load_model(_trained(self.winner), weights)
+
+    def front_csv(self) -> str:
+        """The front as comma-separated values, one network a row."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["id", "latency_ms", "low_ms", "high_ms", "score", "params", "macs", "network"])
+        for c in self.front:
+            counts = count(c.architecture)
+            latencies = (f"{value:.4f}" for value in (c.latency_ms, c.low_ms, c.high_ms))
+            writer.writerow(
+                [c.id, *latencies, f"{score_of(c):.4f}", counts.params, counts.macs, c.architecture.summary]
+            )
+        return text.getvalue()
+
+
+class ResultsFolder:
+    """The results folder of a running search: what is finished is on disk before the search goes on.
+
+    Args:
+        path: the folder; made where it does not exist.
+        run: what is asked.
+        resume: go on with what the folder holds.
+    Raises:
+        InputError: the folder holds a run and `resume` is not set, or holds none or another and it is, or cannot be
+            written.
+    """
+
+    def __init__(self, path: Path, run: Run, *, resume: bool) -> None:
+        self.path = path
+        begun = (path / "run.json").exists()
+        if begun and not resume:
+            raise InputError(f"{path} holds a run already: go on with it (--resume), or choose another --out")
+        if resume and not begun:
+            raise InputError(f"{path} holds no run to go on with: leave --resume out to begin one")
+        try:
+            (path / "weights").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+        if begun:
+            different = SearchResult.load(path).run.differences(run)
+            if different:
+                raise InputError(
+                    f"{path} was begun with another {', '.join(different)}: repeat its options (run.json has them), "
+                    "or choose another --out"
+                )
+        else:
+            write_beside(path / "run.json", run.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
+        for journal in ("candidates.jsonl", "screened.jsonl", "study.journal"):
+            drop_half_line(path / journal)
+
+    def load(self) -> SearchResult:
+        """Everything finished so far."""
+        return SearchResult.load(self.path)
+
+    def add_screening(self, screening: Screening) -> None:
+        """Keep a finished screening."""
+        append_record(self.path / "screened.jsonl", screening)
+
+    def add(self, candidate: Candidate, weights: Mapping[str, Any] | None) -> SearchResult:
+        """Keep a finished candidate; its weights are kept while it is the best inside the budget, or a reference.
+
+        Args:
+            candidate: scored or failed.
+            weights: tensors by parameter name, or None where the proxy has none.
+        Returns:
+            Everything finished so far.
+        """
+        if weights is not None:
+            from safetensors.torch import save
+
+            # The form that nas.networks.modules.save_weights gives its files.
+            origin = f"proxy training in {self.path.name}"
+            metadata = {"architecture": _trained(candidate).to_json(), "origin": origin}
+            write_beside(_weights_file(self.path, candidate), save(dict(weights), metadata=metadata))
+        append_record(self.path / "candidates.jsonl", candidate)
+        result = self.load()
+        # A reference may still become the winner, when the sampler finds it by itself.
+        kept = {_weights_file(self.path, c) for c in (result.winner, *result.references) if c}
+        for other in set(self.path.glob("weights/*.safetensors")) - kept:
+            other.unlink()
+        return result
+
+    def finish(self) -> SearchResult:
+        """Write the winner's files and the front."""
+        result = self.load()
+        write_beside(self.path / "front.csv", result.front_csv().encode())
+        if result.winner:
+            write_beside(self.path / "winner.json", result.winner.architecture.to_json().encode())
+            weights = _weights_file(self.path, result.winner)
+            if weights.exists():
+                write_beside(self.path / "winner.safetensors", weights.read_bytes())
+            else:
+                (self.path / "winner.safetensors").unlink(missing_ok=True)
+        return result
+
+
+def _weights_file(folder: Path, candidate: Candidate) -> Path:
+    return folder / "weights" / f"{candidate.id}.safetensors"
+
+
+def _trained(candidate: Candidate) -> Architecture:
+    """The network that the weights belong to: the proxy's data have classes of their own."""
+    return candidate.architecture.at(num_classes=int(candidate.details.get("classes", 0)) or None)
+
+
+def score_of(candidate: Candidate) -> float:
+    """The score of a candidate that has one."""
+    assert candidate.score is not None
+    return candidate.score

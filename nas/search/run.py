@@ -1,0 +1,256 @@
+"""Space x table x proxy x budget -> results: Optuna proposes, the table decides, the proxies score."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from nas.latency import LatencyTable
+from nas.networks import Architecture, SearchSpace, random_choice
+from nas.proxies import Proxy
+from nas.search.plan import Plan, limited_ms
+from nas.search.records import Candidate, Run, SpaceUsed, TableUsed, versions
+from nas.search.result import ResultsFolder, SearchResult
+from nas.search.stages import Decision, Funnel
+from nas.search.study import Study
+
+__all__ = ["Progress", "run_search"]
+
+# Proposals in a row that may be over the budget, or repeat a scored network, before the search looks for a new one by
+# itself, and how many networks it then draws. Under the iPhone table 205 proposals gave 20 networks within 1.3 times
+# the cheapest; closer to the cheapest the sampler finds hardly any, and in a small space it keeps to those it knows.
+_PROPOSALS = 100
+_REPEATS = 5
+_DRAWS = 5000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a running search stands.
+
+    Attributes:
+        scored: candidates scored in this run so far, references included.
+        proposed: networks that Optuna proposed.
+        over_budget: of these, the ones the table turned away.
+        screened: of these, the ones that were screened, with those of the run that this one goes on with.
+        last: the candidate just finished; None at the end.
+        ended: why the search ended; None while it runs.
+        best: the best candidate inside the budget so far.
+    """
+
+    scored: int
+    proposed: int
+    over_budget: int
+    screened: int = 0
+    last: Candidate | None = None
+    ended: str | None = None
+    best: Candidate | None = None
+
+
+def _ignore(progress: Progress) -> None:
+    """Watch nothing."""
+
+
+def run_search(
+    space: SearchSpace,
+    table: LatencyTable,
+    proxy: Proxy,
+    *,
+    screens: Mapping[str, Proxy] | None = None,
+    plan: Plan,
+    seed: int,
+    out: Path,
+    names: dict[str, str],
+    time_limit_s: float | None = None,
+    storage: str | None = None,
+    resume: bool = False,
+    command: Sequence[str] = (),
+    on_progress: Callable[[Progress], None] = _ignore,
+) -> SearchResult:
+    """Search until the plan's candidates are scored, the time is up, or no further network is found.
+
+    The first candidate comes first, then the references, then the other candidates.
+
+    Everything finished is in the results folder before the next network is tried: a search stopped in any way goes on
+    from there with `resume`. Equal networks are scored once.
+
+    Args:
+        space: the networks to choose from.
+        table: decides, before any training, whether a network meets the budget.
+        proxy: scores the rest.
+        screens: proxies that score first, by name, in order; `proxy` then scores only what they pass on.
+        plan: from `plan_search()` with the same arguments; holds the budget.
+        seed: of the sampler.
+        out: the results folder.
+        names: what `space`, `table` and `proxy` are called, for run.json.
+        time_limit_s: beyond the first candidate, nothing is begun that would likely end after this many seconds.
+        storage: an Optuna storage URL; by default a journal in the results folder.
+        resume: go on with what the folder holds.
+        command: the command line, for run.json.
+        on_progress: called after every score, and at the end.
+    Raises:
+        InputError: the folder or the storage holds another run.
+        KeyboardInterrupt: passed on after the files of what is finished are written.
+    """
+    started = time.monotonic()
+    screens = screens or {}
+    run = _describe(space, table, proxy, screens, plan=plan, seed=seed, names=names, command=command)
+    if storage is not None:  # A storage that cannot be used is met before the folder is made.
+        study = Study.open(storage, run, space, name=out.name, seed=seed, resume=resume)
+        folder = ResultsFolder(out, run, resume=resume)
+    else:
+        folder = ResultsFolder(out, run, resume=resume)
+        study = Study.open(out / "study.journal", run, space, name=out.name, seed=seed, resume=True)
+    search = _Search(space, table, proxy, screens, plan=plan, study=study, folder=folder, on_progress=on_progress)
+    decision = search.funnel.decision
+
+    def is_late(ahead_s: float) -> bool:
+        return bool(decision.kept) and time_limit_s is not None and time.monotonic() - started + ahead_s > time_limit_s
+
+    def ended() -> str | None:
+        if plan.candidates is not None and decision.searched >= plan.candidates:
+            return "all candidates are scored"
+        return "the time limit" if is_late(search.funnel.next_seconds()) else None
+
+    try:
+        exhausted = not decision.searched and not search.next_candidate()
+        for name, network in plan.references.items():
+            if network.id not in decision.known and not is_late(decision.mean_seconds()):
+                search.funnel.score_reference(name, network)
+        while not exhausted and ended() is None:
+            exhausted = not search.next_candidate()
+        search.report(ended="no further network inside the budget was found" if exhausted else ended())
+    finally:
+        result = folder.finish()
+    return result
+
+
+class _Search:
+    """A running search: networks from the study, those inside the budget into the funnel."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        table: LatencyTable,
+        proxy: Proxy,
+        screens: Mapping[str, Proxy],
+        *,
+        plan: Plan,
+        study: Study,
+        folder: ResultsFolder,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._space, self._table, self._plan, self._study = space, table, plan, study
+        self._on_progress = on_progress
+        self._proposed = self._over_budget = 0
+        decision = Decision(
+            folder, table, proxy, coverage=plan.confidence, on_kept=lambda candidate: self.report(last=candidate)
+        )
+        self.funnel = Funnel(folder, study, decision, screens, size=plan.screen)
+
+    def next_candidate(self) -> bool:
+        """Find networks until one more has its score from the last stage; False when there seem to be none left."""
+        before = self.funnel.decision.searched
+        while self.funnel.decision.searched == before:
+            if self.funnel.pass_on() or self._next_network():
+                continue
+            # The round will not fill any more.
+            if not self.funnel.pass_on(early=True):
+                return False
+        return True
+
+    def report(self, *, last: Candidate | None = None, ended: str | None = None) -> None:
+        """Tell whoever watches."""
+        decision, screens = self.funnel.decision, self.funnel.screens
+        self._on_progress(
+            Progress(
+                scored=decision.kept,
+                proposed=self._proposed,
+                over_budget=self._over_budget,
+                screened=len(screens[0].searched) if screens else 0,
+                last=last,
+                ended=ended,
+                best=decision.result.winner,
+            )
+        )
+
+    def _next_network(self) -> bool:
+        """Ask until a new network inside the budget comes up, and score it; False when there seems to be none left."""
+        repeats = 0
+        for _ in range(_PROPOSALS):
+            outcome = self._try()
+            if outcome == "scored":
+                return True
+            repeats += outcome == "repeated"
+            if repeats == _REPEATS:
+                break
+        overlooked = self._overlooked()
+        if overlooked is None:
+            return False
+        self._study.propose_next(overlooked)
+        return self._try() == "scored"
+
+    def _try(self) -> Literal["scored", "repeated", "over budget"]:
+        """Let the study propose a network, and the first stage score it if it is new and inside the budget."""
+        self._proposed += 1
+        proposal = self._study.propose(self._over_ms)
+        if proposal.over_ms > 0:
+            self._over_budget += 1
+            return "over budget"
+        if self.funnel.has_searched(proposal.network.id):
+            self.funnel.close(proposal)
+            return "repeated"
+        self.funnel.take(proposal)
+        return "scored"
+
+    def _overlooked(self) -> Architecture | None:
+        """A network inside the budget that is not scored yet: a random one, or at last the cheapest of the space."""
+
+        def is_new(network: Architecture) -> bool:
+            return not self.funnel.has_searched(network.id) and self._over_ms(network) <= 0
+
+        choose = random_choice(seed=self.funnel.results)
+        for _ in range(_DRAWS):
+            network = self._space.sample(choose)
+            if is_new(network):
+                return network
+        cheapest = self._space.extreme(self._table.layer_ms)
+        return cheapest if is_new(cheapest) else None
+
+    def _over_ms(self, network: Architecture) -> float:
+        """How far a network is above the budget."""
+        return limited_ms(self._table, network, self._plan.confidence) - self._plan.budget_ms
+
+
+def _describe(
+    space: SearchSpace,
+    table: LatencyTable,
+    proxy: Proxy,
+    screens: Mapping[str, Proxy],
+    *,
+    plan: Plan,
+    seed: int,
+    names: dict[str, str],
+    command: Sequence[str],
+) -> Run:
+    screening = {
+        "screens": [{"name": name, **cheap.settings()} for name, cheap in screens.items()],
+        "screen": plan.screen,
+    }
+    return Run(
+        command=shlex.join(command or sys.argv),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions("nas", "torch", "optuna", "datasets", "numpy"),
+        space=SpaceUsed(name=names["space"], digest=space.digest, networks=space.count()),
+        table=TableUsed.of(table, name=names["table"]),
+        budget_ms=plan.budget_ms,
+        confidence=plan.confidence,
+        proxy={"name": names["proxy"], **proxy.settings(), **(screening if screens else {})},
+        seed=seed,
+    )

@@ -1,0 +1,350 @@
+"""How a supernet is trained: the sandwich rule, a checkpoint every two minutes, one process or several.
+
+Each step trains the largest network on the labels, then the smallest and two random ones on what the largest says about
+the same images (the sandwich rule and in-place distillation of arXiv:1903.05134). Where only networks inside a latency
+budget are wanted, only those are drawn, and the largest of 200 of them takes the place of the largest of all.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from nas.data import ImageSet, training_batches
+from nas.errors import BudgetError, InputError, NasError
+from nas.files import digest
+from nas.networks import Architecture, Layer, SearchSpace, count, operations, random_choice
+from nas.networks.modules import SharedWeights, inherit, load_donor, skeleton
+from nas.training.recipe import (
+    Optimizer,
+    Precision,
+    autocast,
+    faster_precision,
+    initial_network,
+    memory_failures,
+    schedule,
+    usable_device,
+)
+from nas.training.supernet import Origin, SupernetRecipe, read_supernet, write_supernet
+
+__all__ = ["Limit", "TrainingProgress", "train_supernet"]
+
+T = TypeVar("T")
+_CHECKPOINT_S = 120.0
+_POOL = 200
+_POOL_DRAWS = 100_000  # a minute or two
+_STEP_DRAWS = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """The networks that a supernet is wanted for.
+
+    Attributes:
+        admits: whether it is for this network.
+        words: the rule, such as "at most 1.1 ms under iphone13.coreml.fp16 (DIGEST)".
+    """
+
+    admits: Callable[[Architecture], bool]
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingProgress:
+    """Where the training of a supernet stands: steps done and in all, and the losses of the last ones by network."""
+
+    done: int
+    steps: int
+    largest: float
+    smallest: float
+
+
+def train_supernet(
+    space: SearchSpace,
+    image_set: ImageSet,
+    path: Path,
+    *,
+    recipe: SupernetRecipe,
+    seed: int,
+    device: str | None = None,
+    precision: Precision | None = None,
+    init: Path | None = None,
+    limit: Limit | None = None,
+    on_progress: Callable[[TrainingProgress], None],
+) -> Path:
+    """Train a supernet for a space, and write it to `path`.
+
+    A checkpoint beside `path` is kept every two minutes, and where the training is interrupted: the same call goes on
+    from there, in the same precision. Under torchrun every process trains on images of its own and the gradients are
+    averaged; only the first process writes.
+
+    Args:
+        space: the networks to train.
+        image_set: what to train on; its resolution is the supernet's.
+        path: file to write, .safetensors.
+        recipe: how to train.
+        seed: of weights, networks, and the order of images.
+        device: `cpu`, `cuda`, by default a GPU if there is one; under torchrun each process takes its own.
+        precision: of matrix products and convolutions; the faster of the two, timed here, by default.
+        init: weights to begin with, of an iFormer in this project's names, timm's or the authors'.
+        limit: which networks of the space are wanted at all; by default every one.
+        on_progress: called after every step, by the first process.
+    Raises:
+        InputError: the file is there already or cannot be made, or its checkpoint is of another training.
+        BudgetError: hardly a network of the space is wanted.
+        NasError: training diverged, or memory ran out.
+    """
+    if path.exists():
+        raise InputError(f"{path} is there already; remove it or choose another --out")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise InputError(f"{path}: its folder does not exist, or cannot be written to")
+    rank, workers = _join()
+    device = usable_device(device)
+    if workers > 1 and device == "cuda":
+        device = usable_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        torch.cuda.set_device(device)
+    target = torch.device(device)
+    images = image_set.to(target)
+    checkpoint = path.with_name(path.name + ".checkpoint")
+    begun = read_supernet(checkpoint) if checkpoint.exists() else None
+    if workers > 1:
+        dist.barrier()  # All have looked before one may remove it.
+    origin = Origin(
+        space=space.model_dump_json(),
+        resolution=image_set.resolution,
+        num_classes=image_set.num_classes,
+        data=image_set.description,
+        seed=seed,
+        workers=workers,
+        init=digest(init) if init and init.is_file() else None,
+        limit=limit.words if limit else None,
+        recipe=recipe,
+        precision=_agreed(precision or (begun and begun[1].precision) or faster_precision(str(target)), target),
+    )
+    training = _Training(space, origin, target, init, limit)
+    if begun is not None:
+        training.resume(checkpoint, *begun)
+        begun = None  # As large as the training itself: not to be held beside it.
+    steps = math.ceil(recipe.images / (recipe.batch_size * workers))
+    saved, kept = time.monotonic(), training.done
+    batches = training_batches(images, batch_size=recipe.batch_size, steps=steps, seed=seed * workers + rank, done=kept)
+    where = f"{target} with {recipe.batch_size} images a step of {image_set.resolution} px; try a smaller --batch-size"
+    try:
+        for pictures, labels in batches:
+            with memory_failures(where, NasError):
+                losses = training.losses(pictures, labels)
+                training.update(schedule((training.done + 1) / (steps + 1), warmup=recipe.warmup))
+            if rank:
+                continue
+            on_progress(TrainingProgress(done=training.done, steps=steps, largest=losses[0], smallest=losses[1]))
+            if time.monotonic() - saved > _CHECKPOINT_S:
+                training.save(checkpoint)
+                saved, kept = time.monotonic(), training.done
+    except KeyboardInterrupt:
+        if training.done > kept and not rank:
+            training.save(checkpoint)
+        raise
+    if not rank:
+        write_supernet(path, training.weights.tensors, origin)
+        checkpoint.unlink(missing_ok=True)
+    if workers > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+    return path
+
+
+class _Training:
+    """Weights and optimizer of a supernet that is being trained, and how many steps are done."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        origin: Origin,
+        device: torch.device,
+        init: Path | None,
+        limit: Limit | None,
+    ) -> None:
+        self._space, self._origin, self._device = space, origin, device
+        self.done = 0
+        recipe = origin.recipe
+        sizes = {"resolution": origin.resolution, "num_classes": origin.num_classes}
+        kinds: set[str] = {
+            kind for stage in space.stages if any(stage.attention.depth) for kind in stage.attention.kind
+        }
+        largest = [_largest(space, kind).at(**sizes) for kind in sorted(kinds) or ["none"]]
+        networks = [initial_network(network, seed=origin.seed) for network in largest]
+        if init is not None:
+            donor = load_donor(init, space.references | SearchSpace.find("iformer").references)
+            for network in networks:
+                inherit(network, donor)
+        weights = SharedWeights.holding(networks)
+        self.weights = SharedWeights(
+            {name: nn.Parameter(_laid_out(tensor.to(device))) for name, tensor in weights.tensors.items()}
+        )
+        self._optimizer = Optimizer(
+            self.weights.tensors.values(),
+            matrix_rate=recipe.matrix_rate,
+            rate=recipe.rate,
+            weight_decay=recipe.weight_decay,
+        )
+        self._limit, self._sizes = limit, sizes
+        self._pool = self._wanted(seed=-1, number=_POOL, draws=_POOL_DRAWS) if limit else []
+        if limit and not self._pool:
+            raise BudgetError(f"of {_POOL_DRAWS} random networks of the space none is {limit.words}")
+        teacher = max(self._pool, key=lambda network: count(network).macs, default=largest[-1])
+        self._ends = (teacher, space.extreme(_macs).at(**sizes))
+
+    def losses(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
+        """Gradients from all networks of the sandwich; losses of the largest and of the smallest."""
+        recipe = self._origin.recipe
+        drawn = self._drawn(seed=self.done, number=recipe.random_networks)
+        logits = self._logits(self._ends[0], images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        told = logits.detach().softmax(1)
+        losses = [loss.item()]
+        for architecture in (self._ends[1], *drawn):
+            loss = F.cross_entropy(self._logits(architecture, images), told)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.item())
+        if not all(map(math.isfinite, losses)):
+            raise NasError(
+                f"training diverged in step {self.done + 1}: the losses are {losses}; remove the checkpoint, "
+                "and try another --seed or a larger --batch-size"
+            )
+        return losses[0], losses[1]
+
+    def update(self, share: float) -> None:
+        """Move the weights by the gradients of all processes, with a share of the learning rates."""
+        self._average()
+        with _uninterrupted():  # Weights between two steps could not be gone on from.
+            self._optimizer.step(share)
+            self.done += 1
+
+    def _drawn(self, *, seed: int, number: int) -> list[Architecture]:
+        """Random networks of the space that are wanted, the same ones in every process."""
+        fresh = self._wanted(seed=seed, number=number, draws=_STEP_DRAWS * number)
+        missing = number - len(fresh)
+        return fresh + random.Random(seed).choices(self._pool, k=missing) if missing else fresh
+
+    def _wanted(self, *, seed: int, number: int, draws: int) -> list[Architecture]:
+        choose = random_choice(seed=self._origin.seed * 1_000_003 + seed)
+        sampled = (self._space.sample(choose) for _ in range(draws))
+        wanted = (network for network in sampled if self._limit is None or self._limit.admits(network))
+        return [network.at(**self._sizes) for network in islice(wanted, number)]
+
+    def _logits(self, architecture: Architecture, images: Tensor) -> Tensor:
+        network = skeleton(architecture)
+        with autocast(self._device, self._origin.precision or "fp32"):
+            logits: Tensor = functional_call(network, self.weights.part(network), (images,))
+        return logits.float()
+
+    def _average(self) -> None:
+        """Give every process the mean of all gradients."""
+        if not dist.is_initialized():
+            return
+        for tensor in self.weights.tensors.values():
+            if tensor.grad is not None:
+                dist.all_reduce(tensor.grad)
+                tensor.grad /= dist.get_world_size()
+
+    def save(self, path: Path) -> None:
+        """Keep everything that the next step needs."""
+        tensors = {f"weights/{name}": tensor for name, tensor in self.weights.tensors.items()}
+        tensors |= {f"optimizer/{name}": tensor for name, tensor in self._optimizer.state().items()}
+        write_supernet(path, tensors, self._origin, done=self.done)
+
+    def resume(self, path: Path, tensors: Mapping[str, Tensor], origin: Origin, done: int) -> None:
+        """Go on from a checkpoint, as `read_supernet` has it."""
+        if origin != self._origin:
+            differing = [name for name in Origin.model_fields if getattr(origin, name) != getattr(self._origin, name)]
+            raise InputError(
+                f"{path} is of a training with another {', '.join(differing)}: repeat its options, "
+                "or remove it to begin anew"
+            )
+        self.done = done
+        with torch.no_grad():
+            for name, tensor in self.weights.tensors.items():
+                tensor.copy_(tensors[f"weights/{name}"])
+        own = (name for name in tensors if name.startswith("optimizer/"))
+        self._optimizer.load({name.removeprefix("optimizer/"): tensors[name] for name in own})
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C and what `kill` sends wait for the end of the block."""
+    if threading.current_thread() is not threading.main_thread():  # Signals are none of its business.
+        yield
+        return
+    arrived: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: arrived.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if arrived:
+        signal.raise_signal(arrived[0])
+
+
+def _join() -> tuple[int, int]:
+    """Rank and number of the processes that torchrun started; 0 and 1 without it."""
+    workers = int(os.environ.get("WORLD_SIZE", "1"))
+    if workers == 1:
+        return 0, 1
+    if missing := {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} - os.environ.keys():
+        raise InputError(f"WORLD_SIZE is {workers}, and {min(missing)} is not set: start the processes with torchrun")
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return dist.get_rank(), workers
+
+
+def _agreed(precision: Precision, device: torch.device) -> Precision:
+    """The precision of the first process, for all of them."""
+    if not dist.is_initialized():
+        return precision
+    choice = torch.tensor(precision == "bf16", dtype=torch.int64, device=device)
+    dist.broadcast(choice, 0)
+    return "bf16" if choice.item() else "fp32"
+
+
+def _largest(space: SearchSpace, kind: str) -> Architecture:
+    """The network that has the largest of every tensor, with attention of one kind wherever the space allows it."""
+
+    def choose(name: str, options: Sequence[T]) -> T:
+        if name.endswith("attention.kind"):
+            return next((option for option in options if option == kind), options[0])
+        if name.endswith("placement"):
+            return options[0]
+        if name.endswith(("query_reduction", "head_channels")):
+            return min(options)  # type: ignore[type-var]
+        return max(options)  # type: ignore[type-var]
+
+    return space.sample(choose)
+
+
+def _macs(layer: Layer) -> float:
+    return sum(operation.macs for operation in operations(layer))
+
+
+def _laid_out(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor.contiguous()

@@ -1,0 +1,163 @@
+"""What a supernet is: one set of weights for every network of a space, with what it was trained for, and its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from nas.errors import InputError
+from nas.files import Record, write_beside
+from nas.networks import Architecture
+from nas.networks.modules import Network, SharedWeights, build_model
+from nas.training.recipe import Precision, batch_norms
+
+__all__ = ["Origin", "Supernet", "SupernetRecipe", "is_supernet", "load_supernet", "read_supernet", "write_supernet"]
+
+
+class SupernetRecipe(Record):
+    """How a supernet is trained.
+
+    Attributes:
+        images: that each of the sandwich's networks sees, with repetition and on all GPUs together, up to a whole
+            number of batches. More is not better at 64 px: with twice as many, shallow networks catch up as they do in
+            separate training, and the published order is lost (results/proxy-study).
+        batch_size: images a step, on each GPU.
+        matrix_rate: learning rate of Muon.
+        rate: learning rate of AdamW.
+        weight_decay: of what AdamW trains and is no vector.
+        warmup: part of the steps in which the learning rates rise.
+        label_smoothing: of the largest network's targets.
+        random_networks: that each step trains beside the largest and the smallest.
+    """
+
+    images: int = Field(32_000, ge=1)
+    batch_size: int = Field(64, ge=2)
+    matrix_rate: float = 0.02
+    rate: float = 3e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    label_smoothing: float = 0.1
+    random_networks: int = Field(2, ge=0)
+
+
+class Origin(Record):
+    """What a supernet is trained for and on. A training resumes only where all of it is the same."""
+
+    space: str
+    resolution: int
+    num_classes: int
+    data: str
+    seed: int
+    workers: int
+    init: str | None
+    limit: str | None = None
+    recipe: SupernetRecipe
+    precision: Precision | None = None
+
+
+class Supernet:
+    """Weights for every network of a space, with what they were trained for.
+
+    Attributes:
+        weights: shared by all networks.
+        resolution: height and width of the images, in pixels.
+        num_classes: outputs.
+        seed: of the training; where the data has no split of its own, also of what was held out.
+        limit: which networks it was trained for, such as "at most 1.1 ms under iphone13.coreml.fp16 (DIGEST)"; None for
+            all of its space.
+    """
+
+    def __init__(
+        self, *, weights: SharedWeights, resolution: int, num_classes: int, seed: int, limit: str | None = None
+    ) -> None:
+        self.weights, self.resolution, self.num_classes = weights, resolution, num_classes
+        self.seed, self.limit = seed, limit
+
+    def network(self, architecture: Architecture) -> Network:
+        """The network with its part of the weights; its batch norms know no statistics yet.
+
+        Raises:
+            InputError: the network does not fit into the supernet.
+        """
+        with torch.device("meta"):
+            network = build_model(self._scaled(architecture))
+        part = self.weights.part(network)
+        device = next(iter(part.values())).device
+        network.to_empty(device=device).load_state_dict(part, strict=False)
+        for norm in batch_norms(network):
+            norm.reset_running_stats()
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def _scaled(self, architecture: Architecture) -> Architecture:
+        return architecture.at(resolution=self.resolution, num_classes=self.num_classes)
+
+
+def is_supernet(path: Path) -> bool:
+    """Whether a file is a supernet, and not the weights of one network or something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "supernet" in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
+def load_supernet(path: Path, *, device: str = "cpu") -> Supernet:
+    """Read a trained supernet.
+
+    Raises:
+        InputError: the file cannot be read, or is no supernet.
+    """
+    tensors, origin, _ = read_supernet(path)
+    if any(name.startswith("optimizer/") for name in tensors):
+        raise InputError(f"{path} is a checkpoint of a training that has not ended: repeat its command to go on")
+    weights = SharedWeights({name: tensor.to(device) for name, tensor in tensors.items()})
+    return Supernet(
+        weights=weights,
+        resolution=origin.resolution,
+        num_classes=origin.num_classes,
+        seed=origin.seed,
+        limit=origin.limit,
+    )
+
+
+def write_supernet(path: Path, tensors: dict[str, Tensor], origin: Origin, *, done: int | None = None) -> None:
+    """Write a supernet, or a checkpoint of its training.
+
+    Args:
+        path: file to write, .safetensors.
+        tensors: the weights by name; a checkpoint has those of the optimizer as well.
+        origin: what the weights are trained for and on.
+        done: steps so far, for a checkpoint.
+    Raises:
+        InputError: the file cannot be written.
+    """
+    metadata = {"supernet": origin.model_dump_json()} | ({} if done is None else {"done": str(done)})
+    write_beside(path, save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, metadata))
+
+
+def read_supernet(path: Path) -> tuple[dict[str, Tensor], Origin, int]:
+    """Read what `write_supernet` wrote: tensors, their origin, and how many steps are done (0 for a finished training).
+
+    Raises:
+        InputError: the file cannot be read, or is no supernet.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "supernet" not in metadata:
+                raise InputError(f"{path} is no supernet: nas supernet train makes one")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        origin = Origin.model_validate_json(metadata["supernet"])
+        return tensors, origin, int(metadata.get("done", 0))
+    except ValidationError as error:
+        raise InputError.from_validation(str(path), error) from error
+    except OSError as error:
+        reason = "is a folder" if path.is_dir() else error.strerror or "no such file"
+        raise InputError(f"{path}: cannot be read ({reason})") from error
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"{path} is damaged, or no supernet") from error

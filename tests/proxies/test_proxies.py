@@ -1,0 +1,216 @@
+"""What every proxy promises. A new file in nas/proxies is tested by being there."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas import catalog
+from nas.data import load_images
+from nas.errors import InputError, NasError
+from nas.networks import Architecture, AttentionSpec, ConvSpec, SearchSpace, StageSpec
+from nas.networks.modules import build_model
+from nas.proxies import Proxy, ScoringFailed, build_proxies
+from nas.proxies.fake import FakeProxy
+from nas.training import SupernetRecipe, train_supernet
+
+# Options that make a proxy cheap enough for a test; without an entry here it runs with its defaults.
+CHEAP = {
+    "short-training": {"images": "64", "resolution": "32", "precision": "fp32"},
+    "zero-cost": {"batch_size": "16", "resolution": "32"},
+}
+
+
+# Every `_architecture` below.
+SPACE = {
+    "schema": 1,
+    "description": "for these tests",
+    "resolution": 32,
+    "num_classes": 2,
+    "stem": {"kernel": 5, "expansion": 4},
+    "stages": [
+        {
+            "channels": [8 * 2**stage, 16 * 2**stage],
+            "conv": {"depth": 1, "kernel": 3, "expansion": 2},
+            "attention": {"depth": 1, "query_reduction": 2, "expansion": 2},
+        }
+        for stage in range(4)
+    ],
+}
+
+
+def _architecture(*, width: int = 8) -> Architecture:
+    conv = ConvSpec(kernel=3, expansion=2)
+    attention = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)
+    return Architecture(stages=tuple(StageSpec(channels=width * 2**i, blocks=(conv, attention)) for i in range(4)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NAS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Grey pictures of two classes, told apart by their brightness."""
+    root = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for name, brightness in (("dark", 40), ("light", 200)):
+        (root / name).mkdir()
+        for index in range(40):
+            pixels = random.integers(brightness - 30, brightness + 30, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+    return str(root)
+
+
+@pytest.fixture(scope="module")
+def supernet(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A supernet for the networks of these tests, after one step."""
+    space = SearchSpace.model_validate(SPACE)
+    folder = tmp_path_factory.mktemp("supernet")
+    return train_supernet(
+        space,
+        load_images(data, resolution=32, seed=0),
+        folder / "x.safetensors",
+        recipe=SupernetRecipe(images=1),
+        seed=0,
+        device="cpu",
+        precision="fp32",
+        on_progress=lambda progress: None,
+    )
+
+
+@pytest.mark.parametrize("name", catalog.plugins("proxies"))
+class TestProxy:
+    @pytest.fixture(autouse=True)
+    def cheap(self, supernet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(CHEAP, "supernet", {"supernet": str(supernet), "precision": "fp32"})
+
+    @pytest.fixture
+    def proxy(self, name: str, data: str, cheap: None) -> Proxy:
+        return self.build(name, data, seed=0)
+
+    @staticmethod
+    def build(name: str, data: str, *, seed: int) -> Proxy:
+        return build_proxies(name, data=data, seed=seed, device="cpu", options=CHEAP.get(name))[name]
+
+    def test_score_is_a_number_and_a_likelihood_where_there_are_held_out_images(self, proxy: Proxy) -> None:
+        score = proxy.score(_architecture())
+
+        assert math.isfinite(score.value)
+        assert score.seconds >= 0
+        if "val_images" in score.details:
+            assert 0 <= score.value <= 1
+            assert 0 <= score.details["accuracy"] <= 1
+            assert 0 < score.details["standard_error"] < 1
+
+    def test_details_are_plain_json(self, proxy: Proxy) -> None:
+        score = proxy.score(_architecture())
+
+        assert dict(score.details) == json.loads(json.dumps(dict(score.details)))
+
+    def test_same_settings_give_the_same_score(self, proxy: Proxy, name: str, data: str) -> None:
+        again = self.build(name, data, seed=0)
+
+        assert proxy.settings() == again.settings()
+        assert proxy.score(_architecture()).value == again.score(_architecture()).value
+
+    def test_order_of_candidates_does_not_matter(self, proxy: Proxy, name: str, data: str) -> None:
+        first = proxy.score(_architecture())
+        proxy.score(_architecture(width=16))
+
+        assert first.value == proxy.score(_architecture()).value
+
+    def test_settings_are_plain_json_and_name_proxy_data_and_seed(self, proxy: Proxy, name: str, data: str) -> None:
+        settings = proxy.settings()
+
+        assert settings == json.loads(json.dumps(settings))
+        assert name == settings["proxy"]
+        assert data in settings["data"]
+        assert settings["seed"] == 0
+
+    def test_another_seed_is_another_setting(self, proxy: Proxy, name: str, data: str) -> None:
+        assert proxy.settings() != self.build(name, data, seed=1).settings()
+
+    def test_estimate_is_a_time(self, proxy: Proxy) -> None:
+        seconds = proxy.estimate_seconds(_architecture())
+
+        assert math.isfinite(seconds)
+        assert seconds >= 0
+
+    def test_weights_fit_the_network_that_was_scored(self, proxy: Proxy) -> None:
+        weights = proxy.score(_architecture()).weights
+        if weights is None:
+            return
+        network = build_model(_architecture().at(resolution=32, num_classes=2))
+
+        network.load_state_dict(dict(weights))
+
+        assert {"cpu"} == {tensor.device.type for tensor in weights.values()}
+
+
+def test_failed_scoring_is_an_error_of_this_package() -> None:
+    assert issubclass(ScoringFailed, NasError)
+
+
+class TestFakeProxy:
+    def test_larger_network_scores_higher(self) -> None:
+        small, large = (FakeProxy().score(_architecture(width=width)).value for width in (8, 32))
+
+        assert small < large
+
+    def test_seed_moves_a_score_a_little(self) -> None:
+        first, second = (FakeProxy(seed=seed).score(_architecture()).value for seed in (0, 1))
+
+        assert 0 < abs(first - second) <= 0.005
+
+    def test_chosen_networks_fail(self) -> None:
+        proxy = FakeProxy(failing={_architecture().id})
+
+        with pytest.raises(ScoringFailed, match="was asked to fail"):
+            proxy.score(_architecture())
+        assert proxy.score(_architecture(width=16)).value > 0
+
+
+class TestBuildProxies:
+    def test_several_come_in_the_order_named(self) -> None:
+        built = build_proxies("fake,short-training", data="synthetic", seed=0, options=CHEAP["short-training"])
+
+        assert list(built) == ["fake", "short-training"]
+
+    def test_variants_of_one_proxy_stand_beside_each_other(self) -> None:
+        built = build_proxies("zero-cost:params,zero-cost:macs", data="synthetic", seed=0)
+
+        assert [proxy.settings()["measure"] for proxy in built.values()] == ["params", "macs"]
+        assert list(built) == ["zero-cost:params", "zero-cost:macs"]
+
+    @pytest.mark.parametrize(
+        ("names", "options", "message"),
+        [
+            ("shrt-training", {}, "no proxy named 'shrt-training': there are .*; did you mean 'short-training'"),
+            ("fake,fake", {}, "--proxy fake,fake: the same proxy twice"),
+            ("fake:fast", {}, "--proxy fake:fast: fake has no variants"),
+            ("short-training:slow", {}, "--proxy short-training:slow: effort"),
+            ("fake", {"speed": "1"}, "--proxy fake does not take speed: it has no options"),
+            ("short-training", {"speed": "1"}, "does not take speed: its options are .*resolution"),
+            ("short-training", {"images": "1"}, "--proxy short-training: images"),
+            (
+                "short-training:standard",
+                {"effort": "quick"},
+                "short-training:standard and --option effort=quick do not go",
+            ),
+            ("supernet", {}, "--proxy supernet: give --supernet FILE; nas supernet train makes one"),
+            ("short-training", {"resolution": "50"}, "--proxy short-training: resolution"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, names: str, options: dict[str, str], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            build_proxies(names, data="synthetic", seed=0, options=options)

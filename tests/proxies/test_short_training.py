@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from nas.data import ImageSet, load_images
+from nas.errors import InputError
+from nas.networks import Architecture, AttentionSpec, ConvSpec, SearchSpace, StageSpec
+from nas.networks.modules import build_model, save_weights
+from nas.proxies import Inputs, ScoringFailed, short_training
+from nas.proxies.short_training import Options, Recipe, ShortTraining, StartingPoint, build
+from nas.training import SupernetRecipe, load_supernet, train_supernet
+
+CONV = ConvSpec(kernel=3, expansion=2)
+ATTENTION = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)
+TINY = Architecture(stages=tuple(StageSpec(channels=c, blocks=(CONV, ATTENTION)) for c in (8, 16, 16, 32)))
+
+
+def _proxy(image_set: ImageSet, *, seed: int = 0, **recipe: Any) -> ShortTraining:
+    settings = {"images": 192 * 8, "batch_size": 32, **recipe}
+    return ShortTraining(image_set=image_set, recipe=Recipe(**settings), seed=seed, device="cpu")
+
+
+def test_network_learns_what_the_pictures_show(colours: ImageSet) -> None:
+    score = _proxy(colours).score(TINY)
+
+    assert score.details["accuracy"] > 0.9
+    assert score.value > 0.7
+
+
+def test_network_that_sees_shuffled_labels_stays_at_chance(colours: ImageSet) -> None:
+    shuffled = colours.train_labels[torch.randperm(192, generator=torch.Generator().manual_seed(0))]
+
+    score = _proxy(replace(colours, train_labels=shuffled)).score(TINY)
+
+    assert score.details["accuracy"] < 0.6
+    assert score.value < 0.35  # guessing has 0.25
+
+
+def test_weights_are_those_that_were_scored(colours: ImageSet) -> None:
+    score = _proxy(colours).score(TINY)
+    network = build_model(TINY.at(resolution=32, num_classes=4)).eval()
+    assert score.weights is not None
+
+    network.load_state_dict(dict(score.weights))
+
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (colours.mean, colours.std))
+    with torch.inference_mode():
+        logits = network((colours.val_images / 255 - mean) / std)
+    right = (logits.argmax(1) == colours.val_labels).float()
+    assert score.details["accuracy"] == right.mean().item()
+    probabilities = logits.softmax(1)[range(64), colours.val_labels].double()
+    assert score.value == pytest.approx(probabilities.log().mean().exp().item(), rel=1e-4)
+    error = probabilities.log().std(correction=0) / 8
+    assert score.details["standard_error"] == pytest.approx(score.value * error.item(), rel=1e-3)
+
+
+def test_seed_decides_every_weight(colours: ImageSet) -> None:
+    first, again, other = (_proxy(colours, seed=seed, images=64).score(TINY).weights for seed in (0, 0, 1))
+    assert first is not None and again is not None and other is not None
+
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+    assert any(not torch.equal(tensor, other[name]) for name, tensor in first.items())
+
+
+def test_global_generator_is_left_alone(colours: ImageSet) -> None:
+    torch.manual_seed(7)
+    state = torch.random.get_rng_state()
+
+    _proxy(colours, images=32).score(TINY)
+
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_images_are_counted_in_whole_batches(colours: ImageSet) -> None:
+    score = _proxy(colours, images=100, batch_size=32).score(TINY)
+
+    assert score.details["images"] == 128
+    assert score.details["val_images"] == 64
+
+
+def test_batch_is_no_larger_than_the_data(colours: ImageSet) -> None:
+    score = _proxy(colours, images=192, batch_size=1000).score(TINY)
+
+    assert score.details["images"] == 192
+
+
+def test_diverged_training_fails_with_a_reason(colours: ImageSet) -> None:
+    with pytest.raises(ScoringFailed, match=r"training diverged: the loss is nan after \d+ images"):
+        _proxy(colours, matrix_rate=1e30, images=192 * 8).score(TINY)
+
+
+def test_outputs_that_are_no_numbers_fail_with_a_reason(colours: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train_to_nothing(self: ShortTraining, network: nn.Module, optimizer: object) -> float:
+        with torch.no_grad():
+            next(network.parameters()).fill_(torch.nan)
+        return 1.0
+
+    monkeypatch.setattr(ShortTraining, "_train", train_to_nothing)
+
+    with pytest.raises(ScoringFailed, match="the outputs for held-out images are not numbers"):
+        _proxy(colours).score(TINY)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_running_out_of_memory_fails_with_a_reason(
+    colours: ImageSet, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(short_training, "initial_network", _raises(error))
+
+    with pytest.raises(ScoringFailed, match="out of memory on cpu with 32 images a step of 32 px"):
+        _proxy(colours).score(TINY)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shape '[2]' is invalid"), KeyboardInterrupt()])
+def test_other_errors_and_ctrl_c_pass_through(
+    colours: ImageSet, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr(short_training, "initial_network", _raises(error))
+
+    with pytest.raises(type(error)):
+        _proxy(colours).score(TINY)
+
+
+def test_bf16_trains_as_well(colours: ImageSet) -> None:
+    score = _proxy(colours, precision="bf16").score(TINY)
+
+    assert score.value > 0.7
+    assert score.weights is not None
+    assert {torch.float32, torch.int64} == {tensor.dtype for tensor in score.weights.values()}
+
+
+def test_estimate_is_near_the_time_taken(colours: ImageSet) -> None:
+    """Only that it counts all steps: an estimate for ten times the images is several times as long."""
+    short, long = (_proxy(colours, images=images).estimate_seconds(TINY) for images in (640, 64000))
+
+    assert long > 5 * short
+
+
+def test_settings_name_everything_that_shapes_a_score(colours: ImageSet) -> None:
+    settings = _proxy(colours, seed=3).settings()
+
+    expected = {"proxy", "data", "resolution", "seed", "images", "batch_size", "matrix_rate", "precision", "device"}
+    assert expected <= set(settings)
+    assert tuple(settings[name] for name in ("data", "resolution", "seed", "images")) == ("colours", 32, 3, 1536)
+    assert settings == json.loads(json.dumps(settings))
+
+
+class TestStartingPoint:
+    @pytest.fixture
+    def supernet(self, colours: ImageSet, tmp_path: Path) -> Path:
+        return train_supernet(
+            SearchSpace.find("tiny"),
+            colours,
+            tmp_path / "tiny.safetensors",
+            recipe=SupernetRecipe(images=64),
+            seed=0,
+            device="cpu",
+            precision="fp32",
+            on_progress=lambda progress: None,
+        )
+
+    def test_candidate_starts_from_its_part_of_a_supernet(self, supernet: Path) -> None:
+        network = build_model(SearchSpace.find("tiny").references["tiny_a"].at(resolution=32, num_classes=4))
+
+        StartingPoint(supernet, seed=0).apply(network)
+
+        expected = load_supernet(supernet).weights.part(network)
+        assert all(torch.equal(expected[name], parameter) for name, parameter in network.named_parameters())
+
+    def test_candidate_starts_from_the_weights_of_a_larger_network(self, tmp_path: Path) -> None:
+        donor = build_model(SearchSpace.find("iformer").references["iformer_t"])
+        save_weights(donor, tmp_path / "t.safetensors", metadata={})
+        network = build_model(donor.architecture.at(resolution=64, num_classes=4))
+
+        StartingPoint(tmp_path / "t.safetensors", seed=0).apply(network)
+
+        images = torch.randn(2, 3, 64, 64)
+        maps = [part.eval().features(images)[-1].sort(dim=1).values for part in (donor, network)]  # in another order
+        torch.testing.assert_close(*maps)
+
+    def test_it_shows_in_the_settings_and_in_the_score(self, supernet: Path, colours: ImageSet) -> None:
+        network = SearchSpace.find("tiny").references["tiny_a"]
+        start = StartingPoint(supernet, seed=0)
+        recipe = Recipe(images=64, batch_size=64)
+        inherited, fresh = (
+            ShortTraining(image_set=colours, recipe=recipe, seed=0, device="cpu", init=init) for init in (start, None)
+        )
+
+        assert str(supernet) == inherited.settings()["init"]
+        assert inherited.settings()["digest"] == hashlib.sha256(supernet.read_bytes()).hexdigest()[:16]
+        assert "init" not in fresh.settings()
+        assert inherited.score(network).details["training_loss"] != fresh.score(network).details["training_loss"]
+
+    def test_weights_of_a_supernet_are_trained_less(self, supernet: Path, tmp_path: Path) -> None:
+        donor = build_model(SearchSpace.find("iformer").references["iformer_t"])
+        save_weights(donor, tmp_path / "t.safetensors", metadata={})
+        for name, index in product("abcd", range(8)):
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / "photos" / name / f"{index}.png")
+
+        def recipe(init: Path | None) -> tuple[int, float]:
+            options = Options(resolution=32, precision="fp32", init=init)
+            settings = build(options, Inputs(data=str(tmp_path / "photos"), seed=0, device="cpu")).settings()
+            return settings["images"], settings["matrix_rate"]
+
+        assert recipe(None) == recipe(tmp_path / "t.safetensors") == (4096, Recipe().matrix_rate)
+        assert recipe(supernet) == (2048, pytest.approx(0.003))
+
+    def test_seed_in_the_name_of_a_file_is_that_of_the_training(self, supernet: Path) -> None:
+        supernet.rename(supernet.with_name("tiny.7.safetensors"))
+        named = supernet.with_name("tiny.{seed}.safetensors")
+
+        start = StartingPoint(named, seed=7)
+
+        assert (named, supernet.with_name("tiny.7.safetensors")) == (start.name, start.path)
+        with pytest.raises(InputError, match=r"tiny\.8\.safetensors: cannot be read \(no such file\)"):
+            StartingPoint(named, seed=8)
+
+    def test_supernet_for_other_classes_is_refused(self, supernet: Path) -> None:
+        options = Options(images=64, resolution=32, precision="fp32", init=supernet)
+
+        with pytest.raises(InputError, match="was trained for 4 classes, the data has 20"):
+            build(options, Inputs(data="synthetic", seed=0, device="cpu"))
+
+    def test_network_outside_the_supernet_has_no_score(self, supernet: Path, colours: ImageSet) -> None:
+        start = StartingPoint(supernet, seed=0)
+
+        with pytest.raises(ScoringFailed, match="does not fit into the supernet"):
+            start.apply(build_model(SearchSpace.find("iformer").references["iformer_t"]))
+
+
+class TestBuild:
+    def test_one_image_is_too_few(self) -> None:
+        one = replace(
+            load_images("synthetic", resolution=32, seed=0, train_limit=64, val_limit=64), train_labels=torch.zeros(1)
+        )
+
+        with pytest.raises(InputError, match="short training needs two images at least"):
+            ShortTraining(image_set=one, recipe=Recipe(), seed=0, device="cpu")
+
+    def test_synthetic_images_are_as_many_as_are_trained_on(self) -> None:
+        options = Options(images=128, resolution=32, precision="fp32")
+        proxy = build(options, Inputs(data="synthetic", seed=0, device="cpu"))
+
+        expected = load_images("synthetic", resolution=32, seed=0, train_limit=128, val_limit=2048).description
+        assert expected == proxy.settings()["data"]
+
+    @pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+    def test_device_that_is_not_there_is_refused_at_once(self, device: str) -> None:
+        with pytest.raises(InputError, match=f"device '{device}' cannot be used here"):
+            build(Options(), Inputs(data="synthetic", seed=0, device=device))
+
+
+def _raises(error: BaseException) -> Any:
+    def call(*arguments: object, **options: object) -> None:
+        raise error
+
+    return call

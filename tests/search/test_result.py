@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nas.errors import InputError
+from nas.networks import SearchSpace, random_choice
+from nas.search import Candidate, ResultsFolder, Run, Screening, SearchResult, SpaceUsed, Spending, TableUsed
+
+RESULTS = Path(__file__).parents[2] / "results"
+TINY = SearchSpace.find("tiny")
+RUN = Run(
+    command="nas search",
+    started="2026-01-01T00:00:00+00:00",
+    versions={"python": "3.11"},
+    space=SpaceUsed(name="tiny", digest="0", networks=224),
+    table=TableUsed(name="t", digest="0", origin="analytic"),
+    budget_ms=1.0,
+    proxy={"name": "fake"},
+    seed=0,
+)
+CHOOSE = random_choice(seed=0)
+NETWORKS = list({network.id: network for network in (TINY.sample(CHOOSE) for _ in range(100))}.values())
+
+
+def candidate(number: int, latency_ms: float, score: float | None, **changes: Any) -> Candidate:
+    network = NETWORKS[number]
+    fields = {
+        "id": network.id,
+        "kind": "searched",
+        "trial": number,
+        "latency_ms": latency_ms,
+        "low_ms": latency_ms,
+        "high_ms": latency_ms,
+        "score": score,
+        "failure": None if score is not None else "diverged",
+        "seconds": 1.0,
+        "architecture": network,
+    }
+    return Candidate.model_validate(fields | changes)
+
+
+def screening(number: int, value: float | None, **changes: Any) -> Screening:
+    network = NETWORKS[number]
+    fields = {
+        "id": network.id,
+        "proxy": "cheap",
+        "kind": "searched",
+        "trial": number,
+        "value": value,
+        "failure": None if value is not None else "diverged",
+        "seconds": 0.5,
+        "architecture": network,
+    }
+    return Screening.model_validate(fields | changes)
+
+
+def screened_by(**settings: Any) -> Run:
+    screens = [{"name": "cheap", "images": 9, "threads": 2} | settings]
+    return RUN.model_copy(update={"proxy": {"name": "fake", "screens": screens, "screen": 8}})
+
+
+def weights(value: float) -> dict[str, torch.Tensor]:
+    return {"w": torch.full((2,), value)}
+
+
+def test_candidates_come_back_as_they_were_kept(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    kept = [candidate(0, 0.5, 0.3), candidate(1, 0.6, None), candidate(2, 0.7, 0.5, kind="reference", name="r")]
+    for one in kept:
+        folder.add(one, None)
+    result = SearchResult.load(tmp_path / "run")
+
+    assert tuple(kept) == result.candidates
+    assert result.run == RUN
+
+
+def test_the_winner_is_the_best_inside_the_budget_and_of_equals_the_faster(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    for one in (candidate(0, 0.9, 0.5), candidate(1, 0.4, 0.5), candidate(2, 1.1, 0.9), candidate(3, 0.3, 0.2)):
+        folder.add(one, None)
+    result = folder.load()
+
+    assert result.winner is not None
+    assert result.winner.id == NETWORKS[1].id
+    assert [c.id for c in result.front] == [NETWORKS[3].id, NETWORKS[1].id, NETWORKS[2].id]
+    best = result.best_under(0.35)
+    assert best is not None
+    assert best.id == NETWORKS[3].id
+    assert result.best_under(0.1) is None
+
+
+def test_only_the_weights_of_the_best_and_of_references_are_kept(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    folder.add(candidate(0, 0.5, 0.3), weights(1.0))
+    folder.add(candidate(1, 0.5, 0.6), weights(2.0))
+    folder.add(candidate(2, 0.5, 0.4), weights(3.0))
+    folder.add(candidate(3, 0.5, 0.9, kind="reference", name="r"), weights(4.0))
+    files = [path.stem for path in (tmp_path / "run" / "weights").iterdir()]
+
+    # Those of the best, and of a reference, which the sampler may still find by itself.
+    assert sorted(files) == sorted([NETWORKS[1].id, NETWORKS[3].id])
+
+
+def test_finish_writes_the_winner_its_weights_and_the_front(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    folder.add(candidate(0, 0.5, 0.3), weights(1.0))
+    folder.finish()
+    path = tmp_path / "run"
+
+    assert NETWORKS[0].to_json() == (path / "winner.json").read_text()
+    assert torch.equal(load_file(path / "winner.safetensors")["w"], torch.ones(2))
+    header, row = (path / "front.csv").read_text().splitlines()
+    assert header == "id,latency_ms,low_ms,high_ms,score,params,macs,network"
+    assert row.startswith(f"{NETWORKS[0].id},0.5000,0.5000,0.5000,0.3000,")
+
+
+def test_half_a_line_is_dropped_when_the_run_goes_on(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    folder.add(candidate(0, 0.5, 0.3), None)
+    with (tmp_path / "run" / "candidates.jsonl").open("ab") as file:
+        file.write(b'{"id": "half')
+
+    assert len(SearchResult.load(tmp_path / "run").candidates) == 1
+    resumed = ResultsFolder(tmp_path / "run", RUN, resume=True)
+    resumed.add(candidate(1, 0.5, 0.4), None)
+    assert [c.id for c in resumed.load().candidates] == [NETWORKS[0].id, NETWORKS[1].id]
+
+
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    folder.add(candidate(0, 0.5, 0.3), None)
+    with (tmp_path / "run" / "candidates.jsonl").open("ab") as file:
+        file.write(b'{"id": 5}\n')
+    with pytest.raises(InputError, match=r"candidates\.jsonl, line 2: id: input should be a valid string, got 5"):
+        SearchResult.load(tmp_path / "run")
+
+
+def test_a_run_is_not_overwritten_without_resume(tmp_path: Path) -> None:
+    ResultsFolder(tmp_path / "run", RUN, resume=False)
+    with pytest.raises(InputError, match=r"holds a run already: go on with it \(--resume\)"):
+        ResultsFolder(tmp_path / "run", RUN, resume=False)
+
+
+def test_another_search_is_not_mixed_into_a_run(tmp_path: Path) -> None:
+    ResultsFolder(tmp_path / "run", RUN, resume=False)
+    other = RUN.model_copy(update={"budget_ms": 2.0, "seed": 1})
+    with pytest.raises(InputError, match=r"was begun with another budget_ms \(1.0, not 2.0\), seed \(0, not 1\)"):
+        ResultsFolder(tmp_path / "run", other, resume=True)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not a results folder \(it has no run\.json\)"):
+        SearchResult.load(tmp_path)
+
+
+def test_the_winner_cannot_be_built_without_its_weights(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    with pytest.raises(InputError, match="has no winner yet"):
+        folder.load().build_winner()
+    folder.add(candidate(0, 0.5, 0.3), None)
+    with pytest.raises(InputError, match=r"\.safetensors: not there; get the architecture with nas front"):
+        folder.finish().build_winner()
+
+
+def test_the_winners_weights_are_its_own_before_and_after_the_end(tmp_path: Path) -> None:
+    from nas.networks.modules import build_model
+
+    def trained(number: int) -> Any:
+        return build_model(NETWORKS[number].at(num_classes=3)).state_dict()
+
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    folder.add(candidate(0, 0.5, 0.3, details={"classes": 3}), trained(0))
+    folder.finish()
+    # A better one comes, and the search is killed before its end.
+    state = trained(1)
+    folder.add(candidate(1, 0.5, 0.6, details={"classes": 3}), state)
+    built = SearchResult.load(tmp_path / "run").build_winner()
+
+    assert built.architecture == NETWORKS[1].at(num_classes=3)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in built.state_dict().items())
+
+
+def test_a_run_may_go_on_on_another_machine(tmp_path: Path) -> None:
+    here = RUN.model_copy(update={"proxy": {"name": "p", "images": 9, "threads": 2, "precision": "bf16"}})
+    there = RUN.model_copy(update={"proxy": {"name": "p", "images": 9, "threads": 8, "precision": "fp32"}})
+    other = RUN.model_copy(update={"proxy": {"name": "p", "images": 8, "threads": 2, "precision": "bf16"}})
+
+    assert here.differences(there) == []
+    assert here.digest == there.digest
+    assert here.differences(other) == ["proxy images (9, not 8)"]
+
+
+def test_screenings_come_back_as_they_were_kept_and_are_no_candidates(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", screened_by(), resume=False)
+    kept = [
+        screening(0, -3e8, details={"batches": 2}),
+        screening(1, None),
+        screening(2, 0.25, kind="reference", trial=None),
+    ]
+    for one in kept:
+        folder.add_screening(one)
+    result = folder.finish()
+
+    assert tuple(kept) == result.screenings
+    assert {NETWORKS[0].id: {"cheap": -3e8}, NETWORKS[2].id: {"cheap": 0.25}} == result.screened
+    assert (result.candidates, result.scored, result.front, result.winner) == ((), (), (), None)
+
+
+def test_efforts_leave_references_out_and_count_failures(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", screened_by(), resume=False)
+    for one in (screening(0, 0.1), screening(1, None), screening(2, 0.2, kind="reference")):
+        folder.add_screening(one)
+    for other in (candidate(0, 0.5, 0.3), candidate(2, 0.7, 0.5, kind="reference", name="r"), candidate(1, 0.6, None)):
+        folder.add(other, None)
+
+    assert folder.load().spending == (
+        Spending(proxy="cheap", networks=2, seconds=1.0),
+        Spending(proxy="fake", networks=2, seconds=2.0),
+    )
+
+
+def test_half_a_screening_is_dropped_and_a_broken_one_named(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", screened_by(), resume=False)
+    folder.add_screening(screening(0, 0.1))
+    path = tmp_path / "run" / "screened.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"id": "half')
+    resumed = ResultsFolder(tmp_path / "run", screened_by(), resume=True)
+    resumed.add_screening(screening(1, 0.2))
+    assert [one.id for one in resumed.load().screenings] == [NETWORKS[0].id, NETWORKS[1].id]
+
+    path.write_bytes(path.read_bytes() + b"{}\n")
+    with pytest.raises(InputError, match=r"screened\.jsonl, line 3: id: "):
+        _ = resumed.load().screenings
+
+
+def test_screening_is_part_of_what_a_run_is_but_not_where_it_ran() -> None:
+    assert screened_by().screens == ["cheap"]
+    assert screened_by().digest == screened_by(threads=8).digest
+    assert screened_by().differences(screened_by(images=8)) == ["screen 1 images (9, not 8)"]
+    assert "screen 1 name (cheap, not None)" in screened_by().differences(RUN)
+
+
+def test_the_order_of_screening_is_part_of_what_a_run_is() -> None:
+    def order(*names: str) -> Run:
+        return RUN.model_copy(update={"proxy": {"name": "fake", "screens": [{"name": name} for name in names]}})
+
+    assert order("a", "b").digest != order("b", "a").digest
+    assert order("a", "b").differences(order("b", "a")) == ["screen 1 name (a, not b)", "screen 2 name (b, not a)"]
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/run.json")), ids=lambda path: path.parent.name)
+def test_a_run_that_is_kept_in_git_can_be_read(path: Path) -> None:
+    result = SearchResult.load(path.parent)
+
+    assert result.winner is not None
+    assert [one.networks for one in result.spending][-1] >= len(result.scored) > 0
+    assert len(result.spending) == 1 + len(result.run.screens)
+
+
+def test_there_must_be_a_run_to_go_on_with(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no run to go on with"):
+        ResultsFolder(tmp_path / "typo", RUN, resume=True)
+
+    assert not (tmp_path / "typo").exists()

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from nas.validate.ranking import bootstrap_interval, deviation_within_seeds, kendall_tau_b, pooled_deviation
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "tau"),
+    [
+        ([1, 2, 3, 4], [1, 2, 3, 4], 1.0),
+        ([1, 2, 3, 4], [4, 3, 2, 1], -1.0),
+        ([1, 2, 3], [10, 30, 20], 1 / 3),
+        ([1, 1, 2], [1, 2, 3], 2 / 6**0.5),  # a tie in one of two: 2 of sqrt(2 * 3) pairs
+    ],
+)
+def test_tau_b_is_that_of_the_formula(first: list[float], second: list[float], tau: float) -> None:
+    assert float(kendall_tau_b(first, second)) == pytest.approx(tau)
+
+
+def test_tau_b_agrees_with_scipy_where_there_are_ties() -> None:
+    draw = random.Random(0)
+    for _ in range(20):
+        first, second = ([draw.randrange(4) for _ in range(9)] for _ in range(2))
+
+        assert float(kendall_tau_b(first, second)) == pytest.approx(kendalltau(first, second).statistic)
+
+
+def test_tau_b_of_ties_alone_is_not_a_number() -> None:
+    assert str(kendall_tau_b([1, 1], [1, 2])) == "nan"
+
+
+def test_the_deviation_is_pooled_by_degrees_of_freedom() -> None:
+    # Squares 2 and 6 over 1 and 2 degrees of freedom; a lone value has none.
+    assert pooled_deviation([[1.0, 3.0], [4.0, 5.0, 7.0, 4.0][:3], [9.0]]) == pytest.approx(((2 + 14 / 3) / 3) ** 0.5)
+    assert pooled_deviation([[1.0], [2.0]]) is None
+    assert pooled_deviation([]) is None
+
+
+def test_the_bootstrap_interval_repeats_and_covers_what_it_is_drawn_from() -> None:
+    first, second = list(range(12)), [0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10]
+    interval = bootstrap_interval(first, second)
+
+    assert interval == bootstrap_interval(first, second)
+    assert interval is not None
+    assert 0 < interval[0] < float(kendall_tau_b(first, second)) < interval[1] <= 1
+    assert bootstrap_interval(first, first) == (1.0, 1.0)
+    assert bootstrap_interval([1, 2], [1, 2]) is None
+    assert bootstrap_interval([1, 1, 1], [1, 2, 3]) is None
+
+
+def test_the_deviation_within_seeds_is_what_no_seed_does_to_all() -> None:
+    generator = np.random.default_rng(0)
+    noise = generator.normal(0, 0.5, (400, 3))
+    scores = noise + generator.normal(0, 9, (400, 1)) + np.array([0.0, 70.0, -30.0])
+
+    deviation = deviation_within_seeds(dict(enumerate(row)) for row in scores)
+
+    assert deviation == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_network_without_every_seed_does_not_count() -> None:
+    complete = [{0: 1.0, 1: 2.5}, {0: 5.0, 1: 6.0}]
+
+    assert deviation_within_seeds([*complete, {0: 100.0}]) == deviation_within_seeds(complete) == pytest.approx(0.25)
+    assert deviation_within_seeds(complete[:1]) is None
+    assert deviation_within_seeds([{0: 1.0}, {0: 2.0}]) is None
