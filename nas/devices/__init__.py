@@ -1,13 +1,19 @@
 """Where latency is measured: one module a kind of device, each with `Options`, `open_device` and `unavailable`.
 
-A device runs what it is given back to back and reports the time of every single run, warm-up included. What to run, for
-how long, which runs were steady and which statistic to keep is the measuring protocol's business (nas/latency/measure.py).
+A device runs a model back to back and reports the time of every run, warm-up included. nas/latency/measure.py decides
+the rest: what to run and for how long, which runs were steady, and which statistic to keep.
 
-`--device NAME` or `--device NAME://ADDRESS` opens nas/devices/NAME.py. A module has at its top level::
+`--device NAME` or `--device NAME://ADDRESS` opens the module nas/devices/NAME.py, or the package nas/devices/NAME. It
+has at its top level::
 
     class Options(Record): ...                                  what --option NAME=VALUE may set, with defaults
     def open_device(address: str, options: Options) -> Device   raises DeviceError where it cannot be used
     def unavailable() -> str | None                             the one reason why not from here and the fix, or None
+
+The first line of its docstring is what `nas devices` prints about it.
+
+Modules whose names begin with `_` are no devices. They serve several: _models.py exports models, _runner.py talks to
+programs that time them, and _runner_program.py is such a program.
 """
 
 from __future__ import annotations
@@ -38,13 +44,13 @@ class DeviceDescription:
 
     Attributes:
         kind: the plug-in's name, such as onnxruntime.
-        model: name of the device itself, such as its processor or phone.
+        model: name of the hardware, such as its processor or phone.
         os: operating system and version, with the build where it is known.
         runtime: what runs the network.
-        versions: version of each piece of software that shapes the numbers.
+        versions: version of each piece of software that affects the times.
         precision: number format of weights and activations.
         threads: threads of the runtime; None where the runtime decides.
-        settings: whatever else shapes the times, such as compute units or pinned cores.
+        settings: whatever else affects the times, such as compute units or pinned cores.
     """
 
     kind: str
@@ -63,10 +69,10 @@ class Job:
 
     Attributes:
         subject: a layer, a stack of equal layers or a whole network.
-        duration_ms: run it back to back at least this long, warm-up included,
-        minimum_runs: and at least so often,
+        duration_ms: it is run back to back for at least this long, warm-up included,
+        minimum_runs: and at least this often,
         maximum_runs: but no more often than this.
-        verify: report the output for the example input as well, if the device can.
+        verify: whether to report the output for the example input as well, if the device can.
     """
 
     subject: Subject
@@ -78,16 +84,17 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What came of a job.
+    """The result of a job.
 
     Attributes:
-        times_ms: milliseconds of every run in the order they were made; empty after a failure.
-        output: `sampled` elements of the output; None where it was not asked for or cannot be had.
+        times_ms: milliseconds of every run in their order; empty after a failure.
+        output: elements of the output as `sampled` takes them; None where not asked for or not available.
         failure: why there are no times; None after a success.
-        facts: what else the device tells of this job, such as its thermal state or the processors that took part.
-        quantiles_ms: where the runtime reports no single runs, so that `times_ms` is empty: fraction of the runs that
-            took no longer -> milliseconds, 0 for the fastest and 1 for the slowest; after a warm-up of its own.
-        count: how many runs the quantiles are of.
+        facts: what else the device reports about this job, such as its thermal state or the processors that took part.
+        quantiles_ms: fraction of the runs that took no longer -> milliseconds; 0 is the fastest run and 1 the slowest.
+            Only from a runtime that does not report single runs. Then `times_ms` is empty, and the runs are those after
+            the runtime's own warm-up.
+        count: number of the runs behind the quantiles.
     """
 
     times_ms: tuple[float, ...] = ()
@@ -99,12 +106,13 @@ class Run:
 
 
 class Device(Protocol):
-    """Something that runs networks and layers and times every run.
+    """Runs networks and layers and times every run.
 
     Attributes:
-        batch: how many jobs it takes at once; with 1 each is run when its result is asked for.
-        call_cost: whether one run has a cost of its own (a phone, a driver), which a network pays once and a table of
-            layers would count for each: such a device is measured through stacks of equal layers.
+        batch: how many jobs it takes at once. With 1, a job is run when its result is requested.
+        call_cost: whether a run has a fixed cost, as on a phone or through a driver. A network has this cost once, but
+            a sum over its layers would count it for each layer. So the device is measured through stacks of equal
+            layers.
     """
 
     batch: int
@@ -115,25 +123,25 @@ class Device(Protocol):
         ...
 
     def time(self, jobs: Sequence[Job]) -> Iterator[Run]:
-        """Do the jobs and yield what came of each, in their order.
+        """Do the jobs and yield the result of each, in their order.
 
         A job that fails, crashes the runtime or takes too long yields a `Run` with a failure.
 
         Raises:
-            DeviceError: the device itself is gone; results not yet yielded are lost.
+            DeviceError: the device is gone. Results that were not yet yielded are lost.
         """
         ...
 
     def close(self) -> None:
-        """End what was started and remove what was left on the device."""
+        """End the processes that were started, and remove the files that were left on the device."""
         ...
 
 
 def open_device(device: str, options: Mapping[str, str]) -> Device:
-    """The device that `--device NAME[://ADDRESS]` and `--option NAME=VALUE` mean.
+    """Open the device that `--device NAME[://ADDRESS]` and `--option NAME=VALUE` name.
 
     Raises:
-        InputError: no such device, an unknown option, or a value against a rule.
+        InputError: no such device, an unknown option, or an invalid value.
         DeviceError: it cannot be used from here.
     """
     name, _, address = device.partition("://")
@@ -151,9 +159,9 @@ def open_device(device: str, options: Mapping[str, str]) -> Device:
 
 
 def sampled(output: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """At most 8191 evenly spaced elements of an output, flattened: every n-th, where n is its size // 4096, at least 1.
+    """Every n-th element of an output, flattened, where n is its size // 4096 and at least 1. At most 8191 elements.
 
-    Enough to see a wrong layer, and little enough to come back from a phone for every one.
+    That is enough to detect a wrong layer, and small enough to copy from a phone for every layer.
     """
     flat = output.reshape(-1)
     return flat[:: max(1, flat.size // _SAMPLES)].astype(np.float32)

@@ -1,6 +1,6 @@
-"""Runners: programs that time models near the hardware and speak JSON lines with this process.
+"""Runners: programs that time models close to the hardware. They exchange JSON lines with this process.
 
-A runner reads one request a line from its stdin and writes one answer a line to its stdout::
+A runner reads one request per line from its stdin and writes one answer per line to its stdout::
 
     {"op": "describe"}
         -> {"model": ..., "os": ..., "versions": {...}, "providers": [...]}
@@ -8,9 +8,13 @@ A runner reads one request a line from its stdin and writes one answer a line to
      "maximum_runs": 1000, "output": true, "threads": 1, "provider": "CPUExecutionProvider"}
         -> {"times_ms": [...], "output": BASE64, "facts": {...}}
 
-or `{"failure": REASON}`. It fills the input with the fractional parts of multiples of the golden ratio, as
-`nas.networks.modules.example_input` does, and answers with every n-th element of the output as little-endian float32, as `sampled`
-in nas/devices/__init__.py takes them.
+Instead of either it may answer `{"failure": REASON}`.
+
+The input consists of the fractional parts of multiples of the golden ratio, as in
+`nas.networks.modules.example_input`. The output comes back as every n-th element in little-endian float32, as in
+`nas.devices.sampled`.
+
+_runner_program.py is the runner for ONNX Runtime and Core ML. The device wasm has its own, in JavaScript.
 """
 
 from __future__ import annotations
@@ -18,11 +22,10 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
-import shutil
 import subprocess
+import sys
 import tempfile
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Protocol, Self
@@ -31,24 +34,27 @@ import numpy as np
 from pydantic import Base64Bytes, Field, ValidationError, model_validator
 
 from nas.devices import DeviceDescription, Job, Run
+from nas.devices._models import ModelFiles, NotExported
 from nas.errors import DeviceError
 from nas.files import Record
-from nas.networks import Subject
 
 __all__ = [
+    "RUNNER_PROGRAM",
+    "Answering",
     "Description",
-    "ModelFiles",
-    "NotExported",
     "Runner",
     "RunnerDevice",
     "RunnerLost",
     "RunnerTimeout",
+    "local_runner",
     "read_run",
     "timing_request",
 ]
 
-_RECONNECTIONS = 5
-_END_S = 5.0  # for a process that has closed its pipes
+RUNNER_PROGRAM = Path(__file__).with_name("_runner_program.py")
+
+_RECONNECTIONS = 5  # within one job
+_END_S = 5.0  # wait for a process to end that has closed its pipes
 
 _Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -77,11 +83,11 @@ class _Times(Record):
         return self
 
 
-class RunnerLost(Exception):  # noqa: N818 - a state of affairs, met on the way to a result
-    """The runner ended, or said something that is no answer; the message is its last word.
+class RunnerLost(Exception):  # noqa: N818 - an expected event, which is handled
+    """The runner ended, or its answer is invalid; the message quotes its last line.
 
     Attributes:
-        disconnected: whether the way to it broke, so that the job is not to blame.
+        disconnected: whether the connection to it broke. Then the job is not the cause.
     """
 
     def __init__(self, message: str, *, disconnected: bool = False) -> None:
@@ -90,27 +96,32 @@ class RunnerLost(Exception):  # noqa: N818 - a state of affairs, met on the way 
 
 
 class RunnerTimeout(Exception):  # noqa: N818 - likewise
-    """No answer in time."""
+    """The runner did not answer in time."""
 
 
 class Answering(Protocol):
-    """What a device needs of a running runner."""
+    """A running runner, as a device uses it."""
 
     def ask(self, request: Mapping[str, object], *, timeout_s: float) -> dict[str, Any]:
-        """The answer to one request; raises RunnerLost or RunnerTimeout, after which only `kill` is of use."""
+        """The answer to one request. After an error, only `kill` may be called.
+
+        Raises:
+            RunnerLost: it ended, or its answer is invalid.
+            RunnerTimeout: it did not answer in time.
+        """
         ...
 
     def kill(self) -> None:
-        """End it without a word."""
+        """End it at once."""
         ...
 
 
 class Runner:
-    """A running runner that is a process with pipes.
+    """A runner that is a child process, with pipes to its stdin and stdout.
 
     Args:
-        command: program and arguments; no shell sees them.
-        disconnect_codes: exit codes that tell of a lost connection instead of a crash.
+        command: program and arguments, passed without a shell.
+        disconnect_codes: exit codes that mean a lost connection instead of a crash.
     Raises:
         DeviceError: the program cannot be started.
     """
@@ -132,8 +143,8 @@ class Runner:
         """The answer to one request.
 
         Raises:
-            RunnerLost: the process has ended, or answered with something else than a JSON object.
-            RunnerTimeout: it has not answered; what it will still say belongs to this request, so close it.
+            RunnerLost: the process ended, or its answer is not a JSON object.
+            RunnerTimeout: it did not answer in time. Its next line would still belong to this request, so close it.
         """
         assert self._process.stdin is not None
         try:
@@ -156,9 +167,9 @@ class Runner:
         return answer
 
     def close(self) -> None:
-        """End the process, at once if need be."""
+        """End the process: close its stdin, and kill it if it does not end by itself."""
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # It has ended and left a request unread.
+        with contextlib.suppress(OSError):  # It has ended without reading the last request.
             self._process.stdin.close()
         try:
             self._process.wait(timeout=2)
@@ -168,7 +179,7 @@ class Runner:
         self._errors.close()
 
     def kill(self) -> None:
-        """End the process without a word."""
+        """End the process at once."""
         self._process.kill()
         self.close()
 
@@ -177,7 +188,7 @@ class Runner:
         with self._process.stdout as lines:
             for line in lines:
                 self._answers.put(line)
-        self._answers.put(b"")  # The end; a runner never answers with an empty line.
+        self._answers.put(b"")  # Marks the end of the output: a line is never empty, since it has its line break.
 
     def _lost(self) -> RunnerLost:
         try:
@@ -194,102 +205,31 @@ class Runner:
         )
 
 
-class NotExported(Exception):  # noqa: N818 - likewise
-    """A subject that cannot be made into a model; the message is the failure of its job."""
-
-
-def _ignore(name: str) -> None:
-    """Nobody is told."""
-
-
-class ModelFiles:
-    """Exported subjects in a temporary folder, each written once while there is room.
+def local_runner(runtime: str) -> Runner:
+    """The runner program as a child process.
 
     Args:
-        export: writes a subject for the runtime; returns it as bytes, or as a folder that is moved in.
-        suffix: ending of the files.
-        limit_bytes: when the files grow beyond this, the ones not used for longest go.
-        on_removal: told the name of each file that goes.
+        runtime: `onnxruntime` or `coreml`.
     """
-
-    def __init__(
-        self,
-        export: Callable[[Subject], bytes | Path],
-        *,
-        suffix: str,
-        limit_bytes: int = 4 << 30,
-        on_removal: Callable[[str], None] = _ignore,
-    ) -> None:
-        self._export = export
-        self._suffix = suffix
-        self._limit_bytes = limit_bytes
-        self._on_removal = on_removal
-        self._folder = tempfile.TemporaryDirectory(prefix="nas-models-")
-        self._sizes: OrderedDict[str, int] = OrderedDict()
-
-    def path(self, subject: Subject) -> Path:
-        """The file of a subject, exported when it is not there.
-
-        Raises:
-            NotExported: it cannot be, whatever the exporter met.
-            DeviceError: there is no room for it.
-        """
-        name = subject.key + self._suffix
-        path = Path(self._folder.name) / name
-        if name not in self._sizes:
-            try:
-                content = self._export(subject)
-            except Exception as error:  # Exporters raise nothing narrower.
-                words = str(error).strip() or type(error).__name__
-                raise NotExported(f"cannot be exported: {words.splitlines()[0]}") from error
-            if isinstance(content, Path):
-                size = sum(file.stat().st_size for file in content.rglob("*"))
-            else:
-                size = len(content)
-            while self._sizes and sum(self._sizes.values()) + size > self._limit_bytes:
-                oldest, _ = self._sizes.popitem(last=False)
-                self._remove(path.with_name(oldest))
-                self._on_removal(oldest)
-            try:
-                if isinstance(content, Path):
-                    shutil.move(content, path)
-                else:
-                    path.write_bytes(content)
-            except OSError as error:  # Every further subject would meet it, too.
-                raise DeviceError(
-                    f"{path.parent}: no model can be kept there ({error.strerror}); make room, or set TMPDIR to "
-                    "another folder, then repeat the command to go on from here"
-                ) from error
-            self._sizes[name] = size
-        self._sizes.move_to_end(name)
-        return path
-
-    def close(self) -> None:
-        """Remove the folder."""
-        self._folder.cleanup()
-
-    def _remove(self, path: Path) -> None:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    # -P keeps the program's folder off the import path: its onnxruntime.py would hide the package of the same name.
+    return Runner([sys.executable, "-P", str(RUNNER_PROGRAM), runtime])
 
 
 class RunnerDevice:
-    """A device whose jobs a runner does one by one; a runner that crashes or hangs is started anew.
+    """A device whose jobs are done by a runner, one at a time. A runner that crashes or hangs is started again.
 
     Args:
-        where: what errors call it, such as ssh://pi.
-        start: starts a runner and, where it is far away, the way to it.
-        fingerprint: makes the device's description out of the runner's.
+        where: the device's name in errors, such as ssh://pi.
+        start: starts a runner, and first connects to its host where that is remote.
+        fingerprint: makes the device's description from the runner's.
         models: the exported subjects.
-        place: brings a model file to where the runner finds it, and says its name there.
-        settings: members of every request, such as `threads`.
-        timeout_s: longest wait for one answer.
+        place: copies a model file to where the runner can read it, and returns its path there.
+        settings: further members of every `time` request, such as `threads`.
+        timeout_s: timeout of an answer, in addition to the duration of the job.
         call_cost: as in `Device`.
         at_close: undoes what `start` and `place` did.
     Raises:
-        DeviceError: the runner cannot be started, or does not describe itself.
+        DeviceError: the runner cannot be started, or its description is invalid.
     """
 
     batch = 1
@@ -327,16 +267,16 @@ class RunnerDevice:
         return self._description
 
     def time(self, jobs: Sequence[Job]) -> Iterator[Run]:
-        """Do the jobs one by one.
+        """Do the jobs one at a time.
 
         Raises:
-            DeviceError: the way to the runner is broken and could not be mended.
+            DeviceError: the connection to the runner broke and could not be restored.
         """
         return map(self._time, jobs)
 
     def close(self) -> None:
         """End the runner and remove the models."""
-        with contextlib.ExitStack() as last_to_first:  # each of them even if one before it fails
+        with contextlib.ExitStack() as last_to_first:  # Each is called even if an earlier one fails.
             last_to_first.callback(self._at_close)
             last_to_first.callback(self._models.close)
             last_to_first.callback(self._drop)
@@ -369,7 +309,7 @@ class RunnerDevice:
                 self._drop()
                 crashes += not lost.disconnected
                 disconnections += lost.disconnected
-                if crashes > 1:  # Once may be the machine's fault.
+                if crashes > 1:  # A single crash may have another cause than the model.
                     return Run(failure=str(lost))
                 if disconnections > _RECONNECTIONS:
                     raise DeviceError(
@@ -378,7 +318,7 @@ class RunnerDevice:
                     ) from lost
 
     def _ask(self, job: Job, model: Path) -> Run:
-        runner = self._running()  # First: starting anew may have cleared the place.
+        runner = self._running()  # Before `place`: a new start may find an empty folder on the host.
         request = {"op": "time", **timing_request(job, self._place(model)), **self._settings}
         answer = runner.ask(request, timeout_s=self._timeout_s + job.duration_ms / 1000)
         try:
@@ -398,7 +338,7 @@ class RunnerDevice:
 
 
 def timing_request(job: Job, model: str) -> dict[str, object]:
-    """What a runner needs to know of a job; `model` is the name of its file there."""
+    """The members of a `time` request that describe a job; `model` is the path of its file for the runner."""
     from nas.networks.modules import example_shape
 
     return {
@@ -412,10 +352,10 @@ def timing_request(job: Job, model: str) -> dict[str, object]:
 
 
 def read_run(answer: Mapping[str, object]) -> Run:
-    """The run that a runner's answer to `time` tells of.
+    """The run in a runner's answer to `time`.
 
     Raises:
-        ValidationError: it is no such answer.
+        ValidationError: the answer is invalid.
     """
     times = _Times.model_validate_json(json.dumps(answer))
     return Run(

@@ -1,7 +1,9 @@
 """This Mac through Core ML, in a process of its own: ML Programs in float16, and which layers leave the Neural Engine.
 
-Each run's facts say how many operations Core ML would place on which processor (`placement`) and name those that are
-not on the Neural Engine (`off_neural_engine`). Never tried on a Mac: it is tested against a stand-in for coremltools.
+The facts of each run say how many operations Core ML would place on which processor (`placement`), and name those that
+are not on the Neural Engine (`off_neural_engine`).
+
+Never tried on a Mac. The tests use a stand-in for coremltools.
 """
 
 from __future__ import annotations
@@ -9,13 +11,13 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Literal
 
 from nas.devices import DeviceDescription, Seconds
-from nas.devices._runner import Description, ModelFiles, Runner, RunnerDevice
+from nas.devices._models import ModelFiles
+from nas.devices._runner import Description, RunnerDevice, local_runner
 from nas.errors import DeviceError, InputError
 from nas.files import Record
 from nas.networks import Subject
@@ -24,10 +26,9 @@ __all__ = ["TARGET", "ComputeUnits", "Options", "open_device", "package", "unava
 
 ComputeUnits = Literal["all", "cpu_and_ne", "cpu_and_gpu", "cpu_only"]
 
-TARGET = "iOS16"  # what nas/export/coreml.py converts for: it shapes the operations
+TARGET = "iOS16"  # nas/export/coreml.py converts for this; the operations of a model depend on it
 
-_RUNNER = Path(__file__).with_name("_coreml_runner.py")
-_FIRST_MACOS = 13  # as new as iOS 16
+_FIRST_MACOS = 13  # the counterpart of iOS 16
 
 
 class Options(Record):
@@ -35,7 +36,7 @@ class Options(Record):
 
     Attributes:
         compute_units: processors that Core ML may use.
-        timeout_s: a job that takes this much longer than its runs, loading included, has failed.
+        timeout_s: timeout of a job, loading included, in addition to the duration of its runs.
     """
 
     compute_units: ComputeUnits = "all"
@@ -46,8 +47,8 @@ def open_device(address: str, options: Options) -> RunnerDevice:
     """This Mac, in a child process.
 
     Raises:
-        InputError: an address, which this device has none of.
-        DeviceError: this is no Mac, or it lacks coremltools.
+        InputError: an address was given, and this device takes none.
+        DeviceError: this is no Mac, or coremltools is not installed.
     """
     if address:
         raise InputError(f"--device coreml is this Mac and takes no address, got {address!r}")
@@ -68,8 +69,7 @@ def open_device(address: str, options: Options) -> RunnerDevice:
 
     return RunnerDevice(
         where="coreml",
-        # -P: the folder of the runner holds modules named like packages, which they must not hide.
-        start=lambda: Runner([sys.executable, "-P", str(_RUNNER)]),
+        start=lambda: local_runner("coreml"),
         fingerprint=fingerprint,
         models=ModelFiles(package, suffix=".mlpackage"),
         settings={"compute_units": options.compute_units},
@@ -80,7 +80,7 @@ def open_device(address: str, options: Options) -> RunnerDevice:
 
 def unavailable() -> str | None:
     """Why this device cannot be used from here and what to do; None when it can."""
-    # Every macOS has this program, and nothing else has.
+    # Every macOS has this program, and no other system has it.
     if (sw_vers := shutil.which("sw_vers")) is None:
         return f"needs macOS {_FIRST_MACOS} or later; build the table on a Mac and copy its .json to latency_tables/"
     told = subprocess.run([sw_vers, "-productVersion"], capture_output=True, text=True, check=False).stdout.strip()
@@ -93,7 +93,7 @@ def unavailable() -> str | None:
 
 
 def package(subject: Subject) -> Path:
-    """The Core ML package of a subject, a folder that the caller moves or removes; loads torch."""
+    """The Core ML package of a subject: a folder, which the caller moves or removes. Loads torch."""
     from nas.export.coreml import timed_model
 
     folder = Path(tempfile.mkdtemp(prefix="nas-", suffix=".mlpackage"))

@@ -1,6 +1,6 @@
 """A device made of arithmetic: times follow from the operations of a layer, with repeatable noise. For tests and demos.
 
-Its times are `analytic`: nothing is measured, and tables made with it say so.
+Its times are `analytic`: nothing is measured, and a table made with it says so.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Options(Record):
     """What `--option` may set.
 
     Attributes:
-        threads: recorded in the description only.
-        noise: relative spread of the times, always upwards as on a real machine.
-        call_ms: cost of every run beside its layers; above 0 the device is measured through stacks.
-        drift: how much slower the device is after a thousand jobs, relative.
-        fails: beginning of the keys of layers that fail.
+        threads: recorded in the description, without an effect.
+        noise: relative spread of the times. It only adds time, as on a real machine.
+        call_ms: fixed cost of every run. Above 0 the device is measured through stacks.
+        drift: relative slowdown after a thousand jobs.
+        fails: layers whose keys begin with this fail.
     """
 
     threads: Threads = 1
@@ -48,7 +48,7 @@ class FakeDevice:
     """A device that needs no hardware.
 
     Attributes:
-        done: keys of the subjects timed so far, for tests to look at.
+        done: keys of the subjects timed so far, for tests.
     """
 
     batch = 1
@@ -71,13 +71,13 @@ class FakeDevice:
         )
 
     def time(self, jobs: Sequence[Job]) -> Iterator[Run]:
-        """Work out what each job costs; the first runs are slower, as on a real device."""
+        """Compute the times of each job. The first runs are slower, as on a real device."""
         for job in jobs:
             self.done.append(job.subject.key)
             yield self._run(job)
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: no process was started."""
 
     def _run(self, job: Job) -> Run:
         if self.options.fails and job.subject.key.startswith(self.options.fails):
@@ -95,7 +95,7 @@ def open_device(address: str, options: Options) -> FakeDevice:
     """The fake device.
 
     Raises:
-        InputError: an address, which it has none of.
+        InputError: an address was given, and this device takes none.
     """
     if address:
         raise InputError(f"--device fake takes no address, got {address!r}")

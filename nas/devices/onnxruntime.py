@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import functools
-import sys
-from pathlib import Path
 
 from nas.devices import DeviceDescription, Seconds, Threads
-from nas.devices._runner import Description, ModelFiles, Runner, RunnerDevice
+from nas.devices._models import ModelFiles
+from nas.devices._runner import Description, RunnerDevice, local_runner
 from nas.errors import DeviceError, InputError
 from nas.files import Record
 from nas.networks import Subject
 
-__all__ = ["RUNNER", "Options", "exported", "fingerprint", "open_device", "unavailable"]
-
-RUNNER = Path(__file__).with_name("_onnxruntime_runner.py")
+__all__ = ["Options", "exported", "fingerprint", "open_device", "unavailable"]
 
 
 class Options(Record):
     """What `--option` may set.
 
     Attributes:
-        threads: threads inside an operator; operators run one after the other.
-        provider: execution provider of ONNX Runtime, which must take the first place in every session.
-        timeout_s: a layer that takes longer, loading included, has failed.
+        threads: threads inside an operator. Operators run one after the other.
+        provider: execution provider of ONNX Runtime. It must be the first one of every session.
+        timeout_s: timeout of a layer, loading included, in addition to the duration of its runs.
     """
 
     threads: Threads = 1
@@ -35,7 +32,7 @@ def open_device(address: str, options: Options) -> RunnerDevice:
     """This machine, in a child process.
 
     Raises:
-        InputError: an address, which this device has none of.
+        InputError: an address was given, and this device takes none.
         DeviceError: ONNX Runtime is not installed, or lacks the provider.
     """
     if address:
@@ -44,8 +41,7 @@ def open_device(address: str, options: Options) -> RunnerDevice:
         raise DeviceError(f"onnxruntime: {reason}")
     return RunnerDevice(
         where="onnxruntime",
-        # -P: the folder of the runner holds a module of this name, which must not hide the package.
-        start=lambda: Runner([sys.executable, "-P", str(RUNNER)]),
+        start=lambda: local_runner("onnxruntime"),
         fingerprint=functools.partial(fingerprint, "onnxruntime", options.provider, options.threads),
         models=ModelFiles(exported, suffix=".onnx"),
         settings={"threads": options.threads, "provider": options.provider},
@@ -66,12 +62,12 @@ def fingerprint(where: str, provider: str, threads: int, about: Description) -> 
     """The description of a host that runs ONNX Runtime.
 
     Args:
-        where: the device as it was asked for: its kind, and its address where it has one.
+        where: the device as the user named it: the kind, and the address where it has one.
         provider: execution provider.
-        threads: inside an operator.
-        about: what the host's runner says of it.
+        threads: threads inside an operator.
+        about: the description from the host's runner.
     Raises:
-        DeviceError: its build lacks the provider.
+        DeviceError: this build of ONNX Runtime lacks the provider.
     """
     if provider not in about.providers:
         raise DeviceError(f"{where}: no {provider} in this ONNX Runtime; there are {', '.join(about.providers)}")
@@ -87,7 +83,7 @@ def fingerprint(where: str, provider: str, threads: int, about: Description) -> 
 
 
 def exported(subject: Subject) -> bytes:
-    """The ONNX model of a subject; torch is loaded only when the first is asked for."""
+    """The ONNX model of a subject. The first call loads torch."""
     from nas.export.onnx import timed_model
 
     return timed_model(subject)

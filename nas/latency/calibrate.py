@@ -48,10 +48,7 @@ from nas.latency.published import (
     read_points,
 )
 from nas.latency.table import LatencyTable
-from nas.networks import (
-    Operation,
-    operations,
-)
+from nas.networks import Operation, operations
 
 __all__ = [
     "PRIORS",

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from nas.data import ImageSet, validation_batches
 from nas.networks.modules import Network
 from nas.proxies import ScoringFailed
-from nas.training import Precision, autocast
+from nas.training.recipe import Precision, autocast
 
 __all__ = ["HeldOut", "circumstances", "held_out", "judged", "of_seed", "portable_weights"]
 

@@ -1,6 +1,6 @@
 """Short training: every candidate learns from the same few thousand images, then is scored on held-out ones.
 
-How much a network learns from so few images is mostly the recipe's doing: nas/training/recipe.py has the parts that matter,
+How much a network learns from so few images is mostly up to the recipe: nas/training/recipe.py has the parts that matter,
 results/proxy-study what was tried, and how the order of networks compares with the published one.
 """
 
@@ -24,17 +24,15 @@ from nas.networks import Architecture, SearchSpace
 from nas.networks.modules import Network, inherit, load_donor
 from nas.proxies import Inputs, Score, ScoringFailed
 from nas.proxies._torch import circumstances, held_out, judged, of_seed, portable_weights
-from nas.training import (
+from nas.training import Supernet, is_supernet, load_supernet
+from nas.training.recipe import (
     Optimizer,
     Precision,
-    Supernet,
     autocast,
     calibrate_norms,
     calibration_batches,
     faster_precision,
     initial_network,
-    is_supernet,
-    load_supernet,
     memory_failures,
     schedule,
     timed,

@@ -17,13 +17,12 @@ from nas.files import Record, digest
 from nas.networks import Architecture
 from nas.proxies import Inputs, Score, ScoringFailed
 from nas.proxies._torch import circumstances, held_out, of_seed, portable_weights
-from nas.training import (
+from nas.training import Supernet, load_supernet
+from nas.training.recipe import (
     Precision,
-    Supernet,
     calibrate_norms,
     calibration_batches,
     faster_precision,
-    load_supernet,
     memory_failures,
     usable_device,
 )

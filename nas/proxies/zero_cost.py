@@ -32,7 +32,7 @@ from nas.networks.modules import Network
 from nas.networks.modules.blocks import Attention
 from nas.proxies import Inputs, Score, ScoringFailed
 from nas.proxies._torch import circumstances
-from nas.training import memory_failures, seeded_network, usable_device
+from nas.training.recipe import memory_failures, seeded_network, usable_device
 
 __all__ = ["VARIANT", "Counted", "Options", "ZeroCost", "build", "gradient_norm", "naswot", "synflow", "zico"]
 

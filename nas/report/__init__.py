@@ -1,1 +1,22 @@
-"""."""
+"""Results as words, figures and pages.
+
+words.py says what a search found, sections.py what a validation says. figures.py draws both; only that file imports
+Plotly. page.py writes the files that people open.
+"""
+
+from __future__ import annotations
+
+from nas.report.figures import write_plot
+from nas.report.page import write_report, write_validation
+from nas.report.sections import Section, validation_sections
+from nas.report.words import screening_values, summary
+
+__all__ = [
+    "Section",
+    "screening_values",
+    "summary",
+    "validation_sections",
+    "write_plot",
+    "write_report",
+    "write_validation",
+]

@@ -107,8 +107,9 @@ def run_search(
     else:
         folder = ResultsFolder(out, run, resume=resume)
         study = Study.open(out / "study.journal", run, space, name=out.name, seed=seed, resume=True)
-    search = _Search(space, table, proxy, screens, plan=plan, study=study, folder=folder, on_progress=on_progress)
-    decision = search.funnel.decision
+    decision = Decision(folder, table, proxy, coverage=plan.confidence)
+    funnel = Funnel(folder, study, decision, screens, size=plan.screen)
+    search = _Search(space=space, table=table, plan=plan, study=study, funnel=funnel, on_progress=on_progress)
 
     def is_late(ahead_s: float) -> bool:
         return bool(decision.kept) and time_limit_s is not None and time.monotonic() - started + ahead_s > time_limit_s
@@ -116,13 +117,13 @@ def run_search(
     def ended() -> str | None:
         if plan.candidates is not None and decision.searched >= plan.candidates:
             return "all candidates are scored"
-        return "the time limit" if is_late(search.funnel.next_seconds()) else None
+        return "the time limit" if is_late(funnel.next_seconds()) else None
 
     try:
         exhausted = not decision.searched and not search.next_candidate()
         for name, network in plan.references.items():
             if network.id not in decision.known and not is_late(decision.mean_seconds()):
-                search.funnel.score_reference(name, network)
+                funnel.score_reference(name, network)
         while not exhausted and ended() is None:
             exhausted = not search.next_candidate()
         search.report(ended="no further network inside the budget was found" if exhausted else ended())
@@ -131,28 +132,26 @@ def run_search(
     return result
 
 
+@dataclass(slots=True, kw_only=True)
 class _Search:
-    """A running search: networks from the study, those inside the budget into the funnel."""
+    """A running search: the study proposes networks, and those inside the budget go into the funnel.
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        table: LatencyTable,
-        proxy: Proxy,
-        screens: Mapping[str, Proxy],
-        *,
-        plan: Plan,
-        study: Study,
-        folder: ResultsFolder,
-        on_progress: Callable[[Progress], None],
-    ) -> None:
-        self._space, self._table, self._plan, self._study = space, table, plan, study
-        self._on_progress = on_progress
-        self._proposed = self._over_budget = 0
-        decision = Decision(
-            folder, table, proxy, coverage=plan.confidence, on_kept=lambda candidate: self.report(last=candidate)
-        )
-        self.funnel = Funnel(folder, study, decision, screens, size=plan.screen)
+    Attributes:
+        proposed: networks that the study proposed so far.
+        over_budget: how many of them are over the budget.
+    """
+
+    space: SearchSpace
+    table: LatencyTable
+    plan: Plan
+    study: Study
+    funnel: Funnel
+    on_progress: Callable[[Progress], None]
+    proposed: int = 0
+    over_budget: int = 0
+
+    def __post_init__(self) -> None:
+        self.funnel.decision.on_kept = lambda candidate: self.report(last=candidate)
 
     def next_candidate(self) -> bool:
         """Find networks until one more has its score from the last stage; False when there seem to be none left."""
@@ -168,11 +167,11 @@ class _Search:
     def report(self, *, last: Candidate | None = None, ended: str | None = None) -> None:
         """Tell whoever watches."""
         decision, screens = self.funnel.decision, self.funnel.screens
-        self._on_progress(
+        self.on_progress(
             Progress(
                 scored=decision.kept,
-                proposed=self._proposed,
-                over_budget=self._over_budget,
+                proposed=self.proposed,
+                over_budget=self.over_budget,
                 screened=len(screens[0].searched) if screens else 0,
                 last=last,
                 ended=ended,
@@ -193,15 +192,15 @@ class _Search:
         overlooked = self._overlooked()
         if overlooked is None:
             return False
-        self._study.propose_next(overlooked)
+        self.study.propose_next(overlooked)
         return self._try() == "scored"
 
     def _try(self) -> Literal["scored", "repeated", "over budget"]:
         """Let the study propose a network, and the first stage score it if it is new and inside the budget."""
-        self._proposed += 1
-        proposal = self._study.propose(self._over_ms)
+        self.proposed += 1
+        proposal = self.study.propose(self._over_ms)
         if proposal.over_ms > 0:
-            self._over_budget += 1
+            self.over_budget += 1
             return "over budget"
         if self.funnel.has_searched(proposal.network.id):
             self.funnel.close(proposal)
@@ -217,15 +216,15 @@ class _Search:
 
         choose = random_choice(seed=self.funnel.results)
         for _ in range(_DRAWS):
-            network = self._space.sample(choose)
+            network = self.space.sample(choose)
             if is_new(network):
                 return network
-        cheapest = self._space.extreme(self._table.layer_ms)
+        cheapest = self.space.extreme(self.table.layer_ms)
         return cheapest if is_new(cheapest) else None
 
     def _over_ms(self, network: Architecture) -> float:
         """How far a network is above the budget."""
-        return limited_ms(self._table, network, self._plan.confidence) - self._plan.budget_ms
+        return limited_ms(self.table, network, self.plan.confidence) - self.plan.budget_ms
 
 
 def _describe(

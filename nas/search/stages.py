@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from nas.latency import LatencyTable
@@ -20,9 +21,44 @@ from nas.search.records import Candidate, Screening
 from nas.search.result import ResultsFolder
 from nas.search.study import Proposal, Study
 
-__all__ = ["Decision", "Funnel", "Screen", "attempt"]
+__all__ = ["Attempt", "Decision", "Funnel", "Screen", "attempt"]
 
 Kind = Literal["searched", "reference"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What came of scoring a network once.
+
+    Attributes:
+        score: by the proxy; None where it failed.
+        failure: why there is no score.
+        seconds: time spent on it.
+    """
+
+    score: Score | None
+    failure: str | None
+    seconds: float
+
+    @property
+    def value(self) -> float | None:
+        """The value of the score, if there is one."""
+        return self.score.value if self.score else None
+
+    @property
+    def details(self) -> dict[str, float | int | str]:
+        """The details of the score; empty where there is none."""
+        return dict(self.score.details) if self.score else {}
+
+
+def attempt(proxy: Proxy, network: Architecture) -> Attempt:
+    """Score a network; a failure is an outcome, too."""
+    start = time.monotonic()
+    try:
+        score = proxy.score(network)
+    except ScoringFailed as error:
+        return Attempt(score=None, failure=str(error), seconds=time.monotonic() - start)
+    return Attempt(score=score, failure=None, seconds=score.seconds)
 
 
 class Stage(Protocol):
@@ -45,9 +81,9 @@ class Decision:
         table: predicts their latency.
         proxy: scores them.
         coverage: of the interval around a latency; None for what the table knows well.
-        on_kept: called after every candidate.
 
     Attributes:
+        on_kept: called after every candidate; may be set.
         known: every candidate by the id of its network, failed ones included.
         kept: candidates of this process so far.
     """
@@ -59,10 +95,9 @@ class Decision:
         proxy: Proxy,
         *,
         coverage: float | None,
-        on_kept: Callable[[Candidate], None],
     ) -> None:
-        self._folder, self._table, self._proxy = folder, table, proxy
-        self._coverage, self._on_kept = coverage, on_kept
+        self._folder, self._table, self._proxy, self._coverage = folder, table, proxy, coverage
+        self.on_kept: Callable[[Candidate], None] = _ignore
         self.result = folder.load()
         self.known = {candidate.id: candidate for candidate in self.result.candidates}
         self.kept = 0
@@ -95,7 +130,7 @@ class Decision:
     def score(self, network: Architecture, *, kind: Kind, name: str | None = None, trial: int | None = None) -> None:
         """Score a network and keep the result; a failure is a result, too."""
         latency = self._table.latency(network, coverage=self._coverage)
-        score, failure, seconds = attempt(self._proxy, network)
+        outcome = attempt(self._proxy, network)
         candidate = Candidate(
             id=network.id,
             kind=kind,
@@ -104,20 +139,20 @@ class Decision:
             latency_ms=latency.latency_ms,
             low_ms=latency.low_ms,
             high_ms=latency.high_ms,
-            score=score.value if score else None,
-            failure=failure,
-            seconds=seconds,
-            details=dict(score.details) if score else {},
+            score=outcome.value,
+            failure=outcome.failure,
+            seconds=outcome.seconds,
+            details=outcome.details,
             architecture=network,
         )
-        self._keep(candidate, score)
+        self._keep(candidate, outcome.score)
 
     def _keep(self, candidate: Candidate, score: Score | None) -> None:
         """Put a finished candidate on disk, then into memory."""
         self.result = self._folder.add(candidate, score.weights if score else None)
         self.known[candidate.id] = candidate
         self.kept += 1
-        self._on_kept(candidate)
+        self.on_kept(candidate)
 
 
 class Screen:
@@ -173,17 +208,17 @@ class Screen:
         known = self.known.get(network.id)
         number = self._round() if kind == "searched" else None
         if known is None:
-            score, failure, seconds = attempt(self._proxy, network)
+            outcome = attempt(self._proxy, network)
             screening = Screening(
                 id=network.id,
                 proxy=self._name,
                 kind=kind,
                 trial=trial,
                 round=number,
-                value=score.value if score else None,
-                failure=failure,
-                seconds=seconds,
-                details=dict(score.details) if score else {},
+                value=outcome.value,
+                failure=outcome.failure,
+                seconds=outcome.seconds,
+                details=outcome.details,
                 architecture=network,
             )
         else:  # A reference that the sampler found by itself.
@@ -298,15 +333,9 @@ class Funnel:
                 self._study.tell(trial, scores.get(trial))
 
 
-def attempt(proxy: Proxy, network: Architecture) -> tuple[Score | None, str | None, float]:
-    """The score, or why there is none, and the seconds that it took."""
-    start = time.monotonic()
-    try:
-        score = proxy.score(network)
-    except ScoringFailed as error:
-        return None, str(error), time.monotonic() - start
-    return score, None, score.seconds
-
-
 def _mean_seconds(scored: Collection[Candidate | Screening]) -> float:
     return sum(one.seconds for one in scored) / len(scored) if scored else 0.0
+
+
+def _ignore(candidate: Candidate) -> None:
+    """Watch nothing."""

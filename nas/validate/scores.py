@@ -107,16 +107,17 @@ class Remembering:
         """
         kept, fresh = self._scores.find(self._name, self._seed, architecture.id), None
         if kept is None:
-            fresh, failure, seconds = attempt(self._proxy, architecture)
+            outcome = attempt(self._proxy, architecture)
+            fresh = outcome.score
             kept = self._scores.add(
                 KeptScore(
                     proxy=self._name,
                     seed=self._seed,
                     id=architecture.id,
-                    value=fresh.value if fresh else None,
-                    failure=failure,
-                    seconds=seconds,
-                    details=dict(fresh.details) if fresh else {},
+                    value=outcome.value,
+                    failure=outcome.failure,
+                    seconds=outcome.seconds,
+                    details=outcome.details,
                     settings=self.settings(),
                 )
             )

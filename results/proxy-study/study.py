@@ -35,20 +35,13 @@ import torch.nn.functional as F
 from scipy.stats import kendalltau
 from torch import Tensor, nn
 
-from nas import training
 from nas.data import ImageSet, load_images, training_batches, validation_batches
 from nas.latency.published import read_points
 from nas.networks import Architecture
 from nas.networks.modules import Network, residual_norms
-from nas.training import (
-    Optimizer,
-    autocast,
-    calibrate_norms,
-    faster_precision,
-    initial_network,
-    load_supernet,
-    schedule,
-)
+from nas.training import load_supernet
+from nas.training import recipe as training
+from nas.training.recipe import Optimizer, autocast, calibrate_norms, faster_precision, initial_network, schedule
 from nas.validate import unlike
 
 POINTS = Path("latency_tables/iphone13.points.csv")

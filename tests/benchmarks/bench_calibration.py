@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas import calibrate
+from nas.latency import calibrate
 from nas.latency.calibrate import Evidence
 from nas.latency.published import operations_beside, read_baselines, read_operations, read_points
 

@@ -32,7 +32,7 @@ from nas.networks import Architecture, AttentionSpec, ConvSpec, SearchSpace, Sta
 from nas.networks.modules import build_model
 from nas.proxies import ScoringFailed, short_training
 from nas.proxies.short_training import Recipe, ShortTraining
-from nas.training import Precision, faster_precision, timed
+from nas.training.recipe import Precision, faster_precision, timed
 
 REFERENCES = {name: network for name, network in SearchSpace.find("iformer").references.items() if name[8:] in "tsm"}
 M = REFERENCES["iformer_m"]

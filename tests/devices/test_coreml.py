@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nas.devices import Device, Job, open_device, sampled
-from nas.devices._runner import ModelFiles
+from nas.devices._models import ModelFiles
 from nas.devices.coreml import TARGET, package, unavailable
 from nas.errors import DeviceError, InputError
 from nas.networks import ConvLayer, HeadLayer, Subject

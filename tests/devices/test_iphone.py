@@ -1,4 +1,4 @@
-"""The iPhone, against executables that answer as Xcode's do (tests/devices/fakes/apple): no Mac and no phone is needed."""
+"""The iPhone, against executables that answer as Xcode's do (tests/devices/fakes/apple): needs no Mac and no phone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 
 from nas.devices import Job, Run, open_device, sampled
 from nas.devices.iphone import IPhone, Options, unavailable
-from nas.devices.iphone.xcode import Phone
+from nas.devices.iphone.phones import Phone
 from nas.errors import DeviceError, InputError
 from nas.networks import ConvLayer, HeadLayer, Stack, Subject
 from nas.networks.modules import example_input
@@ -100,8 +100,8 @@ def apple(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Apple]:
     monkeypatch.setenv("PATH", os.pathsep.join([str(folder), str(FAKES), os.environ["PATH"]]))
     monkeypatch.setenv("NAS_FAKE_APPLE", str(folder))
     monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("nas.devices.iphone.xcode._PAUSE_S", 0.0)
-    monkeypatch.setattr("nas.devices.iphone.package", empty_package)
+    monkeypatch.setattr("nas.devices.iphone.phones._PAUSE_S", 0.0)
+    monkeypatch.setattr("nas.devices.iphone.device.package", empty_package)
     yield Apple(folder)
     with suppress(FileNotFoundError, ProcessLookupError):
         os.kill(int((folder / "app.pid").read_text()), signal.SIGKILL)
@@ -193,7 +193,7 @@ class TestMeasuring:
     ) -> None:
         from nas.devices import coreml
 
-        monkeypatch.setattr("nas.devices.iphone.package", coreml.package)
+        monkeypatch.setattr("nas.devices.iphone.device.package", coreml.package)
         (run,) = opened().time([job(HeadLayer(channels=8, num_classes=3, height=2, width=2))])
 
         assert run.times_ms == (8.0, 8.0, 8.0)
@@ -279,7 +279,7 @@ class TestThingsThatGoWrongWithOneJob:
                 raise ValueError("no rule for this\nand more")
             return empty_package(subject)
 
-        monkeypatch.setattr("nas.devices.iphone.package", export)
+        monkeypatch.setattr("nas.devices.iphone.device.package", export)
         runs = list(opened().time([job(layer(8)), job(layer(16)), job(layer(24))]))
 
         assert failures(runs) == [None, "cannot be exported: no rule for this", None]
@@ -348,7 +348,7 @@ class TestABrokenConnection:
     def test_an_app_that_tells_its_console_nothing_is_found_done(
         self, apple: Apple, device: IPhone, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("nas.devices.iphone._POLL_S", 0.2)
+        monkeypatch.setattr("nas.devices.iphone.runner_app._POLL_S", 0.2)
         apple.fault("0/", app="mutes")
         runs = list(device.time([job(layer(8)), job(layer(16))]))
 
@@ -626,6 +626,6 @@ class TestBuildingTheApp:
 
 
 def test_a_silent_tool_does_not_hold_the_listing_up(apple: Apple, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.devices.iphone.xcode._LIST_S", 0.01)
+    monkeypatch.setattr("nas.devices.iphone.phones._LIST_S", 0.01)
 
     assert "devicectl list did not answer within 0.01 s" in (unavailable() or "")

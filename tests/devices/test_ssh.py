@@ -177,7 +177,7 @@ def time_one(device: RunnerDevice, what: Job) -> Run:
 
 def runners(folder: Path) -> list[str]:
     """The command lines of the runners that are at work in a folder of the host."""
-    return [line for line in _working(f"{folder}/_onnxruntime_runner.py") if "sh -c" not in line]
+    return [line for line in _working(f"{folder}/_runner_program.py") if "sh -c" not in line]
 
 
 def stand_in(folder: Path, first_time: str) -> str:
@@ -197,8 +197,8 @@ def stand_in(folder: Path, first_time: str) -> str:
                 flag = pathlib.Path({str(flag)!r})
                 if not flag.exists():
                     flag.touch()
-                    runner.OPERATIONS["time"] = lambda request: {first_time}
-                runner.main()
+                    runner.OPERATIONS["time"] = lambda runtime, request: {first_time}
+                runner.main(sys.argv[2])
         """)
     )
     return shlex.join([sys.executable, str(script)])

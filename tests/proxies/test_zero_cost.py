@@ -18,7 +18,7 @@ from nas.networks.modules import Network, build_model
 from nas.networks.modules.blocks import Attention
 from nas.proxies import Inputs, Score, ScoringFailed, zero_cost
 from nas.proxies.zero_cost import Options, ZeroCost, build, gradient_norm, naswot, synflow, zico
-from nas.training import seeded_network
+from nas.training.recipe import seeded_network
 
 CONV = ConvSpec(kernel=3, expansion=2)
 ATTENTION = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)

@@ -8,7 +8,7 @@ import pytest
 
 from nas.errors import InputError, NasError
 from nas.networks import Architecture, SearchSpace, random_choice
-from nas.report.words import summary, write_plot, write_report
+from nas.report import summary, write_plot, write_report
 from nas.search import Candidate, ResultsFolder, Run, SearchResult, SpaceUsed, TableUsed
 
 TINY = SearchSpace.find("tiny")

@@ -6,7 +6,7 @@ from torch import nn
 
 from nas.networks import Architecture, AttentionSpec, ConvSpec, StageSpec
 from nas.networks.modules import residual_norms
-from nas.training import Optimizer, faster_precision, initial_network, schedule
+from nas.training.recipe import Optimizer, faster_precision, initial_network, schedule
 
 CONV = ConvSpec(kernel=3, expansion=2)
 ATTENTION = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)

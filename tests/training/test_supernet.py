@@ -18,16 +18,8 @@ from nas.networks import Architecture, SearchSpace, count, operations, random_ch
 from nas.networks.modules import build_model, save_weights
 from nas.proxies import ScoringFailed, build_proxies
 from nas.proxies.supernet import InheritedWeights
-from nas.training import (
-    Limit,
-    Optimizer,
-    SupernetRecipe,
-    TrainingProgress,
-    calibrate_norms,
-    load_supernet,
-    sandwich,
-    train_supernet,
-)
+from nas.training import Limit, SupernetRecipe, TrainingProgress, load_supernet, sandwich, train_supernet
+from nas.training.recipe import Optimizer, calibrate_norms
 
 SPACE = SearchSpace.find("tiny")
 NARROW = Limit(admits=lambda network: network.stages[0].channels == 8, words="narrow")

@@ -21,10 +21,10 @@ from nas.latency import LatencyTable
 from nas.latency.published import read_points
 from nas.networks import Architecture, SearchSpace
 from nas.proxies import Proxy, Score, ScoringFailed
-from nas.report.words import validation_sections, write_validation
+from nas.report import validation_sections, write_validation
 from nas.search import SearchResult, hypervolume
-from nas.validate import Request, published_points, read_budgets, run_validation
-from nas.validate.records import Gap, Noise, ScoredNetwork, SeedScore, Validation
+from nas.validate import Gap, Noise, Request, ScoredNetwork, SeedScore, Validation, published_points, read_budgets
+from nas.validate.run import run_validation
 
 ROOT = Path(__file__).parents[2]
 POINTS = ROOT / "latency_tables" / "iphone13.points.csv"

@@ -1,4 +1,4 @@
-"""adb: a phone as this machine reaches it, and what its states mean."""
+"""adb: how this machine reaches a phone, and what the states of a phone mean."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from nas.errors import DeviceError, InputError
 
 __all__ = ["ROOT", "Phone", "choose_phone", "last", "no_phone"]
 
-ROOT = "/data/local/tmp"  # the one place where adb's user may write and execute
+ROOT = "/data/local/tmp"  # the only folder where adb's user may write and execute files
 
-_CONTROL_S = 20.0  # for a command that does next to nothing
+_CONTROL_S = 20.0  # timeout of a command that does almost nothing
 _COPY_S = 600.0
 
 _NO_ADB = "adb is not installed; apt-get install adb, or put Android's platform-tools on the PATH"
@@ -37,9 +37,9 @@ class Phone:
     """One phone.
 
     Args:
-        adb: path of the program.
-        serial: of the phone.
-        reconnect_s: how long `mend` tries.
+        adb: path of the program adb.
+        serial: serial number of the phone.
+        reconnect_s: how long `mend` retries.
     """
 
     def __init__(self, adb: str, serial: str, *, reconnect_s: float) -> None:
@@ -49,10 +49,10 @@ class Phone:
         self._reconnect_s = reconnect_s
 
     def run(self, script: str, *arguments: str, timeout_s: float = _CONTROL_S) -> tuple[int, list[str]]:
-        """Exit code and printed lines of a script for sh.
+        """Run a script in sh, and return its exit code and the lines that it printed.
 
-        adb hands one line of text to the phone's shell, so every argument is quoted. The exit code is printed behind
-        all else: some phones lose it otherwise, and an answer without it is not whole.
+        adb passes one line of text to the phone's shell, so every argument is quoted. The exit code is printed as the
+        last line, because some phones lose it otherwise. An answer without that line is incomplete.
 
         Raises:
             RunnerLost: the connection broke.
@@ -73,18 +73,18 @@ class Phone:
         Raises:
             RunnerLost: the connection broke.
             RunnerTimeout: copying takes longer than ten minutes.
-            DeviceError: the phone refuses it, as when its storage is full.
+            DeviceError: the phone refuses the file, for example because its storage is full.
         """
         done = self._do("push", str(file.resolve()), path, timeout_s=_COPY_S)
         if done.returncode == 0:
             return
-        # Version 29 says on stdout what went wrong, and behind it how many files it copied.
+        # Version 29 prints the error to stdout, and after it how many files it copied.
         lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
         words = next((line for line in lines if "error:" in line), last(lines))
         if "No space left" in words:
             size_mb = math.ceil(file.stat().st_size / 1e6)
             raise DeviceError(f"{self.address}: its storage is full; make room for {size_mb} MB and repeat the command")
-        if ": remote " in words:  # the phone itself said so
+        if ": remote " in words:  # The error is from the phone itself.
             raise DeviceError(
                 f"{self.address}: {file.name} cannot be copied there ({words.rpartition(': remote ')[2]}); see what "
                 f"{shlex.join(['adb', '-s', self._serial, 'shell', 'ls', '-ld', ROOT])} says"
@@ -92,10 +92,10 @@ class Phone:
         raise RunnerLost(words, disconnected=True)
 
     def mend(self, script: str, *arguments: str) -> None:
-        """Wait until the phone is there and has done what `script` asks.
+        """Wait until the phone is back and has run a script.
 
         Raises:
-            DeviceError: it does not come back.
+            DeviceError: it does not come back in time.
         """
         deadline = time.monotonic() + self._reconnect_s
         pause = 0.1
@@ -124,7 +124,7 @@ class Phone:
 
 
 def no_phone() -> str | None:
-    """Why no phone can be used from here and what to do; None when one can. Starts adb's server if need be."""
+    """Why no phone can be used from here and what to do; None when one can. Starts adb's server if necessary."""
     adb = shutil.which("adb")
     if adb is None:
         return _NO_ADB
@@ -141,11 +141,11 @@ def no_phone() -> str | None:
 
 
 def choose_phone(serial: str, *, reconnect_s: float) -> Phone:
-    """The phone of this serial number, or without one the only one connected.
+    """The phone with this serial number. Without a number, the only one that is connected.
 
     Raises:
         InputError: several are connected and none is named.
-        DeviceError: adb is missing, or there is no phone, or not this one, or it cannot be used.
+        DeviceError: adb is missing, there is no phone, this one is not connected, or it cannot be used.
     """
     adb = shutil.which("adb")
     if adb is None:
@@ -168,12 +168,12 @@ def choose_phone(serial: str, *, reconnect_s: float) -> Phone:
 
 
 def last(lines: Sequence[str], default: str = "no word of why") -> str:
-    """The last line that says something."""
+    """The last line that is not empty."""
     return next((line.strip() for line in reversed(lines) if line.strip()), default)
 
 
 def _states(adb: str) -> Mapping[str, str]:
-    """Serial number -> state of everything that adb sees.
+    """Serial number -> state of every phone that adb lists.
 
     Raises:
         DeviceError: adb does not work.
@@ -193,7 +193,7 @@ def _states(adb: str) -> Mapping[str, str]:
 
 
 def _run(adb: str, *arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
-    """Run adb to its end, whatever that is.
+    """Run adb until it ends, with any exit code.
 
     Raises:
         RunnerTimeout: it takes longer.

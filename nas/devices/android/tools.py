@@ -1,4 +1,4 @@
-"""The two programs that time a model on a phone: their command lines, and the numbers in what they print."""
+"""The two programs that time a model on a phone: their command lines, and the numbers in their output."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from nas.networks import Subject
 __all__ = ["Answer", "BenchmarkModel", "PerfTest", "Tool"]
 
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?"
-_ENDS_AND_MIDDLE = {0.0, 0.5, 1.0}  # of the quantiles, without which there is nothing to go by
+_ENDS_AND_MIDDLE = {0.0, 0.5, 1.0}  # the quantiles that are required
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What running a tool once came to.
+    """What one invocation of a tool gave.
 
     Attributes:
         said: lines that it printed.
         result: lines of the file `result` that it wrote.
-        facts: state of the phone.
+        facts: state of the phone, for `Run.facts`.
     """
 
     said: Sequence[str]
@@ -46,9 +46,9 @@ class Tool(Protocol):
     """A program that times a model.
 
     Attributes:
-        name: what it is called.
+        name: name of the program.
         model: name of the model's file.
-        versions: of what makes the models, where that shapes the times.
+        versions: versions of the packages that export the models, where they affect the times.
     """
 
     name: str
@@ -56,19 +56,19 @@ class Tool(Protocol):
     versions: Mapping[str, str]
 
     def export(self, subject: Subject) -> bytes:
-        """A subject as a model."""
+        """The model of a subject."""
         ...
 
     def measure(self, job: Job, execute: Callable[[Sequence[str]], Answer]) -> Run:
-        """Time the model by running the tool with arguments, perhaps more than once.
+        """Time the model. `execute` runs the tool with arguments, and may be called more than once.
 
         Raises:
-            RunnerLost: what it said is no answer.
+            RunnerLost: the output of the tool is not as expected.
         """
         ...
 
     def refusal(self, said: Sequence[str]) -> str | None:
-        """From what it said before it ended with an error: why it will do no job at all, and what to do."""
+        """Why it will fail in every job and what to do, from the lines it printed before it ended with an error."""
         ...
 
 
@@ -76,9 +76,9 @@ class PerfTest:
     """ONNX Runtime's onnxruntime_perf_test.
 
     Args:
-        provider: execution provider, as its option -e has it.
+        provider: execution provider, as its option -e names it.
         threads: threads inside an operator.
-        fallback: whether the processor may run what the provider cannot.
+        fallback: whether the CPU may run what the provider cannot.
     """
 
     name = "onnxruntime_perf_test"
@@ -89,7 +89,7 @@ class PerfTest:
         self._provider = provider
         strict = provider != "cpu" and not fallback
         self._arguments = [
-            "-I",  # it makes its own input
+            "-I",  # The tool makes its own input.
             *("-e", provider, "-x", str(threads), "-s"),
             *(("-C", "session.disable_cpu_ep_fallback|1") if strict else ()),
         ]
@@ -99,7 +99,11 @@ class PerfTest:
         return exported(subject)
 
     def measure(self, job: Job, execute: Callable[[Sequence[str]], Answer]) -> Run:
-        """Time the model; the tool takes a number of runs or whole seconds, so the number is found by trying."""
+        """Time the model.
+
+        The tool takes a number of runs or a duration in whole seconds. So the number of runs is increased until they
+        take long enough.
+        """
         runs = job.minimum_runs
         while True:
             answer = execute([*self._arguments, "-m", "times", "-r", str(runs), self.model, "result"])
@@ -110,14 +114,14 @@ class PerfTest:
             runs = min(job.maximum_runs, max(2 * runs, wanted))
 
     def refusal(self, said: Sequence[str]) -> str | None:
-        """A provider that was not built in, or arguments that it does not know."""
+        """The provider is not part of this build, or the tool does not know its arguments."""
         text = "\n".join(said)
         if "is not supported in this build" in text:
             return (
                 f"the runner was built without {self._provider}; build one with it, as in build.sh --use_"
                 f"{self._provider}, or choose another --option provider=NAME"
             )
-        if "[result_file]" in text or "Unknown command line flag" in text:  # its usage
+        if "[result_file]" in text or "Unknown command line flag" in text:  # It shows its usage.
             return f"the runner does not know its arguments, such as provider {self._provider}; give a newer one"
         return None
 
@@ -127,12 +131,12 @@ class BenchmarkModel:
 
     Args:
         provider: cpu or the name of a delegate.
-        threads: threads of the processor.
-        fallback: whether the processor may run what the delegate cannot.
-        longest_s: longest run.
+        threads: threads of the CPU.
+        fallback: whether the CPU may run what the delegate cannot.
+        longest_s: limit for the duration of the tool's runs.
     Raises:
         InputError: an unknown provider.
-        DeviceError: nothing here makes its models.
+        DeviceError: the package that exports its models is not installed.
     """
 
     name = "benchmark_model"
@@ -165,11 +169,11 @@ class BenchmarkModel:
         self.versions: Mapping[str, str] = {"litert-torch": importlib.metadata.version("litert-torch")}
 
     def export(self, subject: Subject) -> bytes:
-        """A .tflite model that takes and gives maps with the channels last; 0.5 to 2 s for a layer."""
+        """A .tflite model whose input and output maps have the channels last. Takes 0.5 to 2 s for a layer."""
         from nas.networks.modules import build_deployed, example_input
 
         module, image = build_deployed(subject), example_input(subject)
-        # The package tells of every step on stdout, which is for data.
+        # The package prints every step to stdout, which is for data.
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             litert_torch = importlib.import_module("litert_torch")
@@ -180,11 +184,14 @@ class BenchmarkModel:
         return model
 
     def measure(self, job: Job, execute: Callable[[Sequence[str]], Answer]) -> Run:
-        """Time the model; where runs are short they are more than `maximum_runs`, which the tool has no option for."""
+        """Time the model.
+
+        Short runs may be more than `maximum_runs`: the tool has no option for that limit.
+        """
         least = [f"--num_runs={job.minimum_runs}", f"--min_secs={job.duration_ms / 1000:g}"]
         answer = execute([*self._arguments, *least])
         self._check_delegate("\n".join(answer.said))
-        # The first such line is of the warm-up.
+        # The first such line is about the warm-up.
         line = next((line for line in reversed(answer.said) if re.match(r"(INFO: )?count=", line)), "")
         values = dict(re.findall(rf"(\w+)=({_NUMBER})", line))
         if "(all same)" in line and "curr" in values:
@@ -199,12 +206,16 @@ class BenchmarkModel:
         return Run(quantiles_ms=quantiles_ms, count=count, facts=answer.facts)
 
     def refusal(self, said: Sequence[str]) -> str | None:
-        """Arguments that it does not know."""
+        """The tool does not know its arguments."""
         unknown = next((line for line in said if "Unconsumed cmdline flags" in line), None)
         return f"the runner does not know its arguments ({unknown}); give a newer one" if unknown else None
 
     def _check_delegate(self, said: str) -> None:
-        """Without an error, a delegate leaves to the processor what it cannot run, or all of it."""
+        """Find out whether the delegate ran the model. What it cannot run goes to the CPU, without an error.
+
+        Raises:
+            RunnerLost: it ran nothing, or only a part where no fallback is allowed.
+        """
         if self._provider == "cpu" or "model graph will be completely executed by the delegate" in said:
             return
         if "model graph will be partially executed by the delegate" not in said:
@@ -216,13 +227,13 @@ class BenchmarkModel:
 
 
 def _perf_test_run(answer: Answer, runs: int) -> tuple[Run, float]:
-    """What one invocation measured, and the milliseconds of its runs together.
+    """The measurement of one invocation, and the total time of its runs in milliseconds.
 
-    The result has a line for each run. Which column holds the seconds depends on the version: it is the one whose mean
-    is the average that the tool printed. From a version that writes statistics only, there are quantiles.
+    The result has a line for each run. The column with the seconds depends on the version: it is the one whose mean
+    equals the average that the tool printed. Some versions write statistics only, which give quantiles.
 
     Raises:
-        RunnerLost: there is neither, or the lines are not whole.
+        RunnerLost: there are neither times nor quantiles, or lines are incomplete.
     """
     text = "\n".join([*answer.said, *answer.result])
     printed = re.search(rf"Average inference time cost:\s*({_NUMBER})\s*ms", text)

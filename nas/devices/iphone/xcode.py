@@ -1,7 +1,7 @@
 """Apple's command-line tools on a Mac, all through xcrun: how they are called, and what to do when they refuse.
 
-The words that failures are known by come from public reports of Xcode 15 and 16. They are matched loosely; what is not
-known is shown as the tool says it.
+Failures are recognized by words from public reports about Xcode 15 and 16. The words are matched loosely. An unknown
+failure is shown in the tool's own words.
 """
 
 from __future__ import annotations
@@ -10,36 +10,26 @@ import json
 import re
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
+from typing import Any, Literal, TypeAlias
 
 __all__ = [
+    "NO_DEVELOPER_MODE",
+    "NO_SERVICES",
+    "UNCONNECTED",
+    "UNPAIRED",
     "XCRUN",
     "Kind",
-    "Phone",
     "ToolError",
     "devicectl",
-    "persistently",
-    "phone_details",
-    "phones",
     "refusal",
     "run",
     "version",
 ]
 
-# devicectl is seldom on PATH itself, and this finds it in the Xcode that is selected.
+# devicectl is rarely on the PATH. xcrun finds it in the Xcode that is selected.
 XCRUN = "xcrun"
 
-_FIRST_IOS = 17  # devicectl speaks to no earlier one
-_ATTEMPTS = 5
-_PAUSE_S = 2.0  # between attempts to get a lost phone back
-_LIST_S = 15.0
 _COMMAND_S = 120.0
 
 _NO_XCODE = (
@@ -47,18 +37,19 @@ _NO_XCODE = (
     "build the table on a Mac and copy its .json to latency_tables/"
 )
 
-_UNPAIRED = "the iPhone does not trust this Mac; connect it by cable, unlock it and tap Trust"
-_UNCONNECTED = "the iPhone is not connected; connect it by cable and unlock it"
-_NO_DEVELOPER_MODE = (
+# What is wrong with a phone, and what to do.
+UNPAIRED = "the iPhone does not trust this Mac; connect it by cable, unlock it and tap Trust"
+UNCONNECTED = "the iPhone is not connected; connect it by cable and unlock it"
+NO_DEVELOPER_MODE = (
     "Developer Mode is off; turn it on in Settings > Privacy & Security > Developer Mode on the iPhone, "
     "which restarts it"
 )
-_NO_SERVICES = (
+NO_SERVICES = (
     "the iPhone's developer services are not ready; unlock it, open Xcode > Window > Devices and Simulators, "
     "and wait until Xcode has prepared it"
 )
 
-# Words in what a tool says -> what is wrong and what to do. The first that matches counts.
+# Words in the output of a tool -> what is wrong, and what to do. The first match counts.
 _REFUSALS = (
     (
         r"license agreement|agreed to the xcode",
@@ -78,9 +69,9 @@ _REFUSALS = (
         "the iPhone does not trust the developer who signed the runner app; "
         "trust him in Settings > General > VPN & Device Management on the iPhone",
     ),
-    (r"developer mode", _NO_DEVELOPER_MODE),
-    (r"must be paired|not paired|pairing (?:failed|required)|trust this (?:computer|mac)", _UNPAIRED),
-    (r"developer disk image|ddi ?services", _NO_SERVICES),
+    (r"developer mode", NO_DEVELOPER_MODE),
+    (r"must be paired|not paired|pairing (?:failed|required)|trust this (?:computer|mac)", UNPAIRED),
+    (r"developer disk image|ddi ?services", NO_SERVICES),
     (
         r"no account for team|signing certificate|no profiles for|requires a development team|"
         r"requires a provisioning profile",
@@ -95,13 +86,13 @@ _REFUSALS = (
         r"unable to find a destination|platform is not installed|is not installed\. (?:to use|please)",
         "this Xcode cannot build for the iPhone's iOS; install the iOS platform in Xcode > Settings > Components",
     ),
-    (r"device was not found|no such device", _UNCONNECTED),
+    (r"device was not found|no such device", UNCONNECTED),
 )
 _BAD_SIGNATURE = re.compile(
     r"0xe80080|valid provisioning profile|integrity could not be verified",
     re.IGNORECASE,
 )
-# The way to the phone broke: it may come back. Xcode 26 gives it up after every command.
+# The connection to the phone broke, and may come back. Xcode 26 closes it after every command.
 _LOST = re.compile(
     r"tunnel|disconnected|network parameters|"
     r"connection\b.{0,40}\b(?:interrupted|invalidated|lost|closed|established)",
@@ -110,15 +101,13 @@ _LOST = re.compile(
 
 Kind: TypeAlias = Literal["refused", "lost", "signature", "unknown"]
 
-_T = TypeVar("_T")
-
 
 class ToolError(Exception):
-    """A tool refused; the message is one line with what to do.
+    """A tool refused. The message is one line that says what to do.
 
     Attributes:
-        kind: `refused` where the user has to do something; `lost` where the way to the phone broke, and may be mended;
-            `signature` where the phone does not take the app as it is signed; else `unknown`.
+        kind: `refused` where the user has to do something. `lost` where the connection to the phone broke, and can
+            perhaps be restored. `signature` where the phone refuses the signature of the app. Else `unknown`.
     """
 
     def __init__(self, message: str, kind: Kind = "refused") -> None:
@@ -126,68 +115,11 @@ class ToolError(Exception):
         self.kind = kind
 
 
-class _Answer(BaseModel):
-    """A part of devicectl's answers, which hold far more than is read here."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel)
-
-
-class _Hardware(_Answer):
-    device_type: str
-    udid: str = Field(pattern=r"^[0-9A-Za-z-]+$")
-    marketing_name: str = ""
-    product_type: str = ""
-    reality: str = "physical"
-
-
-class _Properties(_Answer):
-    name: str
-    os_version_number: str = ""
-    os_build_update: str = ""
-    developer_mode_status: str = ""
-    ddi_services_available: bool = True
-
-
-class _Connection(_Answer):
-    tunnel_state: str = ""
-    pairing_state: str = ""
-
-
-class _Device(_Answer):
-    identifier: str = Field(pattern=r"^[0-9A-Za-z-]+$")
-    hardware_properties: _Hardware
-    device_properties: _Properties
-    connection_properties: _Connection = _Connection()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Phone:
-    """An iPhone that this Mac knows.
-
-    Attributes:
-        identifier: devicectl's name of it.
-        udid: what xcodebuild and provisioning profiles call it.
-        name: what its owner calls it.
-        model: such as `iPhone 16 (iPhone17,3)`.
-        os: such as `iOS 18.2 (22C152)`.
-        is_connected: whether it can be reached; false for one that was connected at another time.
-        problem: why it cannot be used and what to do; None when it can.
-    """
-
-    identifier: str
-    udid: str
-    name: str
-    model: str
-    os: str
-    is_connected: bool
-    problem: str | None
-
-
 def run(tool: str, *arguments: str, timeout_s: float = _COMMAND_S) -> str:
-    """What a tool writes to its standard output.
+    """Run a tool and return its stdout.
 
     Raises:
-        ToolError: it is not there, refuses, or does not answer in time.
+        ToolError: it is missing, refuses, or does not answer in time.
     """
     try:
         done = subprocess.run(
@@ -212,10 +144,10 @@ def run(tool: str, *arguments: str, timeout_s: float = _COMMAND_S) -> str:
 
 
 def devicectl(*arguments: str, timeout_s: float = _COMMAND_S) -> dict[str, Any]:
-    """The result of a devicectl command that answers with a file.
+    """Run a devicectl command and return the result from the JSON file that it writes.
 
     Raises:
-        ToolError: it refuses, does not answer in time, or leaves no whole file.
+        ToolError: it refuses, does not answer in time, or leaves an incomplete file.
     """
     with tempfile.TemporaryDirectory(prefix="nas-devicectl-") as folder:
         file = Path(folder) / "answer.json"
@@ -228,7 +160,7 @@ def devicectl(*arguments: str, timeout_s: float = _COMMAND_S) -> dict[str, Any]:
 
 
 def refusal(text: str, *, otherwise: str) -> ToolError:
-    """What a tool's words mean; `otherwise` stands in where it said nothing."""
+    """The error that the output of a tool means. Where it printed nothing, `otherwise` is the message."""
     for pattern, meaning in _REFUSALS:
         if re.search(pattern, text, re.IGNORECASE):
             return ToolError(meaning)
@@ -245,91 +177,7 @@ def refusal(text: str, *, otherwise: str) -> ToolError:
     )
 
 
-def persistently(identifier: str, action: Callable[[], _T]) -> _T:
-    """Do something on a phone, again if the way to it breaks: asking for its details restores it.
-
-    Raises:
-        ToolError: it refuses, or the way stays broken.
-    """
-    for _ in range(_ATTEMPTS):
-        try:
-            return action()
-        except ToolError as error:
-            if error.kind != "lost":
-                raise
-            last = error
-        time.sleep(_PAUSE_S)
-        try:
-            phone_details(identifier)
-        except ToolError as error:
-            if error.kind != "lost":
-                raise
-    raise ToolError(f"the connection to the iPhone is lost ({last}); connect it by cable, unlock it and run this again")
-
-
-def phones() -> list[Phone]:
-    """The iPhones that this Mac knows, connected or not.
-
-    Raises:
-        ToolError: Xcode is missing or refuses.
-    """
-    known = []
-    for entry in devicectl("list", "devices", timeout_s=_LIST_S).get("devices") or []:
-        try:
-            device = _Device.model_validate(entry)
-        except ValidationError:
-            continue  # A device without a name or a kind, as coremltools skips it too.
-        hardware = device.hardware_properties
-        if hardware.device_type.lower() == "iphone" and hardware.reality == "physical":
-            known.append(_phone(device))
-    return known
-
-
-def phone_details(identifier: str) -> Phone:
-    """One iPhone as it is now; restores the way to it.
-
-    Raises:
-        ToolError: it cannot be reached, or says nothing of itself.
-    """
-    result = devicectl("device", "info", "details", "--device", identifier)
-    try:
-        return _phone(_Device.model_validate(result))
-    except ValidationError:
-        raise ToolError("devicectl device info details told nothing of the iPhone; try again") from None
-
-
 def version() -> str:
     """Xcode's version and build, such as `16.2 (16C5032a)`."""
     words = run("xcodebuild", "-version").split()
     return f"{words[1]} ({words[-1]})" if len(words) > 2 else " ".join(words)
-
-
-def _phone(device: _Device) -> Phone:
-    hardware, properties = device.hardware_properties, device.device_properties
-    state, pairing = device.connection_properties.tunnel_state, device.connection_properties.pairing_state
-    return Phone(
-        identifier=device.identifier,
-        udid=hardware.udid,
-        name=properties.name,
-        model=f"{hardware.marketing_name or 'iPhone'} ({hardware.product_type})",
-        os=f"iOS {properties.os_version_number} ({properties.os_build_update})",
-        # `disconnected` is a phone whose tunnel is down, and comes up with the next command.
-        is_connected=state != "unavailable",
-        problem=_problem(properties, state, pairing),
-    )
-
-
-def _problem(properties: _Properties, state: str, pairing: str) -> str | None:
-    major = properties.os_version_number.partition(".")[0]
-    if pairing == "unpaired":
-        return _UNPAIRED
-    if state == "unavailable":
-        return _UNCONNECTED
-    if major.isdecimal() and int(major) < _FIRST_IOS:
-        return f"it runs iOS {properties.os_version_number}; iOS {_FIRST_IOS} or later is needed"
-    if properties.developer_mode_status == "disabled":
-        return _NO_DEVELOPER_MODE
-    # While the tunnel is down they are never available.
-    if state == "connected" and not properties.ddi_services_available:
-        return _NO_SERVICES
-    return None

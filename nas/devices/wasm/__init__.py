@@ -1,16 +1,18 @@
 """This machine through ONNX Runtime Web: WebAssembly in Node, or in headless Chromium as `wasm://chromium`.
 
-The npm package onnxruntime-web does the work and is no part of this project: `unavailable` says how to install it. What
-is timed is one `session.run` in JavaScript, with the input copied into the runtime's memory and the output out of it.
+The npm package onnxruntime-web runs the models. It is not part of this project; `unavailable` says how to install it.
+The time of a run is that of one `session.run` in JavaScript. It includes copying the input into the runtime's memory
+and the output out of it.
 
-V8 compiles WebAssembly twice, at first quickly and badly: an attention unit is six times slower for its first ten to
-forty runs, and every operator not met before starts over. Here it compiles once, for good (`--no-liftoff`). That takes
-4 to 6 s before the first layer of all, and makes the first run with a new operator slow but no later one; the times
-after it are within 3 % of those after V8's own second round (Node 20, five kinds of layer and iFormer-M).
+V8 compiles WebAssembly twice. The first, quick compilation gives slow code: an attention unit is six times slower for
+its first ten to forty runs, and this repeats with every new operator. With `--no-liftoff`, V8 compiles only once, with
+all optimizations. That takes 4 to 6 s before the very first layer. The first run with a new operator is slow, but no
+later one. The times after it are within 3 % of those after V8's own second compilation (Node 20, five kinds of layer
+and iFormer-M).
 
-The clock of Node has a resolution below 1 us. Chromium's has 5 us: a run of 0.1 ms is known to 5 %.
+The clock of Node has a resolution below 1 us. Chromium's has 5 us, so a run of 0.1 ms is measured to 5 %.
 
-Tried on Linux with Node 18, 20 and 24 and Chromium 156; on no Mac so far. It does not work on Windows.
+Tried on Linux with Node 18, 20 and 24 and Chromium 156. Not yet tried on a Mac. It does not work on Windows.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ import subprocess
 from pathlib import Path
 
 from nas.devices import DeviceDescription, Seconds, Threads
-from nas.devices._runner import Description, ModelFiles, Runner, RunnerDevice
+from nas.devices._models import ModelFiles
+from nas.devices._runner import Description, Runner, RunnerDevice
+from nas.devices._runner_program import processor
 from nas.devices.onnxruntime import exported
 from nas.devices.wasm.chromium import Chromium
 from nas.errors import DeviceError, InputError
@@ -35,7 +39,7 @@ __all__ = ["Options", "open_device", "unavailable"]
 
 _HERE = Path(__file__).parent
 _PACKAGE = "onnxruntime-web"
-_VERSION = "1.30.0"  # the one that this was tried with
+_VERSION = "1.30.0"  # the version that this was tried with
 _DIST = ("ort.node.min.mjs", "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 _OLDEST_NODE = 18
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -46,11 +50,11 @@ class Options(Record):
     """What `--option` may set.
 
     Attributes:
-        threads: threads inside an operator; operators run one after the other.
-        package: the folder onnxruntime-web, or one with it or its node_modules inside; by default it is looked for in
-            $NAS_CACHE/wasm (~/.cache/nas/wasm) and in the working directory.
+        threads: threads inside an operator. Operators run one after the other.
+        package: the folder onnxruntime-web, or a folder with it or its node_modules inside. By default it is searched
+            for in $NAS_CACHE/wasm (~/.cache/nas/wasm) and in the working directory.
         runner: path of Node or Chromium, in place of the one on PATH.
-        timeout_s: a layer that takes longer, loading included, has failed.
+        timeout_s: timeout of a layer, loading included, in addition to the duration of its runs.
     """
 
     threads: Threads = 1
@@ -64,7 +68,7 @@ def open_device(address: str, options: Options) -> RunnerDevice:
 
     Raises:
         InputError: an address that is neither `node` nor `chromium`.
-        DeviceError: the program or the package is missing or not fit, or does not start.
+        DeviceError: the program or the package is missing or too old, or does not start.
     """
     engine = address or "node"
     if engine not in ("node", "chromium"):
@@ -119,9 +123,7 @@ def _fingerprint(engine: str, threads: int, about: Description) -> DeviceDescrip
 
 
 def _machine() -> dict[str, str]:
-    """What `--device onnxruntime` says of this machine; JavaScript cannot know it everywhere."""
-    from nas.devices._onnxruntime_runner import processor
-
+    """What `--device onnxruntime` says of this machine. JavaScript cannot find it out everywhere."""
     return {"model": processor(), "os": f"{platform.system()} {platform.release()} {platform.machine()}"}
 
 
@@ -157,7 +159,7 @@ def _chromium(given: Path | None) -> str:
 
 
 def _dist(given: Path | None) -> Path:
-    """The folder of the package that holds what is run."""
+    """The folder dist of the package, with the files that are used."""
     cache = cache_folder("wasm")
     if given:
         folders = [given, given / _PACKAGE, given / "node_modules" / _PACKAGE]

@@ -1,7 +1,7 @@
-"""A headless Chromium with one page in it that answers requests, as a runner does.
+"""A headless Chromium with one page that answers requests, as a runner does.
 
-The page and what it needs are served on 127.0.0.1 below a path that cannot be guessed. Requests reach the page as
-events (`text/event-stream`) on a connection that stays open, and breaks when page or browser crash. Answers are posted.
+A server on 127.0.0.1 serves the page and its files below a path that cannot be guessed. The page receives requests as
+events (`text/event-stream`) on a connection that stays open until the page or the browser crashes. It posts answers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
-# Where it puts what does not belong to a profile, such as crash reports.
+# Where Chromium puts files that do not belong to a profile, such as crash reports.
 _FOLDERS = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME")
 _TYPES = {
     ".html": "text/html",
@@ -55,10 +55,10 @@ class Chromium:
     """One running browser and its page.
 
     Args:
-        program: path of Chromium, or of a browser made from it.
-        v8_flags: for its JavaScript engine.
-        files: what is served, by the path that the page asks for; the page itself is "".
-        query: what the page finds behind the question mark of its address.
+        program: path of Chromium, or of a browser that is based on it.
+        v8_flags: flags for its JavaScript engine.
+        files: path in the page's address -> file that is served; the page itself is "".
+        query: query parameters of the page's address.
     Raises:
         DeviceError: the program cannot be started.
     """
@@ -71,7 +71,7 @@ class Chromium:
         self._program = program
         command = [program, *_FLAGS, f"--js-flags={v8_flags}", f"--user-data-dir={self._profile.name}"]
         if os.geteuid() == 0:
-            command.append("--no-sandbox")  # The sandbox refuses to work for root.
+            command.append("--no-sandbox")  # The sandbox does not work for root.
         try:
             self._process = subprocess.Popen(
                 [*command, f"{self._server.url}?{urlencode(query)}"],
@@ -87,11 +87,11 @@ class Chromium:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def ask(self, request: Mapping[str, object], *, timeout_s: float) -> dict[str, Any]:
-        """The answer to one request; the first waits for the page as well.
+        """The answer to one request. The first request also waits for the page.
 
         Raises:
-            RunnerLost: the page or the browser has ended, or answered with something else than a JSON object.
-            RunnerTimeout: there is no answer.
+            RunnerLost: the page or the browser ended, or the answer is not a JSON object.
+            RunnerTimeout: it did not answer in time.
         """
         end = time.monotonic() + timeout_s
         if not self._is_open:
@@ -108,11 +108,11 @@ class Chromium:
         return answer
 
     def kill(self) -> None:
-        """End the browser and all that it started, and remove its profile."""
-        with suppress(ProcessLookupError):  # It has ended, with all its parts.
+        """End the browser with all its processes, and remove its profile."""
+        with suppress(ProcessLookupError):  # All its processes have ended.
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        # The lock of a profile lies elsewhere, and stays even when Chromium is asked to end.
+        # The lock of a profile is in another folder. It remains even when Chromium ends in the regular way.
         with suppress(OSError):
             lock = Path(self._profile.name, "SingletonSocket").readlink()
             lock.unlink()
@@ -135,12 +135,12 @@ class Chromium:
 
     def _lost(self) -> RunnerLost:
         try:
-            code = self._process.wait(timeout=0.5)  # A browser that ends takes its page with it, not the reverse.
+            code = self._process.wait(timeout=0.5)  # The page ends with the browser, but not the reverse.
         except subprocess.TimeoutExpired:
             return RunnerLost("the page crashed")
         self._errors.seek(0)
         words = [line.strip() for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
-        # Chromium grumbles all the time. Once the page was there, its last words need not be about its end.
+        # Chromium prints warnings all the time. Once the page has opened, the last line may not be about the end.
         last = next((line for line in words if ":FATAL:" in line), words[-1] if words and not self._is_open else "")
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return RunnerLost(f"Chromium ended with {how}{': ' if last else ''}{last}")
@@ -152,7 +152,7 @@ class Chromium:
 
 
 class _Server(ThreadingHTTPServer):
-    """Serves the files, one page's requests, and nothing else."""
+    """Serves the files and the requests of one page, and nothing else."""
 
     daemon_threads = True
 
@@ -166,15 +166,15 @@ class _Server(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def send(self, request: Mapping[str, object]) -> None:
-        """Hand a request to the page, and offer the model that it names."""
+        """Send a request to the page, and serve the model that it names."""
         if "model" in request:
             self.files["model"] = Path(str(request["model"]))
         assert self.page is not None
-        with suppress(OSError):  # The page is gone, which its handler has noticed as well.
+        with suppress(OSError):  # The page is gone, and its handler reports that.
             self.page.write(b"data: " + json.dumps(request).encode() + b"\n\n")
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of a connection that breaks: a browser that is ended leaves some behind."""
+        """Ignore broken connections: a killed browser leaves some."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
@@ -193,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.page = self.wfile
             self.server.said.put(_OPENED)
             with suppress(OSError):
-                self.rfile.read(1)  # The page says nothing here; this returns when the connection ends.
+                self.rfile.read(1)  # The page sends nothing here, so this returns when the connection ends.
             self.server.said.put(_LOST)
             return
         path = self.server.files.get(name)
@@ -211,10 +211,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.NOT_FOUND)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def _name(self) -> str:
-        """The path below the secret one; "/", which nothing is named, for all others."""
+        """The path below the secret one. For any other path "/", which no file has as its name."""
         path = urlsplit(self.path).path
         return path.removeprefix(self.server.root) if path.startswith(self.server.root) else "/"
 
@@ -222,7 +222,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", kind)
         self.send_header("Cache-Control", "no-store")
-        # The page is isolated from all others: only then has it threads, and a clock of 5 us instead of 100.
+        # These headers isolate the page from all others. Only an isolated page has threads, and a clock with a
+        # resolution of 5 us instead of 100 us.
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")
         self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
         self.end_headers()

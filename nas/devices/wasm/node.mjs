@@ -1,5 +1,5 @@
-// Runner for nas/devices/wasm.py in Node: one JSON request a line on stdin, one JSON answer a line on stdout.
-// Arguments: the folder onnxruntime-web/dist, and what to say of the machine as JSON.
+// The runner of nas/devices/wasm in Node: reads a JSON request per line from stdin, writes a JSON answer per line to
+// stdout. Arguments: the folder onnxruntime-web/dist, and the description of the machine as JSON.
 
 import { Console } from "node:console";
 import { readFile } from "node:fs/promises";
@@ -8,7 +8,7 @@ import { pathToFileURL } from "node:url";
 
 import { answering } from "./runner.mjs";
 
-globalThis.console = new Console(process.stderr); // What the runtime logs is no answer.
+globalThis.console = new Console(process.stderr); // Stdout is for answers only, so the log goes to stderr.
 
 const [dist, machine] = process.argv.slice(2);
 const answer = answering({
@@ -22,8 +22,8 @@ try {
   for await (const line of createInterface({ input: process.stdin })) {
     process.stdout.write(JSON.stringify(await answer(JSON.parse(line))) + "\n");
   }
-  process.exit(); // Threads of the runtime would keep it alive.
+  process.exit(); // Threads of the runtime would keep the process alive.
 } catch (error) {
-  console.error(String(error)); // one line, and no stack: the last line is what users see
+  console.error(String(error)); // One line without a stack trace: users see the last line.
   process.exit(1);
 }

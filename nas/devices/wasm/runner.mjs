@@ -1,15 +1,15 @@
-// Times ONNX models with ONNX Runtime Web: what the runner in Node and the page in Chromium share.
+// Times ONNX models with ONNX Runtime Web. The runner in Node and the page in Chromium share this file.
 // The requests and answers are those of nas/devices/_runner.py.
 
 const GOLDEN = 0.6180339887498949; // as in nas/networks/modules/network.py
 const SAMPLES = 4096; // as in nas/devices/__init__.py
 
-// The function that answers requests.
+// Returns the function that answers requests.
 //   dist: URL of the package's folder of that name, with a slash at its end
 //   module: the file in it to import
-//   machine: model and os, which a page cannot know
-//   engine: promises name and version of what runs the WebAssembly
-//   read: promises the bytes of a model file
+//   machine: model and os, which a page cannot find out
+//   engine: returns a promise of the name and version of the WebAssembly engine
+//   read: returns a promise of the bytes of a model file
 export function answering({ dist, module, machine, engine, read }) {
   const load = async (threads) => {
     const ort = await import(dist + module);
@@ -28,7 +28,7 @@ export function answering({ dist, module, machine, engine, read }) {
     try {
       return await operations[request.op](request);
     } catch (error) {
-      // After a trap, or an exception of C++ that comes as a number, the runtime's memory can be in any state.
+      // After a trap, the runtime's memory can be in any state. So it can after a C++ exception, which is a number here.
       if (!(error instanceof Error) || error instanceof WebAssembly.RuntimeError) throw error;
       return { failure: error.message.split("\n")[0] || error.name };
     }
@@ -38,7 +38,7 @@ export function answering({ dist, module, machine, engine, read }) {
 async function measure(ort, model, request) {
   const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"], logSeverityLevel: 3 });
   try {
-    // Without shared memory the runtime goes on with one thread and a warning.
+    // Without shared memory, the runtime warns and uses one thread.
     if (ort.env.wasm.numThreads !== request.threads) {
       throw new Error(`asked for ${request.threads} threads, got ${ort.env.wasm.numThreads}`);
     }
@@ -60,7 +60,7 @@ async function measure(ort, model, request) {
     if (request.output) answer.output = base64(sampled(outputs[session.outputNames[0]].data));
     return answer;
   } finally {
-    await session.release(); // Memory of the runtime is not collected.
+    await session.release(); // The runtime's memory is not garbage collected.
   }
 }
 

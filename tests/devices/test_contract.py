@@ -12,7 +12,8 @@ import pytest
 
 from nas.catalog import load_plugin, plugins
 from nas.devices import Device, DeviceDescription, Job, open_device, sampled
-from nas.devices._runner import Description, ModelFiles, Runner, RunnerDevice, RunnerLost
+from nas.devices._models import ModelFiles
+from nas.devices._runner import Description, Runner, RunnerDevice, RunnerLost
 from nas.errors import DeviceError, InputError
 from nas.networks import (
     Architecture,

@@ -1,0 +1,70 @@
+"""`nas latency`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from nas.cli.options import JsonOption, TableOption
+from nas.cli.terminal import print_data, print_json, print_table
+
+__all__ = ["latency"]
+
+
+def latency(
+    network: Annotated[str, typer.Argument(help="A reference (iformer_m), an architecture file, or - for stdin.")],
+    table: TableOption = "iphone13",
+    as_json: JsonOption = False,
+) -> None:
+    """Predict the latency of a network, layer by layer.
+
+    Example: nas latency iformer_m
+    """
+    from nas.latency import LatencyTable
+    from nas.networks import count, find_network
+
+    name, architecture = find_network(network, stdin=sys.stdin.buffer)
+    latency_table, path = LatencyTable.find(table)
+    found = latency_table.latency(architecture)
+    published = latency_table.published.get(architecture.id)
+    counts = count(architecture)
+    if as_json:
+        print_json(
+            {
+                "id": architecture.id,
+                "latency_ms": round(found.latency_ms, 6),
+                "interval_ms": [round(found.low_ms, 6), round(found.high_ms, 6)],
+                "source": found.source,
+                "table": path.name.removesuffix(".json"),
+                "params": counts.params,
+                "macs": counts.macs,
+                "published_ms": published.latency_ms if published else None,
+                "layers": [
+                    {"key": part.key, "latency_ms": round(part.latency_ms, 6), "source": part.source}
+                    for part in found.layers
+                ],
+            }
+        )
+        return
+    from collections import Counter
+
+    from rich.table import Table
+
+    print_data(f"{name}  {architecture.summary}")
+    print_data(f"{counts.params / 1e6:.3f} M parameters, {counts.macs / 1e9:.3f} GMACs at {architecture.resolution} px")
+    print_data(
+        f"{found.latency_ms:.3f} ms  [{found.low_ms:.3f}, {found.high_ms:.3f}]  {latency_table.provenance.label}"
+    )
+    print_data(f"interval: {latency_table.interval_meaning}; {latency_table.trust}")
+    if published:
+        difference = found.latency_ms / published.latency_ms - 1
+        print_data(f"published: {published.latency_ms:.2f} ms ({published.source}); predicted {difference:+.1%}")
+    shown = Table("layer", "count", "ms each", "ms", "share", "source", box=None)
+    parts = {part.key: part for part in found.layers}
+    for key, times in Counter(part.key for part in found.layers).items():
+        total = times * parts[key].latency_ms
+        share = f"{total / found.latency_ms:.1%}"
+        shown.add_row(key, str(times), f"{parts[key].latency_ms:.4f}", f"{total:.4f}", share, parts[key].source)
+    print_table(shown)

@@ -1,0 +1,92 @@
+"""Options that several commands have, and what their values mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas.errors import InputError
+
+__all__ = [
+    "DataOption",
+    "DeviceOption",
+    "EffortOption",
+    "JsonOption",
+    "ResultsArgument",
+    "RunnerOption",
+    "SettingsOption",
+    "SpaceOption",
+    "SupernetOption",
+    "TableOption",
+    "ThreadsOption",
+    "read_fraction",
+    "read_seconds",
+    "read_settings",
+]
+
+
+SpaceOption = Annotated[str, typer.Option("--space", help="Search space: a name or a .toml file.")]
+TableOption = Annotated[str, typer.Option("--table", help="Latency table: a name, its beginning, or a .json file.")]
+DataOption = Annotated[
+    str, typer.Option("--data", help="synthetic, a folder of class folders, Parquet files, or a hub data set.")
+]
+EffortOption = Annotated[
+    str | None,
+    typer.Option("--effort", help="Of short training: quick, standard or thorough.", show_default="quick"),
+]
+SupernetOption = Annotated[
+    Path | None,
+    typer.Option("--supernet", help="File for --proxy supernet; {seed} in its name is the seed.", show_default=False),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="NAME or NAME://ADDRESS, such as ssh://user@host:22; nas devices lists them.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, max=1024, help="Threads of the runtime.", show_default="1")
+]
+RunnerOption = Annotated[
+    Path | None, typer.Option("--runner", help="Program to run on the device (android).", show_default=False)
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="NAME=VALUE of the device; may be repeated.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+ResultsArgument = Annotated[Path, typer.Argument(help="A results folder.", show_default=False)]
+
+
+def read_seconds(text: str) -> float:
+    """`90s`, `10m` or `2h` in seconds; a bare number is seconds."""
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:])
+    try:
+        value = float(text[:-1] if unit else text) * (unit or 1.0)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise InputError(f"--time-limit must be a time such as 90s, 10m or 2h, got {text!r}")
+    return value
+
+
+def read_fraction(name: str, text: str) -> float:
+    """`2%` or `0.02` as a fraction."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise InputError(f"{name} must be a share such as 2% or 0.02, got {text!r}")
+    return value
+
+
+def read_settings(options: list[str] | None, **shorthands: object) -> dict[str, str]:
+    """What --option NAME=VALUE said, and the options that have a name of their own."""
+    settings = {name: str(value) for name, value in shorthands.items() if value is not None}
+    for text in options or []:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise InputError(f"--option must be NAME=VALUE, got {text!r}")
+        if settings.setdefault(name, value) != value:
+            raise InputError(f"--option {text}: {name} is {settings[name]} already: give it once")
+    return settings

@@ -1,0 +1,116 @@
+"""`nas show`, `nas front` and `nas plot`: what a run left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas.cli.options import JsonOption, ResultsArgument
+from nas.cli.terminal import print_data, print_json, print_table, say
+from nas.cli.validate import print_validation
+from nas.errors import InputError
+
+if TYPE_CHECKING:
+    from nas.search import Candidate, SearchResult
+
+__all__ = ["front", "plot", "print_result", "result_json", "show"]
+
+
+def plot(
+    results: Annotated[list[Path], typer.Argument(help="One or more results folders.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Picture or page to write: .html, .png or .svg.")] = Path("pareto.html"),
+) -> None:
+    """Plot the candidates and Pareto fronts of one or more runs, with the published iFormer points.
+
+    Of a validation, write its page again.
+
+    Example: nas plot results/iformer-1.1ms --out front.png
+    """
+    from nas.report import write_plot, write_validation
+    from nas.search import SearchResult
+    from nas.validate import Validation
+
+    if len(results) == 1 and (results[0] / "validation.json").exists():
+        if out.suffix != ".html":
+            raise InputError(f"{out}: a validation is written as a page, .html")
+        write_validation(Validation.load(results[0]), out)
+    else:
+        write_plot([SearchResult.load(path) for path in results], out)
+    say(f"written to {out}")
+
+
+def show(results: ResultsArgument, as_json: JsonOption = False) -> None:
+    """Show the winner, the front and the references of a run, or what a validation says.
+
+    Example: nas show results/iformer-1.1ms
+    """
+    from nas.search import SearchResult
+    from nas.validate import Validation
+
+    if (results / "validation.json").exists():
+        print_validation(Validation.load(results), as_json=as_json)
+        return
+    result = SearchResult.load(results)
+    if as_json:
+        print_json(result_json(result))
+    else:
+        print_result(result)
+
+
+def front(
+    results: ResultsArgument,
+    budget_ms: Annotated[float, typer.Option(help="Latency budget in ms.", show_default=False)],
+) -> None:
+    """Print the architecture of the best network of a run inside another budget, as JSON.
+
+    Example: nas front results/iformer-1.1ms --budget-ms 0.9
+    """
+    from nas.errors import BudgetError
+    from nas.search import SearchResult
+
+    result = SearchResult.load(results)
+    best = result.best_under(budget_ms)
+    if best is None:
+        fastest = min((c.latency_ms for c in result.scored), default=None)
+        raise BudgetError(
+            f"{results} has no network of at most {budget_ms:g} ms"
+            + (f"; its fastest is {fastest:.3f} ms" if fastest else "; nothing is scored yet")
+        )
+    say(f"{best.label}: {best.latency_ms:.3f} ms ({result.run.table.origin}), score {best.score:.4f}")
+    print_data(best.architecture.to_json(), end="")
+
+
+def result_json(result: SearchResult) -> dict[str, Any]:
+    """The winner and the front of a run, as `--json` prints them."""
+    winner = result.winner
+    return {
+        "results": str(result.path),
+        "winner": _candidate_json(winner) if winner else None,
+        "front": [_candidate_json(candidate) for candidate in result.front],
+    }
+
+
+def _candidate_json(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "id": candidate.id,
+        "latency_ms": round(candidate.latency_ms, 6),
+        "score": candidate.score,
+        "architecture": candidate.architecture.to_dict(),
+    }
+
+
+def print_result(result: SearchResult) -> None:
+    """The outcome of a run in words, and its front as a table."""
+    from rich.table import Table
+
+    from nas.report import screening_values, summary
+
+    for line in summary(result):
+        print_data(line)
+    shown = Table("network", "ms", *result.run.screens, "score", "blocks", box=None)
+    for candidate in sorted([*result.front, *result.references], key=lambda c: c.latency_ms):
+        values = (f"{candidate.latency_ms:.3f}", *screening_values(result, candidate), f"{candidate.score:.4f}")
+        shown.add_row(candidate.label, *values, candidate.architecture.summary)
+    print_table(shown)

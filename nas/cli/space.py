@@ -1,0 +1,76 @@
+"""`nas space`: show."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nas.cli.options import JsonOption, TableOption
+from nas.cli.terminal import print_data, print_json, print_table
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Search spaces.", no_args_is_help=True)
+
+
+@app.command("show")
+def space_show(
+    space: Annotated[str, typer.Argument(help="A space name or file.")] = "iformer",
+    table: TableOption = "iphone13",
+    as_json: JsonOption = False,
+) -> None:
+    """Show the size of a space, its cheapest and dearest networks, its references and latency quantiles.
+
+    Example: nas space show iformer
+    """
+    from rich.table import Table
+
+    from nas.latency import LatencyTable
+    from nas.networks import SearchSpace, count, random_choice
+
+    found = SearchSpace.find(space)
+    latency_table, path = LatencyTable.find(table)
+    rows = {
+        "cheapest": found.extreme(latency_table.layer_ms),
+        "dearest": found.extreme(latency_table.layer_ms, dearest=True),
+        **found.references,
+    }
+    choose = random_choice(seed=0)
+    quantiles = latency_table.quantiles(found.sample(choose) for _ in range(1000))
+    if as_json:
+        networks = [
+            {
+                "name": name,
+                "id": network.id,
+                "latency_ms": round(latency_table.latency_ms(network), 6),
+                "params": count(network).params,
+                "macs": count(network).macs,
+                "inside": network in found,
+            }
+            for name, network in rows.items()
+        ]
+        document = {
+            "space": space,
+            "networks": found.count(),
+            "layers": len(found.layers),
+            "table": path.name.removesuffix(".json"),
+            "latency_quantiles_ms": {name: round(value, 6) for name, value in quantiles.items()},
+            "references": networks,
+        }
+        print_json(document)
+        return
+    if found.description:
+        print_data(found.description)
+    print_data(f"{found.count():,} networks ({found.count():.2e}) of {len(found.layers):,} distinct layers")
+    print_data(
+        f"latency under {path.name.removesuffix('.json')} ({latency_table.provenance.label}); {latency_table.trust}"
+    )
+    print_data("1000 random networks: " + ", ".join(f"{name} {value:.3f} ms" for name, value in quantiles.items()))
+    shown = Table("network", "ms", "M params", "GMACs", "in the space", "blocks", box=None)
+    for name, network in rows.items():
+        counts = count(network)
+        ms = f"{latency_table.latency_ms(network):.3f}"
+        sizes = (f"{counts.params / 1e6:.2f}", f"{counts.macs / 1e9:.2f}")
+        shown.add_row(name, ms, *sizes, "yes" if network in found else "no", network.summary)
+    print_table(shown)

@@ -1,0 +1,107 @@
+"""`nas supernet`: train."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas.cli.options import DataOption, SpaceOption, TableOption
+from nas.cli.terminal import data_watch, print_data, progress_bar, say
+from nas.errors import InputError
+
+if TYPE_CHECKING:
+    from nas.training import TrainingProgress
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Supernets: one network that scores thousands.", no_args_is_help=True)
+_LOG_EVERY_S = 60.0
+
+
+@app.command("train")
+def supernet_train(
+    space: SpaceOption = "iformer",
+    data: DataOption = "synthetic",
+    images: Annotated[
+        int, typer.Option(min=1, help="Images that each network of a step sees, with repetition.")
+    ] = 32_000,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images a step, on each GPU.")] = 64,
+    resolution: Annotated[int, typer.Option(help="Height and width of the images, a multiple of 32.")] = 64,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option(help="Train only networks of this latency, a fraction of the work.", show_default=False),
+    ] = None,
+    table: TableOption = "iphone13",
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Begin with the weights of an iFormer (.safetensors, .pth).", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of weights, networks and images.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="File to write.", show_default="SPACE.supernet.safetensors")] = None,
+) -> None:
+    """Train one network for a whole space; the same command goes on where a training was stopped.
+
+    Example: nas supernet train --space tiny --images 2000
+
+    Several GPUs: torchrun --nproc-per-node 4 --no-python nas supernet train --data photos/
+    """
+    from nas.data import load_images
+    from nas.latency import LatencyTable
+    from nas.networks import SearchSpace
+    from nas.search import check_budget
+    from nas.training import Limit, SupernetRecipe, train_supernet
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    search_space = SearchSpace.find(space)
+    path = out or Path(f"{Path(space).stem}.supernet.safetensors")
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: a supernet is a .safetensors file")
+    if resolution < 32 or resolution % 32:
+        raise InputError(f"--resolution must be a multiple of 32, got {resolution}")
+    limit = None
+    if budget_ms is not None:
+        latency_table, table_path = LatencyTable.find(table)
+        check_budget(search_space, latency_table, budget_ms)
+        name = table_path.name.removesuffix(".json")
+        limit = Limit(
+            admits=lambda network: latency_table.latency_ms(network) <= budget_ms,
+            words=f"at most {budget_ms:g} ms under {name} ({latency_table.digest()})",
+        )
+    with data_watch() as watch:
+        image_set = load_images(data, resolution=resolution, seed=seed, progress=watch)
+    recipe = SupernetRecipe(images=images, batch_size=batch_size)
+    with _supernet_watch() as watch_training:
+        train_supernet(
+            search_space, image_set, path, recipe=recipe, seed=seed, init=init, limit=limit, on_progress=watch_training
+        )
+    if os.environ.get("RANK", "0") == "0":  # Under torchrun one process speaks.
+        given = {"budget-ms": budget_ms or 1.1, "space": space, "data": data, "table": table}
+        words = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in given.items())
+        say(f"score with it: nas search {words} --proxy supernet --supernet {shlex.quote(str(path))}")
+        print_data(str(path))
+
+
+@contextmanager
+def _supernet_watch() -> Iterator[Callable[[TrainingProgress], None]]:
+    """A bar on a terminal; elsewhere, such as in the log of a night, a line a minute."""
+    with progress_bar() as bar:
+        task, said = bar.add_task("", total=None), time.monotonic()
+
+        def show(progress: TrainingProgress) -> None:
+            nonlocal said
+            losses = f"loss {progress.largest:.2f} largest, {progress.smallest:.2f} smallest"
+            bar.update(task, total=progress.steps, completed=progress.done, description=losses)
+            if not sys.stderr.isatty() and time.monotonic() - said > _LOG_EVERY_S:
+                say(f"step {progress.done} of {progress.steps}: {losses}")
+                said = time.monotonic()
+
+        yield show

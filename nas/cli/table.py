@@ -1,0 +1,263 @@
+"""`nas table`: build, check, list, show and calibrate."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas.cli.options import (
+    DeviceOption,
+    JsonOption,
+    RunnerOption,
+    SettingsOption,
+    SpaceOption,
+    ThreadsOption,
+    read_fraction,
+    read_settings,
+)
+from nas.cli.terminal import print_data, print_json, print_table, progress_bar, say
+from nas.errors import InputError
+
+if TYPE_CHECKING:
+    from nas.devices import Device
+    from nas.latency import LatencyTable
+    from nas.latency.measure import Progress
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Latency tables: build, list and show them.", no_args_is_help=True)
+
+
+@app.command("build")
+def table_build(
+    device: DeviceOption = "onnxruntime",
+    space: SpaceOption = "iformer",
+    threads: ThreadsOption = None,
+    runner: RunnerOption = None,
+    option: SettingsOption = None,
+    sample: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="Share of the layers to measure; the rest is filled in and marked.",
+            show_default="all, with --until-error 0.1",
+        ),
+    ] = None,
+    until_error: Annotated[
+        str | None,
+        typer.Option(help="Measure on until filled values are known to this, such as 2%.", show_default=False),
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Take up layers that failed before.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Table file.", show_default="latency_tables/DEVICE.RUNTIME.PRECISION.json")
+    ] = None,
+) -> None:
+    """Measure every distinct layer of a space on a device; a build that was stopped goes on where it was.
+
+    Example: nas table build --device onnxruntime --space tiny --out tiny.json
+    """
+    from nas.latency import Failed
+    from nas.latency.measure import build_table, default_path
+    from nas.networks import SearchSpace
+
+    search_space = SearchSpace.find(space)
+    error = read_fraction("--until-error", until_error) if until_error else None
+    if out is not None and out.suffix != ".json":
+        raise InputError(f"{out}: a table is a .json file")
+    with _opened(device, threads=threads, runner=runner, settings=option) as opened:
+        path = out or default_path(opened)
+        if out is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with _build_watch() as watch:
+            built = build_table(
+                search_space.layers,
+                opened,
+                path,
+                sample=sample,
+                until_error=error,
+                retry_failed=retry_failed,
+                on_progress=watch,
+            )
+    for line in built.describe():
+        say(line)
+    if failures := sum(isinstance(entry, Failed) for entry in built.entries.values()):
+        say(f"{failures} layers failed: mend the cause, then the same command with --retry-failed")
+    given = ["--device", device, "--space", space]
+    given += ["--threads", str(threads)] if threads else []
+    given += ["--runner", str(runner)] if runner else []
+    given += [word for setting in option or [] for word in ("--option", setting)]
+    say(f"how far to trust its sums: nas table check {shlex.join([str(path), *given])} --calibrate 10")
+    print_data(str(path))
+
+
+@app.command("check")
+def table_check(
+    table: Annotated[str, typer.Argument(help="A table name or file.", show_default=False)],
+    device: Annotated[
+        str | None,
+        typer.Option(help="NAME or NAME://ADDRESS.", show_default="the kind that measured the table"),
+    ] = None,
+    space: SpaceOption = "iformer",
+    threads: ThreadsOption = None,
+    runner: RunnerOption = None,
+    option: SettingsOption = None,
+    networks: Annotated[int, typer.Option(min=4, help="Random networks to compare, beside the references.")] = 40,
+    calibrate: Annotated[
+        int, typer.Option(min=0, help="Further random networks to learn a correction from; it stays in the table.")
+    ] = 0,
+    rounds: Annotated[int, typer.Option(min=2, help="How often each network is timed.")] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Time whole networks on the device of a table, and store in the table how far its sums can be trusted.
+
+    Example: nas table check amd-epyc --calibrate 10
+    """
+    from nas.latency import LatencyTable
+    from nas.latency.check import check_table
+    from nas.networks import SearchSpace
+
+    search_space = SearchSpace.find(space)
+    found, path = LatencyTable.find(table)
+    threads = threads or found.provenance.threads
+    name = device or found.provenance.kind
+    if name is None:
+        raise InputError(f"{path} was not measured by a device of this project ({found.provenance.label})")
+    with _opened(name, threads=threads, runner=runner, settings=option) as opened, _build_watch() as watch:
+        checked = check_table(
+            found,
+            path,
+            search_space,
+            opened,
+            networks=networks,
+            calibrate=calibrate,
+            rounds=rounds,
+            on_progress=watch,
+        )
+    assert checked.check is not None
+    if as_json:
+        print_json(_check_json(checked))
+        return
+    from rich.table import Table
+
+    shown = Table("network", "measured ms", "predicted", "error", "sum of layers", "spread", "", box=None)
+    for row in checked.check.rows:
+        error = f"{row.predicted_ms / row.measured_ms - 1:+.1%}"
+        values = (f"{row.measured_ms:.3f}", f"{row.predicted_ms:.3f}", error, f"{row.sum_ms:.3f}", f"{row.spread:.1%}")
+        shown.add_row(row.name, *values, row.role)
+    print_table(shown)
+    for line in checked.describe():
+        print_data(line)
+
+
+@app.command("list")
+def table_list() -> None:
+    """List the latency tables that --table finds.
+
+    Example: nas table list
+    """
+    from rich.table import Table
+
+    from nas import catalog
+    from nas.latency import LatencyTable
+
+    shown = Table("table", "entries", "origin", "trust", box=None)
+    for name, path in catalog.files("latency_tables", ".json").items():
+        try:
+            table = LatencyTable.load(path)
+        except InputError as error:  # One broken file must not hide the others.
+            shown.add_row(name, "-", str(error), "-")
+            continue
+        shown.add_row(name, str(len(table.entries) or "model"), table.provenance.label, table.trust)
+    print_table(shown)
+
+
+@app.command("show")
+def table_show(table: Annotated[str, typer.Argument(help="A table name or file.")]) -> None:
+    """Show where a table comes from, how far it can be trusted, and its dearest layers.
+
+    Example: nas table show iphone13
+    """
+    from rich.table import Table
+
+    from nas.latency import LatencyTable, Timing
+
+    found, path = LatencyTable.find(table)
+    print_data(str(path))
+    for line in found.describe():
+        print_data(line)
+    timings = {key: entry for key, entry in found.entries.items() if isinstance(entry, Timing)}
+    if timings:
+        shown = Table("dearest layers", "fastest ms", "median", "p90", "slowest", "runs", box=None)
+        for key, timing in sorted(timings.items(), key=lambda item: -item[1].minimum_ms)[:10]:
+            values = (timing.minimum_ms, timing.median_ms, timing.p90_ms, timing.maximum_ms)
+            shown.add_row(key, *(f"{value:.4f}" for value in values), str(timing.runs))
+        print_table(shown)
+
+
+@app.command("calibrate")
+def table_calibrate(
+    points: Annotated[Path, typer.Argument(help="Published end-to-end times, a .points.csv file.")],
+    out: Annotated[Path, typer.Option(help="Table file to write.")],
+    baselines: Annotated[
+        bool,
+        typer.Option(help="Let networks of other authors help: those of the .baselines.csv beside the points, if any."),
+    ] = True,
+) -> None:
+    """Fit the per-layer cost model of the iPhone 13 to published end-to-end times.
+
+    Example: nas table calibrate latency_tables/iphone13.points.csv --out iphone13.coreml.fp16.json
+    """
+    from nas.latency.calibrate import iphone13_table
+    from nas.latency.published import baselines_beside
+
+    table = iphone13_table(points, baselines_beside(points) if baselines else None)
+    table.save(out)
+    assert table.model is not None
+    for line in table.model.describe():
+        print_data(line)
+    say(f"written to {out}")
+
+
+@contextmanager
+def _opened(device: str, *, threads: int | None, runner: Path | None, settings: list[str] | None) -> Iterator[Device]:
+    """A device with its options, closed at the end however it comes."""
+    from nas.devices import open_device
+
+    options = read_settings(settings, threads=threads, runner=runner)
+    # What `kill` sends, or a terminal that is closed, must close the device, too.
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+    opened = open_device(device, options)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@contextmanager
+def _build_watch() -> Iterator[Callable[[Progress], None]]:
+    with progress_bar() as bar:
+        task = bar.add_task("", total=None)
+        yield lambda progress: bar.update(task, total=progress.total, completed=progress.done, description=progress.key)
+
+
+def _check_json(table: LatencyTable) -> dict[str, Any]:
+    check = table.check
+    assert check is not None
+    return {
+        **check.agreement.model_dump(),
+        "noise_floor": check.noise_floor,
+        "baselines": {name: agreement.model_dump() for name, agreement in check.baselines.items()},
+        "uncorrected": check.uncorrected.model_dump(),
+        "correction": table.correction.model_dump() if table.correction else None,
+        "drift": check.drift,
+        "rows": [row.model_dump() for row in check.rows],
+    }

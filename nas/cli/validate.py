@@ -1,0 +1,121 @@
+"""`nas validate`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas.cli.options import (
+    DataOption,
+    EffortOption,
+    JsonOption,
+    SpaceOption,
+    SupernetOption,
+    TableOption,
+    read_seconds,
+    read_settings,
+)
+from nas.cli.terminal import data_watch, print_data, print_json, print_table, say, say_progress
+
+if TYPE_CHECKING:
+    from nas.validate import Validation
+
+__all__ = ["print_validation", "validate"]
+
+
+def validate(
+    data: DataOption = "synthetic",
+    proxy: Annotated[str, typer.Option(help="What to validate: proxies, each alone; the first searches.")] = (
+        "short-training"
+    ),
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="NAME=VALUE of the proxies; may be repeated.", show_default=False),
+    ] = None,
+    effort: EffortOption = None,
+    supernet: SupernetOption = None,
+    table: TableOption = "iphone13",
+    space: SpaceOption = "iformer",
+    seeds: Annotated[int, typer.Option(help="Scores of each network; the first is that of the searches.")] = 3,
+    rows: Annotated[
+        Path | None, typer.Option(help="Further published networks, in the form of .points.csv.", show_default=False)
+    ] = None,
+    budgets: Annotated[str, typer.Option(help="Budgets in ms of one search each, or none.")] = "0.60,0.85,1.10,1.60",
+    trials: Annotated[int | None, typer.Option(min=1, help="Candidates of each search.", show_default=False)] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(help="End each search after this long.", show_default="10m without --trials")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results/validation"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what the folder holds.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far latencies and scores can be trusted, by published figures; leaves a page and a JSON document.
+
+    Example: nas validate --proxy zero-cost --option measure=params --budgets none
+    """
+    from nas.latency import LatencyTable
+    from nas.networks import SearchSpace
+    from nas.proxies import Proxy, build_proxies
+    from nas.report import write_validation
+    from nas.validate import Request, Validation, published_points, read_budgets
+    from nas.validate.run import run_validation
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    latency_table, table_path = LatencyTable.find(table)
+    points, further = published_points(table_path, rows)
+    request = Request(
+        space=SearchSpace.find(space),
+        table=latency_table,
+        points=tuple(points),
+        further=tuple(further),
+        proxies=tuple(proxy.split(",")),
+        seeds=tuple(range(seeds)),
+        budgets_ms=read_budgets(budgets),
+        trials=trials,
+        time_limit_s=read_seconds(time_limit) if time_limit else None if trials else 600.0,
+        names={"space": space, "table": table_path.name.removesuffix(".json"), "data": data},
+        command=["nas", *sys.argv[1:]],
+    )
+    settings = read_settings(option, effort=effort, supernet=supernet)
+
+    def build(seed: int) -> dict[str, Proxy]:
+        with data_watch() as watch:
+            return build_proxies(proxy, data=data, seed=seed, options=settings, progress=watch)
+
+    refused = (out / "validation.json").exists() and not resume
+    try:
+        validation = run_validation(request, build, out=out, resume=resume, say=say, on_search=say_progress)
+    except KeyboardInterrupt:
+        if (out / "validation.json").exists():
+            print_validation(Validation.load(out), as_json=as_json)
+            say(f"stopped; go on with: nas validate --resume --out {out} and the same options")
+        raise
+    finally:
+        if (out / "validation.json").exists() and not refused:
+            write_validation(Validation.load(out), out / "validation.html")
+    print_validation(validation, as_json=as_json)
+    say(f"written to {out / 'validation.json'} and {out / 'validation.html'}")
+
+
+def print_validation(validation: Validation, *, as_json: bool) -> None:
+    """Print what the page says."""
+    from rich.table import Table
+
+    from nas.report import validation_sections
+
+    if as_json:
+        print_json(validation.model_dump(mode="json", by_alias=True, exclude_none=True))
+        return
+    for section in validation_sections(validation):
+        print_data(f"\n{section.title}")
+        for note in section.notes:
+            print_data(f"  {note}")
+        if section.rows:
+            shown = Table(*section.header, box=None)
+            for row in section.rows:
+                shown.add_row(*row)
+            print_table(shown)

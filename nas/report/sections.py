@@ -1,0 +1,271 @@
+"""A validation in words and tables, section by section, for the terminal and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from nas.report.figures import fronts_figure, score_figure
+from nas.report.words import settings_words
+from nas.validate import (
+    CLEAR,
+    EPOCHS,
+    NEAR_MS,
+    RESOLUTION,
+    Gap,
+    ProxyPair,
+    ProxyPart,
+    RankAgreement,
+    RecoveryPart,
+    Validation,
+)
+
+__all__ = ["Section", "validation_sections"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of a validation in words: what it says, a table, and what draws its figure."""
+
+    title: str
+    notes: Sequence[str] = ()
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    figure: Callable[[], Any] | None = None
+
+
+def validation_sections(validation: Validation) -> list[Section]:
+    """A validation in words and tables, for the page and for the terminal."""
+    parts = ["latency", *(f"proxy {part.proxy}" for part in validation.proxies)]
+    parts += ["recovery"] if validation.recovery else []
+    state = [
+        f"{part}: not finished, {validation.unfinished[part]}" if part in validation.unfinished else f"{part}: complete"
+        for part in parts
+    ]
+    origin = Section(
+        title="What this is",
+        notes=[
+            *state,
+            f"command: {validation.command}",
+            f"{validation.date}, {validation.seconds:.0f} s (scores kept from earlier runs not counted); "
+            + ", ".join(f"{name} {version}" for name, version in validation.versions.items()),
+            f"data: {validation.data}; space: {validation.space}; seeds: {', '.join(map(str, validation.seeds))}",
+            f"table: {validation.table.name} ({validation.table.origin}), digest {validation.table.digest}",
+        ],
+    )
+    sections = [origin, _latency_section(validation), _rows_section(validation)]
+    for part in validation.proxies:
+        sections += _proxy_sections(part)
+    if validation.pairs:
+        sections.append(_pairs_section(validation.pairs))
+    return sections + (_recovery_sections(validation.recovery) if validation.recovery else [])
+
+
+def _latency_section(validation: Validation) -> Section:
+    part = validation.latency
+    fitted = sum(row.left_out_ms is not None for row in part.rows)
+    notes = [f"{len(part.rows)} published networks; the table is fitted to {fitted} of them"]
+    if part.agreement:
+        notes.append(f"predicted: {part.agreement.networks} networks, {part.agreement.describe()}")
+    if part.unseen and fitted:
+        notes.append(f"each fitted one predicted from the others: {part.unseen.describe()}")
+    rows = []
+    for row in part.rows:
+        unseen = "-" if row.left_out_ms is None else f"{row.left_out_ms / row.published_ms - 1:+.1%}"
+        timed = f"{row.resolution} px {row.timed}"
+        seen = (_number(row.predicted_ms, ".3f"), _number(row.error, "+.1%"), unseen)
+        rows.append((row.name, timed, f"{row.published_ms:.2f}", *seen, row.skipped or row.source))
+    header = ("network", "timed", "published ms", "predicted", "error", "from the others", "printed in, or why not")
+    return Section(title="Latency: predicted against published", notes=notes, header=header, rows=rows)
+
+
+def _rows_section(validation: Validation) -> Section:
+    return Section(
+        title="What proxies are compared on",
+        notes=[f"published networks of the family trained alike: batch norm, {RESOLUTION} px, {EPOCHS} epochs"],
+        header=("left out", "why"),
+        rows=list(validation.left_out.items()),
+    )
+
+
+_ONE_SET = (
+    "one set of trained weights for all seeds: the noise of training it is in no deviation here, and it favours what a "
+    "search chose by it under every seed; {seed} in the name of its file gives each seed its own"
+)
+
+
+def _proxy_sections(part: ProxyPart) -> list[Section]:
+    there = sum(len(row.scores) for row in part.rows)
+    failures = [f"{row.name}, seed {s.seed}, failed: {s.failure}" for row in part.rows for s in row.scores if s.failure]
+    notes = [
+        f"settings of the first seed: {settings_words(part.settings)}",
+        *(f"computed with {settings_words(where)}" for where in part.circumstances),
+        f"{there} of {part.wanted} scores are there, {part.failed} of them failed; {part.seconds:.0f} s in all",
+        f"standard deviation over seeds of one score, pooled: {_number(part.deviation, '.4g')}; apart from what a seed "
+        f"does to all networks alike: {_number(part.within_seeds, '.4g')}",
+        *([_ONE_SET] if part.one_set_of_weights else []),
+        *failures,
+    ]
+    rows = []
+    for row in part.rows:
+        spread = (_number(row.mean, ".6g"), _number(row.deviation, ".3g"))
+        seeds = ", ".join("failed" if s.value is None else f"{s.value:.6g}" for s in row.scores) or "-"
+        seconds = f"{sum(s.seconds for s in row.scores):.1f}"
+        rows.append((row.name, _number(row.published_ms, ".2f"), _number(row.top1, ".1f"), *spread, seeds, seconds))
+    header = ("network", "published ms", "published top-1 %", "mean score", "deviation", "by seed", "seconds")
+    drawn = partial(score_figure, part) if any(row.mean is not None for row in part.rows) else None
+    near = f"published at {NEAR_MS[0]:.2f} to {NEAR_MS[1]:.2f} ms"
+    return [
+        Section(title=f"{part.proxy}: scores", notes=notes, header=header, rows=rows, figure=drawn),
+        Section(
+            title=f"{part.proxy}: Kendall's tau-b against published top-1",
+            notes=["the interval is a bootstrap over networks: wide, for there are few of them"],
+            header=("networks", "number", "tau", "single seeds", "95 % interval", "beside it"),
+            rows=[_tau_row("all", part.all_rows), _tau_row(near, part.near_rows)],
+        ),
+        Section(
+            title=f"{part.proxy}: gaps of the published ladder",
+            notes=[
+                f"in standard deviations over seeds of one score; clear beyond {CLEAR:g}; within seeds: in deviations "
+                "apart from what a seed does to all networks alike, which cancels in a gap"
+            ],
+            header=("step", "gap", "in deviations", "within seeds", "clear"),
+            rows=[_gap_row(gap) for gap in part.ladder],
+        ),
+    ]
+
+
+def _pairs_section(pairs: Sequence[ProxyPair]) -> Section:
+    return Section(
+        title="How well one proxy foretells another",
+        notes=["Kendall's tau-b between the mean scores of the published networks"],
+        header=("proxies", "number", "tau", "number in the band", "tau in the band"),
+        rows=[
+            (
+                f"{pair.proxy} and {pair.other}",
+                str(pair.networks),
+                _number(pair.tau, ".2f"),
+                str(pair.near_networks),
+                _number(pair.near_tau, ".2f"),
+            )
+            for pair in pairs
+        ],
+    )
+
+
+def _tau_row(name: str, ranks: RankAgreement) -> tuple[str, ...]:
+    taus = sorted(ranks.seeds.values())
+    return (
+        name,
+        str(ranks.networks),
+        _number(ranks.tau, ".2f"),
+        f"{taus[0]:.2f} to {taus[-1]:.2f}" if taus else "-",
+        f"{_number(ranks.low, '.2f')} to {_number(ranks.high, '.2f')}",
+        ", ".join(f"{ranker} {tau:.2f}" for ranker, tau in ranks.rankers.items()),
+    )
+
+
+def _gap_row(gap: Gap) -> tuple[str, ...]:
+    clear = "-" if gap.verdict is None else "yes" if gap.verdict == "better" else f"no, {gap.verdict}"
+    return (f"{gap.network} over {gap.other}", *_distance(gap), clear)
+
+
+def _recovery_sections(part: RecoveryPart) -> list[Section]:
+    networks = {network.name: network for network in part.networks}
+    compared = f"scores are means of seeds {', '.join(map(str, part.seeds))}"
+    if part.search_seed in part.seeds:
+        compared += ", for which the networks were chosen: winners look better than they are"
+    else:
+        compared += f", not of seed {part.search_seed}, for which the networks were chosen"
+
+    def cells(name: str | None) -> tuple[str, ...]:
+        """Name, predicted latency and mean score over the compared seeds."""
+        if name is None:
+            return ("-", "-", "-")
+        network = networks[name]
+        values = network.values(part.seeds).values()
+        mean = f"{sum(values) / len(values):.6g}" if values else "-"
+        return (name, _number(network.latency_ms, ".3f"), mean)
+
+    searched = []
+    for search in part.searches:
+        limits = (f"{search.budget_ms:g} ms", f"{search.networks}, {search.failed} failed")
+        state = "complete" if search.complete else "not complete"
+        searched.append((*limits, state, *cells(search.found), *cells(search.variant), *_gap_cells(search.gap)))
+    fronts = [
+        (*cells(v.variant), *cells(v.rival), *_gap_cells(v.gap), _yes(v.on_front), _yes(v.matched))
+        for v in part.variants
+    ]
+    limit_ms = part.latency_limit_ms
+    beyond = [v.variant for v in part.variants if (networks[v.variant].latency_ms or 0.0) >= limit_ms]
+    published = ("published", "predicted ms", "score")
+    gap = ("gap", "in deviations", "within seeds", "verdict", "gap in ms")
+    return [
+        Section(
+            title=f"Recovery: searches with {part.proxy}",
+            notes=[compared, f"standard deviation over seeds of one score: {_number(part.deviation, '.4g')}"],
+            header=("budget", "networks", "search", "found", "predicted ms", "score", *published, *gap),
+            rows=searched,
+            figure=partial(fronts_figure, part) if part.front else None,
+        ),
+        *_opinion_sections(part),
+        Section(
+            title="Recovery: are the published variants on the found front?",
+            notes=[
+                "rival: the best that was found, by the score of the search, among networks predicted no slower",
+                f"on the front: the rival is not better by more than {CLEAR:g} deviations; matched: nor worse",
+                *(
+                    f"hypervolume up to {part.latency_limit_ms:g} ms and above score {part.score_floor:.4g}, "
+                    f"{volume.scores}: found {volume.found:.4f}, published {volume.published:.4f}"
+                    for volume in part.hypervolumes
+                ),
+                *([f"predicted beyond it, and so not in the published one: {', '.join(beyond)}"] if beyond else []),
+            ],
+            header=(*published, "rival", "predicted ms", "score", *gap, "on the front", "matched"),
+            rows=fronts,
+        ),
+    ]
+
+
+def _opinion_sections(part: RecoveryPart) -> list[Section]:
+    """What proxies say that did not choose what was found; nothing where there is none."""
+    rows = [
+        (
+            f"{search.budget_ms:g} ms",
+            f"{search.found} over {search.variant}",
+            opinion.proxy,
+            *_gap_cells(opinion.gap)[:-1],
+        )
+        for search in part.searches
+        for opinion in search.opinions
+    ]
+    if not rows:
+        return []
+    return [
+        Section(
+            title="Recovery: what the other proxies say of what was found",
+            notes=[f"over the same seeds; networks were chosen by {part.proxy} alone"],
+            header=("budget", "networks", "proxy", "gap", "in deviations", "within seeds", "verdict"),
+            rows=rows,
+        )
+    ]
+
+
+def _gap_cells(gap: Gap | None) -> tuple[str, ...]:
+    if gap is None:
+        return ("-", "-", "-", "-", "-")
+    return (*_distance(gap), gap.verdict or "-", _number(gap.latency_ms, "+.3f"))
+
+
+def _distance(gap: Gap) -> tuple[str, ...]:
+    return _number(gap.score, "+.4g"), _number(gap.deviations, "+.1f"), _number(gap.within_seeds, "+.1f")
+
+
+def _yes(answer: bool | None) -> str:
+    return "-" if answer is None else "yes" if answer else "no"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
