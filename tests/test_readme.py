@@ -13,6 +13,7 @@ from nas.networks.choices import AttentionChoices, ConvChoices, DownsampleChoice
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_every_command_it_shows_exists() -> None:
@@ -40,6 +41,24 @@ def test_the_tree_names_every_module_and_only_these() -> None:
     there = {path.name for path in (ROOT / "nas").iterdir()} - aside
 
     assert there == written
+
+
+def test_the_tree_of_contributing_names_every_file_and_only_these() -> None:
+    tree = CONTRIBUTING.split("```\nnas/\n")[1].split("search_spaces/")[0]
+    folders, written = [ROOT / "nas"], set()
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        first, *words = line.split()
+        if first.endswith("/"):
+            folders[depth:] = [folders[depth - 1] / first]
+        else:
+            folders[depth:] = []
+            words.append(first)
+        written |= {folders[-1] / word for word in words if word.endswith((".py", ".mjs", ".html"))}
+    there = {path for suffix in ("py", "mjs", "html") for path in (ROOT / "nas").rglob(f"*.{suffix}")}
+    plain = {path for path in there if path.name == "__init__.py"} - written
+
+    assert there - plain == written
 
 
 def test_links_lead_somewhere() -> None:

@@ -1,6 +1,6 @@
 // The app around Runner.swift: a line of text on a screen that stays awake.
 //
-// nas/devices/iphone.py builds it. By hand, from the folder of the .xcodeproj:
+// nas/devices/iphone builds it. By hand, from the folder of the .xcodeproj:
 //
 //     xcodebuild -project NASRunner.xcodeproj -scheme NASRunner -destination platform=iOS,id=UDID \
 //         -allowProvisioningUpdates DEVELOPMENT_TEAM=TEAM PRODUCT_BUNDLE_IDENTIFIER=IDENTIFIER build

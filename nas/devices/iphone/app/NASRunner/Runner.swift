@@ -1,6 +1,6 @@
 // Times Core ML models on the phone: a folder with a manifest in, a file with one JSON line for each job out.
 //
-// nas/devices/iphone.py copies Documents/nas/BATCH to the phone, which holds compiled models and manifest.json, and
+// nas/devices/iphone copies Documents/nas/BATCH to the phone, which holds compiled models and manifest.json, and
 // launches the app with the arguments `measure BATCH FIRST`. The app appends to Documents/nas/BATCH/results.jsonl:
 //
 //     {"started": 3}
@@ -13,7 +13,7 @@
 import CoreML
 import Foundation
 
-/// A batch of jobs, as nas/devices/iphone.py writes it.
+/// A batch of jobs, as nas/devices/iphone writes it.
 struct Manifest: Decodable {
     struct Job: Decodable {
         /// Path of an .mlmodelc below the manifest's folder.
@@ -138,7 +138,7 @@ func time(_ job: Manifest.Job, model: URL, configuration: MLModelConfiguration, 
     }
 }
 
-/// Element i is the fractional part of i times the golden ratio, as `example_input` in nas/networks/modules/network.py has it.
+/// Element i is the fractional part of i times the golden ratio, as in nas/networks/modules/network.py.
 func exampleInput(_ shape: [Int]) throws -> MLMultiArray {
     let array = try MLMultiArray(shape: shape.map { NSNumber(value: $0) }, dataType: .float16)
     array.withUnsafeMutableBytes { bytes, strides in
