@@ -1,4 +1,4 @@
-"""What a network is: a stem, four stages and a classifier, with the geometry walk, the id and the JSON form. No torch.
+"""What a network is: a stem, four stages and a classifier; its layers and their shapes, its id and JSON form. No torch.
 
 Example:
     >>> from nas.networks import Architecture, ConvSpec, StageSpec
@@ -33,7 +33,7 @@ class Architecture(Record):
         resolution: height and width of the input image in pixels, divisible by 32.
         num_classes: outputs of the classifier.
         layer_scale: initial value of a learnt factor per channel on every attention, feed-forward and convolution
-            branch; 0 leaves it out. It folds away for deployment (iFormer-H trains with 1e-6).
+            branch; 0 leaves the factor out. Deployment folds it away. iFormer-H trains with 1e-6.
     """
 
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
@@ -64,13 +64,13 @@ class Architecture(Record):
 
     @property
     def id(self) -> str:
-        """Twelve hexadecimal digits of the SHA-256 of the canonical JSON: equal networks, equal ids."""
+        """First twelve hexadecimal digits of the canonical JSON's SHA-256; equal networks have equal ids."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     @property
     def key(self) -> str:
-        """Name of the whole network where single layers have their keys."""
+        """Name of the whole network in places that name a single layer by its `key`."""
         return f"network-{self.id}"
 
     @property
@@ -85,7 +85,8 @@ class Architecture(Record):
     def layers(self) -> Iterator[Layer]:
         """The layers in the order they run, each with the channels and the size of its input.
 
-        This is the only geometry walk: building, profiling, latency look-up and counting all follow it.
+        Shapes are derived here and in `stage_layers` only. Building, profiling, latency lookup and counting all follow
+        this order.
         """
         size = self.resolution
         channels = self.stages[0].channels
@@ -107,7 +108,10 @@ class Architecture(Record):
         yield HeadLayer(channels=channels, num_classes=self.num_classes, height=size, width=size)
 
     def at(self, *, resolution: int | None = None, num_classes: int | None = None) -> Architecture:
-        """The same network for other images or classes; a window that no longer fits its map becomes global."""
+        """The same network at another resolution or number of classes.
+
+        An attention unit whose window no longer fits the map attends everywhere.
+        """
         resolution = resolution or self.resolution
         stages = []
         for index, stage in enumerate(self.stages):
@@ -140,7 +144,7 @@ class Architecture(Record):
         return data
 
     def to_json(self) -> str:
-        """The published JSON form, one block a line."""
+        """The published JSON form, one block per line."""
         data = self.to_dict()
         stages = []
         for stage in data.pop("stages"):
@@ -155,9 +159,9 @@ class Architecture(Record):
 
         Args:
             text: one JSON document.
-            where: what to call it in an error, usually its path.
+            where: name of the document in error messages, usually its path.
         Raises:
-            InputError: not JSON, an unknown or missing key, or a value against a rule.
+            InputError: the text is not JSON, has an unknown or missing key, or a value that breaks a rule.
         """
         try:
             return cls.model_validate_json(text)
@@ -179,12 +183,12 @@ class Architecture(Record):
 
 
 def stage_size(resolution: int, index: int) -> int:
-    """Height and width of the maps in stage `index` (0 to 3)."""
+    """Height and width of the feature maps in stage `index` (0 to 3)."""
     return resolution // (4 << index)
 
 
 def stage_layers(stage: StageSpec, size: int) -> Iterator[Layer]:
-    """The layers of one stage on maps of `size` x `size`: the part of the geometry walk inside a stage."""
+    """The layers of one stage on feature maps of `size` x `size`; `Architecture.layers` uses it for each stage."""
     for position, block in enumerate(stage.blocks):
         match block:
             case ConvSpec():
@@ -209,7 +213,7 @@ Subject = Layer | Stack | Architecture
 
 
 def _window(blocks: tuple[ConvSpec | AttentionSpec, ...], position: int) -> int:
-    """Window of the block at `position`, 0 for a convolution block or beyond either end."""
+    """Window of the block at `position`; 0 for a convolution block or a position outside the stage."""
     block = blocks[position] if 0 <= position < len(blocks) else None
     return block.window if isinstance(block, AttentionSpec) else 0
 

@@ -42,7 +42,7 @@ _Placements = Annotated[tuple[Placement, ...], BeforeValidator(_as_list), Field(
 
 
 class _Choices(Record):
-    """A table of the file: every field is a tuple of options, in the order written."""
+    """A table of the file; a field with options is a tuple of them, in the order written."""
 
     @model_validator(mode="after")
     def _options_differ(self) -> Self:
@@ -66,24 +66,24 @@ class DownsampleChoices(_Choices):
 
 
 class ConvChoices(_Choices):
-    """Options of the convolution blocks of a stage; one kernel and one expansion for all of them."""
+    """Options of the convolution blocks of a stage; all blocks share one kernel and one expansion."""
 
     depth: _WholesOrZero = (0,)
     kernel: _Odds = (7,)
     expansion: Wholes = (4,)
 
     def specs(self) -> Iterator[ConvSpec]:
-        """Every convolution block that may stand in the stage."""
+        """Every convolution block that the stage can contain."""
         if any(self.depth):
             for kernel, expansion in product(self.kernel, self.expansion):
                 yield ConvSpec(kernel=kernel, expansion=expansion)
 
 
 class AttentionChoices(_Choices):
-    """Options of the attention units of a stage; one choice for all of them.
+    """Options of the attention units of a stage; all units share one choice.
 
     Attributes:
-        head_channels: channels of a head, for `mha` only: a stage of C channels has C / head_channels heads.
+        head_channels: channels per head, for `mha` only; a stage of C channels has C / head_channels heads.
     """
 
     depth: _WholesOrZero = (0,)
@@ -95,7 +95,7 @@ class AttentionChoices(_Choices):
     head_channels: Wholes = (32,)
 
     def specs(self, channels: int) -> Iterator[AttentionSpec]:
-        """Every attention unit that may stand in the stage at this width."""
+        """Every attention unit that the stage can contain at this width."""
         if not any(self.depth):
             return
         for kind in self.kind:
@@ -114,7 +114,7 @@ class AttentionChoices(_Choices):
 
 
 class StageChoices(_Choices):
-    """Options of one stage: its width, its convolution blocks, its attention units and where these stand."""
+    """Options of one stage: its width, its convolution blocks, its attention units and their placement."""
 
     channels: Wholes
     conv: ConvChoices = ConvChoices()
@@ -128,12 +128,12 @@ class StageChoices(_Choices):
         return self
 
     def orders(self) -> Iterator[str]:
-        """Every distinct order of blocks, such as `CCAAC`, C for a convolution block and A for an attention unit."""
+        """Every distinct order of blocks, such as `CCAAC` (C: convolution block, A: attention unit)."""
         combinations = product(self.conv.depth, self.attention.depth, self.placement)
         yield from dict.fromkeys(arrange(*combination) for combination in combinations if any(combination[:2]))
 
     def count(self) -> int:
-        """Number of distinct stages, all widths together."""
+        """Number of distinct stages over all widths."""
         convs = sum(1 for _ in self.conv.specs())
         total = 0
         for channels in self.channels:
@@ -144,7 +144,7 @@ class StageChoices(_Choices):
 
 
 def arrange(convs: int, attentions: int, placement: Placement) -> str:
-    """The order of blocks in a stage, C for a convolution block and A for an attention unit.
+    """The order of blocks in a stage (C: convolution block, A: attention unit).
 
     Example:
         >>> [arrange(4, 2, placement) for placement in ("late", "end", "interleaved", "start")]
@@ -166,10 +166,10 @@ def arrange(convs: int, attentions: int, placement: Placement) -> str:
 
 
 class NetworkChoices(_Choices):
-    """What a space and a reference have in common.
+    """The fields that a space and a reference share.
 
     Attributes:
-        layer_scale: initial value of the layer-scale factors, 0 for networks without.
+        layer_scale: initial value of the layer-scale factors; 0 for networks without these factors.
     """
 
     stem: StemChoices = StemChoices()

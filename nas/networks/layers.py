@@ -11,7 +11,7 @@ __all__ = ["AttentionLayer", "ConvLayer", "DownsampleLayer", "HeadLayer", "Layer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StemLayer:
-    """3 x height x width to channels x height/4 x width/4."""
+    """The stem, 3 x height x width to channels x height/4 x width/4."""
 
     channels: int
     kernel: int
@@ -27,7 +27,7 @@ class StemLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownsampleLayer:
-    """in_channels x height x width to channels x height/2 x width/2."""
+    """A strided convolution, in_channels x height x width to channels x height/2 x width/2."""
 
     in_channels: int
     channels: int
@@ -61,8 +61,9 @@ class ConvLayer:
 class AttentionLayer:
     """An attention unit at channels x height x width.
 
-    With windows, neighbouring units share one tiling: the first `partitions` the map into windows, the last `merges`
-    them again (iFormer, section on downstream tasks); the units between see only windows.
+    Neighbouring units with the same window share one tiling. The first unit partitions the map into windows
+    (`partitions`) and the last unit merges the windows again (`merges`). The units between see only windows (iFormer,
+    section on downstream tasks).
     """
 
     channels: int
@@ -107,7 +108,7 @@ Layer = StemLayer | DownsampleLayer | ConvLayer | AttentionLayer | HeadLayer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """`count` layers of one kind in a row, each with its own weights; only for layers that keep the shape of a map."""
+    """`count` equal layers in a row, each with its own weights; only for layers that keep the shape of a map."""
 
     layer: ConvLayer | AttentionLayer
     count: int

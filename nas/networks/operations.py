@@ -1,8 +1,9 @@
 """What a layer is made of: its operations after folding, with their multiply-adds, weights and traffic. No torch.
 
-Counted on the deployed form: batch norms folded into convolutions and the classifier, the position-encoding residual
-folded into its kernel. One multiply-add is one MAC, the two attention products are counted, element-wise work is not
-(the convention of the paper's tables). Traffic is in tensor elements at batch 1.
+All counts describe the deployed form: batch norms are folded into the convolutions and the classifier, and the
+residual of a position encoding is folded into its kernel. MACs follow the convention of the paper's tables. One
+multiply-add is one MAC. The two attention products count, element-wise work does not. Traffic is in tensor elements at
+batch 1.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ class Operation:
 
     Attributes:
         kind: `dense` (convolution or linear layer across channels), `depthwise`, `product` (of two activations), ...;
-            `norm` is one that cannot be folded, and no layer of this project has it.
+            `norm` is a norm that cannot be folded, and no layer of this project has one.
         macs: multiply-adds.
         weights: parameters, bias included.
-        inputs: channels read by a `dense` or `depthwise` operation, of one group where it has several; 0 for the other
-            kinds, and for the image, which comes as it is and not in the runtime's layout of channels.
-        outputs: channels written by them, likewise.
+        inputs: channels that a `dense` or `depthwise` operation reads. A `dense` operation with groups counts the
+            channels of one group. 0 for the other kinds. 0 also where the input is the image, because the image is
+            not in the runtime's channel layout.
+        outputs: channels that a `dense` or `depthwise` operation writes, counted in the same way; 0 for the other
+            kinds.
         reads: activation elements read.
         writes: activation elements written.
     """
@@ -56,8 +59,7 @@ class Counts:
 def count(architecture: Architecture) -> Counts:
     """Parameters and multiply-adds of a network.
 
-    Layer-scale factors, where the network has them, count as parameters, as they do in the paper's tables, although
-    folding removes them.
+    Layer-scale factors count as parameters, as in the paper's tables, although folding removes them.
     """
     parts = [operation for layer in architecture.layers() for operation in operations(layer)]
     scales = 0

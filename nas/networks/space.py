@@ -1,4 +1,4 @@
-"""Which networks are allowed: search_spaces/*.toml, sampled, counted and walked for their layers. No torch."""
+"""Which networks are allowed: a space from search_spaces/*.toml, its networks, their number and layers. No torch."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Choose(Protocol):
     """Picks one of several options for a named parameter, as an Optuna trial or a random generator does."""
 
     def __call__(self, name: str, options: Sequence[T]) -> T:
-        """One of `options`; `name` is unique within a network and means the same in every one."""
+        """One of `options`; `name` is unique within a network and means the same in every network."""
         ...
 
 
 def random_choice(seed: int) -> Choose:
-    """A `Choose` that draws every option with equal chance."""
+    """A `Choose` that draws every option with equal probability."""
     generator = random.Random(seed)
 
     def choose(name: str, options: Sequence[T]) -> T:  # noqa: ARG001 - the draw does not depend on the name
@@ -46,7 +46,7 @@ def random_choice(seed: int) -> Choose:
 
 
 class SearchSpace(NetworkChoices):
-    """A space of networks, as read from a TOML file; search_spaces/README.md documents every field.
+    """A search space, read from a TOML file; search_spaces/README.md documents every field.
 
     Example:
         >>> space = SearchSpace.find("tiny")
@@ -63,10 +63,10 @@ class SearchSpace(NetworkChoices):
 
     @classmethod
     def find(cls, name: str) -> SearchSpace:
-        """The space that `name` means: a path, or a file of the search_spaces folders.
+        """The space that `name` refers to: a path, or a file of the search_spaces folders.
 
         Raises:
-            InputError: no such space, or a file that breaks a rule; the message names the place in the file.
+            InputError: there is no such space, or the file breaks a rule; the message names the place in the file.
         """
         return cls.load(catalog.find_file("search space", "search_spaces", ".toml", name))
 
@@ -75,13 +75,13 @@ class SearchSpace(NetworkChoices):
         """Read a space file and check every option in it, references included.
 
         Raises:
-            InputError: unreadable, not TOML, an unknown key or a value against a rule.
+            InputError: the file is unreadable, is not TOML, or has an unknown key or a value that breaks a rule.
         """
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        except (ValueError, RecursionError) as error:  # Both of broken TOML and of what Python refuses to read.
+        except (ValueError, RecursionError) as error:  # Broken TOML, or text that Python refuses to read.
             raise InputError(f"{path}: not valid TOML: {error}") from error
         try:
             space = cls.model_validate(data)
@@ -97,11 +97,14 @@ class SearchSpace(NetworkChoices):
 
     @property
     def digest(self) -> str:
-        """Equal for spaces of equal content."""
+        """Hash of the content: equal spaces have equal digests."""
         return digest_of(self.model_dump_json())
 
     def sample(self, choose: Choose) -> Architecture:
-        """One network of the space; parameters with one option, or that do not apply, are never asked."""
+        """One network of the space, from the answers of `choose`.
+
+        `choose` is not asked for a parameter with one option, or for a parameter that does not apply.
+        """
 
         def ask(name: str, options: Sequence[T]) -> T:
             return options[0] if len(options) == 1 else choose(name, options)
@@ -118,7 +121,7 @@ class SearchSpace(NetworkChoices):
         )
 
     def choices(self, architecture: Architecture) -> dict[str, object]:
-        """What `sample` must be answered, by parameter name, to give this network of the space.
+        """The answers, by parameter name, with which `sample` returns this network.
 
         Args:
             architecture: a network of the space.
@@ -171,11 +174,13 @@ class SearchSpace(NetworkChoices):
         return tuple(sorted(found, key=lambda layer: (order.index(type(layer)), -layer.height, layer.key)))
 
     def extreme(self, cost_ms: Callable[[Layer], float], *, dearest: bool = False) -> Architecture:
-        """The cheapest (or dearest) network of the space, exactly, where costs add up over layers.
+        """The cheapest (or most expensive) network of the space.
+
+        The result is exact where the cost of a network is the sum over its layers.
 
         Args:
-            cost_ms: what a layer costs; called once a layer.
-            dearest: look for the dearest network instead.
+            cost_ms: cost of a layer; called once for each layer.
+            dearest: return the most expensive network instead.
         """
         sign = -1.0 if dearest else 1.0
         costs = {layer: sign * cost_ms(layer) for layer in self.layers}
@@ -188,7 +193,7 @@ class SearchSpace(NetworkChoices):
             for index, stage in enumerate(self.stages):
                 size = stage_size(resolution, index)
                 for channels in stage.channels:
-                    # Costs of blocks add up, so each kind is at its best in the block that is best alone.
+                    # Block costs add up, so the best block of a kind is the block that is best alone.
                     alone = sorted(
                         _stages_of_one_block(stage, (channels,)), key=lambda spec: total(stage_layers(spec, size))
                     )
@@ -211,7 +216,7 @@ class SearchSpace(NetworkChoices):
         )
 
     def _networks(self, resolution: int, stages: Sequence[StageSpec]) -> Iterator[Architecture]:
-        """The networks of these stages, one for each stem and downsampling."""
+        """The networks with these stages, one for each choice of stem and downsampling."""
         for kernel, expansion, down in product(self.stem.kernel, self.stem.expansion, self.downsample.kernel):
             yield Architecture(
                 resolution=resolution,
@@ -223,7 +228,7 @@ class SearchSpace(NetworkChoices):
             )
 
     def _as_space(self, reference: ReferenceChoices) -> SearchSpace:
-        """A reference as the space of one network that it is written as."""
+        """A reference as a search space; a valid reference is a space of one network."""
         return SearchSpace(
             resolution=self.resolution[:1],
             num_classes=self.num_classes,
@@ -234,7 +239,7 @@ class SearchSpace(NetworkChoices):
         )
 
     def _check_options(self, where: str) -> None:
-        """Build every part that the options allow, so that a wrong one is met now and not in the middle of a search."""
+        """Build every part that the options allow, so that a wrong option fails now and not during a search."""
         for index, stage in enumerate(self.stages):
             try:
                 list(_stages_of_one_block(stage))
@@ -252,13 +257,13 @@ class SearchSpace(NetworkChoices):
 
 
 def find_network(name: str, *, stdin: BinaryIO) -> tuple[str, Architecture]:
-    """The network that `name` means, and what to call it.
+    """The network that `name` refers to, with a name to show for it.
 
     Args:
-        name: a reference of any space (`iformer_m`), an architecture file, or `-` for one on `stdin`.
-        stdin: read to its end for `-`.
+        name: a reference of any space (`iformer_m`), an architecture file, or `-` for an architecture on `stdin`.
+        stdin: read to its end if `name` is `-`.
     Raises:
-        InputError: no such reference or file, or not an architecture.
+        InputError: there is no such reference or file, or the content is not an architecture.
     """
     if name == "-":
         return "stdin", Architecture.from_json(stdin.read(), where="stdin")
@@ -270,7 +275,7 @@ def find_network(name: str, *, stdin: BinaryIO) -> tuple[str, Architecture]:
     for space in catalog.files("search_spaces", ".toml").values():
         try:
             references |= SearchSpace.load(space).references
-        except InputError as error:  # Matters only if the name is in no other space.
+        except InputError as error:  # Matters only if no other space has the name.
             broken = broken or error
         if name in references:
             return name, references[name]
@@ -285,7 +290,7 @@ _KINDS: dict[str, type[Block]] = {"C": ConvSpec, "A": AttentionSpec}
 
 
 def _stages_of_one_block(stage: StageChoices, widths: Sequence[int] | None = None) -> Iterator[StageSpec]:
-    """The stage with each of its possible blocks alone: their layers are those of every longer stage."""
+    """The stage with each of its possible blocks alone; a longer stage has no other layers."""
     for channels in widths or stage.channels:
         for block in (*stage.conv.specs(), *stage.attention.specs(channels)):
             yield StageSpec(channels=channels, blocks=(block,))
@@ -297,7 +302,7 @@ def _sample_stage(name: str, stage: StageChoices, choose: Choose) -> StageSpec:
     depths = stage.attention.depth
     if convs:
         attentions = choose(f"{name}.attention.depth", depths)
-    else:  # A name of its own, because the options differ: the stage must not end up empty.
+    else:  # The stage must not be empty, so the options differ and the parameter has its own name.
         attentions = choose(f"{name}.attention.depth_without_conv", tuple(depth for depth in depths if depth))
     placement = stage.placement[0]
     if convs and attentions:
@@ -326,7 +331,7 @@ def _sample_stage(name: str, stage: StageChoices, choose: Choose) -> StageSpec:
 
 
 def _stage_choices(choices: StageChoices, stage: StageSpec) -> dict[str, object]:
-    """The answers to `_sample_stage` that give this stage; some that are not asked for it are among them."""
+    """The answers with which `_sample_stage` returns this stage, and some that it does not ask for."""
     order = _order(stage)
     convs, attentions = order.count("C"), order.count("A")
     answers: dict[str, object] = {
@@ -361,5 +366,5 @@ def _allows(choices: StageChoices, stage: StageSpec) -> bool:
     allowed = {*choices.conv.specs(), *choices.attention.specs(stage.channels)}
     used = set(stage.blocks)
     order = _order(stage)
-    # One block of each kind at most: a stage of the space repeats it.
+    # At most one block of each kind: a stage of the space repeats the same block.
     return used <= allowed and len(used) == len(set(order)) and order in choices.orders()

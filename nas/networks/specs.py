@@ -1,4 +1,4 @@
-"""What a network is built from, as its JSON says it: stem, downsampling, convolutions, attention units, stages."""
+"""What a network is built from, as in its JSON form: stem, downsampling, convolutions, attention units, stages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def odd(value: int) -> int:
-    """The value itself, where it is odd; a validator of kernels."""
+    """Returns `value` if it is odd; a validator for kernels."""
     if value % 2 == 0:
         raise ValueError(f"must be odd, got {value}")
     return value
@@ -34,7 +34,7 @@ def _odd_or_zero(value: int) -> int:
     return odd(value) if value else value
 
 
-# The bound is far above any network, and keeps sums of products finite.
+# The bound is far above any real network and keeps sums of products finite.
 Count = Annotated[int, Field(strict=True, gt=0, le=2**20)]
 # Rounded, so that networks with equal channels have equal ids.
 Ratio = Annotated[float, Field(strict=True, gt=0, le=1024), AfterValidator(lambda value: round(value, 6))]
@@ -45,7 +45,7 @@ OddCountOrZero = Annotated[int, Field(strict=True, ge=0, le=2**20), AfterValidat
 class StemSpec(Record):
     """Two strided convolutions and a projection, 3 x H x W to C x H/4 x W/4 (iFormer, section 3).
 
-    The first convolution has C/2 channels, the second `expansion` times as many.
+    The first convolution has C/2 channels. The second convolution has `expansion` times as many.
     """
 
     kernel: OddCount = 5
@@ -53,7 +53,7 @@ class StemSpec(Record):
 
 
 class DownsampleSpec(Record):
-    """The strided convolution in front of stages 2, 3 and 4; halves height and width."""
+    """The strided convolution before stages 2, 3 and 4; it halves height and width."""
 
     kernel: OddCount = 3
 

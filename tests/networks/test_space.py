@@ -47,7 +47,7 @@ def total_ms(network: Architecture) -> float:
 
 
 class TestEverySpace:
-    """What every shipped file must hold; a new space is tested by being there."""
+    """What is true of every shipped space; a new space file is tested automatically."""
 
     @pytest.fixture(params=SPACES)
     def space(self, request: pytest.FixtureRequest) -> SearchSpace:
@@ -139,7 +139,7 @@ def test_only_what_applies_is_asked(tmp_path: Path) -> None:
 
     space.sample(first)
 
-    # The convolution depth 0 comes first, so the lone attention depth left is not a question.
+    # `first` picks convolution depth 0. This leaves a single attention depth, so it is not asked.
     assert asked == ["stages[0].channels", "stages[2].conv.depth"]
 
 

@@ -1,4 +1,4 @@
-"""The parts of a network as torch modules, each beside its own folding for deployment (`fused`).
+"""The parts of a network as torch modules, each with its own folding for deployment (`fused`).
 
 Every convolution is followed by a batch norm and has no bias of its own; GELU is the activation (iFormer, section 3).
 
@@ -31,16 +31,19 @@ __all__ = [
     "residual_norms",
 ]
 
-# The paper moves windows in 16 slices of the channels: one large reshape took 11.46 ms at 512 px, the slices 4.0 ms.
+# The paper moves windows in 16 slices of the channels. At 512 px one large reshape took 11.46 ms, the slices 4.0 ms.
 WINDOW_CHUNKS = 16
 
 
 @runtime_checkable
 class Foldable(Protocol):
-    """A module that has a cheaper equal for deployment."""
+    """A module that has a cheaper equivalent for deployment."""
 
     def fused(self) -> nn.Module:
-        """The deployed form, asked of a copy in eval mode whose children are deployed already; may change itself."""
+        """The deployed form; the method may change the module itself.
+
+        Only called on a copy in eval mode, whose children are already in deployed form.
+        """
         ...
 
 
@@ -97,8 +100,8 @@ class NormLinear(nn.Module):
 class Residual(nn.Module):
     """x + scale * branch(x).
 
-    While training, the branch is left out for each sample with probability `drop_path` (stochastic depth,
-    arXiv:1603.09382); the samples are windows inside a windowed unit.
+    In training, each sample skips the branch with probability `drop_path` (stochastic depth, arXiv:1603.09382). Inside
+    a windowed unit the samples are windows.
 
     Args:
         branch: modules in order, the last one a `ConvNorm` to `channels`.
@@ -126,7 +129,7 @@ class Residual(nn.Module):
         return x + change
 
     def fused(self) -> Self:
-        """The same sum, with the scale inside the last convolution of the branch."""
+        """The same sum, with the scale folded into the last convolution of the branch."""
         if self.scale is not None:
             last = self.branch[-1]
             assert isinstance(last, nn.Conv2d) and last.bias is not None
@@ -142,7 +145,7 @@ class Stem(nn.Module):
     Args:
         channels: C, even.
         kernel: of both strided convolutions.
-        expansion: channels of the second, in multiples of the C/2 of the first.
+        expansion: channels of the second convolution, in multiples of C/2, the channels of the first.
     """
 
     def __init__(self, *, channels: int, kernel: int, expansion: int) -> None:
@@ -187,7 +190,7 @@ class PositionEncoding(nn.Module):
         return x + self.encode(x)  # type: ignore[no-any-return]
 
     def fused(self) -> nn.Module:
-        """One depthwise convolution: the sum is a 1 in the middle of its kernel."""
+        """One depthwise convolution: adding x means adding 1 to the middle of its kernel."""
         conv = self.encode
         assert isinstance(conv, nn.Conv2d)
         middle = conv.kernel_size[0] // 2
@@ -196,11 +199,12 @@ class PositionEncoding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention over the tokens of a map up to its output projection, (B, C, H, W) to (B, V, H, W).
+    """Attention over the tokens of a map, without the output projection, (B, C, H, W) to (B, V, H, W).
 
-    softmax(q^T k / sqrt(d)) applied to the values, where d = C/R channels of q and k, divided by the number of heads.
-    `shma` takes values and gate from sigmoid(V x) and multiplies the result by the gate; the released code applies the
-    sigmoid to the values as well, before attention, where the paper's equation 3 has it on the gate alone.
+    Applies softmax(q^T k / sqrt(d)) to the values. q and k have C/R channels, and d is C/R divided by the number of
+    heads. `shma` takes values and gate from sigmoid(V x) and multiplies the result by the gate. This follows the
+    released code, which also applies the sigmoid to the values, before attention. The paper's equation 3 applies it to
+    the gate alone.
 
     Args:
         channels: C.
@@ -218,10 +222,10 @@ class Attention(nn.Module):
         self.value = ConvNorm(inputs=channels, outputs=2 * value if self.kind == "shma" else value)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend, and gate what was attended."""
-        query: Tensor = self.query(x)  # (B, C/R, H, W), as the key
+        """Attend; with a gate, multiply the result by the gate."""
+        query: Tensor = self.query(x)  # (B, C/R, H, W), like the key
         key: Tensor = self.key(x)
-        value: Tensor = self.value(x)  # (B, V, H, W), with a gate 2V
+        value: Tensor = self.value(x)  # (B, V, H, W); 2V channels with a gate
         if self.kind == "shma":
             value, gate = value.sigmoid().chunk(2, dim=1)
             return self._attend(query, key, value) * gate
@@ -243,12 +247,13 @@ class AttentionUnit(nn.Module):
     """Position encoding, attention and feed-forward, each with its residual.
 
     Maps (B, C, H, W) to itself. With windows, a unit that does not partition takes (windows * B, C, window, window),
-    and one that does not merge returns that: window by window along the rows of the map, in each all images.
+    and a unit that does not merge returns this shape. The first dimension is ordered window by window along the rows
+    of the map, and image by image inside each window.
 
     Args:
-        layer: kind and sizes; with windows H and W must be the layer's.
+        layer: kind and sizes; with windows, H and W must be those of the layer.
         layer_scale: initial scale of both branches; 0 leaves the scale out.
-        drop_path: stochastic depth of both branches.
+        drop_path: stochastic depth rate of both branches.
     """
 
     def __init__(self, *, layer: AttentionLayer, layer_scale: float = 0.0, drop_path: float = 0.0) -> None:
@@ -276,7 +281,7 @@ class AttentionUnit(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The three parts, inside windows if there are any."""
+        """Apply the three parts, inside windows if there are any."""
         if self.partitions:
             x = torch.cat([self._partition(part) for part in self._slices(x)], dim=1)
         x = self.feed_forward(self.attention(self.position(x)))
@@ -285,10 +290,11 @@ class AttentionUnit(nn.Module):
         return x
 
     def _slices(self, x: Tensor) -> tuple[Tensor, ...]:
-        # Not chunk(16), of which the older ONNX exporter writes sixteen slices where eight channels give only eight.
+        # Not chunk(16): for eight channels it gives eight slices, but the older ONNX exporter writes sixteen.
         return torch.split(x, self.slice_channels, dim=1)
 
-    # Images and channels travel as one dimension, which leaves five: coremltools turns a transpose of six into six.
+    # Images and channels share one dimension, which leaves five dimensions. coremltools turns one transpose of six
+    # dimensions into six transposes.
 
     def _partition(self, x: Tensor) -> Tensor:
         rows, columns = self.tiling
@@ -309,7 +315,7 @@ class Head(nn.Module):
     Args:
         channels: C.
         num_classes: outputs.
-        distillation: a second classifier, to learn from a teacher's labels; the logits of the two are averaged.
+        distillation: add a second classifier that learns from a teacher's labels; `forward` averages both logits.
     """
 
     def __init__(self, *, channels: int, num_classes: int, distillation: bool = False) -> None:
@@ -324,12 +330,12 @@ class Head(nn.Module):
         return sum(others, first) / (1 + len(others)) if others else first
 
     def logits(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Logits of each classifier: of the labels, then with distillation of the teacher."""
+        """Logits of each classifier: first for the labels; with distillation, then for the teacher."""
         x = x.mean((2, 3))  # (B, C)
         return tuple(classifier(x) for classifier in self.classifiers)
 
     def fused(self) -> Self:
-        """One linear layer behind the pool: the average of linear layers is a linear layer."""
+        """One linear layer after the pool: the average of linear layers is a linear layer."""
         layers = [layer for layer in self.classifiers if isinstance(layer, nn.Linear)]
         layers[0].weight = nn.Parameter(torch.stack([layer.weight for layer in layers]).mean(0))
         layers[0].bias = nn.Parameter(torch.stack([layer.bias for layer in layers]).mean(0))
@@ -350,8 +356,8 @@ def feed_forward(*, channels: int, expansion: int) -> tuple[nn.Module, ...]:
 def residual_norms(network: nn.Module) -> Iterator[nn.BatchNorm2d]:
     """The batch norm that ends each residual branch, position encodings included, in the order they run.
 
-    With their weights at zero every block starts as the identity, which short training needs (arXiv:1706.02677,
-    section 5.1).
+    With the weights of these norms at zero, every block starts as the identity. Short training needs this
+    (arXiv:1706.02677, section 5.1).
     """
     for module in network.modules():
         match module:

@@ -1,4 +1,4 @@
-"""Deployment: a copy of a module in which everything that can be folded is folded."""
+"""How a module is prepared for deployment: a copy in which everything that can be folded is folded."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ __all__ = ["fuse"]
 def fuse(module: nn.Module) -> nn.Module:
     """The deployed form of a network or of one layer: a copy in eval mode with equal outputs, without gradients.
 
-    Batch norms go into the convolutions and the classifier, the residual of a position encoding and layer scales into
-    kernels, two classifiers into one. How each block folds is written beside it in `nas.networks.modules.blocks`.
+    Batch norms are folded into the convolutions and the classifier. The residual of a position encoding and the layer
+    scales are folded into kernels. Two classifiers become one. Each block defines its own folding (`fused`) in
+    `nas.networks.modules.blocks`.
 
     Example:
         >>> from nas.networks.architecture import ConvLayer

@@ -1,19 +1,23 @@
-"""Inheriting: a network starts from the weights of another one, sliced to its channels, kernels and blocks.
+"""How a network starts from the weights of another network, its donor, sliced to its channels, kernels and blocks.
 
-Both are of the iFormer family; they may differ in everything that an architecture says. What is taken:
+Both networks belong to the iFormer family. They may differ in everything that an architecture describes. What is taken:
 
-- Channels of a stage are chosen once for all of its layers, and inner channels (of the stem, hidden, of queries and
-  keys, of values with their gates) layer by layer: the most important ones. Importance is what comes in times what goes
-  out, both as L1 norms of weights with their batch norm folded in (arXiv:1608.08710 ranks filters by the first alone).
-  The most important comes first: a network computes the same in any order, and the candidates of a supernet
-  (nas/networks/modules/shared.py), which take its first channels, take its best.
-- Where the network has more of something than the donor, the donor's comes first and the rest stays as it was.
-- A smaller kernel is the middle of the donor's, a larger one has the donor's in its middle and zeros around.
-- Blocks are matched within a stage and a kind, in order; a shorter row takes evenly spaced ones, the first and the last
-  among them. A block or a position encoding that the donor lacks starts as the identity: its last batch norm is zero.
-- Values go between networks with a gate, or between networks without, but not across: a gated value passes a sigmoid.
-- With another number of classes the network keeps its classifier. A second classifier that only one side has counts
-  for nothing: the network's second one then starts from the donor's first.
+- Channels: the most important channels of the donor. The channels of a stage are chosen once for all layers of the
+  stage. Inner channels are chosen layer by layer: stem channels, hidden channels, queries with keys, values with gates.
+- Importance of a channel: what comes in times what goes out. Both are L1 norms of weights with their batch norm folded
+  in (arXiv:1608.08710 ranks filters by the first norm alone).
+- Order: the most important channel comes first. The network itself computes the same in any order. But the candidates
+  of a supernet (nas/networks/modules/shared.py) take the first channels, and these are then the best channels.
+- Where the network has more of something than the donor, the donor's part comes first and the rest stays as it was.
+- A smaller kernel is the middle of the donor's kernel. A larger kernel has the donor's kernel in its middle and zeros
+  around it.
+- Blocks are matched in order, within a stage and a kind. A stage with fewer blocks takes evenly spaced blocks of the
+  donor, including the first and the last. A block or a position encoding that the donor lacks starts as the identity:
+  its last batch norm is zero.
+- Values are copied if both networks have a gate, or if neither has a gate. They are not copied otherwise, because a
+  gated value passes through a sigmoid.
+- With another number of classes the network keeps its own classifier. A second classifier of the donor alone is
+  ignored. A second classifier of the network alone starts from the donor's first classifier.
 """
 
 from __future__ import annotations
@@ -50,25 +54,25 @@ from nas.networks.modules.weights import load_model, read_tensors
 
 __all__ = ["Inherited", "inherit", "load_donor"]
 
-# The first classifier's weights in our names, timm's and the authors'.
+# Weights of the first classifier, in this project's names, timm's and the authors'.
 _CLASSIFIER = re.compile(r"(^|\.)(classifiers\.0\.linear|head\.head\.l|classifier\.l)\.weight$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inherited:
-    """How much of a network came from its donor, in numbers of parameters (without batch norm statistics)."""
+    """How much of a network came from its donor, in number of parameters (without batch norm statistics)."""
 
     copied: int
     total: int
 
     @property
     def share(self) -> float:
-        """In [0, 1]."""
+        """Share of the parameters that came from the donor, in [0, 1]."""
         return self.copied / self.total
 
 
 class _Pairs(NamedTuple):
-    """Channels of the network and, place by place, the donor's that they start from."""
+    """Channels of the network and, in the same order, the donor's channels that they start from."""
 
     ours: Tensor
     theirs: Tensor
@@ -85,8 +89,9 @@ class _Pairs(NamedTuple):
 def inherit(network: Network, donor: Network) -> Inherited:
     """Start `network` from the weights and batch norm statistics of `donor`; the module docstring says which.
 
-    Between equal architectures this copies the network. Where channels that mattered are gone, the statistics no longer
-    fit what is left: train, or measure them anew, before a look at the outputs.
+    Between equal architectures this copies the network. If important channels are gone, the batch norm statistics no
+    longer fit the remaining channels. Then train the network, or measure the statistics again, before you use its
+    outputs.
 
     Args:
         network: in training form; changed in place.
@@ -127,11 +132,12 @@ def load_donor(path: Path, known: Mapping[str, Architecture]) -> Network:
     """The network that a checkpoint holds, with all its weights.
 
     Args:
-        path: our .safetensors, which says its architecture; or .safetensors, .pth or .pt in timm's names or the
-            authors', which do not.
-        known: by name, what the second kind may be; the first that fits counts, with any number of classes.
+        path: a .safetensors file of this project, which contains its architecture; or a .safetensors, .pth or .pt file
+            in timm's or the authors' names, which does not.
+        known: by name, the architectures that a file of the second kind may have, with any number of classes; the
+            first that fits is used.
     Raises:
-        InputError: the file cannot be read, holds something else than weights, or fits no known network.
+        InputError: the file cannot be read, holds something other than weights, or fits no known network.
     """
     tensors = read_tensors(path)
     if path.suffix == ".safetensors":
@@ -146,7 +152,7 @@ def load_donor(path: Path, known: Mapping[str, Architecture]) -> Network:
     raise InputError(f"{path}: names no architecture, and its weights fit none of the known ones: {', '.join(known)}")
 
 
-# Which channels and blocks.
+# Which channels and blocks are taken.
 
 
 def _stages(network: Network) -> list[list[nn.Module]]:
@@ -156,7 +162,7 @@ def _stages(network: Network) -> list[list[nn.Module]]:
 
 
 def _spread(stage: list[nn.Module]) -> Tensor:
-    """Standard deviation of each channel (C,), were the changes that the layers add to it independent."""
+    """Standard deviation of each channel (C,), if the changes that the layers add to it are independent."""
     entry = stage[0].project if isinstance(stage[0], Stem) else stage[0]
     assert isinstance(entry, ConvNorm)
     variance = entry.norm.weight.square()
@@ -170,16 +176,16 @@ def _spread(stage: list[nn.Module]) -> Tensor:
 
 
 def _reading(layers: list[nn.Module]) -> Tensor:
-    """How strongly layers read each channel (C,), every reader with a total of one.
+    """How strongly layers read each channel (C,); each reader is scaled to a total of one.
 
-    Otherwise the widest would decide alone: a layer of many outputs has the largest sums.
+    Without this scale the widest reader would decide alone, because a layer with many outputs has the largest sums.
     """
     norms = [norm for layer in layers for norm in _readers(layer)]
     return torch.stack([norm / norm.sum().clamp(min=1e-30) for norm in norms]).sum(0)
 
 
 def _readers(layer: nn.Module) -> Iterator[Tensor]:
-    """L1 norm of the weights that read each channel (C,), for every part of a layer that reads the stream."""
+    """L1 norm of the weights that read each channel (C,), for every part of a layer that reads the residual stream."""
     match layer:
         case ConvBlock():
             depthwise, widen, _ = _convs(layer)
@@ -206,13 +212,13 @@ def _gain(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Tensor:
 
 
 def _choose(importance: Tensor, count: int) -> _Pairs:
-    """The `count` most important channels, or all if there are fewer, the most important first."""
+    """The `count` most important channels (all if there are fewer), the most important first."""
     kept = importance.argsort(descending=True, stable=True)[:count].cpu()
     return _Pairs(torch.arange(len(kept)), kept)
 
 
 def _choose_in_heads(importance: Tensor, heads: _Pairs, count: int) -> _Pairs:
-    """The same inside each head; `importance` is (the donor's heads, channels of a head), `count` is of a head."""
+    """As `_choose`, inside each head; `importance` is (donor's heads, channels per head), `count` is per head."""
     return _Pairs.joined(
         [
             _choose(importance[theirs], count).moved(ours * count, theirs * importance.shape[1])
@@ -229,18 +235,18 @@ def _of(kind: type[M], modules: Sequence[nn.Module] | nn.ModuleList) -> list[M]:
 
 
 def _matched(ours: list[M], theirs: list[M]) -> Iterator[tuple[M, M | None]]:
-    """Each of our blocks with the donor's that it starts from, if any."""
+    """Each block of the network with the donor's block that it starts from, if any."""
     last, steps = len(theirs) - 1, len(ours) - 1
     if last > steps:
         theirs = [theirs[place * last // max(steps, 1)] for place in range(len(ours))]
     return zip_longest(ours, theirs)
 
 
-# Layer by layer; each returns how many parameters it copied.
+# Copying, layer by layer. Each function returns how many parameters it copied.
 
 
 def _stem(ours: Stem, theirs: Stem, stream: _Pairs) -> int:
-    # From the back, so that only what goes out to channels that stay counts.
+    # From the last convolution to the first, so that only outputs to channels that stay count.
     project, second, first = (_strength(part) for part in (theirs.project, theirs.second, theirs.first))
     wide = _choose(second.sum(1) * project[stream.theirs].sum(0), ours.second.conv.out_channels)
     narrow = _choose(first.sum(1) * second[wide.theirs].sum(0), ours.first.conv.out_channels)
@@ -275,7 +281,8 @@ def _attention(ours: AttentionUnit, theirs: AttentionUnit, stream: _Pairs) -> in
     if given.kind == "shma":
         value = value[:their_values] + value[their_values:]  # value and gate of a channel stay together
     incoming = value * _strength(_convs(theirs.attention)[0])[stream.theirs].sum(0)
-    # Whole heads go to whole heads; one head is cut into several, or several make one, channel by channel.
+    # If both networks have several heads, whole heads are taken. If either has a single head, channels are taken one
+    # by one: a single head splits into several, or several heads form a single one.
     several = min(mine.heads, given.heads) > 1
     heads, their_heads = (mine.heads, given.heads) if several else (1, 1)
     by_value, by_query = (torch.unflatten(x, 0, (their_heads, -1)) for x in (incoming, query * key))
@@ -284,7 +291,8 @@ def _attention(ours: AttentionUnit, theirs: AttentionUnit, stream: _Pairs) -> in
     value_pairs = _choose_in_heads(by_value, chosen, values // heads)
     copied = _conv_norm(mine.query, given.query, stream, query_pairs)
     copied += _conv_norm(mine.key, given.key, stream, query_pairs)
-    # The logits are divided by the root of the channels of a head: what stays of them keeps its size.
+    # Attention divides the logits by the square root of the channels per head. The scale here keeps the remaining
+    # terms of each logit at their size.
     for parameter in (mine.query.norm.weight, mine.query.norm.bias):
         parameter[query_pairs.ours] *= given.temperature / mine.temperature
     if mine.kind == given.kind == "shma":
@@ -304,7 +312,7 @@ def _feed_forward(ours: Residual, theirs: Residual, stream: _Pairs) -> int:
 
 
 def _end(ours: Residual, theirs: Residual, inputs: _Pairs, stream: _Pairs) -> int:
-    """The last convolution of a branch, with the layer scale: in the network's own, or else in its batch norm."""
+    """The last convolution of a branch; the donor's layer scale goes into the network's own or else its batch norm."""
     last, scale = _convs(ours)[-1], _scale(theirs)
     copied = _conv_norm(last, _convs(theirs)[-1], inputs, stream)
     if ours.scale is not None:
@@ -330,7 +338,7 @@ def _head(ours: nn.Module, theirs: nn.Module, stream: _Pairs) -> int:
 
 
 def _silence(block: nn.Module) -> int:
-    """Make every residual branch of a block zero; copies nothing."""
+    """Make the output of every residual branch of a block zero; copies nothing."""
     for norm in residual_norms(block):
         nn.init.zeros_(norm.weight)
         nn.init.zeros_(norm.bias)
@@ -338,7 +346,7 @@ def _silence(block: nn.Module) -> int:
 
 
 def _conv_norm(ours: ConvNorm, theirs: ConvNorm, inputs: _Pairs | None, outputs: _Pairs) -> int:
-    """`inputs` are None for the images, and for a depthwise convolution."""
+    """`inputs` is None if the input is the images, and for a depthwise convolution."""
     return _copy(ours.conv.weight, theirs.conv.weight, outputs, inputs) + _norm(ours.norm, theirs.norm, outputs)
 
 
@@ -350,7 +358,7 @@ def _norm(ours: nn.BatchNorm1d | nn.BatchNorm2d, theirs: nn.BatchNorm1d | nn.Bat
 
 
 def _copy(ours: Tensor, theirs: Tensor, outputs: _Pairs, inputs: _Pairs | None = None) -> int:
-    """Copy channels, (outputs[, inputs[, kernel, kernel]]); how many numbers came from the donor."""
+    """Copy channels of (outputs[, inputs[, kernel, kernel]]); returns how many numbers came from the donor."""
     ours_at: tuple[Tensor, ...] = (outputs.ours,)
     theirs_at: tuple[Tensor, ...] = (outputs.theirs,)
     if inputs is not None:
@@ -359,7 +367,7 @@ def _copy(ours: Tensor, theirs: Tensor, outputs: _Pairs, inputs: _Pairs | None =
     piece = theirs[theirs_at]
     count = piece.numel()
     if piece.ndim == 4:
-        piece = F.pad(piece, ((ours.shape[-1] - piece.shape[-1]) // 2,) * 4)  # crops where it is negative
+        piece = F.pad(piece, ((ours.shape[-1] - piece.shape[-1]) // 2,) * 4)  # negative padding crops
     ours[ours_at] = piece.to(ours)
     return min(count, piece.numel())
 
@@ -375,7 +383,7 @@ def _core(unit: AttentionUnit) -> Attention:
 
 
 def _scale(residual: Residual) -> Tensor:
-    """The layer scale of each channel (C,); one where there is none."""
+    """The layer scale of each channel (C,); ones if the branch has no layer scale."""
     if residual.scale is None:
         return torch.ones_like(_convs(residual)[-1].norm.weight)
     return residual.scale.flatten()

@@ -1,4 +1,4 @@
-"""From an architecture to a torch module: whole networks, and the single layers that a latency table times."""
+"""How an architecture becomes a torch module: whole networks, and the single layers that a latency table times."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Network(nn.Module):
         self._ends_stage = [isinstance(layer, DownsampleLayer | HeadLayer) for layer in following]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, (B, num_classes); with distillation the average of both classifiers."""
+        """Logits, (B, num_classes); with distillation, the average of both classifiers."""
         return self.layers[-1](self.features(images)[-1])  # type: ignore[no-any-return]
 
     def features(self, images: Tensor) -> list[Tensor]:
@@ -49,19 +49,19 @@ class Network(nn.Module):
         return stages
 
     def head_logits(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Logits of each classifier: of the labels, then with distillation of the teacher."""
+        """Logits of each classifier: first for the labels; with distillation, then for the teacher."""
         head = self.layers[-1]
         assert isinstance(head, Head)
         return head.logits(self.features(images)[-1])
 
 
 def build_model(architecture: Architecture, *, drop_path: float = 0.0, distillation: bool = False) -> Network:
-    """A network to train: batch norms apart, weights drawn from torch's generator (truncated normal, std 0.02).
+    """A network to train: batch norms are not folded; weights come from torch's generator (truncated normal, std 0.02).
 
     Args:
         architecture: what to build.
-        drop_path: stochastic depth of the last block, in [0, 1); it rises linearly from 0 at the first.
-        distillation: a second classifier that learns from a teacher.
+        drop_path: stochastic depth rate of the last block, in [0, 1); it rises linearly from 0 at the first block.
+        distillation: add a second classifier that learns from a teacher.
 
     Example:
         >>> import torch
@@ -86,13 +86,13 @@ def build_model(architecture: Architecture, *, drop_path: float = 0.0, distillat
 def build_layer(
     layer: Layer, *, layer_scale: float = 0.0, drop_path: float = 0.0, distillation: bool = False
 ) -> nn.Module:
-    """One layer to train; options that it has no use for are passed over.
+    """One layer to train; options that do not apply to the layer are ignored.
 
     Args:
         layer: what to build.
         layer_scale: initial scale of the residual branches; 0 leaves the scale out.
-        drop_path: stochastic depth of the residual branches, in [0, 1).
-        distillation: a second classifier in the head.
+        drop_path: stochastic depth rate of the residual branches, in [0, 1).
+        distillation: add a second classifier in the head.
     """
     match layer:
         case StemLayer():
@@ -118,8 +118,8 @@ def build_layer(
 def build_deployed(subject: Subject) -> nn.Module:
     """What a device times: the deployed form with random weights, the same on every call.
 
-    Weights have the variance 1 / fan-in, so that every branch tells in the output and a comparison would see it
-    missing.
+    Weights have variance 1 / fan-in. Every branch then affects the output, so a comparison of outputs detects a missing
+    branch.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
@@ -138,7 +138,7 @@ def build_deployed(subject: Subject) -> nn.Module:
 
 
 def example_shape(subject: Subject) -> tuple[int, ...]:
-    """Shape of an input at batch 1: a map, or between units that share a tiling the windows of a map."""
+    """Shape of an input at batch 1: a map, or the windows of a map for a unit that receives windows."""
     match subject:
         case Architecture():
             return (1, 3, subject.resolution, subject.resolution)
@@ -160,7 +160,7 @@ def example_shape(subject: Subject) -> tuple[int, ...]:
 def example_input(subject: Subject) -> Tensor:
     """An input at batch 1 in [0, 1): element i is the fractional part of i times the golden ratio.
 
-    Every runner makes the same numbers from the shape alone, in any language with double precision.
+    Every runner computes the same numbers from the shape alone, in any language with double precision.
     """
     shape = example_shape(subject)
     values = torch.arange(math.prod(shape), dtype=torch.float64) * _GOLDEN % 1
@@ -168,7 +168,7 @@ def example_input(subject: Subject) -> Tensor:
 
 
 def _depth(layer: Layer) -> int:
-    """Blocks of a layer for stochastic depth; an attention unit counts as three, as in the authors' code."""
+    """Number of blocks in a layer, for stochastic depth; an attention unit counts as three, as in the authors' code."""
     match layer:
         case ConvLayer():
             return 1

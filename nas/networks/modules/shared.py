@@ -1,9 +1,10 @@
 """One set of weights for many networks: each takes its part of the same tensors (arXiv:1908.09791, arXiv:2003.11142).
 
-A candidate's layer takes the first channels, the first hidden, query and value channels and the middle of the kernel of
-the shared layer in its *slot*: the stem, the downsampling before a stage, the n-th convolution block or the n-th
-attention unit of a stage, the head. Attention kinds share all but values and output projection, which see other numbers
-with and without a gate. The forward pass is the candidate's own: what it learnt here fits the network that is built.
+Each layer of a candidate has a *slot*: the stem, the downsampling before a stage, the n-th convolution block or n-th
+attention unit of a stage, or the head. The layer takes a part of the shared layer in its slot: the first channels, the
+first hidden, query and value channels, and the middle of the kernel. The attention kinds share everything except values
+and output projection; these two see other numbers with a gate than without. The forward pass is the candidate's own, so
+the weights learnt here fit the network that is built from the candidate.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from nas.networks.modules.network import Network, build_model
 
 __all__ = ["SharedWeights", "skeleton"]
 
-# Parts of an attention unit that each kind has to itself.
+# Parts of an attention unit that the attention kinds do not share.
 _OF_KIND = ("attention.branch.0.value.", "attention.branch.1.")
 _VALUE = "attention.branch.0.value."
 
@@ -31,7 +32,7 @@ class SharedWeights:
     """The tensors that a family of networks shares.
 
     Args:
-        tensors: by shared name; trained in place.
+        tensors: by shared name; training changes them in place.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -39,10 +40,10 @@ class SharedWeights:
 
     @classmethod
     def holding(cls, networks: Iterable[Network]) -> SharedWeights:
-        """Weights large enough for each of these networks and every smaller one, beginning with the values they have.
+        """Weights large enough for each of these networks and every smaller one; they start from the networks' values.
 
         Args:
-            networks: where two have a tensor in common, that of the one with more elements counts.
+            networks: where two networks have the same tensor, the tensor with more elements is taken.
         """
         tensors: dict[str, Tensor] = {}
         for network in networks:
@@ -57,7 +58,7 @@ class SharedWeights:
         """The parameters of a network, by name: views of the shared tensors, or copies that gradients pass through.
 
         Raises:
-            InputError: the network is larger than these weights in some tensor, or has one that they lack.
+            InputError: a tensor of the network is larger than the shared tensor, or there is no such shared tensor.
         """
         architecture = network.architecture
         shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
@@ -70,14 +71,14 @@ class SharedWeights:
                     f"{architecture.summary} does not fit into the supernet: {name} is {shapes[name]}, "
                     f"the supernet has {most}"
                 )
-            # Values and gates are the two halves of one tensor, and each gives its first channels.
+            # Values and gates are the two halves of one tensor. The network takes the first channels of each half.
             halves = 2 if ".shma." in shared and _VALUE in shared else 1
             part[name] = _slice(held, shapes[name], halves=halves)
         return part
 
 
 def skeleton(architecture: Architecture) -> Network:
-    """The modules of a network without memory behind them, for `torch.func.functional_call`.
+    """The modules of a network on the meta device, without memory, for `torch.func.functional_call`.
 
     Its batch norms use the statistics of the batch.
     """
@@ -91,7 +92,7 @@ def skeleton(architecture: Architecture) -> Network:
 
 
 def _shared_names(architecture: Architecture, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Each parameter of a network with its name among the shared tensors."""
+    """The name of each parameter of a network, with its name among the shared tensors."""
     slots = list(_slots(architecture))
     for name in names:
         _, position, rest = name.split(".", 2)
@@ -100,7 +101,7 @@ def _shared_names(architecture: Architecture, names: Iterable[str]) -> Iterator[
 
 
 def _slots(architecture: Architecture) -> Iterator[tuple[str, str]]:
-    """Slot of each layer, and the kind of an attention unit."""
+    """Slot of each layer, with the attention kind of an attention unit (empty for other layers)."""
     stage, seen = 0, Counter[str]()
     for layer in architecture.layers():
         match layer:
@@ -124,7 +125,7 @@ def _slots(architecture: Architecture) -> Iterator[tuple[str, str]]:
 
 
 def _slice(held: Tensor, shape: tuple[int, ...], *, halves: int) -> Tensor:
-    """The first `shape[:2]` channels, of each half where there are two, and the middle of the kernel."""
+    """The first `shape[:2]` channels (of each half, if `halves` is 2) and the middle of the kernel."""
     if halves > 1:
         first = (shape[0] // halves, *shape[1:])
         return torch.cat([_slice(half, first, halves=1) for half in held.chunk(halves)])

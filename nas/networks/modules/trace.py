@@ -1,18 +1,19 @@
-"""How any torch module becomes operations, priced as those that `operations` counts for the layers of this project.
+"""How any torch module becomes operations, counted by the rules of `nas.networks.operations`.
 
-The module is exported (`torch.export`; only shapes are computed) and each step of the graph is read as what a runtime
-for phones makes of it:
+`torch.export` exports the module; only shapes are computed. Each step of the graph counts as what a phone runtime makes
+of it:
 
-- A batch norm beside a convolution or a linear layer is folded into it, and so are factors and shifts of channels.
-- What depends on parameters alone is a constant; only its size is paid for, as weights.
-- Steps that rearrange tensors cost what they move, once from one computing step to the next, however many views and
-  permutations that takes. Nothing moves where height and width are merged or split, where channels are sliced, and
-  where an attention product takes a transposed operand. Putting tensors together does.
-- A convolution in groups is a dense one whose channels are those of a group; it is depthwise where each input channel
-  is a group.
-- Other norms (`norm`) read and write the tensor; pooling and sums read it; resizing counts as moving.
+- A batch norm next to a convolution or a linear layer is folded into that layer. Factors and shifts per channel are
+  folded as well.
+- A tensor that depends on parameters alone is a constant. Only its size counts, as weights.
+- Steps that rearrange a tensor cost the elements that they move. Between two computing steps a move counts once,
+  however many views and permutations it takes. Nothing moves where height and width are merged or split, where
+  channels are sliced, or where an attention product takes a transposed operand. Joining tensors moves their elements.
+- A grouped convolution is `dense` and has the channels of one group. It is `depthwise` where each input channel is a
+  group.
+- Other norms (`norm`) read and write the tensor. Pooling and sums read it. Resizing counts as a move.
 
-A step without a rule is an error, never free.
+A step without a rule is an error and never counts as free.
 """
 
 from __future__ import annotations
@@ -58,13 +59,13 @@ _COMPUTING = _WEIGHTED | _PRODUCTS | {"softmax", "batch_norm"} | _NORMS | _REDUC
 
 
 def traced_operations(module: nn.Module, *inputs: Tensor) -> tuple[Operation, ...]:
-    """The operations of a module in eval mode for these inputs at batch 1, rearrangements before the step they serve.
+    """The operations of a module in eval mode for these inputs at batch 1.
 
-    For the deployed form of a network of this project (`fuse`) they are those of `nas.networks.operations`, up to
-    their order. Takes about a second.
+    A rearrangement comes before the step that needs it. For the deployed form (`fuse`) of a network of this project the
+    operations equal those of `nas.networks.operations`, apart from their order. Takes about a second.
 
     Raises:
-        InputError: the module has a step that there is no rule for; the text names it.
+        InputError: the module has a step without a rule; the text names the step.
 
     Example:
         >>> import torch
@@ -86,11 +87,11 @@ def traced_operations(module: nn.Module, *inputs: Tensor) -> tuple[Operation, ..
 
 
 class _Trace:
-    """One graph as it is read.
+    """Reads the operations of one exported graph.
 
     Args:
         nodes: in the order they run.
-        inputs: names of the placeholders that are no parameters.
+        inputs: names of the placeholders that are inputs of the module and not parameters.
     """
 
     def __init__(self, nodes: list[Node], inputs: set[str]) -> None:
@@ -115,7 +116,7 @@ class _Trace:
                     yield from self._computed(node)
 
     def _movement(self, node: Node, *, into_product: bool) -> Iterator[Operation]:
-        """What moves between a tensor and the step that computed it, unless it is paid for already."""
+        """The move between a tensor and the step that computed it, if there is one and it is not counted yet."""
         while _name(node) in _REARRANGING and not _moves(node, into_product=into_product):
             node = next(operand for operand in node.all_input_nodes if operand not in self.constants)
         if _name(node) in _REARRANGING and node not in self.moved:
@@ -148,7 +149,7 @@ class _Trace:
             yield Operation(kind="reshape", reads=reads, writes=writes)
         else:
             constant = self._constant_elements(node)
-            # A factor or shift of channels goes into the weights beside it, a whole map (a bias of attention) does not.
+            # A factor or shift per channel folds into the weights next to it. A whole map (an attention bias) does not.
             if name not in _AFFINE or len(operands) > 1 or constant > max(_shape(node)):
                 yield Operation(kind="elementwise", weights=constant, reads=reads, writes=writes)
 
@@ -187,13 +188,16 @@ class _Trace:
         return Operation(kind="product", macs=macs, reads=reads, writes=writes)
 
     def _folds(self, node: Node) -> bool:
-        """Whether a step is a batch norm that goes into the convolution or linear layer before or behind it."""
+        """Whether a step is a batch norm that folds into a neighbouring layer.
+
+        The layer before it may be a convolution or a linear layer. The layer after it must be a linear layer.
+        """
         if _name(node) != "batch_norm":
             return False
         before = node.all_input_nodes[0]
         if _name(before) in _WEIGHTED and len(before.users) == 1:
             return True
-        # Behind it a convolution would have to pad with the shift, so linear layers only, as in a classifier.
+        # A convolution after the norm would have to pad with the shift. So only linear layers fold, as in a classifier.
         return all(_name(user) == "linear" for user in _readers(node))
 
     def _constant_elements(self, node: Node) -> int:
@@ -211,7 +215,7 @@ def _attention(query: Node, key: Node, value: Node) -> Iterator[Operation]:
 
 
 def _moves(node: Node, *, into_product: bool) -> bool:
-    """Whether a rearranging step leaves elements elsewhere than they were."""
+    """Whether a rearranging step moves elements to other places."""
     name = _name(node)
     if name in _JOINS:
         return True
@@ -232,7 +236,7 @@ def _moves(node: Node, *, into_product: bool) -> bool:
 
 
 def _readers(node: Node) -> Iterator[Node]:
-    """The steps that read a tensor, through what leaves it the same."""
+    """The steps that read a tensor, directly or through steps that leave it the same."""
     for user in node.users:
         if _name(user) in _SAME:
             yield from _readers(user)
@@ -241,7 +245,7 @@ def _readers(node: Node) -> Iterator[Node]:
 
 
 def _name(node: Node) -> str:
-    """Such as `relu`, in place or not; the kind of node for those that are no calls."""
+    """Name of the called operator, such as `relu`, in place or not; the kind of node if it is not a call."""
     if node.op != "call_function":
         return node.op
     if node.target is operator.getitem:
@@ -250,7 +254,7 @@ def _name(node: Node) -> str:
 
 
 def _groups(node: Node) -> int:
-    """Groups of a convolution; 1 of a linear layer."""
+    """Groups of a convolution; 1 for a linear layer."""
     if _name(node) not in _CONVOLUTIONS:
         return 1
     groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)

@@ -1,4 +1,4 @@
-"""Checkpoints: weights in files, under this project's names, timm's or the iFormer authors'. No pickle is ever run."""
+"""How checkpoints are read and written: this project's names, timm's and the iFormer authors'. Never runs a pickle."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from nas.networks.specs import AttentionSpec, ConvSpec, DownsampleSpec, StageSpe
 
 __all__ = ["load_model", "load_weights", "read_tensors", "save_weights", "to_timm"]
 
-# What the authors' .pth files hold beside tensors: their training options, and their best accuracy as numpy scalars,
-# written by numpy 1 under the first name of `scalar` and by numpy 2 under the second.
+# The authors' .pth files hold more than tensors: their training options, and their best accuracy as numpy scalars.
+# numpy 1 writes the first name of `scalar`, numpy 2 writes the second.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
     (numpy_scalar, "numpy.core.multiarray.scalar"),
@@ -36,7 +36,7 @@ _HARMLESS: list[Any] = [
 
 _WRAPPERS = ("model", "state_dict", "model_ema")
 
-# How the authors' names begin, and timm's instead; the first that fits counts.
+# Beginnings of the authors' names, with timm's beginnings; the first match is used.
 _AUTHORS_TO_TIMM = (
     (r"classifier\.classifier_dist\.", "head.head_dist."),
     (r"classifier\.(classifier\.)?", "head.head."),
@@ -51,10 +51,10 @@ _TIMM_PARTS = {"conv": "c", "norm": "bn", "linear": "l"}
 
 
 def load_model(architecture: Architecture, path: Path) -> Network:
-    """Build the network that a file was saved from: with a second classifier if the file has one.
+    """Build the network that a file was saved from, with a second classifier if the file has one.
 
     Raises:
-        InputError: as `load_weights`.
+        InputError: as in `load_weights`.
     """
     tensors = read_tensors(path)
     network = build_model(architecture, distillation=_distilled(tensors))
@@ -67,23 +67,23 @@ def load_weights(network: Network, path: Path, *, head: bool = True) -> None:
 
     Args:
         network: in training form; changed only if everything fits.
-        path: .safetensors, or .pth or .pt holding tensors; names are ours, timm's or the authors'.
-        head: also load the classifier; without it, the network keeps its own (other classes, say).
+        path: .safetensors, or .pth or .pt with tensors; the names are this project's, timm's or the authors'.
+        head: also load the classifier; otherwise the network keeps its own, for example for other classes.
     Raises:
-        InputError: the file cannot be read, holds something else than weights, or does not fit the network.
+        InputError: the file cannot be read, holds something other than weights, or does not fit the network.
     """
     _load(network, read_tensors(path), path, head=head)
 
 
 def save_weights(network: Network, path: Path, *, metadata: Mapping[str, str]) -> None:
-    """Write a .safetensors file that `load_weights` reads; it appears complete or not at all.
+    """Write a .safetensors file that `load_weights` reads; the file appears complete or not at all.
 
     Args:
-        network: in either form.
+        network: in training form or deployed.
         path: file to write.
-        metadata: kept in the file beside the architecture's JSON, for people and other tools.
+        metadata: stored in the file next to the architecture's JSON, for people and other tools.
     Raises:
-        InputError: the name has another ending, or the file cannot be written.
+        InputError: the name does not end in .safetensors, or the file cannot be written.
     """
     if path.suffix != ".safetensors":
         raise InputError(f"{path}: weights are saved as .safetensors")
@@ -105,10 +105,10 @@ def to_timm(network: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file, by the names that they have there.
+    """The tensors of a checkpoint file, by their names in the file.
 
     Raises:
-        InputError: the file cannot be read, or holds something else than weights.
+        InputError: the file cannot be read, or holds something other than weights.
     """
     try:
         match path.suffix:
@@ -140,7 +140,7 @@ def _read_torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
         except OSError:
             raise
-        except Exception as error:  # The restricted reader of a damaged file stumbles in many ways.
+        except Exception as error:  # The restricted reader fails on a damaged file in many ways.
             raise _not_weights(path) from error
 
 
@@ -156,7 +156,7 @@ def _load(network: Network, tensors: dict[str, Tensor], path: Path, *, head: boo
     else:
         names = _timm_names(network)
         given = {_timm_from_authors(name): name for name in tensors}
-    # From here `names` goes from our key, and `given` from the file's own key, to one common name.
+    # From here `names` maps our keys to common names, and `given` maps common names to the file's own keys.
     if not head:
         heads = ("head.", f"layers.{len(network.layers) - 1}.")
         names = {key: name for key, name in names.items() if not name.startswith(heads)}
@@ -180,12 +180,12 @@ def _first(names: list[str]) -> str:
 
 
 def _distilled(names: Iterable[str]) -> bool:
-    """Whether the names of any format include a second classifier."""
+    """Whether the names, in any of the formats, include a second classifier."""
     return any(re.search(r"\.classifiers\.1\.|head_dist\.|classifier_dist\.", name) for name in names)
 
 
 def _timm_from_authors(name: str) -> str:
-    """An authors' name as timm's; timm's own names stay as they are."""
+    """Translate a name of the authors into timm's; timm's own names stay as they are."""
     for pattern, replacement in _AUTHORS_TO_TIMM:
         name, changed = re.subn(f"^{pattern}", replacement, name)
         if changed:
@@ -194,7 +194,7 @@ def _timm_from_authors(name: str) -> str:
 
 
 def _timm_names(network: Network) -> dict[str, str]:
-    """Our keys to timm's."""
+    """This project's keys -> timm's keys."""
     prefixes = dict(_timm_prefixes(network.architecture))
     names = {}
     for key in network.state_dict():
@@ -205,7 +205,7 @@ def _timm_names(network: Network) -> dict[str, str]:
 
 
 def _timm_prefixes(architecture: Architecture) -> Iterator[tuple[str, str]]:
-    """Beginnings of our keys with timm's. timm counts an attention unit as three blocks."""
+    """Beginnings of this project's keys, with timm's beginnings; timm counts an attention unit as three blocks."""
     stage = block = 0
     for position, layer in enumerate(architecture.layers()):
         ours = f"layers.{position}."
@@ -296,7 +296,7 @@ def _units(stage: StageSpec) -> list[AttentionSpec]:
 
 
 def _late(stage: StageSpec) -> tuple[ConvSpec | AttentionSpec, ...]:
-    """The blocks of a stage in timm's order: all convolution blocks but one, the attention units, the last one."""
+    """The blocks of a stage in timm's order: all convolution blocks but the last, attention units, the last block."""
     convs = [block for block in stage.blocks if isinstance(block, ConvSpec)]
     return (*convs[:-1], *_units(stage), *convs[-1:])
 
@@ -305,7 +305,7 @@ T = TypeVar("T", int, float)
 
 
 def _common(what: str, values: list[T], *, default: T = 1) -> T:
-    """The one value of all; `default`, which then matters to nothing, if there are none."""
+    """The single value of all; `default` if there are no values, in which case it has no effect."""
     if len(set(values)) > 1:
         raise _inexpressible(what, f"one value, got {', '.join(f'{value:g}' for value in sorted(set(values)))}")
     return values[0] if values else default

@@ -39,9 +39,9 @@ def architecture(
     unit: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Architecture:
-    """Four stages of blocks such as `CAC`, convolution blocks and attention units.
+    """Four stages of blocks such as `CAC` (C: convolution block, A: attention unit).
 
-    Maps of 64 px keep 2x2 tokens in stage 4: attention to a single token would hide the queries.
+    Images of 64 px leave 2x2 tokens in stage 4. With a single token the queries would not affect the output.
     """
     fields = {"query_reduction": 4, "modulation": 0.5, "expansion": 1, "position_kernel": 3} | SHMA | (unit or {})
     kinds = {"C": ConvSpec(kernel=kernel, expansion=expansion), "A": AttentionSpec.model_validate(fields)}
@@ -66,7 +66,7 @@ def assert_equal_outputs(expected: nn.Module, actual: nn.Module) -> None:
 
 @pytest.fixture(scope="session")
 def lively(trained: Trained) -> Callable[..., Network]:
-    """Build a network that looks trained, with weights so large that every channel tells in the output."""
+    """Build a network that looks trained, with weights so large that every channel affects the output."""
 
     def build(architecture: Architecture, *, seed: int = 0, distillation: bool = False) -> Network:
         torch.manual_seed(seed)
@@ -86,10 +86,11 @@ Lively = Callable[..., Network]
 
 
 class Embedding:
-    """Copies a small network into random channels of a larger one, so that the larger computes the same.
+    """Copies a small network into random channels of a larger network, so that both compute the same.
 
-    The channels beside are loud, but nothing hears them: no layer reads those of a stage, inner ones are read for
-    channels beside only, or are silent themselves and read loudly.
+    The remaining channels have large values but do not affect the output. No layer reads the remaining channels of a
+    stage. Some remaining inner channels are read only for outputs that are remaining channels themselves. The others
+    are zero, and the weights that read them are large.
     """
 
     def __init__(self, small: Network, large: Network, kept: dict[int, list[int]]) -> None:
@@ -230,7 +231,7 @@ class Embedding:
 
 @dataclass(frozen=True, kw_only=True)
 class Larger:
-    """A donor that differs from `architecture()`, and by stage which of its blocks are those of the small network."""
+    """A donor that differs from `architecture()`; `kept` says, by stage, which blocks are the small network's."""
 
     changes: dict[str, Any] = field(default_factory=dict)
     unit: dict[str, Any] = field(default_factory=dict)
@@ -309,7 +310,7 @@ class TestSlicing:
 
 
 def kept_channels(donor: Network) -> list[int]:
-    """Channels of stage 1 that a network half as wide there takes, in its order."""
+    """Channels of stage 1 that a network with half the width there takes, in the order of that network."""
     first, *others = (stage.channels for stage in donor.architecture.stages)
     donor.layers[0].project.norm.bias.data = torch.arange(float(first))
     network = build_model(architecture("C", "C", "C", "C", widths=(first // 2, *others)))
@@ -320,7 +321,7 @@ def kept_channels(donor: Network) -> list[int]:
 class TestImportance:
     @pytest.fixture
     def donor(self) -> Network:
-        """Channels 0, 1, 2 and 3 of stage 1 are less and less important to both of their readers."""
+        """A donor whose channels 0, 1, 2 and 3 of stage 1 are less and less important to both of their readers."""
         network = build_model(architecture("C", "C", "C", "C", widths=(4, 8, 8, 8)))
         with torch.no_grad():
             self.depthwise, self.widen = network.layers[1].branch[:2]
@@ -347,7 +348,7 @@ class TestImportance:
                 self.depthwise.norm.weight.data[0] = 0
             case "depthwise variance":
                 self.depthwise.norm.running_var[0] = 1e8
-            case "hidden gains":  # The only loud hidden channel does not read channel 0.
+            case "hidden gains":  # The only hidden channel with a gain does not read channel 0.
                 self.widen.norm.weight.data[1:] = 0
                 self.widen.conv.weight.data[0, 0] = 0
 

@@ -208,7 +208,7 @@ class TestNetwork:
 
         network(noise(4, 3, 64, 64)).square().sum().backward()
 
-        # A shift of all keys changes no softmax, so their bias cannot learn.
+        # A shift of all keys does not change the softmax, so the bias of the keys cannot learn.
         idle = [
             name
             for name, parameter in network.named_parameters()
@@ -259,7 +259,7 @@ class TestNetwork:
             assert torch.equal(x, module(x)), layer.key
 
     def test_residual_norms_are_one_for_each_branch(self, motley: Architecture) -> None:
-        # Convolution blocks have one branch, attention units two, and a third with position encoding.
+        # A convolution block has one branch. An attention unit has two, or three with position encoding.
         blocks = [block for stage in motley.stages for block in stage.blocks]
         branches = sum(1 if isinstance(b, ConvSpec) else 3 if b.position_kernel else 2 for b in blocks)
 

@@ -29,7 +29,7 @@ def shared() -> SharedWeights:
     weights = SharedWeights.holding(map(build_model, largest))
     random = torch.Generator().manual_seed(0)
     for tensor in weights.tensors.values():
-        torch.nn.init.normal_(tensor, generator=random)  # no zeros, so that every element tells
+        torch.nn.init.normal_(tensor, generator=random)  # no zeros, so that every element matters
     return weights
 
 

@@ -29,7 +29,7 @@ def _kinds(parts: tuple[Operation, ...]) -> list[OperationKind]:
 
 
 class _Steps(nn.Module):
-    """A function of one map as a module."""
+    """A function of one feature map, as a module."""
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -41,7 +41,7 @@ def test_deployed_network_has_the_operations_that_are_counted(name: str, referen
 
 
 def test_every_kind_of_attention_and_windows_have_the_operations_that_are_counted(motley: Architecture) -> None:
-    # Folding takes the layer scales of this network away.
+    # Folding removes the layer scales of this network.
     assert _counted(motley) == _traced(motley)
 
 
@@ -85,7 +85,7 @@ def test_timm_twin_of_a_network_has_its_products_and_convolutions(
     twin = traced_operations(timm.create_model("iformer_t").eval(), torch.zeros(1, 3, 224, 224))
     own = _counted(references["t"])
 
-    # timm adds position encodings instead of folding them, and computes nothing else of weight.
+    # timm adds position encodings instead of folding them. It has no other heavy operations.
     for kind in ("dense", "depthwise", "product", "softmax"):
         assert sum(part.macs for part in own.elements() if part.kind == kind) == sum(
             part.macs for part in twin if part.kind == kind
@@ -144,9 +144,9 @@ def test_views_and_permutations_between_two_steps_move_once() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             tokens = x.flatten(2).transpose(1, 2)  # (B, N, C): one move
-            q, k, v = self.linear(tokens).reshape(1, 16, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)  # one for the three
+            q, k, v = self.linear(tokens).reshape(1, 16, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)  # one move for all
             attended = nn.functional.scaled_dot_product_attention(q, k, v)
-            return attended.transpose(1, 2).reshape(1, 16, 8).relu()  # one
+            return attended.transpose(1, 2).reshape(1, 16, 8).relu()  # one move
 
     parts = traced_operations(Tokens(), torch.zeros(1, 8, 4, 4))
 

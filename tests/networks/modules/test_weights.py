@@ -25,7 +25,7 @@ SHMA = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expans
 
 
 def small(*last: ConvSpec | AttentionSpec, **changes: Any) -> Architecture:
-    """A network that timm can express, unless `last`, the blocks of stage 4, says otherwise."""
+    """A network that timm can express, unless the blocks of stage 4 (`last`) prevent it."""
     blocks = ((CONV,), (CONV, SHMA, CONV), (CONV, CONV, SHMA, SHMA, CONV), last or (SHMA,))
     stages = tuple(StageSpec(channels=c, blocks=b) for c, b in zip((8, 16, 24, 32), blocks, strict=True))
     return Architecture(**{"resolution": 64, "num_classes": 10, "stages": stages} | changes)
@@ -46,7 +46,7 @@ def error_of(call: Callable[..., object], *arguments: object, **options: object)
     return str(caught.value)
 
 
-# What the renaming of timm's checkpoint_filter_fn undoes, the other way round.
+# The inverse of the renaming in timm's checkpoint_filter_fn.
 TIMM_TO_AUTHORS = (
     (r"^head\.head_dist\.", "classifier.classifier_dist."),
     (r"^head\.head\.", "classifier.classifier."),
