@@ -70,7 +70,7 @@ class Architecture(Record):
 
     @property
     def key(self) -> str:
-        """Name of the whole network in places that name a single layer by its `key`."""
+        """Name of the whole network, for the places where a single layer has its `key`."""
         return f"network-{self.id}"
 
     @property
@@ -110,7 +110,7 @@ class Architecture(Record):
     def at(self, *, resolution: int | None = None, num_classes: int | None = None) -> Architecture:
         """The same network at another resolution or number of classes.
 
-        An attention unit whose window no longer fits the map attends everywhere.
+        If the window of an attention unit no longer fits the map, the unit attends everywhere.
         """
         resolution = resolution or self.resolution
         stages = []

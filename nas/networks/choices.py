@@ -1,4 +1,4 @@
-"""What a search space file may say: the options of stem, stages, convolution blocks and attention units."""
+"""What a search space file may contain: the options of stem, stages, convolution blocks and attention units."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """What a layer is made of: its operations after folding, with their multiply-adds, weights and traffic. No torch.
 
 All counts describe the deployed form: batch norms are folded into the convolutions and the classifier, and the
-residual of a position encoding is folded into its kernel. MACs follow the convention of the paper's tables. One
-multiply-add is one MAC. The two attention products count, element-wise work does not. Traffic is in tensor elements at
-batch 1.
+residual of a position encoding is folded into its kernel. MACs follow the convention of the paper's tables: one
+multiply-add is one MAC, the two attention products count, and element-wise work does not. Traffic is in tensor elements
+at batch 1.
 """
 
 from __future__ import annotations

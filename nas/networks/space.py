@@ -290,7 +290,7 @@ _KINDS: dict[str, type[Block]] = {"C": ConvSpec, "A": AttentionSpec}
 
 
 def _stages_of_one_block(stage: StageChoices, widths: Sequence[int] | None = None) -> Iterator[StageSpec]:
-    """The stage with each of its possible blocks alone; a longer stage has no other layers."""
+    """The stage with each of its possible blocks alone; the layers of every longer stage are among their layers."""
     for channels in widths or stage.channels:
         for block in (*stage.conv.specs(), *stage.attention.specs(channels)):
             yield StageSpec(channels=channels, blocks=(block,))

@@ -4,9 +4,10 @@ Both networks belong to the iFormer family. They may differ in everything that a
 
 - Channels: the most important channels of the donor. The channels of a stage are chosen once for all layers of the
   stage. Inner channels are chosen layer by layer: stem channels, hidden channels, queries with keys, values with gates.
-- Importance of a channel: what comes in times what goes out. Both are L1 norms of weights with their batch norm folded
-  in (arXiv:1608.08710 ranks filters by the first norm alone).
-- Order: the most important channel comes first. The network itself computes the same in any order. But the candidates
+- Importance of a channel: the product of what comes in and what goes out. Both are L1 norms of weights with their batch
+  norm folded in (arXiv:1608.08710 ranks filters by the first norm alone). For the channels of a stage, what comes in is
+  their standard deviation instead (`_spread`).
+- Order: the most important channel comes first. The order does not change what the network computes. But the candidates
   of a supernet (nas/networks/modules/shared.py) take the first channels, and these are then the best channels.
 - Where the network has more of something than the donor, the donor's part comes first and the rest stays as it was.
 - A smaller kernel is the middle of the donor's kernel. A larger kernel has the donor's kernel in its middle and zeros
@@ -90,8 +91,8 @@ def inherit(network: Network, donor: Network) -> Inherited:
     """Start `network` from the weights and batch norm statistics of `donor`; the module docstring says which.
 
     Between equal architectures this copies the network. If important channels are gone, the batch norm statistics no
-    longer fit the remaining channels. Then train the network, or measure the statistics again, before you use its
-    outputs.
+    longer fit the remaining channels. In that case, train the network or measure the statistics again before you use
+    its outputs.
 
     Args:
         network: in training form; changed in place.
@@ -312,7 +313,10 @@ def _feed_forward(ours: Residual, theirs: Residual, stream: _Pairs) -> int:
 
 
 def _end(ours: Residual, theirs: Residual, inputs: _Pairs, stream: _Pairs) -> int:
-    """The last convolution of a branch; the donor's layer scale goes into the network's own or else its batch norm."""
+    """The last convolution of a branch, with the donor's layer scale.
+
+    The scale goes into the network's own layer scale. A network without layer scale takes it into the batch norm.
+    """
     last, scale = _convs(ours)[-1], _scale(theirs)
     copied = _conv_norm(last, _convs(theirs)[-1], inputs, stream)
     if ours.scale is not None:
@@ -346,7 +350,7 @@ def _silence(block: nn.Module) -> int:
 
 
 def _conv_norm(ours: ConvNorm, theirs: ConvNorm, inputs: _Pairs | None, outputs: _Pairs) -> int:
-    """`inputs` is None if the input is the images, and for a depthwise convolution."""
+    """`inputs` is None for the convolution that reads the images, and for a depthwise convolution."""
     return _copy(ours.conv.weight, theirs.conv.weight, outputs, inputs) + _norm(ours.norm, theirs.norm, outputs)
 
 

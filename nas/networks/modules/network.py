@@ -56,7 +56,9 @@ class Network(nn.Module):
 
 
 def build_model(architecture: Architecture, *, drop_path: float = 0.0, distillation: bool = False) -> Network:
-    """A network to train: batch norms are not folded; weights come from torch's generator (truncated normal, std 0.02).
+    """A network to train, with batch norms that are not folded.
+
+    Weights are drawn from torch's generator (truncated normal, std 0.02).
 
     Args:
         architecture: what to build.

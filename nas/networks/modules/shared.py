@@ -2,9 +2,9 @@
 
 Each layer of a candidate has a *slot*: the stem, the downsampling before a stage, the n-th convolution block or n-th
 attention unit of a stage, or the head. The layer takes a part of the shared layer in its slot: the first channels, the
-first hidden, query and value channels, and the middle of the kernel. The attention kinds share everything except values
-and output projection; these two see other numbers with a gate than without. The forward pass is the candidate's own, so
-the weights learnt here fit the network that is built from the candidate.
+first hidden, query and value channels, and the middle of the kernel. The attention kinds share everything except the
+layers of values and output projection. These two work on other numbers with a gate than without. The forward pass is
+the candidate's own, so the weights learnt here fit the network that is built from the candidate.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ of it:
   channels are sliced, or where an attention product takes a transposed operand. Joining tensors moves their elements.
 - A grouped convolution is `dense` and has the channels of one group. It is `depthwise` where each input channel is a
   group.
-- Other norms (`norm`) read and write the tensor. Pooling and sums read it. Resizing counts as a move.
+- Other norms (kind `norm`) read and write the tensor. Pooling and sums read it. Resizing counts as a move.
 
 A step without a rule is an error and never counts as free.
 """
@@ -190,7 +190,7 @@ class _Trace:
     def _folds(self, node: Node) -> bool:
         """Whether a step is a batch norm that folds into a neighbouring layer.
 
-        The layer before it may be a convolution or a linear layer. The layer after it must be a linear layer.
+        A convolution or a linear layer before the norm takes it in. After the norm, only linear layers can.
         """
         if _name(node) != "batch_norm":
             return False

@@ -36,7 +36,7 @@ _HARMLESS: list[Any] = [
 
 _WRAPPERS = ("model", "state_dict", "model_ema")
 
-# Beginnings of the authors' names, with timm's beginnings; the first match is used.
+# Prefixes of the authors' names, with timm's prefixes; the first match is used.
 _AUTHORS_TO_TIMM = (
     (r"classifier\.classifier_dist\.", "head.head_dist."),
     (r"classifier\.(classifier\.)?", "head.head."),
@@ -156,7 +156,7 @@ def _load(network: Network, tensors: dict[str, Tensor], path: Path, *, head: boo
     else:
         names = _timm_names(network)
         given = {_timm_from_authors(name): name for name in tensors}
-    # From here `names` maps our keys to common names, and `given` maps common names to the file's own keys.
+    # From here `names` maps this project's keys to common names, and `given` maps common names to the file's keys.
     if not head:
         heads = ("head.", f"layers.{len(network.layers) - 1}.")
         names = {key: name for key, name in names.items() if not name.startswith(heads)}
@@ -194,7 +194,7 @@ def _timm_from_authors(name: str) -> str:
 
 
 def _timm_names(network: Network) -> dict[str, str]:
-    """This project's keys -> timm's keys."""
+    """Map from this project's keys to timm's keys."""
     prefixes = dict(_timm_prefixes(network.architecture))
     names = {}
     for key in network.state_dict():
@@ -205,7 +205,7 @@ def _timm_names(network: Network) -> dict[str, str]:
 
 
 def _timm_prefixes(architecture: Architecture) -> Iterator[tuple[str, str]]:
-    """Beginnings of this project's keys, with timm's beginnings; timm counts an attention unit as three blocks."""
+    """Prefixes of this project's keys, with timm's prefixes; timm counts an attention unit as three blocks."""
     stage = block = 0
     for position, layer in enumerate(architecture.layers()):
         ours = f"layers.{position}."
