@@ -1,8 +1,8 @@
-"""Images for proxy training: read from anywhere, decoded once, handed out as augmented batches of tensors.
+"""Images for proxy training: read from anywhere, decoded once, returned as augmented batches of tensors.
 
 A source is the word `synthetic`, a folder of class folders, Parquet files in the Hugging Face image convention, or the
-name of a data set on the Hugging Face hub. All but the first are read through `datasets`, decoded once and kept as
-bytes under `$NAS_CACHE` (else `~/.cache/nas`), from where they are mapped into memory.
+name of a data set on the Hugging Face hub. All sources except `synthetic` are read through `datasets` and decoded once.
+The decoded bytes are cached under `$NAS_CACHE` (default `~/.cache/nas`) and memory-mapped from there.
 
 Example:
     >>> image_set = load_images("synthetic", resolution=32, seed=0, train_limit=64, val_limit=32)

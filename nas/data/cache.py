@@ -1,4 +1,4 @@
-"""Images are decoded once: rows in, a folder of arrays out, mapped into memory from then on."""
+"""The cache of decoded images: rows are decoded once into a folder of arrays, which later runs memory-map."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "read_cache", "write_cache"]
 
-FORMAT = 1  # part of every cache key: raise it when the bytes in the cache change
+FORMAT = 1  # part of every cache key; increase it when the bytes in the cache change
 _BLOCK = 64  # images decoded by one thread at a time
 _ARRAYS = ("train_images", "train_labels", "val_images", "val_labels")
 
 
 def read_cache(folder: Path) -> ImageSet | None:
-    """What is in the cache; nothing when it is not there or not whole, and then it is decoded anew."""
+    """The cached image set; None if it is missing or incomplete, so that the caller decodes the images again."""
     import torch
 
     try:
         words = json.loads((folder / "set.json").read_bytes())
-        # Copy on write: mapped like "r", and writable, which torch insists on.
+        # Copy on write: mapped like "r", but writable, as torch requires.
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in _ARRAYS}
     except (OSError, ValueError):
         return None
@@ -57,7 +57,7 @@ def write_cache(
     resolution: int,
     progress: Progress | None,
 ) -> None:
-    """Decode into `scratch`, then move it to `folder` in one step: a killed run leaves nothing half done there."""
+    """Decode into `scratch`, then move it to `folder` in one step, so that a killed run leaves no partial cache."""
     size_bytes = 3 * resolution**2 * (len(train.labels) + len(val.labels))
     if shutil.disk_usage(folder.parent).free < size_bytes:
         raise InputError(
@@ -75,13 +75,13 @@ def write_cache(
         if name == "train":
             mean, std = channel_statistics(images)
     (scratch / "set.json").write_text(json.dumps({**words, "mean": mean, "std": std}))
-    shutil.rmtree(folder, ignore_errors=True)  # one that could not be read
-    with suppress(OSError):  # another process was faster, with the same images
+    shutil.rmtree(folder, ignore_errors=True)  # a cache that could not be read
+    with suppress(OSError):  # another process was faster and wrote the same images
         scratch.rename(folder)
 
 
 def _decode_all(rows: Rows, out: npt.NDArray[np.uint8], what: str, progress: Progress | None) -> None:
-    """Decode on all cores. Threads do: Pillow lets go of the interpreter while it decodes and scales."""
+    """Decode on all cores; threads are enough, because Pillow releases the GIL while it decodes and scales."""
 
     def decode_block(start: int) -> int:
         index = rows.index[start : start + _BLOCK].tolist()
@@ -101,7 +101,7 @@ def _decode_all(rows: Rows, out: npt.NDArray[np.uint8], what: str, progress: Pro
 
 
 def _decode(stored: Mapping[str, Any], where: str, resolution: int) -> npt.NDArray[np.uint8]:
-    """One image as (3, resolution, resolution): its centre square, upright, in RGB."""
+    """One image as (3, resolution, resolution): the centre square, rotated upright as its EXIF data says, in RGB."""
     from PIL import Image, ImageOps
 
     content, path = stored["bytes"], stored["path"]
@@ -109,7 +109,7 @@ def _decode(stored: Mapping[str, Any], where: str, resolution: int) -> npt.NDArr
         with Image.open(io.BytesIO(content) if content is not None else path) as opened:
             opened.draft(
                 "RGB", (2 * resolution, 2 * resolution)
-            )  # large JPEG files: skip the detail that scaling drops
+            )  # For large JPEG files, skip detail that scaling removes anyway.
             image = _to_rgb(ImageOps.exif_transpose(opened))
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, zlib.error, ...
         place = path if content is None and path else where
@@ -121,8 +121,8 @@ def _decode(stored: Mapping[str, Any], where: str, resolution: int) -> npt.NDArr
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # 16-bit grey, which convert() would clip to white
+    if image.mode.startswith("I;16"):  # 16-bit grey; convert() would clip it to white
         image = image.point(lambda value: value / 256).convert("L")
     elif "transparency" in image.info:
-        image = image.convert("RGBA")  # what convert("RGB") asks for in a warning
+        image = image.convert("RGBA")  # as the warning of convert("RGB") recommends
     return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""A set of images as bytes, and the batches made of it: augmented and normalised as whole tensors."""
+"""A set of images as bytes, and its batches: whole tensors are augmented and normalised at once."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["ImageSet", "channel_statistics", "training_batches", "validation_bat
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImageSet:
-    """Images to train on and images held out, all of one size, as bytes.
+    """Training images and held-out images, all of the same size, as bytes.
 
     Attributes:
         train_images: (N, 3, H, H) uint8.
         train_labels: (N,) int64, indices into `class_names`.
         val_images: (M, 3, H, H) uint8, never trained on.
         val_labels: (M,) int64.
-        class_names: one name a class.
+        class_names: one name per class.
         description: the source and what was taken from it, in words.
-        mean: of each channel over the training images, in 0..1.
-        std: likewise.
+        mean: mean of each channel over the training images, in 0..1.
+        std: standard deviation of each channel over the training images, in 0..1.
     """
 
     train_images: torch.Tensor
@@ -41,7 +41,7 @@ class ImageSet:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.class_names)
 
     @property
@@ -50,7 +50,7 @@ class ImageSet:
         return self.train_images.shape[-1]
 
     def to(self, device: torch.device | str) -> ImageSet:
-        """The same set with all its tensors on `device`, where batches are then made."""
+        """The same set with all its tensors on `device`; batches are then made on that device."""
         return replace(
             self,
             train_images=self.train_images.to(device),
@@ -65,11 +65,12 @@ def training_batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield `steps` batches of shuffled, shifted and mirrored training images, normalised, with their labels.
 
-    The first `done` of them are left out, for a training that goes on.
+    The first `done` batches are left out, for a training that resumes.
 
-    Every image is seen once before any is seen again. Each is shifted by up to a sixteenth of its size either way
-    (reflected at the border) and mirrored every other time, on its own, on whichever device the set is on. Images are
-    float32 (B, 3, H, H) in channels_last; the same seed gives the same batches on every device.
+    Every image is seen once before any image is seen again. Each image is shifted by up to a sixteenth of its size in
+    each direction (reflected at the border) and mirrored with probability 1/2, independently of the other images. This
+    runs on the device of the set. Images are float32 (B, 3, H, H) in channels_last. The same seed gives the same
+    batches on every device.
     """
     import torch
 
@@ -78,7 +79,7 @@ def training_batches(
     device, size, reach = images.device, image_set.resolution, max(1, image_set.resolution // 16)
     random = torch.Generator().manual_seed(seed)
     passes = -(-steps * batch_size // len(images))
-    # Drawn on the CPU at once for the whole run: the same on every device, and no copy or wait inside the loop.
+    # Drawn on the CPU for the whole run at once: equal on every device, and no copy or wait inside the loop.
     order = torch.cat([torch.randperm(len(images), generator=random) for _ in range(passes)]).to(device)
     count = steps * batch_size
     shifts = torch.randint(-reach, reach + 1, (2, count), generator=random).to(device)
@@ -91,7 +92,7 @@ def training_batches(
         rows = _reflect(pixels + shifts[0, batch, None], size)  # (B, S)
         columns = _reflect(pixels + shifts[1, batch, None], size)  # (B, S)
         columns = torch.where(mirrored[batch, None], columns.flip(1), columns)
-        # Indices around a slice put the slice last: (B, S, S, 3), which seen as (B, 3, S, S) is channels_last.
+        # Index tensors around a slice put the slice last: (B, S, S, 3). Permuted to (B, 3, S, S), it is channels_last.
         taken = images[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
         yield normalise(taken), labels[index]
 
@@ -108,7 +109,7 @@ def validation_batches(image_set: ImageSet, *, batch_size: int) -> Iterator[tupl
 
 
 class _Normalise:
-    """Bytes to floats of mean 0 and standard deviation 1 over the training set, per channel."""
+    """Convert bytes to floats with mean 0 and standard deviation 1 per channel over the training set."""
 
     def __init__(self, image_set: ImageSet) -> None:
         import torch
@@ -123,13 +124,13 @@ class _Normalise:
 
 
 def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
-    """-1 -> 1, -2 -> 2, size -> size - 2, ...: mirror positions at the border pixels."""
+    """Mirror positions at the border pixels, such as -1 -> 1, -2 -> 2 and size -> size - 2."""
     index = index.abs()
     return (size - 1) - ((size - 1) - index).abs()
 
 
 def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation of each channel in 0..1, from exact counts of each value."""
+    """Mean and standard deviation of each channel in 0..1, computed from exact counts of each value."""
     counts = np.zeros((3, 256), dtype=np.int64)
     for start in range(0, len(images), 1024):
         for channel in range(3):

@@ -1,4 +1,4 @@
-"""From the name of a source to its images: found, read, chosen, decoded and cached, or drawn."""
+"""How the name of a source becomes a set of images: found, read, selected, decoded and cached, or drawn."""
 
 from __future__ import annotations
 
@@ -33,23 +33,24 @@ def load_images(
 ) -> ImageSet:
     """Read, decode and cache the images of `source`.
 
-    The validation split is the source's own where it has one with labels (validation before test); else a tenth of
-    every class, chosen by `split_seed`. Images are scaled to a short side of `resolution` and cropped to its centre;
-    grey ones become RGB. 25,000 JPEG files of 64 px take about 10 s on two cores, and 0.1 s from the cache.
+    If the source has a validation split with labels, that split is used (validation before test). Otherwise a tenth of
+    every class is held out, chosen by `split_seed`. Images are scaled to a short side of `resolution` and cropped at
+    the centre. Grey images become RGB. 25,000 JPEG files of 64 px take about 10 s on two cores, and 0.1 s from the
+    cache.
 
     Args:
         source: `synthetic`, a folder, a Parquet file (or a pattern such as `data/*.parquet`), or a name on the hub.
         resolution: height and width in pixels.
-        seed: chooses the images kept under a limit, and draws the synthetic ones.
-        split_seed: chooses what is held out where the source has no split; `seed` by default. Whoever uses weights that
-            were trained on a source gives the seed of that training, so that nothing it saw is held out.
-        train_limit: at most so many training images, evenly over the classes.
-        val_limit: likewise of the validation images.
-        progress: told how far decoding is.
+        seed: chooses the images kept under a limit, and draws the synthetic images.
+        split_seed: chooses the held-out images if the source has no split; `seed` by default. With weights that were
+            trained on this source, give the seed of that training, so that none of its training images is held out.
+        train_limit: maximum number of training images, spread evenly over the classes.
+        val_limit: maximum number of validation images, spread in the same way.
+        progress: called with the progress of decoding.
 
     Raises:
-        InputError: there is nothing at `source`, it is not a set of labelled images, none can be held out, or an image
-            is corrupt.
+        InputError: there is nothing at `source`, the source is not a set of labelled images, no image can be held out,
+            or an image is corrupt.
     """
     if source == "synthetic":
         return _synthetic(resolution, seed, train_limit or SYNTHETIC_TRAIN, val_limit or SYNTHETIC_VAL, progress)
@@ -74,7 +75,8 @@ def load_images(
 def _synthetic(resolution: int, seed: int, train: int, val: int, progress: Progress | None) -> ImageSet:
     import torch
 
-    # One seed gives one stream of pictures; validation takes its own, so a larger training set never reaches into it.
+    # Each seed gives its own stream of images. Training and validation use different streams, so that a larger training
+    # set never includes validation images.
     drawn: dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = {}
     for stream, (split, count) in enumerate((("train", train), ("val", val))):
         if progress:

@@ -1,4 +1,4 @@
-"""Where images come from: folders, Parquet files and the hub, read as rows of undecoded images with their labels."""
+"""Sources of images: folders, Parquet files and the hub, read as rows of undecoded images with their labels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Progress", "Rows", "Source", "choose_rows", "find_source", "one_line
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many images are done, and out of how many."""
 
-_VAL_FRACTION = 0.1  # of a source that comes without a validation split
+_VAL_FRACTION = 0.1  # held out of a source without a validation split
 _TRAIN_WORDS = ("train", "training")
 _VAL_WORDS = ("val", "validation", "valid", "dev", "test", "testing", "eval")  # in order of preference
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
@@ -48,7 +48,7 @@ class _Folder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parquet:
-    """Parquet files, each in the split that its path names."""
+    """Parquet files; the path of a file names its split."""
 
     train: tuple[Path, ...]
     val: tuple[Path, ...]
@@ -72,7 +72,7 @@ Source = _Folder | _Parquet | _Hub
 
 
 def find_source(source: str) -> Source:
-    """What `source` is: looked for on disk first, then on the hub."""
+    """Find `source`: on disk first, then on the hub."""
     path = Path(source).expanduser()
     if path.is_file():
         if path.suffix != ".parquet":
@@ -102,7 +102,7 @@ def _folder(root: Path, source: str) -> Source:
         raise InputError(
             f"{source}: neither images nor Parquet files in this folder; expected class folders such as cat/ and dog/"
         )
-    # A class may be called "train": a split holds folders, a class holds images.
+    # A class may be called "train". A split contains folders; a class contains images.
     by_name = {entry.name.lower(): entry for entry in root.iterdir() if entry.is_dir() and _has_folders(entry)}
     train = next((by_name[word] for word in _TRAIN_WORDS if word in by_name), None)
     val = next((by_name[word] for word in _VAL_WORDS if word in by_name), None)
@@ -116,7 +116,7 @@ def _has_folders(folder: Path) -> bool:
 
 
 def _parquet(files: Sequence[Path], root: Path, source: str) -> _Parquet:
-    """Sort files into splits by the first word of their path below `root` that names one."""
+    """Sort files into splits by the first word of their path below `root` that names a split."""
     by_word: dict[str, list[Path]] = {}
     for file in files:
         if file.stat().st_size == 0:
@@ -141,13 +141,13 @@ def _hub(name: str, path: Path) -> _Hub:
         revision = HfApi().dataset_info(name, timeout=10).sha
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise InputError(f"{absent}, and the hub has no data set of this name that is open to you") from error
-    except Exception as error:  # whatever the HTTP library of the day raises
+    except Exception as error:  # the exceptions depend on the hub's HTTP library
         raise InputError(f"{absent}, and the hub could not be reached ({one_line(error)})") from error
     return _Hub(name=name, revision=str(revision))
 
 
 def _nearest(path: Path) -> str:
-    """How far the path goes, and what is there that is spelt most like it."""
+    """Name the first part of the path that does not exist, or suggest the existing name that is most similar to it."""
     path = Path.cwd() / path
     missing = path
     while not missing.parent.exists():
@@ -174,10 +174,10 @@ class Rows:
     """One split before decoding.
 
     Attributes:
-        images: one column `image` of bytes or paths.
-        labels: a class index a row, -1 where there is none.
-        where: names row i of `images` as its owner would find it.
-        index: the rows of `images` that are used, one for each of `labels`.
+        images: a table with one column `image` of bytes or paths.
+        labels: one class index per row that is used; -1 if the row has no label.
+        where: returns where the user finds row i of `images`, for error messages.
+        index: the rows of `images` that are used, one for each element of `labels`.
     """
 
     images: Dataset
@@ -186,12 +186,12 @@ class Rows:
     index: npt.NDArray[np.int64]
 
     def take(self, chosen: npt.NDArray[np.int64]) -> Rows:
-        """Only the chosen rows, by their place in `labels`."""
+        """Keep only the chosen rows, given by their positions in `labels`."""
         return replace(self, labels=self.labels[chosen], index=self.index[chosen])
 
 
 def read_rows(origin: Source, source: str, scratch: Path) -> tuple[dict[str, Rows], list[str]]:
-    """The splits `train` and (where there is one) `val`, and the names of their classes."""
+    """Read the split `train` and, if there is one, `val`; return them and their class names."""
     from datasets import load_dataset
 
     where: dict[str, Callable[[int], str]] = {}
@@ -217,7 +217,7 @@ def read_rows(origin: Source, source: str, scratch: Path) -> tuple[dict[str, Row
                 assert_never(origin)
     except InputError:
         raise
-    except Exception as error:  # `datasets` wraps what its readers raise in classes of its own, several deep
+    except Exception as error:  # `datasets` wraps its readers' errors in its own exceptions, several deep
         raise InputError(f"{source}: `datasets` cannot read it ({one_line(error)})") from error
     return _with_labels(splits, source, where)
 
@@ -260,7 +260,7 @@ def _image_column(features: Mapping[str, Any], source: str) -> str:
     import datasets
 
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    # Files written without the `huggingface` metadata: a struct of bytes and path, or plain bytes.
+    # Files without the `huggingface` metadata have a struct of bytes and path, or plain bytes.
     images = images or [
         name
         for name, kind in features.items()
@@ -287,7 +287,7 @@ def _label_column(features: Mapping[str, Any], source: str) -> str:
 
 
 def _parquet_rows(files: Sequence[Path]) -> Callable[[int], str]:
-    """Names a row of the concatenated files as its file and the row within it."""
+    """A function that names a row of the concatenated files by its file and the row within that file."""
     import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
 
@@ -313,7 +313,7 @@ def choose_rows(
     train_limit: int | None,
     val_limit: int | None,
 ) -> tuple[Rows, Rows]:
-    """What to train on and what to hold out."""
+    """Choose the rows to train on and the rows to hold out."""
     train, val = rows["train"], rows.get("val")
     if not len(train.labels):
         raise InputError(f"{source}: there are no images in it")
@@ -338,13 +338,13 @@ def choose_rows(
 
 
 def _limit(rows: Rows, limit: int | None, seed: int) -> Rows:
-    """At most `limit` rows, as even over the classes as they come, in their order."""
+    """At most `limit` rows, spread over the classes as evenly as possible, in their original order."""
     rank = _rank_in_class(rows.labels, seed)
     return rows.take(np.sort(np.argsort(rank, kind="stable")[:limit]))
 
 
 def _rank_in_class(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
-    """Each row's place in a random order of its class, from 0; the same for a seed on every machine."""
+    """Rank of each row, from 0, in a random order of its class; a seed gives the same ranks on every machine."""
     order = np.argsort(np.random.PCG64(seed).random_raw(len(labels)), kind="stable")
     rank = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
@@ -355,11 +355,11 @@ def _rank_in_class(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.i
 
 @contextmanager
 def quiet_datasets() -> Iterator[None]:
-    """No progress bars of `datasets` and the hub; the caller's `progress` tells."""
+    """Hide the progress bars of `datasets` and the hub; the caller's `progress` reports instead."""
     import datasets
     from huggingface_hub import utils
 
-    # mypy: the hub's package exports these without listing them.
+    # For mypy: huggingface_hub exports these functions without listing them.
     hidden, hub_hidden = not datasets.is_progress_bar_enabled(), utils.are_progress_bars_disabled()  # type: ignore[attr-defined]
     datasets.disable_progress_bars()
     utils.disable_progress_bars()  # type: ignore[attr-defined]
@@ -373,7 +373,7 @@ def quiet_datasets() -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of the innermost cause."""
+    """The first line of the innermost cause's message, or the name of its class."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

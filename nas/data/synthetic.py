@@ -1,17 +1,20 @@
-"""Pictures made by the project itself: a task for proxy training that needs no download. No torch.
+"""Synthetic images, drawn by this project: a classification task for proxy training without a download. No torch.
 
-Each picture shows three textured discs on a coloured background; its class is the pair of the uppermost and the lowest
-texture, out of five. Textures are fine (waves of four to six pixels) and equal in mean and power, so a blurred view
-cannot tell them apart; a bag of local features sees which three textures there are, and of the six ways to arrange
-them each is another class. Colours, places and sizes say nothing, and a mirrored picture keeps its class.
+Each image shows three textured discs on a coloured background. There are five textures, and the class is the pair of
+the uppermost and the lowest texture. The task needs both fine detail and spatial arrangement:
 
-After 4,096 pictures iFormer-M gets 70 and 78 % right (two seeds; chance is 5 %); the same network on averages over
-8 x 8 pixels 5 and 5 %; an average of what windows of 17 x 17 pixels see 13 and 8 %, and that cannot get beyond 17 %.
-Measured by `tests/benchmarks/bench_short_training.py needs`, then with gradients clipped at 1; without,
-iFormer-M gets 70 and 75 %.
+- Textures are fine (waves of four to six pixels) and equal in mean and power. A blurred image does not show which
+  texture is which.
+- A bag of local features shows which three textures there are. Each of the six ways to arrange them is another class.
+- Colours, positions and sizes say nothing about the class. A mirrored image keeps its class.
 
-Only integers are computed, from the raw stream of PCG64 (which numpy promises never to change, NEP 19): equal seeds
-give equal bytes on every machine.
+Accuracy after 4,096 images, for two seeds (chance is 5 %): iFormer-M reaches 70 and 78 %. The same network on averages
+over 8 x 8 pixels reaches 5 and 5 %. An average of local features with a receptive field of 17 x 17 pixels reaches 13
+and 8 %, and cannot exceed 17 %. `tests/benchmarks/bench_short_training.py needs` measured these figures, at that time
+with gradients clipped at 1. Without clipping iFormer-M reaches 70 and 75 %.
+
+All computation is in integers from the raw stream of PCG64, which numpy promises never to change (NEP 19). So equal
+seeds give equal bytes on every machine.
 """
 
 from __future__ import annotations
@@ -32,21 +35,21 @@ _PAIRS = tuple(itertools.permutations(range(len(_TEXTURES)), 2))
 
 CLASS_NAMES = tuple(f"{_TEXTURES[upper]} over {_TEXTURES[lower]}" for upper, lower in _PAIRS)
 
-# Textures of the uppermost, the middle and the lowest disc; the class does not depend on the middle one.
+# Textures of the uppermost, the middle and the lowest disc. The class does not depend on the middle disc.
 _TRIPLES: _Integers = np.array(list(itertools.permutations(range(len(_TEXTURES)), 3)), dtype=np.int32)
 _CLASSES = np.array([_PAIRS.index((upper, lower)) for upper, _, lower in _TRIPLES.tolist()], dtype=np.int64)
 
-# Pictures drawn at once: the working set stays in the processor's cache, and a shorter set is a prefix of a longer one.
+# Images drawn at once. The working set fits in the processor's cache, and a shorter set is a prefix of a longer set.
 _CHUNK = 64
 
-# One wave in 256 steps, amplitude 127. Rounding hides the last bits in which the cosines of two machines may differ.
+# One wave in 256 steps, amplitude 127. Rounding removes the last bits, in which cosines can differ between machines.
 _WAVE: _Integers = np.array([round(127 * math.cos(2 * math.pi * step / 256)) for step in range(256)], dtype=np.int32)
 
 
 def synthetic_images(*, count: int, resolution: int, seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Draw `count` pictures and their classes: (count, 3, resolution, resolution) bytes and (count,) indices.
+    """Draw `count` images and their classes: (count, 3, resolution, resolution) bytes and (count,) indices.
 
-    Takes about 0.5 ms a picture of 64 px on one core.
+    Takes about 0.5 ms per image of 64 px on one core.
     """
     images = np.empty((count, 3, resolution, resolution), dtype=np.uint8)
     labels = np.empty(count, dtype=np.int64)
@@ -60,18 +63,18 @@ def synthetic_images(*, count: int, resolution: int, seed: int) -> tuple[npt.NDA
 
 @dataclass(frozen=True, slots=True)
 class _Random:
-    """Integers straight from the bit stream; how numpy's own `integers` uses it may change between versions."""
+    """Random integers straight from the bit stream; numpy's own `integers` may change between versions."""
 
     bits: np.random.PCG64
 
     def integers(self, low: int, high: int, *shape: int) -> _Integers:
-        """Uniform over low, ..., high - 1."""
+        """Uniform integers in low, ..., high - 1."""
         raw = self.bits.random_raw(math.prod(shape)) >> np.uint64(32)
         drawn: _Integers = ((raw * np.uint64(high - low)) >> np.uint64(32)).astype(np.int32)
         return drawn.reshape(shape) + np.int32(low)
 
     def noise(self, *shape: int) -> _Integers:
-        """Sum of two bytes less its mean: triangular over -255, ..., 255, standard deviation 104."""
+        """Sum of two random bytes minus its mean: triangular in -255, ..., 255, with standard deviation 104."""
         size = math.prod(shape)
         raw = self.bits.random_raw(-(-2 * size // 8)).astype("<u8").view(np.uint8)  # the same bytes on every machine
         drawn: _Integers = raw[:size].astype(np.int32) + raw[size : 2 * size] - np.int32(255)
@@ -79,13 +82,13 @@ class _Random:
 
 
 def _draw_chunk(random: _Random, size: int) -> tuple[_Integers, npt.NDArray[np.int64]]:
-    # n pictures of a chunk, S = size in pixels
+    # n images of a chunk, S = size in pixels
     n = _CHUNK
     triples = random.integers(0, len(_TRIPLES), n)
     textures = _TRIPLES[triples]  # (n, 3), from top to bottom
     picture = _background(random, size)  # (n, 3, S, S)
 
-    # Three heights, at least a sixth of the picture apart; two of the discs may overlap, and two may touch the border.
+    # Three heights, at least a sixth of the image apart. Two of the discs can overlap, and two can touch the border.
     gap, edge = size * 10 // 64, size * 8 // 64
     heights = np.sort(random.integers(edge, size - edge - 2 * gap, n, 3), axis=1)
     rows = heights + gap * np.arange(3, dtype=np.int32)  # (n, 3)
@@ -98,7 +101,7 @@ def _draw_chunk(random: _Random, size: int) -> tuple[_Integers, npt.NDArray[np.i
 
 
 def _background(random: _Random, size: int) -> _Integers:
-    """Colours that change slowly over the picture: bilinear between a 4 x 4 grid of random ones."""
+    """Colours that change slowly over the image: bilinear interpolation of a 4 x 4 grid of random colours."""
     cells = 3
     corners = random.integers(48, 208, _CHUNK, 3, cells + 1, cells + 1)
     position = np.arange(size, dtype=np.int32) * (cells * 256) // size
@@ -111,14 +114,14 @@ def _background(random: _Random, size: int) -> _Integers:
 def _add_disc(
     picture: _Integers, random: _Random, texture: _Integers, row: _Integers, column: _Integers, radius: _Integers
 ) -> None:
-    """Add one disc to each picture: a tint, and its texture in a colour and contrast of its own."""
-    # n pictures, D height and width of the square around the largest disc
+    """Add one disc to each image: a tint, and a texture with its own random colour and contrast."""
+    # n images, D height and width of the square around the largest disc
     n, size = len(picture), picture.shape[-1]
     reach = int(radius.max())
     offsets = np.arange(-reach, reach + 1, dtype=np.int32)
     waves = _texture(random, texture, offsets)  # (n, D, D)
     tint = random.integers(-40, 41, n, 3)
-    # Of 128: some discs are plain to see and some close to the noise, so that networks differ by degrees.
+    # In units of 1/128. Some discs are clearly visible, others are close to the noise, so networks differ by degrees.
     contrast = random.integers(40, 110, n, 1) + random.integers(-12, 13, n, 3)
     patch = tint[:, :, None, None] + (waves[:, None] * contrast[:, :, None, None] >> 7)  # (n, 3, D, D)
     y, x = row[:, None] + offsets, column[:, None] + offsets  # (n, D)
@@ -129,13 +132,13 @@ def _add_disc(
 
 
 def _texture(random: _Random, texture: _Integers, offsets: _Integers) -> _Integers:
-    """The textures of n squares, all of mean 0 and of the power of a wave of amplitude 127: (n, D, D)."""
+    """Textures of n squares (n, D, D), all with mean 0 and the power of a wave of amplitude 127."""
     n, side = len(texture), len(offsets)
-    pitch = random.integers(43, 65, n)[:, None, None]  # 256 / pitch pixels a wave: 4 to 6
+    pitch = random.integers(43, 65, n)[:, None, None]  # 256 / pitch pixels per wave: 4 to 6
     drift = random.integers(-9, 10, n)[:, None, None]  # turns the waves by up to 12 degrees
     phase = random.integers(0, 256, n, 2)[:, :, None, None]
     lean = random.integers(0, 2, n)[:, None, None] * 2 - 1
-    grains = random.integers(0, 2, n, side // 2 + 1, side // 2 + 1) * 180 - 90  # of 2 x 2 pixels
+    grains = random.integers(0, 2, n, side // 2 + 1, side // 2 + 1) * 180 - 90  # each 2 x 2 pixels
     y, x = offsets[:, None], offsets[None, :]
 
     def wave(down: _Integers, across: _Integers, start: _Integers) -> _Integers:

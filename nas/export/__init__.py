@@ -1,6 +1,6 @@
-"""How networks leave for other tools: one module a format, with the two members of `Exporter`.
+"""How networks are exported to other tools: one module per format, with the two members of `Exporter`.
 
-`nas/export/onnx.py` is `--format onnx`. tests/export/test_export.py runs one contract over every module here.
+`nas/export/onnx.py` is `--format onnx`. tests/export/test_export.py runs the same contract tests on every module here.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ class Exporter(Protocol):
     """What a module of this folder has at its top level.
 
     Attributes:
-        SUFFIX: ending of the file or folder that it writes, such as `.onnx`.
+        SUFFIX: ending of the file or folder that the module writes, such as `.onnx`.
     """
 
     SUFFIX: str
 
     def export(self, network: Network, path: Path) -> list[Path]:
-        """Write `network` for use elsewhere and say which files or folders were written.
+        """Write `network` for use elsewhere, and return the files or folders that were written.
 
         Args:
             network: in training form, as `build_model` and `load_model` return it; it is not changed.
-            path: ends in `SUFFIX`; what is there is replaced, and only by a complete file.
+            path: file or folder to write; ends in `SUFFIX`. An existing file is only replaced by a complete one.
         Raises:
             InputError: the format cannot express the network, or `path` cannot be written.
         """

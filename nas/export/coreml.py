@@ -1,4 +1,4 @@
-"""Core ML: an ML Program in float16 for the Neural Engine, and what devices time."""
+"""Export to Core ML: an ML Program in float16 for the Neural Engine, and the models that devices time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SUFFIX = ".mlpackage"
 def export(network: Network, path: Path) -> list[Path]:
     """Write the deployed network as an .mlpackage folder for iOS 16, macOS 13 and later.
 
-    Its input `image` is (1, 3, resolution, resolution) in float16, normalised as in training; its output `logits` is
+    The input `image` is (1, 3, resolution, resolution) in float16, normalised as in training. The output `logits` is
     (1, num_classes) in float16. The package's metadata holds the architecture's JSON and id.
     """
     model = network_model(network)
@@ -38,7 +38,7 @@ def export(network: Network, path: Path) -> list[Path]:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             draft = Path(folder) / path.name
             model.save(str(draft))
-            if path.is_dir():  # A folder cannot be renamed over another: the old one steps aside, and goes with ours.
+            if path.is_dir():  # A folder cannot be renamed over another. The old one is deleted with `folder`.
                 path.replace(Path(folder) / "old")
             draft.replace(path)
     except OSError as error:
@@ -57,16 +57,16 @@ def network_model(network: Network) -> MLModel:
 
 
 def timed_model(subject: Subject) -> MLModel:
-    """A deployed layer, stack or network with random weights, `input` to `output` at batch 1; 0.5 s for a layer."""
+    """A deployed layer, stack or network with random weights, from `input` to `output` at batch 1; 0.5 s per layer."""
     return _convert(build_deployed(subject), example_input(subject), input_name="input", output_name="output")
 
 
 def _convert(module: nn.Module, example: Tensor, *, input_name: str, output_name: str) -> MLModel:
     with warnings.catch_warnings():
-        # torch 2.13 copies its own deprecated type.
+        # torch 2.13 copies a deprecated type of its own, which warns.
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
         ct = _coremltools()
-        # coremltools takes no other dialect than the one that run_decompositions leaves.
+        # coremltools only accepts the dialect that run_decompositions returns.
         program = torch.export.export(module, (example,)).run_decompositions({})
         with _without_bars():
             return ct.convert(
@@ -76,7 +76,7 @@ def _convert(module: nn.Module, example: Tensor, *, input_name: str, output_name
                 convert_to="mlprogram",
                 compute_precision=ct.precision.FLOAT16,
                 compute_units=ct.ComputeUnit.ALL,
-                # The first target whose inputs and outputs can be float16: earlier ones convert at both ends.
+                # The first target with float16 inputs and outputs. Earlier targets convert at both ends.
                 minimum_deployment_target=ct.target.iOS16,
                 skip_model_load=True,
             )
@@ -84,7 +84,10 @@ def _convert(module: nn.Module, example: Tensor, *, input_name: str, output_name
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    """Four progress bars a conversion, hundreds of conversions a table: coremltools has no option against them."""
+    """Hide the progress bars of coremltools, which has no option for this.
+
+    It shows four bars per conversion, and a latency table needs hundreds of conversions.
+    """
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     draw = tqdm.__init__
@@ -96,7 +99,7 @@ def _without_bars() -> Iterator[None]:
 
 
 def _coremltools() -> Any:
-    """The package, imported late as it takes seconds and quietly as it warns of each part that needs a Mac."""
+    """Import coremltools late, as this takes seconds, and quietly, as it warns of each part that needs a Mac."""
     logger = logging.getLogger("coremltools")
     level = logger.level
     logger.setLevel(logging.ERROR)

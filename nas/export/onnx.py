@@ -1,4 +1,4 @@
-"""ONNX: whole networks for users, and what devices time."""
+"""Export to ONNX: whole networks for users, and the models that devices time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["SUFFIX", "export", "network_model", "timed_model"]
 
 SUFFIX = ".onnx"
 
-_OPSET = 20  # the first with GELU as one operator
+_OPSET = 20  # the first opset with GELU as one operator
 
 
 def export(network: Network, path: Path) -> list[Path]:
     """Write the deployed network as one .onnx file in float32.
 
-    Its input `image` is (1, 3, resolution, resolution), normalised as in training; its output `logits` is
+    The input `image` is (1, 3, resolution, resolution), normalised as in training. The output `logits` is
     (1, num_classes). The file's metadata holds the architecture's JSON and id.
     """
     write_beside(path, network_model(network))
@@ -34,7 +34,7 @@ def network_model(network: Network) -> bytes:
     """The deployed network as the bytes of an ONNX model; takes about 2 s for iFormer-M on one core."""
     size = network.architecture.resolution
     with warnings.catch_warnings():
-        # torch 2.13 copies its own deprecated type.
+        # torch 2.13 copies a deprecated type of its own, which warns.
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
         program = torch.onnx.export(
             fuse(network),
@@ -55,11 +55,11 @@ def network_model(network: Network) -> bytes:
 
 
 def timed_model(subject: Subject) -> bytes:
-    """A deployed layer, stack or network with random weights as an ONNX model, `input` to `output` at batch 1."""
+    """A deployed layer, stack or network with random weights as ONNX, from `input` to `output` at batch 1."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # A table has hundreds of layers. The older exporter takes 15 to 40 ms for one, the newer 550 to 870 ms
-        # (measured on x86, torch 2.13), and ONNX Runtime makes the same graph of both: tests/export/test_export.py.
+        # A latency table has hundreds of layers. The older exporter takes 15 to 40 ms per layer, the newer one 550 to
+        # 870 ms (measured on x86, torch 2.13). ONNX Runtime makes the same graph of both (tests/export/test_export.py).
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             build_deployed(subject),

@@ -1,4 +1,4 @@
-"""timm: the weights under timm's names, and the arguments of the timm model that takes them.
+"""Export to timm: the weights under timm's names, and the arguments of the timm model that loads them.
 
 ::
 
@@ -26,11 +26,11 @@ def export(network: Network, path: Path) -> list[Path]:
     """Write the weights to `path` and the arguments beside it as .timm.json.
 
     Raises:
-        InputError: timm's arguments cannot express the network; the text names the first reason.
+        InputError: timm's arguments cannot express the network; the message names the first reason.
     """
     weights, arguments = to_timm(network)
     beside = path.with_suffix(".timm.json")
-    # Tools of Hugging Face look for the format.
+    # Hugging Face tools read the format from the metadata.
     write_beside(path, save(weights, {"format": "pt"}))
     write_beside(beside, (json.dumps(arguments, indent=1) + "\n").encode())
     return [path, beside]

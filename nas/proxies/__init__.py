@@ -1,4 +1,4 @@
-"""How good a network looks before full training: one module a proxy, each with `Options` and `build`.
+"""How good a network looks before full training: one module per proxy, each with `Options` and `build`.
 
 `--proxy short-training` is nas/proxies/short_training.py. A module has at its top level::
 
@@ -31,14 +31,15 @@ __all__ = ["Inputs", "Proxy", "Score", "ScoringFailed", "build_proxies"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """What a proxy says about one network.
+    """A proxy's score of one network.
 
     Attributes:
-        value: higher is better; where the details have `val_images` the likelihood of the held-out labels, in [0, 1]
-            (nas/proxies/_torch.py), else any number.
-        seconds: what scoring took.
-        details: how it came about, for the record: plain numbers and words.
-        weights: the network's state as `build_model(...).load_state_dict` takes it, on the CPU, if there are any.
+        value: the score; higher is better. If `details` has `val_images`, the value is the likelihood of the held-out
+            labels, in [0, 1] (nas/proxies/_torch.py). Otherwise it can be any number.
+        seconds: time that scoring took.
+        details: how the score was obtained, for the record: plain numbers and words.
+        weights: the network's state for `build_model(...).load_state_dict`, on the CPU; None if the proxy has no
+            weights.
     """
 
     value: float
@@ -49,13 +50,13 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What every proxy is built from, beside options of its own.
+    """What every proxy is built from, besides its own options.
 
     Attributes:
-        data: what to score on, as `nas.data.load_images` takes it.
-        seed: of weights, order of images, augmentation, and the choice of images.
+        data: source of the images to score on, as `nas.data.load_images` takes it.
+        seed: random seed of weights, order of images, augmentation, and the choice of images.
         device: where to run; by default a GPU if there is one.
-        progress: told how far loading is.
+        progress: called with the progress of loading.
     """
 
     data: str
@@ -65,25 +66,25 @@ class Inputs:
 
 
 class ScoringFailed(NasError):  # noqa: N818 - an outcome of a candidate that a search records, not an error of the run
-    """A network that could not be scored, with the reason: it diverged, or did not fit into memory."""
+    """A network could not be scored; the message has the reason, such as divergence or too little memory."""
 
 
 class Proxy(Protocol):
-    """Scores networks, all in the same way."""
+    """Scores all networks in the same way."""
 
     def settings(self) -> dict[str, Any]:
-        """Everything needed to score again in the same way, as plain JSON data for run.json."""
+        """Everything needed to repeat the scoring, as plain JSON data for run.json."""
         ...
 
     def estimate_seconds(self, architecture: Architecture) -> float:
-        """About how long `score` will take; itself takes a few seconds at most."""
+        """Estimated seconds of `score` for this network; the estimate takes a few seconds at most."""
         ...
 
     def score(self, architecture: Architecture) -> Score:
-        """Score a network; the same network gets the same score from the same settings.
+        """Score a network; the same network gets the same score with the same settings.
 
         Raises:
-            ScoringFailed: this network has no score; others may have one.
+            ScoringFailed: this network cannot be scored; other networks may still be scored.
         """
         ...
 
@@ -97,14 +98,15 @@ def build_proxies(
     device: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Proxy]:
-    """The proxies that `--proxy NAME[:VARIANT][,...]` and `--option NAME=VALUE` mean, as written there, in their order.
+    """Build the proxies of `--proxy NAME[:VARIANT][,...]` and `--option NAME=VALUE`, by name, in the order given.
 
-    A variant is the value of the option that a module names in `VARIANT`: `short-training:standard` is short training
-    with `effort=standard`. Another option goes to every proxy that has it.
+    The keys are the names as written in `--proxy`, with their variants. A variant is the value of the option that a
+    module names in `VARIANT`: `short-training:standard` is short training with `effort=standard`. An option from
+    `--option` goes to every proxy that has it.
 
     Raises:
-        InputError: no such proxy, one named twice, an option that none of them has, a value against a rule, or data
-            that cannot be read.
+        InputError: a proxy does not exist or is named twice, an option belongs to none of the proxies, a value breaks a
+            rule, or the data cannot be read.
     """
     chosen = names.split(",")
     if len(set(chosen)) < len(chosen):
@@ -121,7 +123,7 @@ def build_proxies(
 
 
 def _checked(name: str, module: ModuleType, given: Mapping[str, str]) -> Record:
-    """The options of one proxy."""
+    """The validated options of one proxy."""
     own = {key: value for key, value in given.items() if key in module.Options.model_fields}
     base, colon, variant = name.partition(":")
     if colon:

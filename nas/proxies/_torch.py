@@ -1,4 +1,4 @@
-"""What proxies share that run networks in torch: where they ran, whose weights they take, what a network is worth."""
+"""What proxies that run networks in torch share: their device, the weights they start from, the held-out score."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["HeldOut", "circumstances", "held_out", "judged", "of_seed", "portabl
 
 
 def circumstances(device: torch.device) -> dict[str, Any]:
-    """Where a proxy runs, for its settings: what may change when a run goes on elsewhere."""
+    """Where a proxy runs, for its settings; these values can change when a run resumes on another machine."""
     return {"device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def of_seed(path: Path, seed: int) -> Path:
-    """The file that a name with `{seed}` in it means for a seed: each seed of a validation may have weights of its own.
+    """Replace `{seed}` in a path by the seed, so that each seed of a validation can have its own weights.
 
     Example:
         >>> of_seed(Path("photos.{seed}.supernet.safetensors"), 2).name
@@ -34,21 +34,21 @@ def of_seed(path: Path, seed: int) -> Path:
 
 
 def portable_weights(network: Network) -> dict[str, torch.Tensor]:
-    """The state of a network for `Score.weights`: on the CPU, and not in channels_last, which files do not have."""
+    """The state of a network for `Score.weights`: on the CPU, and contiguous because files have no channels_last."""
     return {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
-    """What a network says about the held-out images.
+    """How well a network does on the held-out images.
 
     Attributes:
-        likelihood: geometric mean of the probability that it gives the right class, e to the minus cross-entropy. In
-            [0, 1]; guessing has 1 / classes. It tells networks apart with less noise than accuracy: over eleven
+        likelihood: geometric mean of the probability that the network gives the right class, exp(-cross-entropy). In
+            [0, 1]; guessing gives 1 / classes. The likelihood ranks networks with less noise than accuracy: over eleven
             published networks with the weights of one supernet, Kendall's tau against published accuracy was 0.87 by
             likelihood and 0.56 by accuracy (results/proxy-study).
-        standard_error: of the likelihood, from its spread over the images.
-        accuracy: share of the images that it gets right.
+        standard_error: standard error of the likelihood, from its spread over the images.
+        accuracy: share of the images that the network classifies correctly.
     """
 
     likelihood: float
@@ -56,7 +56,7 @@ class HeldOut:
     accuracy: float
 
     def details(self, image_set: ImageSet) -> dict[str, float | int | str]:
-        """For the record of a score, whose value is the likelihood."""
+        """Details for `Score.details`; the value of that score is the likelihood."""
         return {
             "accuracy": self.accuracy,
             "standard_error": self.standard_error,
@@ -66,10 +66,10 @@ class HeldOut:
 
 
 def held_out(network: Network, image_set: ImageSet, *, batch_size: int, precision: Precision) -> HeldOut:
-    """Show the network, in eval mode, all held-out images.
+    """Evaluate the network, in eval mode, on all held-out images.
 
     Raises:
-        ScoringFailed: an output is not a number.
+        ScoringFailed: an output is not finite.
     """
     network.eval()
     batches = validation_batches(image_set, batch_size=batch_size)
@@ -88,7 +88,7 @@ def held_out(network: Network, image_set: ImageSet, *, batch_size: int, precisio
 def judged(
     network: Network, images: torch.Tensor, labels: torch.Tensor, *, precision: Precision
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each image of a batch the cross-entropy in nats, and 1 where the network is right, else 0, both (B,)."""
+    """Per image of a batch: the cross-entropy in nats, and 1 if the network is right, else 0; both (B,)."""
     with autocast(images.device, precision):
         logits = network(images)
     entropies = F.cross_entropy(logits.float(), labels, reduction="none")

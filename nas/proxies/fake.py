@@ -1,7 +1,7 @@
-"""A proxy that only looks at the description: a made-up score in no time, to try and to test a search.
+"""A proxy that computes a made-up score from the architecture alone, at once, to try and to test a search.
 
-The score rises with depth, width and the number of attention units, each with falling returns, and differs a little
-between any two networks. It says nothing about accuracy.
+The score rises with depth, width and the number of attention units, each with diminishing returns. Any two networks
+differ a little. The score says nothing about accuracy.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class FakeProxy:
     """Scores without training.
 
     Attributes:
-        data: what the caller asked for, recorded and not opened.
+        data: source that the caller asked for; recorded, but not opened.
         seed: another seed moves every score by up to 0.005.
-        failing: ids of networks that cannot be scored.
+        failing: ids of networks whose scoring fails.
     """
 
     data: str = "synthetic"
@@ -36,11 +36,11 @@ class FakeProxy:
         return {"proxy": "fake", "data": self.data, "seed": self.seed, "failing": sorted(self.failing)}
 
     def estimate_seconds(self, architecture: Architecture) -> float:  # noqa: ARG002 - no network takes any time
-        """Nothing takes time."""
+        """Zero: scoring takes no time."""
         return 0.0
 
     def score(self, architecture: Architecture) -> Score:
-        """Between 0 and 1, from the stages alone.
+        """Score between 0 and 1, computed from the stages alone.
 
         Raises:
             ScoringFailed: the network's id is among `failing`.
@@ -56,9 +56,9 @@ class FakeProxy:
 
 
 class Options(Record):
-    """A fake proxy has none."""
+    """A fake proxy has no options."""
 
 
 def build(options: Options, inputs: Inputs) -> FakeProxy:  # noqa: ARG001 - it has no options
-    """A fake proxy, built like every other. The data is not opened, and any device will do."""
+    """Build a fake proxy with the interface of every proxy; it does not open the data and ignores the device."""
     return FakeProxy(data=inputs.data, seed=inputs.seed)

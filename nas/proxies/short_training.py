@@ -1,7 +1,8 @@
-"""Short training: every candidate learns from the same few thousand images, then is scored on held-out ones.
+"""Short training: every candidate trains on the same few thousand images and is scored on held-out images.
 
-How much a network learns from so few images is mostly up to the recipe: nas/training/recipe.py has the parts that matter,
-results/proxy-study what was tried, and how the order of networks compares with the published one.
+How much a network learns from so few images depends mostly on the recipe. The parts that matter are in
+nas/training/recipe.py. results/proxy-study lists what was tried, and compares the ranking of networks with the
+published ranking.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ __all__ = ["VARIANT", "Options", "Recipe", "ShortTraining", "StartingPoint", "bu
 
 Effort = Literal["quick", "standard", "thorough"]
 
-# Of the learning rates, from a supernet, which has learned from this data before: higher ones teach little more, and
-# the scores of three seeds then spread four times as far (results/proxy-study).
+# Factor on the learning rates when the weights come from a supernet, which was already trained on this data. Higher
+# rates teach little more, and the scores of three seeds then spread four times as far (results/proxy-study).
 _FROM_SUPERNET = 0.15
-_CHECK_EVERY = 10  # steps between looks at the loss: each look waits for a GPU
+_CHECK_EVERY = 10  # steps between two checks of the loss; each check waits for the GPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +55,15 @@ class Recipe:
     """How a candidate is trained.
 
     Attributes:
-        images: seen in training, counted with repetition, up to a whole number of batches.
-        batch_size: images a step.
-        matrix_rate: learning rate of Muon, at the top of the schedule.
-        rate: learning rate of AdamW, likewise.
-        weight_decay: of what AdamW trains and is no vector.
-        warmup: part of the steps in which the learning rates rise from 0; then they fall to 0.
+        images: number of training images, counted with repetition; rounded up to a whole number of batches.
+        batch_size: images per step.
+        matrix_rate: peak learning rate of Muon.
+        rate: peak learning rate of AdamW.
+        weight_decay: weight decay of the parameters that AdamW trains, except vectors.
+        warmup: share of the steps in which the learning rates rise from 0. Then they fall to 0.
         label_smoothing: share of the target that is spread over all classes.
-        calibration_images: to measure batch norms on once more at the end.
-        precision: of matrix products and convolutions; weights, norms and the loss stay in fp32.
+        calibration_images: number of images to measure the batch norm statistics on again at the end.
+        precision: number format of matrix products and convolutions. Weights, norms and the loss stay in fp32.
     """
 
     images: int = 4096
@@ -77,14 +78,14 @@ class Recipe:
 
 
 class StartingPoint:
-    """Weights that every candidate starts from, each with its part of them.
+    """Pretrained weights; every candidate takes the part that fits it and starts from there.
 
     Args:
-        name: of a file with a supernet, or with an iFormer in this project's names, timm's or the authors'; `{seed}` in
-            it stands for the seed.
-        seed: of the training that starts there.
+        name: path of a file with a supernet or with an iFormer, whose parameters have this project's, timm's or the
+            authors' names. `{seed}` in the path stands for the seed.
+        seed: random seed of the training that starts from these weights.
     Raises:
-        InputError: the file holds neither.
+        InputError: the file holds neither a supernet nor an iFormer.
     """
 
     def __init__(self, name: Path, *, seed: int) -> None:
@@ -98,24 +99,24 @@ class StartingPoint:
 
     @property
     def classes(self) -> int:
-        """How many the weights tell apart."""
+        """Number of classes that the weights distinguish."""
         return self._donor.num_classes if isinstance(self._donor, Supernet) else self._donor.architecture.num_classes
 
     @property
     def split_seed(self) -> int | None:
-        """Seed of what a supernet did not see; None for other weights, which were trained on other images."""
+        """Seed that chose the images held out from a supernet; None for other weights, trained on other images."""
         return self._donor.seed if isinstance(self._donor, Supernet) else None
 
     @property
     def is_supernet(self) -> bool:
-        """Whether the weights are those of a supernet, which serve no other number of classes."""
+        """Whether the weights are a supernet; a supernet only serves its own number of classes."""
         return isinstance(self._donor, Supernet)
 
     def apply(self, network: Network) -> None:
-        """Give the network, on the CPU, its part.
+        """Load the network's part of the weights into it; the network is on the CPU.
 
         Raises:
-            ScoringFailed: it does not fit into the supernet.
+            ScoringFailed: the network does not fit into the supernet.
         """
         if isinstance(self._donor, Network):
             inherit(network, self._donor)
@@ -124,27 +125,27 @@ class StartingPoint:
             part = self._donor.weights.part(network)
         except InputError as error:
             raise ScoringFailed(str(error)) from error
-        network.load_state_dict(part, strict=False)  # Batch norms gather their statistics as they train.
+        network.load_state_dict(part, strict=False)  # Training fills in the batch norm statistics.
 
 
 class ShortTraining:
     """Trains and scores candidates on one set of images, all with the same recipe and the same order of images.
 
     Args:
-        image_set: what to train on and what to score on; moved to `device` once, whole.
+        image_set: images to train on and to score on. The whole set moves to `device` once.
         recipe: how to train.
-        seed: of the weights, the order of images and the augmentation.
+        seed: random seed of the weights, the order of images and the augmentation.
         device: `cpu`, `cuda`, `cuda:1`, ...
         init: weights to start from instead of random ones.
     Raises:
-        InputError: `init` is a supernet for another number of classes, or there are fewer than two images to train on.
+        InputError: `init` is a supernet for another number of classes, or there are fewer than two training images.
     """
 
     def __init__(
         self, *, image_set: ImageSet, recipe: Recipe, seed: int, device: str, init: StartingPoint | None = None
     ) -> None:
         if len(image_set.train_labels) < 2:
-            raise InputError(f"{image_set.description}: short training needs two images at least")  # batch norm does
+            raise InputError(f"{image_set.description}: short training needs two images at least")  # for batch norm
         if init and init.is_supernet and init.classes != image_set.num_classes:
             raise InputError(
                 f"{init.path} was trained for {init.classes} classes, the data has {image_set.num_classes}"
@@ -159,7 +160,7 @@ class ShortTraining:
         self._calibration = calibration_batches(self._images, images=recipe.calibration_images, seed=seed)
 
     def settings(self) -> dict[str, Any]:
-        """Recipe, data, seed, and where it ran: what `build` needs to do it again, and what explains a difference."""
+        """Recipe, data, seed and environment: what `build` needs to score again, and what explains a difference."""
         return {
             "proxy": "short-training",
             "data": self._images.description,
@@ -171,7 +172,11 @@ class ShortTraining:
         }
 
     def estimate_seconds(self, architecture: Architecture) -> float:
-        """Median of three training steps and one batch without gradients, each times how many there are."""
+        """Seconds to train and to validate a network, extrapolated from a few batches.
+
+        Times four training steps and takes the median of the last three. Times one validation batch without gradients
+        twice and takes the second. Multiplies each by the number of such batches; calibration counts as validation.
+        """
         with memory_failures(self._where, ScoringFailed):
             network, optimizer = self._prepare(architecture)
             batches = training_batches(self._images, batch_size=self._batch_size, steps=4, seed=self._seed)
@@ -187,10 +192,10 @@ class ShortTraining:
         return statistics.median(seconds[1:]) * self._steps + validation[-1] * share
 
     def score(self, architecture: Architecture) -> Score:
-        """Train the network, measure its batch norms, and show it the held-out images: its likelihood is the score.
+        """Train the network, measure its batch norm statistics, and score it by its likelihood on the held-out images.
 
         Raises:
-            ScoringFailed: the loss is no longer a number, or memory ran out.
+            ScoringFailed: the loss is no longer finite, or memory ran out.
         """
         with memory_failures(self._where, ScoringFailed):
             start = time.perf_counter()
@@ -227,7 +232,7 @@ class ShortTraining:
         return network, optimizer
 
     def _train(self, network: Network, optimizer: Optimizer) -> float:
-        """Train for all steps; the mean loss of the last ones."""
+        """Train for all steps; return the mean loss since the last check."""
         batches = training_batches(self._images, batch_size=self._batch_size, steps=self._steps, seed=self._seed)
         recent = []
         for step, (images, labels) in enumerate(batches):
@@ -245,7 +250,7 @@ class ShortTraining:
     def _step(
         self, network: Network, optimizer: Optimizer, images: torch.Tensor, labels: torch.Tensor, *, share: float
     ) -> torch.Tensor:
-        """One update with a share of the learning rates; the loss before it, not waited for."""
+        """Update once with `share` of the learning rates; return the loss before it, without waiting for the GPU."""
         with autocast(self._device, self._recipe.precision):
             logits = network(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self._recipe.label_smoothing)
@@ -255,7 +260,7 @@ class ShortTraining:
 
     @property
     def _val_batch_size(self) -> int:
-        return 4 * self._recipe.batch_size  # without gradients, in the memory of a training step
+        return 4 * self._recipe.batch_size  # Without gradients this fits in the memory of a training step.
 
     @property
     def _where(self) -> str:
@@ -264,14 +269,14 @@ class ShortTraining:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Preset:
-    """Images to train on, half as many from a supernet; their size in pixels, and how many to score on."""
+    """Number of training images (half as many from a supernet), their size in pixels, and the number to score on."""
 
     images: int
     resolution: int = 64
     val_images: int = 5000
 
 
-# README.md has the cost and the rank of each, from a supernet and from scratch.
+# README.md has the cost and the rank correlation of each preset, from a supernet and from scratch.
 _PRESETS: dict[Effort, _Preset] = {
     "quick": _Preset(images=4096, val_images=2048),
     "standard": _Preset(images=8192),
@@ -283,15 +288,16 @@ VARIANT = "effort"
 
 
 class Options(Record):
-    """What may be set.
+    """Options of short training.
 
     Attributes:
-        effort: sets how many images to train on, unless `images` does, and how many to score on.
-        images: how many to train on; more than the data has are repeated. From a supernet `effort` takes half as many.
+        effort: sets the number of images to score on, and the number of training images unless `images` sets it. From
+            a supernet `effort` takes half as many training images.
+        images: number of training images. If the data has fewer images, they are repeated.
         resolution: height and width of the images in pixels.
-        precision: of matrix products; the faster of the two, timed here, by default.
-        init: weights to start from: a supernet, or an iFormer in this project's names, timm's or the authors'; `{seed}`
-            in the name stands for the seed.
+        precision: number format of matrix products. The default is the faster of the two, timed on this machine.
+        init: file of the weights to start from: a supernet, or an iFormer whose parameters have this project's, timm's
+            or the authors' names. `{seed}` in the path stands for the seed.
     """
 
     effort: Effort = "quick"
@@ -302,7 +308,7 @@ class Options(Record):
 
 
 def build(options: Options, inputs: Inputs) -> ShortTraining:
-    """Load the data and settle on a device and a precision.
+    """Load the data, choose the device and the precision, and build the proxy.
 
     Raises:
         InputError: the data or the weights to start from cannot be read, or the device cannot be used.

@@ -1,4 +1,6 @@
-"""The supernet as a proxy: a candidate's part of trained weights, its batch norms measured anew, and no training.
+"""The supernet as a proxy: a candidate takes its part of trained weights, without training of its own.
+
+Only the batch norm statistics are measured again for each candidate.
 
 `nas supernet train` makes the file (nas/training/supernet.py).
 """
@@ -38,11 +40,11 @@ class InheritedWeights:
     """Scores networks with the weights that they have in a supernet.
 
     Args:
-        supernet: trained, on `device`.
-        image_set: held-out images to score on, and training images for the statistics of batch norms.
-        source: file of the supernet; `{seed}` in its name stands for the seed.
-        precision: of matrix products and convolutions.
-        seed: of the images that batch norms see.
+        supernet: a trained supernet, on `device`.
+        image_set: held-out images to score on, and training images for the batch norm statistics.
+        source: path of the supernet's file; `{seed}` in the path stands for the seed.
+        precision: number format of matrix products and convolutions.
+        seed: random seed that chooses the images for the batch norm statistics.
         device: `cpu`, `cuda`, `cuda:1`, ...
     """
 
@@ -56,7 +58,7 @@ class InheritedWeights:
         self._calibration = calibration_batches(self._images, images=_CALIBRATION_IMAGES, seed=seed)
 
     def settings(self) -> dict[str, Any]:
-        """The supernet, data, seed, and where it ran."""
+        """The supernet, data, seed and environment."""
         return {
             "proxy": "supernet",
             "data": self._images.description,
@@ -71,14 +73,14 @@ class InheritedWeights:
         }
 
     def estimate_seconds(self, architecture: Architecture) -> float:
-        """What scoring this network takes, by doing it once."""
+        """Seconds to score this network, measured by scoring it once."""
         return self.score(architecture).seconds
 
     def score(self, architecture: Architecture) -> Score:
-        """Take the network's part of the weights, measure its batch norms, and show it the held-out images.
+        """Take the network's part of the weights, measure its batch norm statistics, and score the held-out images.
 
         Raises:
-            ScoringFailed: the network does not fit into the supernet, its outputs are no numbers, or memory ran out.
+            ScoringFailed: the network does not fit into the supernet, its outputs are not finite, or memory ran out.
         """
         start = time.perf_counter()
         with memory_failures(
@@ -99,12 +101,11 @@ class InheritedWeights:
 
 
 class Options(Record):
-    """What may be set.
+    """Options of the supernet proxy.
 
     Attributes:
-        supernet: file that `nas supernet train` wrote, `{seed}` in its name standing for the seed; without one there is
-            nothing to score with.
-        precision: of matrix products; the faster of the two, timed here, by default.
+        supernet: file that `nas supernet train` wrote; required. `{seed}` in the path stands for the seed.
+        precision: number format of matrix products. The default is the faster of the two, timed on this machine.
     """
 
     supernet: Path | None = None
@@ -112,11 +113,11 @@ class Options(Record):
 
 
 def build(options: Options, inputs: Inputs) -> InheritedWeights:
-    """Read the supernet, and the data at its resolution.
+    """Read the supernet, and the data at the supernet's resolution.
 
     Raises:
-        InputError: no supernet is given, it or the data cannot be read, they have different classes, or the device
-            cannot be used.
+        InputError: no supernet is given, the supernet or the data cannot be read, their numbers of classes differ, or
+            the device cannot be used.
     """
     if options.supernet is None:
         raise InputError("--proxy supernet: give --supernet FILE; nas supernet train makes one")

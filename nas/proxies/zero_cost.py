@@ -1,13 +1,14 @@
-"""Zero-cost measures: what a network's size, or the network before any training, says about it.
+"""Zero-cost measures: scores of a network from its size, or from its untrained weights.
 
-    params, macs     parameters and multiply-adds as deployed, from the description alone
+    params, macs     parameters and multiply-adds as deployed, from the architecture alone
     synflow          how much flows through all paths (Tanaka et al. 2020, arXiv:2006.05467)
     naswot           how differently the network responds to different images (Mellor et al. 2021, arXiv:2006.04647)
     gradient-norm    length of the loss gradient (Abdelfattah et al. 2021, arXiv:2101.08134)
     zico             how steady the gradient is from batch to batch (Li et al. 2023, arXiv:2301.11300)
 
-A score orders networks and is no accuracy. The last three see one batch of training images at initialisation, with
-batch norms that normalise by that batch, as the papers' networks do; synflow sees one image of ones and no batch norms.
+A score ranks networks; it is not an accuracy. The last three measures see one batch of training images at
+initialisation. Their batch norms normalise by that batch, as in the papers. synflow sees one image of ones, and has no
+batch norms.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ SizeMeasure = Literal["params", "macs"]
 NetworkMeasure = Literal["synflow", "naswot", "gradient-norm", "zico"]
 
 _ZICO_BATCHES = 4
-_LEAST_IMAGES = 2 * _ZICO_BATCHES  # a batch norm needs two
+_LEAST_IMAGES = 2 * _ZICO_BATCHES  # a batch norm needs two images per batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
-    """Scores by size, counted as in the paper's tables at the resolution that the architecture itself names.
+    """Scores by size, counted as in the paper's tables, at the architecture's own resolution.
 
     Attributes:
-        measure: what is counted.
-        data: what the caller asked for, recorded and not opened.
-        seed: recorded; it changes nothing.
+        measure: quantity that is counted.
+        data: source that the caller asked for; recorded, but not opened.
+        seed: recorded, but not used.
     """
 
     measure: SizeMeasure
@@ -62,24 +63,24 @@ class Counted:
         return {"proxy": "zero-cost", "data": self.data, "seed": self.seed, "measure": self.measure}
 
     def estimate_seconds(self, architecture: Architecture) -> float:  # noqa: ARG002 - any network is counted at once
-        """Nothing takes time."""
+        """Zero: counting takes no time."""
         return 0.0
 
     def score(self, architecture: Architecture) -> Score:
-        """How many parameters or multiply-adds there are."""
+        """Number of parameters or multiply-adds."""
         counts = count(architecture)
         value = counts.params if self.measure == "params" else counts.macs
         return Score(value=float(value), seconds=0.0, details={})
 
 
 class ZeroCost:
-    """Scores networks as they are before training, all with the same seed on the same images.
+    """Scores untrained networks, all with the same seed on the same images.
 
     Args:
-        image_set: where the batch is taken from; it also decides resolution and classes.
-        measure: what is computed.
-        batch_size: images in all; no more than there are to train on.
-        seed: of the weights, and of the choice of images.
+        image_set: source of the batch; it also sets the resolution and the number of classes.
+        measure: measure to compute.
+        batch_size: number of images in total, limited to the number of training images.
+        seed: random seed of the weights and of the choice of images.
         device: `cpu`, `cuda`, `cuda:1`, ...
     """
 
@@ -96,7 +97,7 @@ class ZeroCost:
         self._images, self._labels = (part.to(self._device) for part in next(batches))
 
     def settings(self) -> dict[str, Any]:
-        """Measure, data, seed, and where it ran: what `build` needs to do it again, and what explains a difference."""
+        """Measure, data, seed and environment: what `build` needs to score again, and what explains a difference."""
         return {
             "proxy": "zero-cost",
             "data": self._description,
@@ -108,7 +109,7 @@ class ZeroCost:
         }
 
     def estimate_seconds(self, architecture: Architecture) -> float:
-        """What scoring this network takes, by doing it once."""
+        """Seconds to score this network, measured by scoring it once."""
         return self.score(architecture).seconds
 
     def score(self, architecture: Architecture) -> Score:
@@ -146,18 +147,20 @@ class ZeroCost:
 
 
 def synflow(network: nn.Module, images: Tensor) -> float:
-    """log10 of the sum over parameters of |theta * dR/dtheta|, R the summed output for one image of ones.
+    """log10 of the sum over parameters of |theta * dR/dtheta|, where R is the summed output for one image of ones.
 
     Every parameter is replaced by its absolute value and every batch norm by the identity (arXiv:2101.08134), so that
-    nothing cancels; in float64, because R grows by orders of magnitude a layer. In a network of convolutions and ReLU
-    that is the sum over all paths of the product of their weights, and here nearly so: a residual adds the paths of
-    its branch, and GELU passes a large input whole and a small one by half. Softmax saturates in so large a flow: each
-    token takes the values of one, and queries and keys add nothing (0 in iFormer-M at 64 px). Sigmoids, which behind
-    batch norms have inputs around 0, would saturate as well and hide values and gates: `shma` is taken without them
-    and without its gate, as `sha`.
+    nothing cancels. The computation is in float64, because R grows by orders of magnitude per layer.
+
+    In a network of convolutions and ReLU the sum adds up, over all paths, the product of the weights on a path. Here
+    this is nearly true: a residual connection adds the paths of its branch, and GELU passes a large input whole and a
+    small input by half. Softmax saturates with such large values: each token takes the values of one token, and queries
+    and keys add nothing (0 in iFormer-M at 64 px). In the original network, batch norms keep the inputs of sigmoids
+    around 0. Without them sigmoids would saturate as well, and hide values and gates. So `shma` is computed as `sha`,
+    without sigmoids and without its gate.
 
     Args:
-        network: in any state; a copy is worked on.
+        network: in any state; it is copied, not changed.
         images: (B, ...); only their shape is used.
     """
     network = copy.deepcopy(network).double()
@@ -183,23 +186,25 @@ def synflow(network: nn.Module, images: Tensor) -> float:
 def naswot(network: nn.Module, images: Tensor) -> float:
     """Log-determinant of the kernel K[i, j] = units - (units in which the codes of images i and j differ).
 
-    The paper's code of an image is which ReLUs let it pass. Ours has a bit for every unit of every GELU: whether its
-    input is positive, where ReLU would. The sigmoids of attention have no such border and are left out.
+    In the paper, the code of an image says which ReLUs are active. Here the code has one bit for every unit of every
+    GELU: whether its input is positive, that is, whether a ReLU would be active. The sigmoids of attention have no such
+    threshold and are left out.
 
     Args:
         network: in train mode, to normalise by this batch.
         images: (N, 3, H, W).
     Returns:
-        -inf where two images have one code, or nan where the outputs are not numbers.
+        The log-determinant; -inf if two images have the same code, nan if an output is not finite.
     """
     # N images, U units of one activation
     kernel = torch.zeros(len(images), len(images), dtype=torch.float64, device=images.device)
 
     def add(module: nn.Module, inputs: tuple[Tensor]) -> None:  # noqa: ARG001
-        # Inside windows the batch is windows * N, all images of one window together.
+        # In window attention the batch is windows * N: all images of the first window, then of the second, and so on.
         positive = torch.unflatten(inputs[0], 0, (-1, len(images))).transpose(0, 1).flatten(1) > 0
         signs = torch.where(positive, 1.0, -1.0)  # (N, U)
-        # Equal signs less unequal ones; whole numbers, which float32 adds up exactly to 16.7 million units.
+        # signs @ signs.T = (number of equal signs) - (number of different signs). These are whole numbers; float32 adds
+        # them exactly up to 16.7 million units.
         kernel.add_((signs.shape[1] + signs @ signs.T) / 2)
 
     hooks = [module.register_forward_pre_hook(add) for module in network.modules() if isinstance(module, nn.GELU)]
@@ -228,15 +233,16 @@ def zico(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Sum over layers of log(sum over weights of mean |g| / std g), g the loss gradient in each of four batches.
 
     A layer is a convolution or a linear layer. Weights whose gradient is the same in all batches are left out, such as
-    the taps of a kernel that reach over the border of a small map, and so is a layer that has no others: queries and
-    keys of a map of one pixel. The paper's equation has the deviation of |g|, this one of g.
+    the kernel taps that reach over the border of a small feature map. A layer with only such weights is left out too:
+    queries and keys on a feature map of one pixel. The paper's equation has the standard deviation of |g|; this
+    function uses that of g.
 
-    With few batches of an untrained network mean and deviation are much alike, so that this mostly counts layers: 968
-    for iFormer-M at 64 px, where the sum over layers of log(weights) is 961.
+    With few batches of an untrained network, mean and standard deviation are much alike. So the score mostly counts
+    layers: it is 968 for iFormer-M at 64 px, where the sum over layers of log(number of weights) is 961.
 
     Args:
         network: in train mode, to normalise by each batch.
-        images: (N, 3, H, W), N at least 8; taken in their order in four batches.
+        images: (N, 3, H, W), N at least 8; split in order into four batches.
         labels: (N,).
     """
     layers = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
@@ -245,7 +251,7 @@ def zico(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     total = 0.0
     for layer in zip(*gradients, strict=True):
         stacked = torch.stack(layer).double()  # (batches, ...)
-        deviation = (stacked - stacked.mean(0)).square().mean(0).sqrt()  # std(0) takes iFormer-M from 0.7 to 1.6 s
+        deviation = (stacked - stacked.mean(0)).square().mean(0).sqrt()  # with std(0) iFormer-M takes 1.6 s, not 0.7 s
         varied = deviation != 0
         if varied.any():
             total += (stacked.abs().mean(0)[varied] / deviation[varied]).sum().log().item()
@@ -260,12 +266,12 @@ VARIANT = "measure"
 
 
 class Options(Record):
-    """What may be set.
+    """Options of the zero-cost proxy.
 
     Attributes:
-        measure: what the score is.
-        resolution: height and width of the images in pixels; `params` and `macs` have no images.
-        batch_size: images that a network is shown, where it is shown any.
+        measure: measure to score by.
+        resolution: height and width of the images in pixels; `params` and `macs` use no images.
+        batch_size: number of images that a network sees, if the measure uses images.
     """
 
     measure: SizeMeasure | NetworkMeasure = "zico"
@@ -274,10 +280,10 @@ class Options(Record):
 
 
 def build(options: Options, inputs: Inputs) -> Counted | ZeroCost:
-    """Load the images, where the measure looks at any, and settle on a device.
+    """Choose the device, load the images if the measure uses any, and build the proxy.
 
     Raises:
-        InputError: the data cannot be read or is too little, or the device cannot be used.
+        InputError: the data cannot be read or has too few images, or the device cannot be used.
     """
     if options.measure == "params" or options.measure == "macs":
         return Counted(measure=options.measure, data=inputs.data, seed=inputs.seed)
@@ -287,7 +293,7 @@ def build(options: Options, inputs: Inputs) -> Counted | ZeroCost:
         resolution=options.resolution,
         seed=inputs.seed,
         train_limit=options.batch_size,
-        val_limit=1,  # none is looked at
+        val_limit=1,  # validation images are not used
         progress=inputs.progress,
     )
     if len(image_set.train_labels) < _LEAST_IMAGES:

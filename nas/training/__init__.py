@@ -1,7 +1,7 @@
-"""How anything here is trained.
+"""How networks and supernets are trained.
 
-recipe.py has what all trainings share: first weights, optimizer, schedule, device and number formats. Import these by
-file. supernet.py is what a supernet is, and sandwich.py how one is trained.
+recipe.py has what all trainings share: initial weights, optimizer, schedule, device and number formats. Import these
+from nas.training.recipe. supernet.py defines what a supernet is, and sandwich.py trains a supernet.
 """
 
 from __future__ import annotations

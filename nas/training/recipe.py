@@ -1,8 +1,10 @@
-"""How proxies train, whatever they train: the first weights, the optimizer, its schedule, device and number formats.
+"""What all trainings share: initial weights, optimizer, learning rate schedule, device and number formats.
 
-Short training lives or dies by how much a step achieves. Two choices matter most; results/proxy-study has the figures:
-Muon on the matrices (8,000 images of Tiny ImageNet at 64 px, 32 a step: iFormer-M 21 % where AdamW alone gives 13 %),
-and residual branches that start at zero (arXiv:1706.02677, section 5.1).
+Short training depends on how much each step achieves. Two choices matter most (figures in results/proxy-study):
+
+- Muon trains the matrices. After 8,000 images of Tiny ImageNet at 64 px, 32 per step, iFormer-M reaches 21 % accuracy;
+  with AdamW alone it reaches 13 %.
+- Residual branches start at zero (arXiv:1706.02677, section 5.1).
 """
 
 from __future__ import annotations
@@ -44,14 +46,15 @@ Precision = Literal["fp32", "bf16"]
 class Optimizer:
     """Muon for the kernels that are large matrices, AdamW for all other parameters.
 
-    Muon (Jordan et al. 2024) makes every step of a matrix orthogonal, so that all its directions learn at one pace.
-    Depthwise kernels, the first convolution, the classifier, norms and biases are no such matrices.
+    Muon (Jordan et al. 2024) makes every update of a matrix orthogonal, so that all directions of the matrix learn at
+    the same pace. AdamW trains depthwise kernels, the first convolution, the classifier, norms and biases.
 
     Args:
-        parameters: of a network, each a tensor that keeps its storage from now on.
+        parameters: parameters of a network. Each tensor must keep its storage from now on.
         matrix_rate: learning rate of Muon, relative to a matrix of norm 1.
         rate: learning rate of AdamW.
-        weight_decay: of the classifier and of depthwise and first kernels; norms and biases have none.
+        weight_decay: weight decay of the classifier, the depthwise kernels and the first kernel. Norms and biases have
+            no weight decay.
     Raises:
         ValueError: a kernel is not laid out in channels_last.
     """
@@ -59,7 +62,7 @@ class Optimizer:
     def __init__(self, parameters: Iterable[Tensor], *, matrix_rate: float, rate: float, weight_decay: float) -> None:
         parameters = list(parameters)
         self._kernels = [parameter for parameter in parameters if _is_matrix(parameter)]
-        # torch's Muon takes matrices only: these share their storage with the kernels.
+        # torch's Muon takes matrices only. These matrices share their storage with the kernels.
         self._matrices = [nn.Parameter(_as_matrix(kernel.detach())) for kernel in self._kernels]
         if any(kernel.data_ptr() != matrix.data_ptr() for kernel, matrix in self._pairs()):
             raise ValueError("kernels must be laid out in channels_last, as initial_network does")
@@ -73,7 +76,7 @@ class Optimizer:
         self._adam = torch.optim.AdamW(groups, fused=True)
 
     def step(self, share: float) -> None:
-        """Update every parameter that has a gradient, with `share` of the learning rates, and drop the gradients."""
+        """Update every parameter that has a gradient, with `share` of the learning rates, and clear the gradients."""
         for kernel, matrix in self._pairs():
             matrix.grad = None if kernel.grad is None else _as_matrix(kernel.grad)
         for optimizer, rate in zip((self._muon, self._adam), self._rates, strict=True):
@@ -85,7 +88,7 @@ class Optimizer:
         self._adam.zero_grad()
 
     def state(self) -> dict[str, Tensor]:
-        """What `load` needs to go on, by name."""
+        """Tensors that `load` needs to resume, by name."""
         return {
             f"{name}.{index}.{key}": tensor
             for name, optimizer in self._named()
@@ -94,7 +97,7 @@ class Optimizer:
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` returned, with the same parameters in the same order."""
+        """Resume from what `state` returned; the parameters must be the same, in the same order."""
         for name, optimizer in self._named():
             content = optimizer.state_dict()
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -102,7 +105,7 @@ class Optimizer:
                 owner, index, part = key.split(".")
                 if owner == name:
                     parameter, tensor = parameters[int(index)], state[key]
-                    if tensor.shape == parameter.shape:  # AdamW's fused step needs the layout of the parameter.
+                    if tensor.shape == parameter.shape:  # AdamW's fused step needs the parameter's memory format.
                         tensor = torch.empty_like(parameter).copy_(tensor)
                     content["state"].setdefault(int(index), {})[part] = tensor
             optimizer.load_state_dict(content)
@@ -115,10 +118,10 @@ class Optimizer:
 
 
 def usable_device(device: str | None) -> str:
-    """The device asked for, tried; by default a GPU if there is one.
+    """Check that the device can be used and return its name; the default is a GPU if there is one, else the CPU.
 
     Raises:
-        InputError: it cannot be used.
+        InputError: the device cannot be used.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -131,11 +134,11 @@ def usable_device(device: str | None) -> str:
 
 @contextmanager
 def memory_failures(where: str, failure: type[NasError]) -> Iterator[None]:
-    """Memory that runs out is a failure with a name; any other error is a bug and passes.
+    """Raise `failure` when memory runs out; any other error is a bug and passes through.
 
     Args:
-        where: device and sizes, to end the sentence "out of memory on".
-        failure: raised in its place.
+        where: device and sizes; completes the message "out of memory on ...".
+        failure: exception class to raise instead of the memory error.
     """
     try:
         yield
@@ -148,14 +151,14 @@ def memory_failures(where: str, failure: type[NasError]) -> Iterator[None]:
 
 def seeded_network(architecture: Architecture, *, seed: int) -> Network:
     """A network on the CPU with weights drawn from `seed`."""
-    # They are drawn from torch's global generator; the caller gets it back as it was.
+    # The weights are drawn from torch's global generator. fork_rng restores its state afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return build_model(architecture)
 
 
 def initial_network(architecture: Architecture, *, seed: int) -> Network:
-    """A network to train, on the CPU: weights drawn from `seed`, residual branches at zero, channels_last."""
+    """An untrained network on the CPU: weights drawn from `seed`, residual branches at zero, in channels_last."""
     network = seeded_network(architecture, seed=seed)
     for norm in residual_norms(network):
         nn.init.zeros_(norm.weight)
@@ -168,21 +171,22 @@ def batch_norms(network: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
 
 
 def calibration_batches(image_set: ImageSet, *, images: int, seed: int) -> list[Tensor]:
-    """Training images to measure the statistics of batch norms on, `images` of them at least, the same for a seed."""
+    """At least `images` training images, in batches, for batch norm statistics; the same images for the same seed."""
     size = min(_CALIBRATION_BATCH, len(image_set.train_labels))
     batches = training_batches(image_set, batch_size=size, steps=math.ceil(images / size), seed=seed)
     return [pictures for pictures, _ in batches]
 
 
 def calibrate_norms(network: nn.Module, batches: Sequence[Tensor], *, precision: Precision) -> None:
-    """Replace the statistics of all batch norms by their means over these batches; the weights stay.
+    """Replace the statistics of all batch norms by their means over these batches; the weights do not change.
 
-    Those gathered during a short training lag behind the weights: after 2,048 images from a supernet, fresh ones take
-    0.07 nats off the cross-entropy of iFormer-T and M, and after 4,096 halve its spread (results/proxy-study).
+    The running statistics of a short training lag behind the weights. For iFormer-T and M that start from a supernet,
+    fresh statistics lower the cross-entropy by 0.07 nats after 2,048 images, and halve its spread after 4,096
+    (results/proxy-study).
     """
     for norm in batch_norms(network):
         norm.reset_running_stats()
-        norm.momentum = None  # A plain average, each batch counted alike.
+        norm.momentum = None  # a plain average: every batch has the same weight
     network.train()
     with torch.no_grad():
         for images in batches:
@@ -192,7 +196,7 @@ def calibrate_norms(network: nn.Module, batches: Sequence[Tensor], *, precision:
 
 
 def schedule(done: float, *, warmup: float) -> float:
-    """Share of the learning rate when `done` of all steps are done: up a line, down a line."""
+    """Share of the peak learning rate when a share `done` of the steps is done: linear warm-up, then linear decay."""
     return done / warmup if done < warmup else (1 - done) / (1 - warmup)
 
 
@@ -203,9 +207,10 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 @functools.cache
 def faster_precision(device: str) -> Precision:
-    """The precision in which a small network trains faster on `device`; takes two seconds on two cores, once a process.
+    """The precision in which a small network trains faster on `device`.
 
-    Steps in fp32 and in bf16 take turns and the fastest of each count: a busy machine hardly changes the answer.
+    Takes two seconds on two cores; each process measures a device once. Steps in fp32 and in bf16 alternate, and the
+    fastest step of each counts, so that a busy machine hardly changes the answer.
     """
     conv = ConvSpec(kernel=7, expansion=4)
     attention = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=3)
@@ -229,7 +234,7 @@ def faster_precision(device: str) -> Precision:
 
 
 def timed(action: Callable[[], object], *, runs: int, device: torch.device) -> list[float]:
-    """Seconds of each of `runs` calls, the work on a GPU included."""
+    """Seconds of each of `runs` calls, including the work on a GPU."""
     seconds = []
     for _ in range(runs):
         start = time.perf_counter()
@@ -247,10 +252,10 @@ _IMAGE_CHANNELS = 3
 
 
 def _is_matrix(parameter: Tensor) -> bool:
-    """Whether it is the kernel of a convolution that mixes channels, of features and not of the image."""
+    """Whether the parameter is the kernel of a convolution that mixes feature channels, not image channels."""
     return parameter.ndim == 4 and parameter.shape[1] > _IMAGE_CHANNELS
 
 
 def _as_matrix(kernel: Tensor) -> Tensor:
-    """(out, in, height, width) as (out, height * width * in): a view in channels_last, and of any 1x1 kernel."""
+    """(out, in, height, width) as (out, height * width * in); a view if in channels_last, or for any 1x1 kernel."""
     return kernel.permute(0, 2, 3, 1).flatten(1)

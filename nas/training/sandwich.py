@@ -1,8 +1,9 @@
 """How a supernet is trained: the sandwich rule, a checkpoint every two minutes, one process or several.
 
-Each step trains the largest network on the labels, then the smallest and two random ones on what the largest says about
-the same images (the sandwich rule and in-place distillation of arXiv:1903.05134). Where only networks inside a latency
-budget are wanted, only those are drawn, and the largest of 200 of them takes the place of the largest of all.
+Each step trains the largest network on the labels. Then it trains the smallest network and two random networks on the
+largest network's predictions for the same images. This is the sandwich rule with in-place distillation
+(arXiv:1903.05134). With a latency budget, only networks inside the budget are drawn, and the largest of 200 such
+networks replaces the largest network of the space.
 """
 
 from __future__ import annotations
@@ -48,17 +49,17 @@ __all__ = ["Limit", "TrainingProgress", "train_supernet"]
 T = TypeVar("T")
 _CHECKPOINT_S = 120.0
 _POOL = 200
-_POOL_DRAWS = 100_000  # a minute or two
+_POOL_DRAWS = 100_000  # drawing them takes a minute or two
 _STEP_DRAWS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """The networks that a supernet is wanted for.
+    """A rule that restricts a supernet to some networks of its space.
 
     Attributes:
-        admits: whether it is for this network.
-        words: the rule, such as "at most 1.1 ms under iphone13.coreml.fp16 (DIGEST)".
+        admits: returns whether the supernet is for this network.
+        words: the rule in words, such as "at most 1.1 ms under iphone13.coreml.fp16 (DIGEST)".
     """
 
     admits: Callable[[Architecture], bool]
@@ -67,7 +68,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingProgress:
-    """Where the training of a supernet stands: steps done and in all, and the losses of the last ones by network."""
+    """Progress of a supernet's training: steps done and in total, and the last step's losses of two networks."""
 
     done: int
     steps: int
@@ -90,24 +91,26 @@ def train_supernet(
 ) -> Path:
     """Train a supernet for a space, and write it to `path`.
 
-    A checkpoint beside `path` is kept every two minutes, and where the training is interrupted: the same call goes on
-    from there, in the same precision. Under torchrun every process trains on images of its own and the gradients are
-    averaged; only the first process writes.
+    A checkpoint beside `path` is saved every two minutes, and when the training is interrupted. The same call resumes
+    from the checkpoint, in the same precision. Under torchrun every process trains on its own images, and the gradients
+    are averaged. Only the first process writes.
 
     Args:
-        space: the networks to train.
-        image_set: what to train on; its resolution is the supernet's.
+        space: search space of the networks to train.
+        image_set: images to train on; their resolution becomes the supernet's resolution.
         path: file to write, .safetensors.
         recipe: how to train.
-        seed: of weights, networks, and the order of images.
-        device: `cpu`, `cuda`, by default a GPU if there is one; under torchrun each process takes its own.
-        precision: of matrix products and convolutions; the faster of the two, timed here, by default.
-        init: weights to begin with, of an iFormer in this project's names, timm's or the authors'.
-        limit: which networks of the space are wanted at all; by default every one.
-        on_progress: called after every step, by the first process.
+        seed: random seed of weights, networks, and the order of images.
+        device: `cpu` or `cuda`; by default a GPU if there is one. Under torchrun each process uses its own GPU.
+        precision: number format of matrix products and convolutions. The default is the faster of the two, timed on
+            this machine.
+        init: file of the weights to start from: an iFormer whose parameters have this project's, timm's or the authors'
+            names.
+        limit: restricts the training to some networks of the space; by default all are trained.
+        on_progress: called after every step, in the first process.
     Raises:
-        InputError: the file is there already or cannot be made, or its checkpoint is of another training.
-        BudgetError: hardly a network of the space is wanted.
+        InputError: the file exists already or cannot be written, or its checkpoint belongs to another training.
+        BudgetError: `limit` admits none of the randomly drawn networks.
         NasError: training diverged, or memory ran out.
     """
     if path.exists():
@@ -124,7 +127,7 @@ def train_supernet(
     checkpoint = path.with_name(path.name + ".checkpoint")
     begun = read_supernet(checkpoint) if checkpoint.exists() else None
     if workers > 1:
-        dist.barrier()  # All have looked before one may remove it.
+        dist.barrier()  # Every process looks for the checkpoint before the first process may remove it.
     origin = Origin(
         space=space.model_dump_json(),
         resolution=image_set.resolution,
@@ -140,7 +143,7 @@ def train_supernet(
     training = _Training(space, origin, target, init, limit)
     if begun is not None:
         training.resume(checkpoint, *begun)
-        begun = None  # As large as the training itself: not to be held beside it.
+        begun = None  # Free the memory: the checkpoint is as large as the training itself.
     steps = math.ceil(recipe.images / (recipe.batch_size * workers))
     saved, kept = time.monotonic(), training.done
     batches = training_batches(images, batch_size=recipe.batch_size, steps=steps, seed=seed * workers + rank, done=kept)
@@ -170,7 +173,7 @@ def train_supernet(
 
 
 class _Training:
-    """Weights and optimizer of a supernet that is being trained, and how many steps are done."""
+    """Weights and optimizer of a supernet during training, and the number of steps done."""
 
     def __init__(
         self,
@@ -211,7 +214,7 @@ class _Training:
         self._ends = (teacher, space.extreme(_macs).at(**sizes))
 
     def losses(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
-        """Gradients from all networks of the sandwich; losses of the largest and of the smallest."""
+        """Add up the gradients of all networks of the sandwich; return the losses of the largest and the smallest."""
         recipe = self._origin.recipe
         drawn = self._drawn(seed=self.done, number=recipe.random_networks)
         logits = self._logits(self._ends[0], images)
@@ -231,14 +234,14 @@ class _Training:
         return losses[0], losses[1]
 
     def update(self, share: float) -> None:
-        """Move the weights by the gradients of all processes, with a share of the learning rates."""
+        """Update the weights by the mean gradients of all processes, with `share` of the learning rates."""
         self._average()
-        with _uninterrupted():  # Weights between two steps could not be gone on from.
+        with _uninterrupted():  # A training cannot resume from weights that are only partly updated.
             self._optimizer.step(share)
             self.done += 1
 
     def _drawn(self, *, seed: int, number: int) -> list[Architecture]:
-        """Random networks of the space that are wanted, the same ones in every process."""
+        """Random networks of the space that the limit admits; the same networks in every process."""
         fresh = self._wanted(seed=seed, number=number, draws=_STEP_DRAWS * number)
         missing = number - len(fresh)
         return fresh + random.Random(seed).choices(self._pool, k=missing) if missing else fresh
@@ -256,7 +259,7 @@ class _Training:
         return logits.float()
 
     def _average(self) -> None:
-        """Give every process the mean of all gradients."""
+        """Replace the gradients of every process by their mean over all processes."""
         if not dist.is_initialized():
             return
         for tensor in self.weights.tensors.values():
@@ -265,13 +268,13 @@ class _Training:
                 tensor.grad /= dist.get_world_size()
 
     def save(self, path: Path) -> None:
-        """Keep everything that the next step needs."""
+        """Save everything that the next step needs."""
         tensors = {f"weights/{name}": tensor for name, tensor in self.weights.tensors.items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in self._optimizer.state().items()}
         write_supernet(path, tensors, self._origin, done=self.done)
 
     def resume(self, path: Path, tensors: Mapping[str, Tensor], origin: Origin, done: int) -> None:
-        """Go on from a checkpoint, as `read_supernet` has it."""
+        """Resume from a checkpoint, as `read_supernet` returns it."""
         if origin != self._origin:
             differing = [name for name in Origin.model_fields if getattr(origin, name) != getattr(self._origin, name)]
             raise InputError(
@@ -288,8 +291,8 @@ class _Training:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C and what `kill` sends wait for the end of the block."""
-    if threading.current_thread() is not threading.main_thread():  # Signals are none of its business.
+    """Delay SIGINT (Ctrl-C) and SIGTERM (sent by `kill`) until the end of the block."""
+    if threading.current_thread() is not threading.main_thread():  # Only the main thread handles signals.
         yield
         return
     arrived: list[int] = []
@@ -307,7 +310,10 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _join() -> tuple[int, int]:
-    """Rank and number of the processes that torchrun started; 0 and 1 without it."""
+    """Join the process group of torchrun and return this process's rank and the number of processes.
+
+    Without torchrun these are 0 and 1.
+    """
     workers = int(os.environ.get("WORLD_SIZE", "1"))
     if workers == 1:
         return 0, 1
@@ -319,7 +325,7 @@ def _join() -> tuple[int, int]:
 
 
 def _agreed(precision: Precision, device: torch.device) -> Precision:
-    """The precision of the first process, for all of them."""
+    """The precision that the first process chose, for all processes."""
     if not dist.is_initialized():
         return precision
     choice = torch.tensor(precision == "bf16", dtype=torch.int64, device=device)
@@ -328,7 +334,7 @@ def _agreed(precision: Precision, device: torch.device) -> Precision:
 
 
 def _largest(space: SearchSpace, kind: str) -> Architecture:
-    """The network that has the largest of every tensor, with attention of one kind wherever the space allows it."""
+    """The network whose every tensor has the largest size, with attention of `kind` wherever the space allows it."""
 
     def choose(name: str, options: Sequence[T]) -> T:
         if name.endswith("attention.kind"):

@@ -1,4 +1,4 @@
-"""What a supernet is: one set of weights for every network of a space, with what it was trained for, and its file."""
+"""What a supernet is: one set of weights for every network of a space, the provenance of the weights, and its file."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class SupernetRecipe(Record):
     """How a supernet is trained.
 
     Attributes:
-        images: that each of the sandwich's networks sees, with repetition and on all GPUs together, up to a whole
-            number of batches. More is not better at 64 px: with twice as many, shallow networks catch up as they do in
-            separate training, and the published order is lost (results/proxy-study).
-        batch_size: images a step, on each GPU.
+        images: number of images that each of the sandwich's networks sees, with repetition and on all GPUs together;
+            rounded up to a whole number of batches. More is not better at 64 px: with twice as many images, shallow
+            networks catch up as they do in separate training, and the published ranking is lost (results/proxy-study).
+        batch_size: images per step, on each GPU.
         matrix_rate: learning rate of Muon.
         rate: learning rate of AdamW.
-        weight_decay: of what AdamW trains and is no vector.
-        warmup: part of the steps in which the learning rates rise.
-        label_smoothing: of the largest network's targets.
-        random_networks: that each step trains beside the largest and the smallest.
+        weight_decay: weight decay of the parameters that AdamW trains, except vectors.
+        warmup: share of the steps in which the learning rates rise.
+        label_smoothing: label smoothing of the largest network's targets.
+        random_networks: number of random networks that each step trains besides the largest and the smallest.
     """
 
     images: int = Field(32_000, ge=1)
@@ -46,7 +46,7 @@ class SupernetRecipe(Record):
 
 
 class Origin(Record):
-    """What a supernet is trained for and on. A training resumes only where all of it is the same."""
+    """What a supernet is trained for and on; a training resumes only if all of these are the same."""
 
     space: str
     resolution: int
@@ -61,15 +61,16 @@ class Origin(Record):
 
 
 class Supernet:
-    """Weights for every network of a space, with what they were trained for.
+    """Weights for every network of a space, and what they were trained for.
 
     Attributes:
-        weights: shared by all networks.
+        weights: weights that all networks share.
         resolution: height and width of the images, in pixels.
-        num_classes: outputs.
-        seed: of the training; where the data has no split of its own, also of what was held out.
-        limit: which networks it was trained for, such as "at most 1.1 ms under iphone13.coreml.fp16 (DIGEST)"; None for
-            all of its space.
+        num_classes: number of outputs.
+        seed: random seed of the training. If the data has no validation split, this seed also chose the held-out
+            images.
+        limit: which networks the supernet was trained for, such as "at most 1.1 ms under iphone13.coreml.fp16
+            (DIGEST)"; None for all networks of its space.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Supernet:
         self.seed, self.limit = seed, limit
 
     def network(self, architecture: Architecture) -> Network:
-        """The network with its part of the weights; its batch norms know no statistics yet.
+        """The network with its part of the weights; its batch norms have no statistics yet.
 
         Raises:
             InputError: the network does not fit into the supernet.
@@ -98,7 +99,7 @@ class Supernet:
 
 
 def is_supernet(path: Path) -> bool:
-    """Whether a file is a supernet, and not the weights of one network or something else."""
+    """Whether a file is a supernet rather than the weights of a single network or something else."""
     try:
         with safe_open(path, framework="pt") as file:
             return "supernet" in (file.metadata() or {})
@@ -110,7 +111,7 @@ def load_supernet(path: Path, *, device: str = "cpu") -> Supernet:
     """Read a trained supernet.
 
     Raises:
-        InputError: the file cannot be read, or is no supernet.
+        InputError: the file cannot be read, is not a supernet, or is a checkpoint of a training that has not ended.
     """
     tensors, origin, _ = read_supernet(path)
     if any(name.startswith("optimizer/") for name in tensors):
@@ -130,9 +131,9 @@ def write_supernet(path: Path, tensors: dict[str, Tensor], origin: Origin, *, do
 
     Args:
         path: file to write, .safetensors.
-        tensors: the weights by name; a checkpoint has those of the optimizer as well.
+        tensors: the weights by name; a checkpoint has the optimizer's tensors as well.
         origin: what the weights are trained for and on.
-        done: steps so far, for a checkpoint.
+        done: number of steps done, for a checkpoint.
     Raises:
         InputError: the file cannot be written.
     """
@@ -141,10 +142,10 @@ def write_supernet(path: Path, tensors: dict[str, Tensor], origin: Origin, *, do
 
 
 def read_supernet(path: Path) -> tuple[dict[str, Tensor], Origin, int]:
-    """Read what `write_supernet` wrote: tensors, their origin, and how many steps are done (0 for a finished training).
+    """Read what `write_supernet` wrote: tensors, origin and number of steps done (0 for a finished training).
 
     Raises:
-        InputError: the file cannot be read, or is no supernet.
+        InputError: the file cannot be read, or is not a supernet.
     """
     try:
         with safe_open(path, framework="pt") as file:
