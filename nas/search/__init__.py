@@ -1,8 +1,9 @@
-"""Which network is best: the search, and what it leaves behind.
+"""Which network is best: the search and its results.
 
-plan.py works out what a search will do, run.py does it: study.py (Optuna) proposes networks, stages.py lets the proxies
-score them, and result.py keeps what is finished in the results folder, as records.py has it. pareto.py is the front.
-study.py and run.py load Optuna, so import `run_search` by its file.
+plan.py plans a search and run.py runs it. study.py (Optuna) proposes networks, and the proxies score them in stages.py.
+result.py keeps every result in the results folder, as the records of records.py. pareto.py is the Pareto front.
+
+run.py and study.py load Optuna. To keep this package light, import `run_search` from nas.search.run.
 """
 
 from __future__ import annotations

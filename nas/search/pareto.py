@@ -1,4 +1,4 @@
-"""Which networks are undominated in latency and score, and how much a front covers."""
+"""The Pareto front in latency and score, and its hypervolume."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def undominated(items: Iterable[T], *, latency: Callable[[T], float], score: Callable[[T], float]) -> list[T]:
-    """The items that no other beats in both latency (lower) and score (higher), fastest first.
+    """The items that no other item dominates in latency (lower is better) and score (higher is better), fastest first.
 
-    Of several items equal in both, the first is kept.
+    Of items that are equal in both, the first is kept.
 
     Example:
         >>> undominated([(1.0, 0.5), (2.0, 0.4), (3.0, 0.7)], latency=lambda p: p[0], score=lambda p: p[1])
@@ -27,7 +27,7 @@ def undominated(items: Iterable[T], *, latency: Callable[[T], float], score: Cal
 
 
 def hypervolume(points: Sequence[tuple[float, float]], *, latency_limit: float, score_floor: float) -> float:
-    """Area that a front of (latency, score) points covers up to `latency_limit` and above `score_floor`.
+    """Area that the front of some (latency, score) points dominates, up to `latency_limit` and above `score_floor`.
 
     Example:
         >>> hypervolume([(1.0, 0.5), (3.0, 0.7)], latency_limit=4.0, score_floor=0.0)

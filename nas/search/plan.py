@@ -1,4 +1,4 @@
-"""What a search is going to do, worked out before it starts: what the budget leaves of the space, and for how long."""
+"""The plan of a search, made before it starts: what the budget leaves of the space, and how long the search takes."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ __all__ = ["Plan", "check_budget", "limited_ms", "plan_search", "seconds_with_sc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a search is going to do, known before it starts.
+    """What a search is going to do.
 
     Attributes:
         networks: size of the space.
         layers: number of distinct layers in it.
-        inside: share of random networks inside the budget, from 1000 samples.
+        inside: share of the space inside the budget, estimated from 1000 random networks.
         cheapest_ms: predicted latency of the cheapest network of the space.
         budget_ms: upper limit of the predicted latency.
-        confidence: with it the upper end of an interval of this coverage is limited, not the prediction itself.
-        origin: where the latencies come from, and how far they can be trusted.
+        confidence: if given, the budget limits the upper end of an interval of this coverage instead of the prediction.
+        origin: the source of the latencies, and how far they can be trusted.
         data: what the proxy scores on.
-        trained_for: networks that a supernet was trained for, where it serves as a proxy and was not for all.
+        trained_for: networks that the supernet was trained for, if a proxy uses one that was not trained for all.
         references: known networks inside the budget, by name.
-        candidates: networks to score besides the references; None where only the time limit ends the search.
-        screen: networks that a proxy screens for each one that it passes on.
-        screens_s: estimated time of one score, by name of each proxy that screens.
-        each_s: estimated time of one candidate, with the screening before it.
+        candidates: networks to score besides the references. None if only the time limit ends the search.
+        screen: networks in a round of screening, of which one is passed on.
+        screens_s: estimated time of one score, by name of the screening proxy.
+        each_s: estimated time of one candidate, screening included.
         seconds: estimated time of the search, at most the time limit.
     """
 
@@ -52,7 +52,7 @@ class Plan:
     seconds: float
 
     def describe(self) -> list[str]:
-        """The plan in words, a line a fact."""
+        """The plan in words, one fact per line."""
         known = ", ".join(self.references) or "none"
         number = f"{self.candidates}" if self.candidates is not None else "as many as fit"
         if self.candidates is None and self.each_s:
@@ -74,11 +74,11 @@ class Plan:
 
 
 def check_budget(space: SearchSpace, table: LatencyTable, budget_ms: float, confidence: float | None = None) -> float:
-    """Latency of the cheapest network of the space, in ms; with a confidence the upper end of its interval.
+    """Latency of the cheapest network of the space in ms. With a confidence, the upper end of its interval.
 
     Raises:
-        BudgetError: it is over the budget.
-        InputError: the budget is not a positive number, or the table has no interval for this confidence.
+        BudgetError: the cheapest network is over the budget.
+        InputError: the budget is not a positive number, or the table has no interval of this coverage.
         MissingLatencyError: the table does not cover the space.
     """
     if not 0 < budget_ms < float("inf"):
@@ -104,11 +104,11 @@ def plan_search(
     trials: int | None,
     time_limit_s: float | None,
 ) -> Plan:
-    """Work out what a search will do, and refuse one that cannot end well.
+    """Plan a search, and refuse one that cannot work.
 
     Raises:
         BudgetError: the cheapest network of the space is over the budget.
-        InputError: the budget is not a positive number, fewer than two networks are screened for one, or neither
+        InputError: the budget is not a positive number, a round of screening has fewer than two networks, or neither
             trials nor a time limit end the search.
         MissingLatencyError: the table does not cover the space.
         NasError: the proxy cannot score any of the networks tried.
@@ -153,7 +153,7 @@ def plan_search(
 
 
 def _estimate(proxy: Proxy, networks: Sequence[Architecture]) -> float:
-    """Mean estimate over those networks that the proxy can score at all."""
+    """Mean estimated time over the networks that the proxy can score."""
     estimates, failure = [], None
     for network in networks:
         try:
@@ -168,13 +168,13 @@ def _estimate(proxy: Proxy, networks: Sequence[Architecture]) -> float:
 def seconds_with_screening(
     last_s: float, screens_s: Sequence[float], *, screen: int, begun: Sequence[int] = ()
 ) -> float:
-    """Time until a candidate has its score: that of the score itself, and of the screening still to come before it.
+    """Time until the next candidate has its score, with the screening that is still missing before it.
 
     Args:
-        last_s: time of a score by the last proxy.
-        screens_s: time of a score by each proxy before it.
-        screen: networks in a round.
-        begun: how many of these the open round of each proxy has already.
+        last_s: time of one score by the last proxy.
+        screens_s: time of one score by each screening proxy.
+        screen: networks in a round of screening.
+        begun: networks that the open round of each screening proxy already has.
     """
     total_s, missing = last_s, 1
     for stage in reversed(range(len(screens_s))):
@@ -184,12 +184,12 @@ def seconds_with_screening(
 
 
 def limited_ms(table: LatencyTable, network: Architecture, confidence: float | None) -> float:
-    """What a budget limits: the predicted latency, or with a confidence the upper end of its interval."""
+    """The latency that a budget limits: the prediction, or with a confidence the upper end of its interval."""
     return table.latency_ms(network) if confidence is None else table.upper_ms(network, confidence)
 
 
 def _known_ms(table: LatencyTable, network: Architecture, confidence: float | None) -> float:
-    """The lower of the predicted and the published latency: a reference is inside a budget by either."""
+    """The lower of the predicted and the published latency: one of them inside the budget is enough for a reference."""
     predicted = limited_ms(table, network, confidence)
     published = table.published.get(network.id)
     return min(predicted, published.latency_ms) if published else predicted

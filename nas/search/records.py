@@ -16,12 +16,12 @@ from nas.networks import Architecture
 
 __all__ = ["CIRCUMSTANCES", "Candidate", "Run", "Screening", "SpaceUsed", "Spending", "TableUsed", "versions"]
 
-# Settings of a proxy that may change when a run goes on elsewhere.
+# Settings of a proxy that may differ when a run is resumed on another machine.
 CIRCUMSTANCES = ("device", "threads", "torch", "precision")
 
 
 class SpaceUsed(Record):
-    """Which space was searched: its name, a digest of its content, and how many networks it has."""
+    """The searched space: its name, a digest of its content, and its number of networks."""
 
     name: str
     digest: str
@@ -29,7 +29,7 @@ class SpaceUsed(Record):
 
 
 class TableUsed(Record):
-    """Which table gave the latencies: its name, a digest of its content, and how far its numbers go."""
+    """The table of the latencies: its name, a digest of its content, its source, and how far it can be trusted."""
 
     name: str
     digest: str
@@ -38,24 +38,29 @@ class TableUsed(Record):
 
     @classmethod
     def of(cls, table: LatencyTable, *, name: str) -> Self:
-        """The record of a table under the name by which it was found."""
+        """The record of a table.
+
+        Args:
+            table: the table.
+            name: by which it was found.
+        """
         return cls(name=name, digest=table.digest(), origin=table.provenance.label, trust=table.trust)
 
 
 class Run(Record):
-    """What a search was asked to do; with it the search can be repeated.
+    """What a search was asked to do. It is enough to repeat the search.
 
     Attributes:
         command: the command line, or how the library was called.
         started: date and time, ISO 8601, UTC.
-        versions: of this package, Python and the libraries that shape the result.
+        versions: of this package, of Python, and of the libraries that affect the result.
         space: the search space.
         table: the latency table.
         budget_ms: upper limit of the predicted latency.
-        confidence: share of networks whose interval must end inside the budget; None where the prediction must.
-        proxy: name and settings of the proxy that decides, data included; with several proxies `screens` has the same
-            of those that screen, in their order, and `screen` how many networks these score for each one passed on.
-        seed: of the sampler, the data and the training.
+        confidence: coverage of the interval that must end inside the budget. None if the budget limits the prediction.
+        proxy: name and settings of the proxy that decides, data included. With several proxies, `screens` has the
+            names and settings of the screening proxies in order, and `screen` the number of networks in a round.
+        seed: random seed of the sampler, the data and the training.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -70,7 +75,7 @@ class Run(Record):
     seed: int
 
     def differences(self, other: Run) -> list[str]:
-        """What would make a continued search another search, as `setting (value, not value)`."""
+        """Settings that differ so that a run cannot be resumed, as `setting (value, not value)`."""
         mine, theirs = self._identity(), other._identity()
         return [
             f"{name} ({mine.get(name)}, not {theirs.get(name)})"
@@ -80,16 +85,16 @@ class Run(Record):
 
     @property
     def screens(self) -> list[str]:
-        """Names of the proxies that screen, cheapest first."""
+        """Names of the screening proxies, cheapest first."""
         return [settings["name"] for settings in self.proxy.get("screens", ())]
 
     @property
     def digest(self) -> str:
-        """Equal for runs that may go on with each other."""
+        """Equal for runs that can resume each other."""
         return digest_of(json.dumps(self._identity(), sort_keys=True))
 
     def _identity(self) -> dict[str, Any]:
-        """The settings that decide what is searched; where and how fast it runs may change."""
+        """The settings that decide what is searched, without those of where it runs."""
         proxies = {"proxy": {name: value for name, value in self.proxy.items() if name != "screens"}}
         proxies |= {f"screen {number}": own for number, own in enumerate(self.proxy.get("screens", ()), start=1)}
         own: dict[str, Any] = {
@@ -106,17 +111,17 @@ class Run(Record):
 
 
 class Candidate(Record):
-    """A network that the search looked at, with its predicted latency and its score or the reason why it has none.
+    """A network of a search with its predicted latency, and its score or the reason why it has none.
 
     Attributes:
-        kind: `searched` by the sampler, or a known `reference` scored for comparison.
-        name: of the reference.
+        kind: `searched` (proposed by the sampler), or `reference` (a known network, scored for comparison).
+        name: of a reference.
         trial: number of the Optuna trial.
         latency_ms: predicted by the table, with the interval from `low_ms` to `high_ms`.
-        score: by the proxy, higher is better; None for a failed candidate.
+        score: by the proxy; higher is better. None for a failed candidate.
         failure: why there is no score.
         seconds: time spent on the score.
-        details: what else the proxy tells.
+        details: what else the proxy reports.
     """
 
     id: str
@@ -134,22 +139,22 @@ class Candidate(Record):
 
     @property
     def label(self) -> str:
-        """The name of a reference, the id of any other network."""
+        """The name of a reference, or the id of any other network."""
         return self.name or self.id
 
 
 class Screening(Record):
-    """What a proxy that screens said about a network; it has no part in the front.
+    """The result of a screening proxy for a network. It is not part of the front.
 
     Attributes:
-        proxy: its name.
-        kind: as of a candidate; only the `searched` ones compete to be passed on.
+        proxy: name of the proxy.
+        kind: as for a candidate. Only `searched` networks compete to be passed on.
         trial: number of the Optuna trial.
-        round: whose best is passed on, counted from 0 for each proxy; None for a reference.
-        value: higher is better, on the proxy's own scale; None where it failed.
+        round: number of the round, from 0 for each proxy; the best of a round is passed on. None for a reference.
+        value: on the proxy's own scale; higher is better. None after a failure.
         failure: why there is no value.
-        seconds: time spent on it.
-        details: what else the proxy tells.
+        seconds: time spent on the value.
+        details: what else the proxy reports.
     """
 
     id: str
@@ -166,7 +171,7 @@ class Screening(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spending:
-    """What a search spent on one of its proxies, references left out: `networks` scored or failed in `seconds`."""
+    """Time that one proxy of a search took: `networks` scored or failed in `seconds`, references not counted."""
 
     proxy: str
     networks: int

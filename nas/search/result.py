@@ -1,4 +1,4 @@
-"""What a search leaves behind: the results folder, written as the search goes on and read at any time.
+"""The results folder of a search: written while the search runs, and read at any time.
 
 ::
 
@@ -44,12 +44,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A finished, interrupted or running search, as read from its folder.
+    """A finished, interrupted or running search, read from its folder.
 
     Attributes:
         path: the results folder.
         run: what was asked.
-        candidates: everything finished so far, in order.
+        candidates: all finished candidates, in order.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class SearchResult:
         """Read a results folder.
 
         Raises:
-            InputError: not a results folder, or a broken file in it.
+            InputError: it is not a results folder, or a file in it is broken.
         """
         if not (path / "run.json").is_file():
             raise InputError(f"{path}: not a results folder (it has no run.json)")
@@ -73,16 +73,16 @@ class SearchResult:
 
     @cached_property
     def screenings(self) -> tuple[Screening, ...]:
-        """What the proxies that screen said, in order.
+        """The results of the screening proxies, in order.
 
         Raises:
-            InputError: a broken file.
+            InputError: the file is broken.
         """
         return tuple(read_records(self.path / "screened.jsonl", Screening))
 
     @cached_property
     def screened(self) -> dict[str, dict[str, float]]:
-        """Value by proxy that screens, by network id."""
+        """Values by network id, then by screening proxy."""
         values: dict[str, dict[str, float]] = {}
         for screening in self.screenings:
             if screening.value is not None:
@@ -91,7 +91,7 @@ class SearchResult:
 
     @cached_property
     def spending(self) -> tuple[Spending, ...]:
-        """What each proxy took, those that screen first, the one that decides last."""
+        """The time of each proxy: screening proxies first, the deciding proxy last."""
 
         def spent(proxy: str, scores: Iterable[Screening | Candidate]) -> Spending:
             seconds = [score.seconds for score in scores if score.kind == "searched"]
@@ -112,7 +112,7 @@ class SearchResult:
 
     @property
     def winner(self) -> Candidate | None:
-        """The best searched candidate inside the budget, of equals the faster; None before the first score."""
+        """The best searched candidate inside the budget; of equal scores the faster. None before the first score."""
         return self.best_under(self.run.budget_ms)
 
     def best_under(self, budget_ms: float) -> Candidate | None:
@@ -122,14 +122,14 @@ class SearchResult:
 
     @cached_property
     def front(self) -> tuple[Candidate, ...]:
-        """The searched candidates that no other beats in both latency and score, fastest first."""
+        """The Pareto front: searched candidates that no other dominates in latency and score, fastest first."""
         return tuple(undominated(self.scored, latency=lambda c: c.latency_ms, score=score_of))
 
     def build_winner(self) -> Network:
-        """The winner as a torch network with the weights of its proxy training, for as many classes as these have.
+        """The winner as a torch network with the weights of its proxy training, and their number of classes.
 
         Raises:
-            InputError: the run has no winner yet, or the weights of the winner are not in the folder.
+            InputError: the run has no winner yet, or the folder lacks the weights of the winner.
         """
         from nas.networks.modules import load_model
 
@@ -141,7 +141,7 @@ class SearchResult:
         return load_model(_trained(self.winner), weights)
 
     def front_csv(self) -> str:
-        """The front as comma-separated values, one network a row."""
+        """The front as CSV, one network per row."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["id", "latency_ms", "low_ms", "high_ms", "score", "params", "macs", "network"])
@@ -155,15 +155,15 @@ class SearchResult:
 
 
 class ResultsFolder:
-    """The results folder of a running search: what is finished is on disk before the search goes on.
+    """The results folder of a running search. Every result is on disk before the search continues.
 
     Args:
-        path: the folder; made where it does not exist.
+        path: the folder; it is made if it does not exist.
         run: what is asked.
-        resume: go on with what the folder holds.
+        resume: continue the run in the folder.
     Raises:
-        InputError: the folder holds a run and `resume` is not set, or holds none or another and it is, or cannot be
-            written.
+        InputError: the folder has a run and `resume` is not set; or `resume` is set and the folder has no run or
+            another run; or the folder cannot be written.
     """
 
     def __init__(self, path: Path, run: Run, *, resume: bool) -> None:
@@ -190,7 +190,7 @@ class ResultsFolder:
             drop_half_line(path / journal)
 
     def load(self) -> SearchResult:
-        """Everything finished so far."""
+        """Everything that is finished so far."""
         return SearchResult.load(self.path)
 
     def add_screening(self, screening: Screening) -> None:
@@ -198,24 +198,24 @@ class ResultsFolder:
         append_record(self.path / "screened.jsonl", screening)
 
     def add(self, candidate: Candidate, weights: Mapping[str, Any] | None) -> SearchResult:
-        """Keep a finished candidate; its weights are kept while it is the best inside the budget, or a reference.
+        """Keep a finished candidate. Weights are kept for the best candidate inside the budget and for references.
 
         Args:
             candidate: scored or failed.
-            weights: tensors by parameter name, or None where the proxy has none.
+            weights: tensors by parameter name, or None if the proxy has none.
         Returns:
-            Everything finished so far.
+            Everything that is finished so far.
         """
         if weights is not None:
             from safetensors.torch import save
 
-            # The form that nas.networks.modules.save_weights gives its files.
+            # The same form as a file of nas.networks.modules.save_weights.
             origin = f"proxy training in {self.path.name}"
             metadata = {"architecture": _trained(candidate).to_json(), "origin": origin}
             write_beside(_weights_file(self.path, candidate), save(dict(weights), metadata=metadata))
         append_record(self.path / "candidates.jsonl", candidate)
         result = self.load()
-        # A reference may still become the winner, when the sampler finds it by itself.
+        # A reference may still become the winner, if the sampler proposes it.
         kept = {_weights_file(self.path, c) for c in (result.winner, *result.references) if c}
         for other in set(self.path.glob("weights/*.safetensors")) - kept:
             other.unlink()
@@ -240,7 +240,7 @@ def _weights_file(folder: Path, candidate: Candidate) -> Path:
 
 
 def _trained(candidate: Candidate) -> Architecture:
-    """The network that the weights belong to: the proxy's data have classes of their own."""
+    """The network that the weights belong to. Its number of classes is that of the proxy's data."""
     return candidate.architecture.at(num_classes=int(candidate.details.get("classes", 0)) or None)
 
 

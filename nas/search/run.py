@@ -1,4 +1,4 @@
-"""Space x table x proxy x budget -> results: Optuna proposes, the table decides, the proxies score."""
+"""The search loop: Optuna proposes networks, the table rejects those over the budget, the proxies score the rest."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from nas.search.study import Study
 
 __all__ = ["Progress", "run_search"]
 
-# Proposals in a row that may be over the budget, or repeat a scored network, before the search looks for a new one by
-# itself, and how many networks it then draws. Under the iPhone table 205 proposals gave 20 networks within 1.3 times
-# the cheapest; closer to the cheapest the sampler finds hardly any, and in a small space it keeps to those it knows.
+# After so many proposals without a new network inside the budget, or so many repeated networks, the search draws random
+# networks itself. With the iPhone table, 205 proposals gave 20 networks within 1.3 times the cheapest latency. Closer
+# to the cheapest, Optuna's sampler finds hardly any. In a small space it repeats the networks that it knows.
 _PROPOSALS = 100
 _REPEATS = 5
 _DRAWS = 5000
@@ -32,15 +32,15 @@ _DRAWS = 5000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a running search stands.
+    """The state of a running search.
 
     Attributes:
-        scored: candidates scored in this run so far, references included.
+        scored: candidates that this process has scored, references included.
         proposed: networks that Optuna proposed.
-        over_budget: of these, the ones the table turned away.
-        screened: of these, the ones that were screened, with those of the run that this one goes on with.
-        last: the candidate just finished; None at the end.
-        ended: why the search ended; None while it runs.
+        over_budget: proposed networks that the table rejected.
+        screened: proposed networks that were screened, those of a resumed run included.
+        last: the candidate that was just finished. None at the end.
+        ended: why the search ended. None while it runs.
         best: the best candidate inside the budget so far.
     """
 
@@ -54,7 +54,7 @@ class Progress:
 
 
 def _ignore(progress: Progress) -> None:
-    """Watch nothing."""
+    """Do nothing."""
 
 
 def run_search(
@@ -75,33 +75,33 @@ def run_search(
 ) -> SearchResult:
     """Search until the plan's candidates are scored, the time is up, or no further network is found.
 
-    The first candidate comes first, then the references, then the other candidates.
+    The order is: the first candidate, the references, the other candidates. Equal networks are scored once.
 
-    Everything finished is in the results folder before the next network is tried: a search stopped in any way goes on
-    from there with `resume`. Equal networks are scored once.
+    Every result is in the results folder before the next network is tried. So a search can be stopped in any way, and
+    `resume` continues from the last result.
 
     Args:
         space: the networks to choose from.
-        table: decides, before any training, whether a network meets the budget.
-        proxy: scores the rest.
-        screens: proxies that score first, by name, in order; `proxy` then scores only what they pass on.
-        plan: from `plan_search()` with the same arguments; holds the budget.
-        seed: of the sampler.
+        table: decides, before any training, whether a network is inside the budget.
+        proxy: scores the networks inside the budget.
+        screens: screening proxies by name, in order. If given, `proxy` only scores the networks that they pass on.
+        plan: from `plan_search()` with the same arguments; contains the budget.
+        seed: random seed of the sampler.
         out: the results folder.
-        names: what `space`, `table` and `proxy` are called, for run.json.
-        time_limit_s: beyond the first candidate, nothing is begun that would likely end after this many seconds.
-        storage: an Optuna storage URL; by default a journal in the results folder.
-        resume: go on with what the folder holds.
+        names: names of `space`, `table` and `proxy`, for run.json.
+        time_limit_s: after the first candidate, nothing is started that would probably end after this many seconds.
+        storage: an Optuna storage URL. By default a journal in the results folder.
+        resume: continue the run in the folder.
         command: the command line, for run.json.
         on_progress: called after every score, and at the end.
     Raises:
-        InputError: the folder or the storage holds another run.
-        KeyboardInterrupt: passed on after the files of what is finished are written.
+        InputError: the folder or the storage belongs to another run.
+        KeyboardInterrupt: passed on after the files of the finished part are written.
     """
     started = time.monotonic()
     screens = screens or {}
     run = _describe(space, table, proxy, screens, plan=plan, seed=seed, names=names, command=command)
-    if storage is not None:  # A storage that cannot be used is met before the folder is made.
+    if storage is not None:  # So that an unusable storage is reported before the folder is made.
         study = Study.open(storage, run, space, name=out.name, seed=seed, resume=resume)
         folder = ResultsFolder(out, run, resume=resume)
     else:
@@ -154,18 +154,18 @@ class _Search:
         self.funnel.decision.on_kept = lambda candidate: self.report(last=candidate)
 
     def next_candidate(self) -> bool:
-        """Find networks until one more has its score from the last stage; False when there seem to be none left."""
+        """Score networks until the last stage has one more; False if there seem to be no networks left."""
         before = self.funnel.decision.searched
         while self.funnel.decision.searched == before:
             if self.funnel.pass_on() or self._next_network():
                 continue
-            # The round will not fill any more.
+            # No network is left to fill the round.
             if not self.funnel.pass_on(early=True):
                 return False
         return True
 
     def report(self, *, last: Candidate | None = None, ended: str | None = None) -> None:
-        """Tell whoever watches."""
+        """Call `on_progress`."""
         decision, screens = self.funnel.decision, self.funnel.screens
         self.on_progress(
             Progress(
@@ -180,7 +180,7 @@ class _Search:
         )
 
     def _next_network(self) -> bool:
-        """Ask until a new network inside the budget comes up, and score it; False when there seems to be none left."""
+        """Find a new network inside the budget and put it into the funnel; False if there seems to be none left."""
         repeats = 0
         for _ in range(_PROPOSALS):
             outcome = self._try()
@@ -196,7 +196,7 @@ class _Search:
         return self._try() == "scored"
 
     def _try(self) -> Literal["scored", "repeated", "over budget"]:
-        """Let the study propose a network, and the first stage score it if it is new and inside the budget."""
+        """Take one proposal of the study; the first stage scores it if it is new and inside the budget."""
         self.proposed += 1
         proposal = self.study.propose(self._over_ms)
         if proposal.over_ms > 0:
@@ -209,7 +209,7 @@ class _Search:
         return "scored"
 
     def _overlooked(self) -> Architecture | None:
-        """A network inside the budget that is not scored yet: a random one, or at last the cheapest of the space."""
+        """A network inside the budget that is not scored yet: a random one, or else the cheapest of the space."""
 
         def is_new(network: Architecture) -> bool:
             return not self.funnel.has_searched(network.id) and self._over_ms(network) <= 0
@@ -223,7 +223,7 @@ class _Search:
         return cheapest if is_new(cheapest) else None
 
     def _over_ms(self, network: Architecture) -> float:
-        """How far a network is above the budget."""
+        """Milliseconds of a network above the budget; at most 0 inside it."""
         return limited_ms(self.table, network, self.plan.confidence) - self.plan.budget_ms
 
 

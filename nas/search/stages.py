@@ -1,8 +1,8 @@
-"""The proxies of a search as a funnel of stages: those that screen, in rounds, and the one that decides.
+"""The proxies of a search as stages of a funnel: screening stages first, and a last stage that decides.
 
-Of every round of networks that a screening stage has scored, the best is passed on to the next stage. The score of a
-candidate is that of the last. Every result is on disk, with its round, before the search goes on, so that a search that
-was stopped finds its place again.
+A screening stage scores networks in rounds. The best network of each round is passed on to the next stage. The score of
+a candidate is the score of the last stage. Every result is on disk, with its round, before the search continues. So a
+stopped search resumes in the middle of a round.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Kind = Literal["searched", "reference"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """What came of scoring a network once.
+    """The outcome of scoring a network once.
 
     Attributes:
-        score: by the proxy; None where it failed.
+        score: by the proxy. None after a failure.
         failure: why there is no score.
         seconds: time spent on it.
     """
@@ -42,17 +42,17 @@ class Attempt:
 
     @property
     def value(self) -> float | None:
-        """The value of the score, if there is one."""
+        """The value of the score; None after a failure."""
         return self.score.value if self.score else None
 
     @property
     def details(self) -> dict[str, float | int | str]:
-        """The details of the score; empty where there is none."""
+        """The details of the score; empty after a failure."""
         return dict(self.score.details) if self.score else {}
 
 
 def attempt(proxy: Proxy, network: Architecture) -> Attempt:
-    """Score a network; a failure is an outcome, too."""
+    """Score a network. A failure is an outcome, not an error."""
     start = time.monotonic()
     try:
         score = proxy.score(network)
@@ -62,30 +62,30 @@ def attempt(proxy: Proxy, network: Architecture) -> Attempt:
 
 
 class Stage(Protocol):
-    """What scores networks, one after the other."""
+    """A step of the funnel that scores networks, one after the other."""
 
     def has_searched(self, network_id: str) -> bool:
-        """Whether a network of the sampler has its result here; what a reference was given is apart."""
+        """Whether this stage has a result of the network as a proposal of the sampler, not as a reference."""
         ...
 
     def take(self, network: Architecture, *, trial: int | None) -> None:
-        """Score a network of the sampler, unless it was scored before as a reference, and keep the result."""
+        """Score a proposal of the sampler and keep the result. A score that it has as a reference is used again."""
         ...
 
 
 class Decision:
-    """The last stage, whose score is the score of a candidate.
+    """The last stage. Its score is the score of a candidate.
 
     Args:
         folder: where candidates are kept.
-        table: predicts their latency.
+        table: predicts the latency of candidates.
         proxy: scores them.
-        coverage: of the interval around a latency; None for what the table knows well.
+        coverage: of the interval around a latency; None for the table's default.
 
     Attributes:
-        on_kept: called after every candidate; may be set.
-        known: every candidate by the id of its network, failed ones included.
-        kept: candidates of this process so far.
+        on_kept: called after every candidate. The owner of the stage may set it.
+        known: all candidates by network id, failed ones included.
+        kept: number of candidates that this process has added.
     """
 
     def __init__(
@@ -104,23 +104,23 @@ class Decision:
 
     @property
     def searched(self) -> int:
-        """How many networks of the sampler have come here, failed ones included."""
+        """Number of candidates that the sampler proposed, failed ones included."""
         return sum(1 for candidate in self.known.values() if candidate.kind == "searched")
 
     def has_searched(self, network_id: str) -> bool:
-        """Whether a network of the sampler has its result here."""
+        """Whether this stage has a result of the network as a proposal of the sampler, not as a reference."""
         return network_id in self.known and self.known[network_id].kind == "searched"
 
     def mean_seconds(self) -> float:
-        """What a score took so far."""
+        """Mean time of the scores so far."""
         return _mean_seconds(self.known.values())
 
     def score_of(self, network_id: str) -> float | None:
-        """The score of a network, if it has one."""
+        """The score of a network; None if it has none."""
         return self.known[network_id].score if network_id in self.known else None
 
     def take(self, network: Architecture, *, trial: int | None) -> None:
-        """Score a network of the sampler; one that was scored as a reference keeps that score."""
+        """Score a proposal of the sampler. One that was scored as a reference keeps that score."""
         known = self.known.get(network.id)
         if known is None:
             self.score(network, kind="searched", trial=trial)
@@ -128,7 +128,7 @@ class Decision:
             self._keep(known.model_copy(update={"kind": "searched", "name": None, "trial": trial}), None)
 
     def score(self, network: Architecture, *, kind: Kind, name: str | None = None, trial: int | None = None) -> None:
-        """Score a network and keep the result; a failure is a result, too."""
+        """Score a network and keep the result, also if it is a failure."""
         latency = self._table.latency(network, coverage=self._coverage)
         outcome = attempt(self._proxy, network)
         candidate = Candidate(
@@ -148,7 +148,7 @@ class Decision:
         self._keep(candidate, outcome.score)
 
     def _keep(self, candidate: Candidate, score: Score | None) -> None:
-        """Put a finished candidate on disk, then into memory."""
+        """Add a finished candidate to the results folder first, then to memory."""
         self.result = self._folder.add(candidate, score.weights if score else None)
         self.known[candidate.id] = candidate
         self.kept += 1
@@ -156,19 +156,19 @@ class Decision:
 
 
 class Screen:
-    """A stage before the last: it scores networks in rounds, of which the best is passed on.
+    """A screening stage: it scores networks in rounds, and the best of each round is passed on.
 
     Args:
         name: of the proxy.
         proxy: scores the networks.
         size: networks in a round.
         folder: where screenings are kept.
-        kept: what this stage screened before, in order.
-        following: the stage that the best networks are passed on to.
+        kept: screenings of this stage from before a resume, in order.
+        following: the stage that gets the best networks.
 
     Attributes:
-        known: every screening by the id of its network.
-        searched: those of networks of the sampler, in order.
+        known: all screenings by network id.
+        searched: screenings of proposals of the sampler, in order.
     """
 
     def __init__(
@@ -182,29 +182,29 @@ class Screen:
             self._remember(screening)
 
     def has_searched(self, network_id: str) -> bool:
-        """Whether a network of the sampler has its result here."""
+        """Whether this stage has a result of the network as a proposal of the sampler, not as a reference."""
         return network_id in self.known and self.known[network_id].kind == "searched"
 
     def mean_seconds(self) -> float:
-        """What a score took so far."""
+        """Mean time of the scores so far."""
         return _mean_seconds(self.known.values())
 
     def open_round(self) -> list[Screening]:
-        """The networks of the last round, as long as none of them was passed on."""
+        """The screenings of the last round, if none of its networks is passed on yet; else nothing."""
         latest = [one for one in self.searched if one.round == self.searched[-1].round]
         return [] if any(self.following.has_searched(one.id) for one in latest) else latest
 
     def full_round(self, *, early: bool) -> list[Screening]:
-        """The open round if it is full; with `early` also one that is not."""
+        """The open round if it is full, or with `early` in any case; else nothing."""
         latest = self.open_round()
         return latest if early or len(latest) == self._size else []
 
     def take(self, network: Architecture, *, trial: int | None) -> None:
-        """Score a network of the sampler in the open round, or as the first of a new one."""
+        """Score a proposal of the sampler in the open round, or as the first network of a new round."""
         self.score(network, kind="searched", trial=trial)
 
     def score(self, network: Architecture, *, kind: Kind, trial: int | None = None) -> None:
-        """Score a network, unless it has its score, and keep the result."""
+        """Score a network, unless it has a score, and keep the result."""
         known = self.known.get(network.id)
         number = self._round() if kind == "searched" else None
         if known is None:
@@ -221,13 +221,13 @@ class Screen:
                 details=outcome.details,
                 architecture=network,
             )
-        else:  # A reference that the sampler found by itself.
+        else:  # A reference that the sampler proposed, too.
             screening = known.model_copy(update={"kind": kind, "trial": trial, "round": number})
         self._folder.add_screening(screening)
         self._remember(screening)
 
     def _round(self) -> int:
-        """Number of the round that the next network belongs to: the open one, else a new one."""
+        """Number of the round of the next network: the open round, else a new one."""
         last = -1 if not self.searched or self.searched[-1].round is None else self.searched[-1].round
         return last if self.open_round() else last + 1
 
@@ -238,13 +238,13 @@ class Screen:
 
 
 class Funnel:
-    """All stages of a search in their order, and the trials of the study that wait for the end of a round.
+    """All stages of a search in order, and the open trials of the study.
 
     Args:
-        folder: of the search.
-        study: is told the score of the last stage, and no other: it then learns on one scale, from what decides.
+        folder: results folder of the search.
+        study: gets scores of the last stage only. So it learns from one scale, and from the score that decides.
         decision: the last stage.
-        screens: proxies of the stages before it, by name.
+        screens: proxies of the screening stages, by name.
         size: networks in a round.
     """
 
@@ -260,20 +260,20 @@ class Funnel:
             following = Screen(name, proxy, size=size, folder=folder, kept=kept, following=following)
             self.screens.insert(0, following)
         self._first = following
-        self._waiting: dict[str, int] = {}  # trial by id of the network, which waits for the end of its round
+        self._waiting: dict[str, int] = {}  # open trials by network id; each is closed at the end of its round
         self._adopt_open_trials()
 
     @property
     def results(self) -> int:
-        """How many results all stages have."""
+        """Number of results of all stages."""
         return len(self.decision.known) + sum(len(screen.known) for screen in self.screens)
 
     def has_searched(self, network_id: str) -> bool:
-        """Whether the first stage has scored this network of the sampler."""
+        """Whether the first stage has scored this network as a proposal of the sampler."""
         return self._first.has_searched(network_id)
 
     def next_seconds(self) -> float:
-        """Likely time until the next candidate has its score."""
+        """Expected time until the next candidate has its score."""
         return seconds_with_screening(
             self.decision.mean_seconds(),
             [screen.mean_seconds() for screen in self.screens],
@@ -282,7 +282,7 @@ class Funnel:
         )
 
     def take(self, proposal: Proposal) -> None:
-        """Let the first stage score a network of the sampler; its trial is closed once the last stage has decided."""
+        """Let the first stage score a proposal. Without screening its trial is closed now, else with its round."""
         try:
             self._first.take(proposal.network, trial=proposal.trial)
         except BaseException:
@@ -294,21 +294,21 @@ class Funnel:
             self.close(proposal)
 
     def close(self, proposal: Proposal) -> None:
-        """Close the trial of a network by its score; without one it counts as failed."""
+        """Close the trial of a proposal: with the score of the last stage, or as failed if it has none."""
         self._study.tell(proposal.trial, self.decision.score_of(proposal.network.id))
 
     def score_reference(self, name: str, network: Architecture) -> None:
-        """Let every stage score a known network, which competes with none."""
+        """Let every stage score a reference. It competes with no other network."""
         for screen in self.screens:
             if network.id not in screen.known:
                 screen.score(network, kind="reference")
         self.decision.score(network, kind="reference", name=name)
 
     def pass_on(self, *, early: bool = False) -> bool:
-        """Let the best network of a full round go on to the next stage; `early`, of one that is not full yet."""
+        """Pass the best network of a full round on to the next stage. With `early`, the round need not be full."""
         for screen in self.screens:
             if latest := screen.full_round(early=early):
-                # Where all have failed, the first goes on: that a cheap proxy fails says little.
+                # If all have failed, the first is passed on: a failure of a cheap proxy says little.
                 best = max(latest, key=lambda one: -math.inf if one.value is None else one.value)
                 screen.following.take(best.architecture, trial=best.trial)
                 for one in latest:
@@ -318,12 +318,12 @@ class Funnel:
         return False
 
     def _close_waiting(self, network_id: str) -> None:
-        """Close the trial of a screened network; without a score by the last stage it counts as failed."""
+        """Close the trial of a screened network: with the score of the last stage, or as failed if it has none."""
         if (trial := self._waiting.pop(network_id, None)) is not None:
             self._study.tell(trial, self.decision.score_of(network_id))
 
     def _adopt_open_trials(self) -> None:
-        """Close the trials that a killed process left open, except those of open rounds."""
+        """Close the trials that a killed process left open, except the trials of open rounds."""
         scores = {c.trial: c.score for c in self.decision.result.candidates if c.trial is not None}
         waiting = {one.trial: one.id for screen in self.screens for one in screen.open_round()}
         for trial in self._study.open_trials():
@@ -338,4 +338,4 @@ def _mean_seconds(scored: Collection[Candidate | Screening]) -> float:
 
 
 def _ignore(candidate: Candidate) -> None:
-    """Watch nothing."""
+    """Do nothing."""

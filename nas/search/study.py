@@ -1,4 +1,4 @@
-"""Optuna: the study that proposes networks and is told what came of them. No other file imports Optuna."""
+"""Optuna: the study that proposes networks and gets their scores. No other file imports Optuna."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Proposal:
 
     Attributes:
         trial: number of the trial.
-        network: what it stands for.
-        over_ms: how far its latency is above the budget; at most 0 inside the budget.
+        network: what the parameters of the trial describe.
+        over_ms: milliseconds of its latency above the budget; at most 0 inside the budget.
     """
 
     trial: int
@@ -38,11 +38,11 @@ class Proposal:
 
 
 class Study:
-    """The study of one search. It learns the parameters of a space from the scores that it is told.
+    """The study of one search. Its sampler learns from the scores which parameters of the space are good.
 
     Args:
         study: with its sampler.
-        space: what the parameters stand for.
+        space: what the parameters describe.
     """
 
     def __init__(self, study: optuna.Study, space: SearchSpace) -> None:
@@ -50,17 +50,17 @@ class Study:
 
     @classmethod
     def open(cls, storage: str | Path, run: Run, space: SearchSpace, *, name: str, seed: int, resume: bool) -> Self:
-        """The study of a run: a new one, or with `resume` the one that the run began.
+        """Open the study of a run: a new study, or with `resume` the existing one.
 
         Args:
             storage: an Optuna storage URL, or the path of a journal.
-            run: what is searched; the study remembers its digest.
+            run: what is searched; the study keeps its digest.
             space: the networks to propose.
             name: of the study in its storage.
-            seed: of the sampler.
-            resume: take up the study of this name if there is one.
+            seed: random seed of the sampler.
+            resume: use the study of this name if there is one.
         Raises:
-            InputError: the storage cannot be used, or holds a study of this name that belongs to another search.
+            InputError: the storage cannot be used, or has a study of this name that belongs to another search.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         opened = _journal(storage) if isinstance(storage, Path) else storage
@@ -70,24 +70,24 @@ class Study:
             study.set_user_attr("run", known)
         except optuna.exceptions.DuplicatedStudyError as error:
             raise InputError(f"--storage has a study {name!r} already: --resume it, or choose another --out") from error
-        except Exception as error:  # Storages raise whatever their driver raises.
+        except Exception as error:  # Storages pass on any error of their driver.
             where = f"--storage {storage}" if isinstance(storage, str) else f"{name}/study.journal"
             raise InputError(f"{where}: cannot be used ({str(error).splitlines()[0]})") from error
         if known != run.digest:
             raise InputError(f"the study {name!r} in --storage belongs to another search: choose another --out")
         with warnings.catch_warnings():
-            # group=True keeps parameters that are asked together in one joint model; it is marked experimental.
+            # group=True models parameters that are asked together jointly. Optuna marks it as experimental.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            # A resumed search draws on, it does not repeat the draws of its first part.
+            # So that a resumed search does not repeat the random draws of its first part.
             drawn = (seed + len(study.trials)) % 2**32
             study.sampler = optuna.samplers.TPESampler(seed=drawn, multivariate=True, group=True)
         return cls(study, space)
 
     def propose(self, over_ms: Callable[[Architecture], float]) -> Proposal:
-        """The next network. The trial of one over the budget is closed as pruned, any other stays open.
+        """Propose the next network. A trial over the budget is closed as pruned; any other trial stays open.
 
         Args:
-            over_ms: how far the latency of a network is above the budget.
+            over_ms: milliseconds of a network above the budget.
         """
         trial = self._study.ask()
         network = self._space.sample(_choose_by(trial))
@@ -98,28 +98,28 @@ class Study:
         return proposal
 
     def propose_next(self, network: Architecture) -> None:
-        """Let the next proposal be this network."""
+        """Make this network the next proposal."""
         self._study.enqueue_trial(_as_parameters(self._space, self._space.choices(network)))
 
     def tell(self, trial: int, score: float | None) -> None:
-        """Close an open trial: with its score, or as failed where it has none."""
+        """Close an open trial: with its score, or as failed if it has none."""
         if score is None:
             self._study.tell(trial, state=TrialState.FAIL)
         else:
             self._study.tell(trial, score)
 
     def open_trials(self) -> list[int]:
-        """Numbers of the trials that are not closed."""
+        """Numbers of the trials that are still open."""
         return [trial.number for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
 
 
 def _journal(path: Path) -> JournalStorage:
-    """A journal as the storage. A lock that a killed process left is broken after three seconds, not after thirty."""
+    """Storage in a journal file. The lock of a killed process is broken after 3 s instead of the default 30 s."""
     return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path), grace_period=3)))
 
 
 def _choose_by(trial: optuna.Trial) -> Choose:
-    """Let Optuna choose. Numbers are chosen by index, so that the sampler knows 7 to be nearer to 5 than to 3."""
+    """A `Choose` that asks Optuna. Numbers are chosen by index, so that the sampler knows their order."""
 
     def choose(name: str, options: Sequence[T]) -> T:
         if _are_numbers(options):
@@ -130,7 +130,7 @@ def _choose_by(trial: optuna.Trial) -> Choose:
 
 
 def _as_parameters(space: SearchSpace, answers: dict[str, object]) -> dict[str, Any]:
-    """Answers to `space.sample` as the values of Optuna parameters."""
+    """Answers to `space.sample` as values of Optuna parameters."""
     parameters: dict[str, Any] = {}
 
     def choose(name: str, options: Sequence[T]) -> T:
