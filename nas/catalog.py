@@ -1,4 +1,4 @@
-"""Where named things are found: spaces, tables and plug-ins, the user's own before the shipped ones."""
+"""Where named things are found: spaces, tables and plug-ins. The user's own come before the shipped ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from nas.errors import InputError
 __all__ = ["files", "find_file", "load_plugin", "plugins", "unknown_name"]
 
 _PACKAGE = Path(__file__).parent
-# An installed wheel carries the folders inside the package; a checkout has them beside it.
+# An installed wheel has the folders inside the package. A checkout has them beside the package.
 _SHIPPED = _PACKAGE / "_shipped" if (_PACKAGE / "_shipped").is_dir() else _PACKAGE.parent
 
 
 def files(folder: str, suffix: str) -> dict[str, Path]:
-    """Stem -> path of the files in `folder`, those below the working directory before the shipped ones."""
+    """Stem -> path of the files in `folder`. Files below the working directory come before shipped files."""
     found: dict[str, Path] = {}
     for root in (Path.cwd(), _SHIPPED):
         for path in sorted((root / folder).glob(f"*{suffix}")):
@@ -28,15 +28,15 @@ def files(folder: str, suffix: str) -> dict[str, Path]:
 
 
 def find_file(kind: str, folder: str, suffix: str, name: str) -> Path:
-    """Path of the file that `name` means: a path, a stem, or any unique beginning of a stem.
+    """Path of the file that `name` refers to: a path, a stem, or a unique prefix of a stem.
 
     Args:
-        kind: what it is called in an error, such as "search space".
+        kind: how an error names it, such as "search space".
         folder: folder below the working directory and beside the package.
-        suffix: ending of its files, such as ".toml".
+        suffix: suffix of its files, such as ".toml".
         name: what the user typed.
     Raises:
-        InputError: no such file, or several that begin so.
+        InputError: there is no such file, or there are several with this prefix.
     """
     if name.endswith(suffix) or "/" in name:
         path = Path(name)
@@ -55,7 +55,7 @@ def find_file(kind: str, folder: str, suffix: str, name: str) -> Path:
 
 
 def plugins(package: str) -> list[str]:
-    """Names of the plug-ins in a package of this project, as typed on the command line (`short-training`)."""
+    """Names of the plug-ins in a folder of nas/, as typed on the command line (`short-training`)."""
     folder = _PACKAGE / package
     names = (module.name for module in pkgutil.iter_modules([str(folder)]))
     return sorted(name.replace("_", "-") for name in names if not name.startswith("_"))
@@ -65,8 +65,8 @@ def load_plugin(kind: str, package: str, name: str) -> ModuleType:
     """Import the module of a plug-in.
 
     Args:
-        kind: what it is called in an error, such as "proxy".
-        package: folder below nas/ that holds one module a plug-in.
+        kind: how an error names it, such as "proxy".
+        package: folder below nas/ with one module or package per plug-in.
         name: what the user typed.
     Raises:
         InputError: there is no plug-in of this name.
@@ -78,7 +78,7 @@ def load_plugin(kind: str, package: str, name: str) -> ModuleType:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """The error for a wrong name: the names there are, and the nearest one."""
+    """The error for an unknown name. It lists the known names and suggests the closest one."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -1,4 +1,4 @@
-"""The errors that users meet, each with the exit code that the command line ends with.
+"""The errors that users see, each with the exit code of the command line.
 
 ::
 
@@ -8,7 +8,7 @@
     ├── BudgetError           4  no network of the space meets the budget
     └── DeviceError           5  a device that cannot be used from here
 
-Each message is one line that names the place, the rule and what to do next.
+Each message is one line. It names the place, the rule and what to do next.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class NasError(Exception):
 
 
 class InputError(NasError):
-    """A file, name or option that cannot be used as given."""
+    """A file, name or option that cannot be used."""
 
     exit_code = 2
 
     @classmethod
     def from_validation(cls, where: str, error: ValidationError) -> InputError:
-        """One line out of pydantic's report: the file, the path inside it, the rule and the value.
+        """One line from pydantic's report: the file, the path in the file, the rule and the value.
 
-        Only the first problem is spelled out; the number of others follows.
+        The line describes the first problem and gives the number of other problems.
         """
         problems = error.errors(include_url=False)
         places = [problem["loc"] for problem in problems]
-        # A tuple with a wrong item is reported as too short as well; only the item is news.
+        # Pydantic reports a tuple with a wrong item as too short as well. Only the item is of interest.
         first, *others = [
             problem
             for problem in problems
@@ -59,13 +59,13 @@ class InputError(NasError):
 
 
 class MissingLatencyError(NasError):
-    """A latency table that has no entry, and no model, for a layer."""
+    """A latency table has neither an entry nor a model for a layer."""
 
     exit_code = 3
 
 
 class BudgetError(NasError):
-    """A latency budget below the cheapest network of the space."""
+    """The latency budget is below the cheapest network of the space."""
 
     exit_code = 4
 
@@ -81,13 +81,13 @@ def _inside(place: tuple[str | int, ...], outer: tuple[str | int, ...]) -> bool:
 
 
 def _path(location: tuple[str | int, ...]) -> str:
-    """`("stages", 2, "channels")` as `stages[2].channels`, the way users read their file."""
+    """`("stages", 2, "channels")` as `stages[2].channels`."""
     path = ""
     for index, part in enumerate(location):
         if location[max(index - 2, 0)] == "blocks" and index >= 2:
-            continue  # Pydantic puts the kind of a block behind its number; users never wrote it there.
+            continue  # Pydantic puts the type of a block behind its index. The file does not have it there.
         if str(part).startswith("<"):
-            continue  # The tag of a union, likewise.
+            continue  # The tag of a union is not in the file either.
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path
 

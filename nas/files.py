@@ -1,4 +1,4 @@
-"""What files hold, frozen records, how they are written, beside their name and renamed, and where the cache is."""
+"""Files: frozen records as content, writing to a temporary file that is then renamed, and the cache folder."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _DIGITS = 16
 
 
 class Record(BaseModel):
-    """Base of all that is read from or written to a file: frozen, and an unknown key is an error."""
+    """Base of everything that is read from or written to a file: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 def cache_folder(part: str, *, keeps: str | None = None) -> Path:
-    """`$NAS_CACHE/PART`, else `~/.cache/nas/PART`: for what can be had again, given time.
+    """The folder `$NAS_CACHE/PART`, else `~/.cache/nas/PART`, for files that can be made again.
 
     Args:
-        part: of the cache.
-        keeps: what is about to be written there, in the words of the error; only then is the folder made.
+        part: name of the part.
+        keeps: what is going to be written there, as the error message names it. Without it the folder is not made.
     Raises:
-        InputError: it cannot be made.
+        InputError: the folder cannot be made.
     """
     named = os.environ.get("NAS_CACHE")
     folder = (Path(named).expanduser() if named else Path.home() / ".cache" / "nas") / part
@@ -56,12 +56,12 @@ def cache_folder(part: str, *, keeps: str | None = None) -> Path:
 
 
 def digest_of(content: str) -> str:
-    """Short SHA-256 of a text, in hexadecimal."""
+    """Short SHA-256 of a text, in hexadecimal digits."""
     return hashlib.sha256(content.encode()).hexdigest()[:_DIGITS]
 
 
 def digest(path: Path) -> str:
-    """Short SHA-256 of a file, in hexadecimal: equal for equal content, wherever it lies."""
+    """Short SHA-256 of the content of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]
 
@@ -79,7 +79,7 @@ def write_beside(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            # mkstemp makes the file private; a result is as readable as any file the user writes.
+            # mkstemp makes the file private. Results get the usual permissions of the user's files.
             mask = os.umask(0)
             os.umask(mask)
             Path(name).chmod(0o666 & ~mask)
@@ -92,7 +92,7 @@ def write_beside(path: Path, content: bytes) -> None:
 
 
 def append_record(path: Path, record: Record) -> None:
-    """Add a line to a file of records; it is on the disk when this returns."""
+    """Append a line to a file of records. The line is on disk when this returns."""
     with path.open("ab") as file:
         file.write(record.model_dump_json(exclude_none=True).encode() + b"\n")
         file.flush()
@@ -100,10 +100,10 @@ def append_record(path: Path, record: Record) -> None:
 
 
 def read_record(path: Path, kind: type[R]) -> R:
-    """The one record of a JSON file; nothing in it is ever run.
+    """Read the one record of a JSON file. Reading never runs code.
 
     Raises:
-        InputError: unreadable, not JSON, an unknown key or a value against a rule.
+        InputError: the file is unreadable, is not JSON, or has an unknown key or a value that breaks a rule.
     """
     try:
         return kind.model_validate_json(path.read_bytes())
@@ -114,17 +114,17 @@ def read_record(path: Path, kind: type[R]) -> R:
 
 
 def read_records(path: Path, kind: type[R]) -> list[R]:
-    """The records of a file, one a line; none where there is no file. A last line without its end is left out.
+    """Read the records of a file, one per line. Without a file there are none. An unfinished last line is left out.
 
     Raises:
-        InputError: the file cannot be read, or a line is no such record.
+        InputError: the file cannot be read, or a line is not such a record.
     """
     records = []
     try:
         lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(lines[:-1], start=1):  # What follows the last line end is unfinished, or empty.
+    for number, line in enumerate(lines[:-1], start=1):  # What follows the last newline is unfinished or empty.
         try:
             records.append(kind.model_validate_json(line))
         except ValidationError as error:
@@ -133,7 +133,7 @@ def read_records(path: Path, kind: type[R]) -> list[R]:
 
 
 def drop_half_line(path: Path) -> None:
-    """Cut off what a killed process left after the last line end."""
+    """Cut off the unfinished last line that a killed process left."""
     if path.is_file():
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1

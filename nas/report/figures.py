@@ -21,14 +21,14 @@ _SUFFIXES = (".html", ".png", ".svg")
 
 
 def write_plot(results: Sequence[SearchResult], out: Path) -> None:
-    """Write the candidates and fronts of some runs as a self-contained page or a still picture.
+    """Plot the candidates and fronts of some runs as a self-contained page or a still picture.
 
     Args:
-        results: the runs, one colour each.
+        results: the runs. Each has its own colour.
         out: an .html, .png or .svg file.
     Raises:
-        InputError: another suffix.
-        NasError: a still picture without a browser to draw it.
+        InputError: the suffix is another one.
+        NasError: a still picture needs a browser, and there is none.
     """
     if out.suffix not in _SUFFIXES:
         raise InputError(f"{out}: a plot is written as {', '.join(_SUFFIXES)}")
@@ -38,7 +38,7 @@ def write_plot(results: Sequence[SearchResult], out: Path) -> None:
         return
     try:
         picture = figure.to_image(format=out.suffix[1:], width=1000, height=640, scale=2)
-    except Exception as error:  # kaleido and its browser raise many kinds.
+    except Exception as error:  # kaleido and its browser raise many kinds of errors.
         raise NasError(
             f"{out}: a still picture needs a Chrome or Chromium browser ({type(error).__name__}); "
             "install one, or write an .html file"
@@ -139,13 +139,13 @@ def _hover(candidate: Candidate) -> str:
 
 
 def _published(results: Sequence[SearchResult]) -> list[PublishedTime]:
-    """Published latency and top-1 of the references, from the tables the runs used where they are still at hand."""
+    """Published latency and top-1 of the references, from the tables of the runs, if these can still be found."""
     points: dict[str, PublishedTime] = {}
     for result in results:
         try:
             table, _ = LatencyTable.find(result.run.table.name)
         except InputError:
-            continue  # A table of the user's own that has moved: the plot does without.
+            continue  # The user has moved the table: the plot has no published points of it.
         points |= {
             point.name: point for point in table.published.values() if point.top1 is not None and point.name in LADDER
         }
@@ -153,7 +153,7 @@ def _published(results: Sequence[SearchResult]) -> list[PublishedTime]:
 
 
 def score_figure(part: ProxyPart) -> Any:
-    """Score against published accuracy, a standard deviation over seeds either way."""
+    """Score against published accuracy, with error bars of one standard deviation over seeds."""
     import plotly.graph_objects as go
 
     rows = [row for row in part.rows if row.mean is not None]
@@ -177,7 +177,7 @@ def score_figure(part: ProxyPart) -> Any:
 
 
 def fronts_figure(part: RecoveryPart) -> Any:
-    """The front that was found, and the networks that are compared."""
+    """The front of the searches, and the compared networks."""
     import plotly.graph_objects as go
 
     figure = go.Figure(

@@ -27,7 +27,7 @@ __all__ = ["Section", "validation_sections"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A part of a validation in words: what it says, a table, and what draws its figure."""
+    """A part of a validation: a title, notes, a table, and a function that draws its figure."""
 
     title: str
     notes: Sequence[str] = ()
@@ -37,7 +37,7 @@ class Section:
 
 
 def validation_sections(validation: Validation) -> list[Section]:
-    """A validation in words and tables, for the page and for the terminal."""
+    """The sections of a validation, for the page and for the terminal."""
     parts = ["latency", *(f"proxy {part.proxy}" for part in validation.proxies)]
     parts += ["recovery"] if validation.recovery else []
     state = [
@@ -230,7 +230,7 @@ def _recovery_sections(part: RecoveryPart) -> list[Section]:
 
 
 def _opinion_sections(part: RecoveryPart) -> list[Section]:
-    """What proxies say that did not choose what was found; nothing where there is none."""
+    """The verdicts of proxies that did not choose the winners. Nothing if there is no such proxy."""
     rows = [
         (
             f"{search.budget_ms:g} ms",

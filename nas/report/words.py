@@ -1,4 +1,4 @@
-"""A search in words: the summary for the terminal, and the Markdown report."""
+"""The result of a search in words: the summary for the terminal, and the Markdown report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["markdown", "score_meaning", "score_words", "screening_values", "sett
 
 
 def summary(result: SearchResult) -> list[str]:
-    """The outcome of a run in a few lines: the winner, the references beside it, and what the numbers are."""
+    """The outcome of a run in a few lines: the winner, the references beside it, and what the numbers mean."""
     winner = result.winner
     if winner is None:
         return [f"{result.path}: no network inside {result.run.budget_ms:g} ms is scored yet"]
@@ -47,7 +47,7 @@ def summary(result: SearchResult) -> list[str]:
 
 
 def score_meaning(*results: SearchResult) -> str:
-    """What a score is, where all results say the same; an older score is the accuracy that likelihoods have beside."""
+    """What a score is, if all results agree. Runs of older versions have the accuracy as score, not the likelihood."""
     scored = [c.details for result in results for c in (*result.scored, *result.references)]
     if not all("val_images" in details for details in scored):
         return ""
@@ -62,7 +62,7 @@ def _noise_words(result: SearchResult) -> str:
 
 
 def _savings(result: SearchResult) -> list[str]:
-    """What screening took, and about what it spared; nothing for a single proxy."""
+    """The time that screening took, and an estimate of the time that it saved. Nothing for a single proxy."""
     *screens, last = result.spending
     if not screens:
         return []
@@ -118,7 +118,7 @@ def markdown(result: SearchResult) -> str:
 
 
 def screening_values(result: SearchResult, candidate: Candidate) -> list[str]:
-    """What each proxy that screens said of a candidate, on its own scale, for a table."""
+    """Values of the screening proxies for a candidate, each on its own scale, as table cells."""
     values = result.screened.get(candidate.id, {})
     return [f"{values[name]:.4g}" if name in values else "-" for name in result.run.screens]
 
@@ -155,7 +155,7 @@ def score_words(candidate: Candidate) -> str:
 
 
 def _standard_error(candidate: Candidate) -> float:
-    """As the proxy tells it, or that of an accuracy over the held-out images; 0 where there are none."""
+    """Standard error of a score: from the proxy, or of an accuracy over the held-out images; 0 if it is unknown."""
     if "standard_error" in candidate.details:
         return float(candidate.details["standard_error"])
     images = float(candidate.details.get("val_images", 0))

@@ -1,18 +1,18 @@
-"""Published figures x table x proxies -> how far latencies and scores can be trusted.
+"""How far latencies, proxies and searches can be trusted, by published figures.
 
 ::
 
     results/validation/
-      scores.jsonl         one finished score a line, appended and flushed as it comes; no score is computed twice
+      scores.jsonl         one finished score per line, appended and flushed at once; no score is computed twice
       search-0.60ms/       the results folder of the search inside that budget
-      searches.jsonl       the searches that came to their end, a line each
-      validation.json      the figures with their origin, written after every step
-      validation.html      the same as a page, written by `nas validate` at the end, however it comes
+      searches.jsonl       the finished searches, one per line
+      validation.json      the figures with their sources, written after every step
+      validation.html      the same as a page, written by `nas validate` at the end, also after an error
 
-Everything is compared in standard deviations over seeds of one score of one network, pooled over the published rows.
+The unit of every comparison is the standard deviation over seeds of one score, pooled over the published networks.
 
-request.py is what is asked, run.py does it, and records.py is what comes out. run.py loads Optuna, so import
-`run_validation` by its file.
+request.py is what is asked, run.py computes it, and records.py is the result. run.py loads Optuna. To keep this package
+light, import `run_validation` from nas.validate.run.
 """
 
 from __future__ import annotations

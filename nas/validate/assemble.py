@@ -1,4 +1,4 @@
-"""Kept scores and searches -> what the validation says of latencies, proxies and recovery."""
+"""From kept scores and searches to a validation: its latency part, its proxy parts and its recovery part."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ __all__ = ["assemble", "latency_part"]
 
 
 def assemble(findings: Findings, latency: LatencyPart, *, seconds: float) -> Validation:
-    """Everything that can be said so far.
+    """The validation, as far as it has come.
 
     Args:
-        findings: of the searches, with the request and the scores.
+        findings: what the searches have found, with the request and the scores.
         latency: from `latency_part`.
         seconds: that this run of the command has taken.
     """
@@ -80,7 +80,7 @@ def assemble(findings: Findings, latency: LatencyPart, *, seconds: float) -> Val
 
 
 def latency_part(request: Request) -> LatencyPart:
-    """Every published row beside the table."""
+    """Every published latency beside the prediction of the table."""
     rows = [_latency_row(point, request.table, calibrates=True) for point in request.points]
     rows += [_latency_row(point, request.table, calibrates=False) for point in request.further]
     pairs = [(row.predicted_ms, row.published_ms) for row in rows if row.predicted_ms is not None]
@@ -93,7 +93,7 @@ def _agreement(pairs: Sequence[tuple[float, float]]) -> Agreement | None:
 
 
 def _latency_row(point: PublishedPoint, table: LatencyTable, *, calibrates: bool) -> LatencyRow:
-    """A row of the table's own points that was not fitted to is none that it can express."""
+    """One published row. A row of the table's own points that the table is not fitted to cannot be predicted by it."""
     predicted_ms, skipped = None, point.why_not if calibrates or not point.in_family else ""
     if not skipped:
         try:
@@ -205,7 +205,7 @@ def _seed_value(row: ScoredNetwork, *, seed: int) -> float | None:
 def _against_top1(
     rows: Iterable[ScoredNetwork], ranking: Callable[[ScoredNetwork], float | None]
 ) -> tuple[list[float], list[float]]:
-    """What a ranking says of the rows that it ranks, and their published accuracy."""
+    """Values of a ranking, and the published accuracies of the same rows."""
     pairs = [(value, row.top1) for row in rows if (value := ranking(row)) is not None and row.top1 is not None]
     return [value for value, _ in pairs], [top1 for _, top1 in pairs]
 

@@ -1,4 +1,4 @@
-"""How well two rankings agree, and how far the numbers behind one are repeatable."""
+"""How well two rankings agree, and how repeatable the scores behind a ranking are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RESAMPLES = 2000
 
 
 def kendall_tau_b(first: npt.ArrayLike, second: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Kendall's tau-b along the last axis; nan where either side is all ties.
+    """Kendall's tau-b along the last axis; nan if either side is all ties.
 
     Example:
         >>> float(kendall_tau_b([1, 2, 3], [10, 30, 20])).__round__(3)
@@ -44,7 +44,7 @@ def bootstrap_interval(
 
 
 def pooled_deviation(groups: Iterable[Sequence[float]]) -> float | None:
-    """Standard deviation within groups, each about its own mean; None where no group has two values.
+    """Standard deviation within groups, each around its own mean; None if no group has two values.
 
     Example:
         >>> pooled_deviation([[1.0, 3.0], [5.0, 5.0, 5.0]])
@@ -60,14 +60,14 @@ def pooled_deviation(groups: Iterable[Sequence[float]]) -> float | None:
 
 
 def deviation_within_seeds(networks: Iterable[Mapping[int, float]]) -> float | None:
-    """Standard deviation over seeds of one score, apart from what each seed does to all networks alike.
+    """Standard deviation over seeds of one score, without the effect that a seed has on all networks alike.
 
-    This is the noise in the order of networks that were scored under one seed, as a search scores them.
+    A search scores all networks under one seed. This is the noise in the order of such scores.
 
     Args:
-        networks: scores by seed; a network without a score of every seed does not count.
+        networks: scores by seed. A network that lacks the score of a seed does not count.
     Returns:
-        From the residuals of a two-way layout; None for fewer than two seeds or networks.
+        The deviation, from the residuals of a two-way layout. None for fewer than two seeds or networks.
 
     Example:
         >>> deviation_within_seeds([{0: 1.0, 1: 2.0}, {0: 5.0, 1: 6.0}])  # seed 1 gives one more to both

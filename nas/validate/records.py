@@ -1,4 +1,4 @@
-"""What a validation says: the records of validation.json, from a latency row to the whole."""
+"""The records of validation.json, from one latency row to the whole validation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = [
     "VariantPart",
 ]
 
-# The rows that proxies are compared on: one recipe, one resolution, so that the accuracy tells of the network alone.
+# Proxies are compared on rows of one recipe and one resolution, so that accuracy depends on the network alone.
 EPOCHS = 300
 RESOLUTION = 224
 NEAR_MS = (0.95, 1.20)
@@ -46,14 +46,14 @@ CLEAR = 2.0  # standard deviations
 
 
 class LatencyRow(Record):
-    """A published latency beside the table's.
+    """A published latency beside the prediction of the table.
 
     Attributes:
-        timed: `network`, or `backbone` where the classifier was left out.
-        predicted_ms: None where the table cannot say, for the reason in `skipped`.
+        timed: `network`, or `backbone` if the classifier was left out.
+        predicted_ms: None if the table cannot predict it; `skipped` has the reason.
         error: predicted / published - 1.
-        left_out_ms: predicted by the table's model fitted without this row; None where it was not fitted to it.
-        source: where the latency is printed.
+        left_out_ms: prediction of the table's model fitted without this row. None if it is not fitted to this row.
+        source: where the latency is published.
     """
 
     name: str
@@ -71,8 +71,8 @@ class LatencyPart(Record):
     """How predicted latencies agree with published ones.
 
     Attributes:
-        agreement: of all predictions; None for fewer than two.
-        unseen: the same, rows that the table was fitted to being predicted from the others.
+        agreement: of all predictions. None for fewer than two.
+        unseen: the same, with every fitted row predicted from the other rows.
     """
 
     rows: tuple[LatencyRow, ...]
@@ -81,7 +81,7 @@ class LatencyPart(Record):
 
 
 class SeedScore(Record):
-    """A score of one network under one seed, or why there is none."""
+    """The score of one network under one seed, or why there is none."""
 
     seed: int
     value: float | None = None
@@ -94,11 +94,11 @@ class ScoredNetwork(Record):
 
     Attributes:
         published_ms: published latency.
-        top1: published ImageNet accuracy, %.
-        latency_ms: predicted latency; None where the table cannot say.
-        scores: those that are finished, by seed.
-        mean: over the seeds that gave a score.
-        deviation: standard deviation over them; None for fewer than two.
+        top1: published ImageNet accuracy in %.
+        latency_ms: predicted latency. None if the table cannot predict it.
+        scores: finished scores, by seed.
+        mean: mean over the seeds with a score.
+        deviation: standard deviation over the same seeds. None for fewer than two.
     """
 
     name: str
@@ -114,7 +114,7 @@ class ScoredNetwork(Record):
     deviation: float | None = None
 
     def values(self, seeds: Sequence[int] | None = None) -> dict[int, float]:
-        """Scores by seed, failed ones left out; of `seeds` only, if given."""
+        """Scores by seed without failed ones; only those of `seeds`, if given."""
         return {s.seed: s.value for s in self.scores if s.value is not None and (seeds is None or s.seed in seeds)}
 
 
@@ -122,12 +122,13 @@ class RankAgreement(Record):
     """Kendall's tau-b against published accuracy, over the networks that have a score.
 
     Attributes:
-        networks: how many these are.
-        tau: of the mean score over seeds; None where it is not defined.
-        seeds: of the scores of each single seed.
-        low: lower end of a 95 % interval, a percentile bootstrap over networks; wide, for there are few.
+        networks: number of these networks.
+        tau: of the mean score over seeds. None if it is not defined.
+        seeds: tau of each single seed.
+        low: lower end of a 95 % interval (percentile bootstrap over networks). It is wide, because the networks are
+            few.
         high: upper end.
-        rankers: of rankings that need no proxy, over the same networks.
+        rankers: tau of rankings that need no proxy, over the same networks.
     """
 
     networks: int
@@ -144,7 +145,7 @@ class Noise:
 
     Attributes:
         deviation: None for one seed.
-        within_seeds: apart from what a seed does to all networks alike.
+        within_seeds: the same without the effect that a seed has on all networks alike.
     """
 
     deviation: float | None
@@ -152,17 +153,17 @@ class Noise:
 
 
 class Gap(Record):
-    """How far the score of one network lies above that of another, and what it costs.
+    """How far the score of one network is above the score of another, and how their latencies differ.
 
     Attributes:
-        network: name of the one.
-        other: name of the other.
+        network: name of the one network.
+        other: name of the other network.
         score: difference of their mean scores, over the compared seeds that both have.
-        deviations: the same in standard deviations of one score; None where these are unknown or 0.
-        within_seeds: the same in deviations within seeds, likewise: a gap is of differences under one seed, in which
-            what a seed does to all networks alike cancels.
-        latency_ms: predicted latency of the one minus that of the other; None where the table cannot say.
-        verdict: `better` or `worse` beyond two standard deviations of one score; None where these are unknown.
+        deviations: the same in standard deviations of one score. None if these are unknown or 0.
+        within_seeds: the same in deviations within seeds. A gap is made of differences under one seed, so the effect
+            that a seed has on all networks alike cancels.
+        latency_ms: difference of their predicted latencies. None if the table cannot predict one of them.
+        verdict: `better` or `worse` beyond two standard deviations of one score. None if these are unknown.
     """
 
     network: str
@@ -175,7 +176,7 @@ class Gap(Record):
 
     @classmethod
     def between(cls, network: ScoredNetwork, other: ScoredNetwork, *, noise: Noise, seeds: Sequence[int]) -> Gap:
-        """Compare two networks over some seeds; without a seed that both have there is no score."""
+        """Compare two networks over some seeds. Without a seed that both have, the gap has no score."""
         latency_ms = None
         if network.latency_ms is not None and other.latency_ms is not None:
             latency_ms = network.latency_ms - other.latency_ms
@@ -200,17 +201,19 @@ class ProxyPart(Record):
     """How a proxy orders the published networks.
 
     Attributes:
-        settings: of the first seed.
+        settings: settings of the first seed.
         circumstances: where the scores were computed.
-        wanted: scores there are to be.
-        failed: scores that failed.
-        deviation: standard deviation over seeds of one score, pooled over the rows; None for one seed.
-        one_set_of_weights: all seeds take trained weights from one file, whose noise is then in neither deviation.
-        within_seeds: the same apart from what a seed does to all rows alike: noise in the order under one seed.
-        all_rows: every row.
-        near_rows: those of nearly one published latency.
+        wanted: number of scores that are asked for.
+        failed: number of failed scores.
+        deviation: standard deviation over seeds of one score, pooled over the rows. None for one seed.
+        one_set_of_weights: whether all seeds use trained weights from one file. Neither deviation then has the noise of
+            that training.
+        within_seeds: the same without the effect that a seed has on all rows alike: the noise in the order of networks
+            under one seed.
+        all_rows: agreement over all rows.
+        near_rows: agreement over the rows of nearly the same published latency.
         ladder: S over T, M over S, L over M.
-        seconds: of all scores of the rows.
+        seconds: total time of the scores of the rows.
     """
 
     proxy: str
@@ -229,18 +232,18 @@ class ProxyPart(Record):
 
     @property
     def noise(self) -> Noise:
-        """Of one score."""
+        """Noise of one score."""
         return Noise(deviation=self.deviation, within_seeds=self.within_seeds)
 
 
 class ProxyPair(Record):
-    """How well the order by one proxy foretells that by another: whether it can screen for it, or stop before it.
+    """How well the order of one proxy predicts the order of another: whether it can screen for it, or replace it.
 
     Attributes:
-        networks: published rows with a score by both.
-        tau: Kendall's tau-b of the mean scores; None where it is not defined.
-        near_networks: those of nearly one published latency.
-        near_tau: over these.
+        networks: number of published rows with a score by both.
+        tau: Kendall's tau-b of the mean scores. None if it is not defined.
+        near_networks: number of these rows of nearly the same published latency.
+        near_tau: tau over these rows.
     """
 
     proxy: str
@@ -252,12 +255,12 @@ class ProxyPair(Record):
 
 
 class Opinion(Record):
-    """What another proxy, which did not choose the winner of a search, says of it.
+    """The verdict of another proxy, which did not choose the winner of a search, on that winner.
 
     Attributes:
-        proxy: its name.
-        gap: the winner over the variant, in standard deviations of this proxy; over the seeds that the search did not
-            choose by, for weights of that seed may be behind both proxies.
+        proxy: name of the proxy.
+        gap: the winner over the variant, in standard deviations of this proxy. Only seeds that the search did not use
+            count, because both proxies may use the same weights of one seed.
     """
 
     proxy: str
@@ -265,16 +268,16 @@ class Opinion(Record):
 
 
 class SearchPart(Record):
-    """A search inside a budget, and what it found beside the published variant of that budget.
+    """A search inside a budget, and its winner beside the published variant of that budget.
 
     Attributes:
-        complete: whether it came to its end.
-        networks: candidates with a score.
-        failed: candidates without.
+        complete: whether the search is finished.
+        networks: number of candidates with a score.
+        failed: number of candidates without a score.
         found: id of the winner, by its score under the seed of the search.
-        variant: the known network with the largest published latency inside the budget.
+        variant: the published variant with the largest published latency inside the budget.
         gap: the winner over the variant.
-        opinions: of the other proxies, of the same two networks.
+        opinions: of the other proxies, on the same two networks.
     """
 
     budget_ms: float
@@ -293,10 +296,10 @@ class VariantPart(Record):
     """Whether a published variant lies on the found front, within noise.
 
     Attributes:
-        rival: id of the found network with the best score, under the seed of the search, that is no slower.
+        rival: id of the found network that is no slower and has the best score under the seed of the search.
         gap: the rival over the variant.
-        on_front: the rival is not better by more than two standard deviations; None while that is unknown.
-        matched: the rival is not worse by more than two; likewise.
+        on_front: whether the rival is better by at most two standard deviations. None while that is unknown.
+        matched: whether the rival is worse by at most two standard deviations. None while that is unknown.
     """
 
     variant: str
@@ -307,7 +310,7 @@ class VariantPart(Record):
 
 
 class Hypervolumes(Record):
-    """Area below the found and the published front, score times ms, by scores as `scores` says."""
+    """Hypervolume of the found and of the published front, in score times ms. `scores` says which scores count."""
 
     scores: str
     found: float
@@ -318,13 +321,14 @@ class RecoveryPart(Record):
     """What searches find beside the published variants, under the same proxy.
 
     Attributes:
-        search_seed: under which the networks were found.
-        seeds: over which scores are compared: all others, where there are any; `search_seed` alone favours the found.
+        search_seed: seed of the searches.
+        seeds: seeds whose scores are compared: all other seeds if there are any, because `search_seed` favours found
+            networks.
         deviation: standard deviation over seeds of one score.
-        score_floor: of the hypervolumes: the score of chance, or 0 where that is unknown.
-        latency_limit_ms: of the hypervolumes: the slowest budget.
-        networks: all that are compared: the published variants, the winners and the rivals.
-        front: id, predicted latency and score under the seed of the search of what all searches found together.
+        score_floor: lower limit of the hypervolumes: the score of guessing, or 0 if that is unknown.
+        latency_limit_ms: upper limit of the hypervolumes: the slowest budget.
+        networks: all compared networks: published variants, winners and rivals.
+        front: Pareto front of all searches together: id, predicted latency, and score under the seed of the search.
     """
 
     proxy: str
@@ -341,17 +345,17 @@ class RecoveryPart(Record):
 
 
 class Validation(Record):
-    """A validation as far as it has come.
+    """A validation, as far as it has come.
 
     Attributes:
         command: the command line.
         date: when this was written, ISO 8601, UTC.
-        seconds: what this run of the command took; parts kept from earlier runs are not in it.
-        versions: of this package, Python and the libraries that shape the result.
+        seconds: time of this run of the command, without parts that earlier runs computed.
+        versions: of this package, of Python, and of the libraries that affect the result.
         data: what the proxies score on, as asked for.
-        unfinished: what is still to come, by part; empty at the end.
+        unfinished: what is missing, by part. Empty at the end.
         left_out: published rows that proxies are not compared on, each with the reason.
-        pairs: every proxy beside every later one.
+        pairs: every proxy beside every later proxy.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -375,6 +379,6 @@ class Validation(Record):
         """Read validation.json of a folder.
 
         Raises:
-            InputError: there is none, or it is broken.
+            InputError: there is no such file, or it is broken.
         """
         return read_record(folder / "validation.json", cls)

@@ -1,4 +1,4 @@
-"""What searches found beside the published variants."""
+"""Recovery: what the searches found, compared with the published variants."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["Findings", "recovery_part"]
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What the searches of a validation have found so far, and the networks that it is compared with.
+    """What the searches of a validation have found so far, and the networks to compare it with.
 
     Attributes:
         request: what is asked for.
-        scores: of the published rows and of the searches.
-        results: of the searches that have begun, by budget.
-        ended: budgets whose search has come to its end.
+        scores: scores of the published rows and of the searches.
+        results: results of the started searches, by budget.
+        ended: budgets of the finished searches.
     """
 
     request: Request
@@ -35,24 +35,24 @@ class Findings:
 
     @cached_property
     def variants(self) -> dict[str, PublishedPoint]:
-        """The published variants, as the request has them."""
+        """The published variants of the request."""
         return self.request.variants
 
     @cached_property
     def compared(self) -> dict[str, Architecture]:
-        """All that is compared, by name: the published variants, their rivals and the winners."""
+        """The networks to compare, by name: published variants, their rivals, and winners of searches."""
         networks = {name: point.architecture() for name, point in self.variants.items()}
         found = [self.best_rival(self.request.table.latency_ms(network)) for network in networks.values()]
         found += [result.winner for result in self.results.values()]
         return networks | {candidate.id: candidate.architecture for candidate in found if candidate}
 
     def best_rival(self, latency_ms: float) -> Candidate | None:
-        """The best that any search found among the networks of at most this latency."""
+        """The best network of at most this latency that any search found."""
         best = [candidate for result in self.results.values() if (candidate := result.best_under(latency_ms))]
         return max(best, key=score_of, default=None)
 
     def unscored_seeds(self) -> set[int]:
-        """The seeds under which one of the compared networks lacks the score of a proxy."""
+        """Seeds for which a compared network lacks the score of a proxy."""
         return {
             seed
             for seed in self.request.seeds
@@ -65,23 +65,23 @@ class Findings:
 
 
 def recovery_part(findings: Findings, noise: Mapping[str, Noise]) -> RecoveryPart:
-    """What the searches that there are say.
+    """The recovery part of a validation, as far as the searches have come.
 
     Args:
-        findings: of these searches.
-        noise: of one score, by proxy.
+        findings: what the searches have found.
+        noise: noise of one score, by proxy.
     """
     return _Recovery(findings, noise).part()
 
 
 class _Recovery:
-    """The searches, with every network that is compared."""
+    """The searches with the scores of all compared networks."""
 
     def __init__(self, findings: Findings, noise: Mapping[str, Noise]) -> None:
         self._findings, self._noise = findings, noise
         self._request = request = findings.request
         self._proxy, self._search_seed = request.proxies[0], request.seeds[0]
-        # The search chose its networks also for their luck under its own seed: the other seeds tell without that.
+        # The search chose its networks partly for their luck under its own seed. The other seeds do not have this bias.
         self._seeds = request.seeds[1:] or request.seeds
         self._networks = {name: self._scored(self._proxy, name) for name in findings.compared}
 
@@ -157,7 +157,7 @@ class _Recovery:
         gap = self._gap(rival.id if rival else None, name)
         verdict = gap.verdict if gap else None
         if rival is None and self._findings.ended >= set(self._request.budgets_ms):
-            verdict = "worse"  # nothing that was found is as fast
+            verdict = "worse"  # no network that was found is as fast
         return VariantPart(
             variant=name,
             rival=rival.id if rival else None,
@@ -173,7 +173,7 @@ class _Recovery:
         found: set[str],
         area: Callable[[Iterable[tuple[float, float]]], float],
     ) -> tuple[Hypervolumes, ...]:
-        """Under the seed of the search, and under the others if there are any."""
+        """Hypervolumes under the seed of the search, and under the other seeds if there are any."""
 
         def mean_area(names: Iterable[str], seeds: Sequence[int]) -> float:
             networks = map(self._networks.__getitem__, names)
@@ -196,7 +196,7 @@ class _Recovery:
         return volumes, again
 
     def _chance(self) -> float:
-        """What guessing scores: one over the classes of a proxy that tells a share of held-out images, else 0."""
+        """The score of guessing: 1 / classes for a proxy that scores held-out images, else 0."""
         for network in self._networks.values():
             line = self._findings.scores.find(self._proxy, self._search_seed, network.id)
             if line and "val_images" in line.details and "classes" in line.details:

@@ -1,4 +1,4 @@
-"""What a validation is asked for, and the published rows that it is held against."""
+"""What a validation is asked for, and the published rows that it compares with."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Request:
     """What is asked.
 
     Attributes:
-        space: searched; its references are the published variants.
-        table: gives the predicted latencies.
-        points: published rows of the table's device; the table may be fitted to them.
+        space: the search space; its references are the published variants.
+        table: predicts the latencies.
+        points: published rows of the table's device. The table may be fitted to them.
         further: other published rows.
-        proxies: names, the first being the one that searches.
-        seeds: of data and training; the first is the one that searches.
-        budgets_ms: one search each; none leaves recovery out.
+        proxies: names of the proxies. The searches use the first one.
+        seeds: random seeds of data and training. The searches use the first one.
+        budgets_ms: one search for each budget. Without budgets there is no recovery part.
         trials: candidates of a search.
         time_limit_s: of a search.
-        names: what `space`, `table` and `data` are called.
+        names: names of `space`, `table` and `data`.
         command: the command line.
     """
 
@@ -48,7 +48,7 @@ class Request:
     command: Sequence[str] = ()
 
     def latency_ms(self, network: Architecture) -> float | None:
-        """Predicted latency; None where the table cannot say."""
+        """Predicted latency; None if the table cannot predict it."""
         try:
             latency_ms = self.table.latency_ms(network)
         except MissingLatencyError:
@@ -57,14 +57,14 @@ class Request:
 
     @property
     def compared(self) -> tuple[PublishedPoint, ...]:
-        """The rows that proxies are compared on."""
+        """The published rows that proxies are compared on."""
         return tuple(point for point in (*self.points, *self.further) if unlike(point) is None)
 
     @property
     def variants(self) -> dict[str, PublishedPoint]:
-        """Known networks of the space that are published inside the slowest budget, by name, fastest first.
+        """References of the space with a published latency inside the slowest budget, by name, fastest first.
 
-        One that the table cannot say the latency of is none: nothing found can be beside it.
+        A reference without a predicted latency is left out, because no search result can be compared with it.
         """
         published = {
             point.architecture().id: point
@@ -80,10 +80,10 @@ class Request:
 
 
 def published_points(table: Path, rows: Path | None = None) -> tuple[list[PublishedPoint], list[PublishedPoint]]:
-    """The published rows of a table's device (`iphone13.points.csv` for any `iphone13...json`), and those of `rows`.
+    """The published rows of a table's device (`iphone13.points.csv` for any `iphone13...json`), and the rows of `rows`.
 
     Raises:
-        InputError: there are none at all, a file cannot be used, or both have a row of one name or of one network.
+        InputError: there are no rows, a file cannot be used, or both files have a row of the same name or network.
     """
     files = catalog.files("latency_tables", ".points.csv")
     own = files.get(table.name.split(".")[0])
@@ -105,10 +105,10 @@ def published_points(table: Path, rows: Path | None = None) -> tuple[list[Publis
 
 
 def read_budgets(text: str) -> tuple[float, ...]:
-    """`0.60,0.85` as milliseconds, `none` as nothing.
+    """Read `0.60,0.85` as milliseconds, and `none` as no budget.
 
     Raises:
-        InputError: anything else.
+        InputError: the text is neither.
     """
     if text == "none":
         return ()
@@ -122,7 +122,7 @@ def read_budgets(text: str) -> tuple[float, ...]:
 
 
 def unlike(point: PublishedPoint) -> str | None:
-    """Why a proxy is not compared on a published row; None where it is."""
+    """Why proxies are not compared on a published row; None if they are."""
     if not point.in_family:
         return point.why_not
     if point.resolution != RESOLUTION:

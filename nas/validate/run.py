@@ -1,4 +1,4 @@
-"""Score the published rows, search, and score what was found; whatever is finished is kept."""
+"""Run a validation: score the published rows, search, and score what was found. Every result is kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["run_validation"]
 
 
 class _EndedSearch(Record):
-    """A line of searches.jsonl: a search that came to the end that was asked for."""
+    """A line of searches.jsonl: a search that reached the end that was asked for."""
 
     budget_ms: float
     trials: int | None = None
@@ -30,7 +30,7 @@ class _EndedSearch(Record):
 
 
 def _ignore(what: object) -> None:
-    """Tell nobody."""
+    """Do nothing."""
 
 
 def run_validation(
@@ -42,19 +42,21 @@ def run_validation(
     say: Callable[[str], None] = _ignore,
     on_search: Callable[[Progress], None] = _ignore,
 ) -> Validation:
-    """Compare latencies, score the published rows, search, and score what was found; whatever is finished is kept.
+    """Compare latencies, score the published rows, search, and score what was found. Every result is kept.
 
     Args:
         request: what is asked.
-        build: makes the proxies of a seed, by name; called for one seed after the other, so that one is in memory.
+        build: makes the proxies of a seed, by name. It is called for one seed after the other, so that the proxies of
+            one seed are in memory at a time.
         out: the folder.
-        resume: go on with what the folder holds. More seeds, proxies, rows or trials than before are welcome.
-        say: told every finished score, and what comes next, in words.
-        on_search: called as `run_search` does.
+        resume: continue the validation in the folder. Seeds, proxies, rows or trials may be added.
+        say: gets a line of text for every finished score and every next step.
+        on_search: gets the progress of the searches, as `run_search` reports it.
     Raises:
-        InputError: no seed is asked for, the folder holds a validation and `resume` is not set, or none and it is.
-        BudgetError: a budget that no network of the space meets.
-        KeyboardInterrupt: passed on after the files of what is finished are written.
+        InputError: there is no seed; the folder has a validation and `resume` is not set; or `resume` is set and the
+            folder has none.
+        BudgetError: no network of the space meets a budget.
+        KeyboardInterrupt: passed on after the files of the finished part are written.
     """
     started, seeds = time.monotonic(), request.seeds
     if not seeds:
@@ -66,7 +68,7 @@ def run_validation(
         raise InputError(f"{out} holds a validation already: go on with it (--resume), or choose another --out")
     if resume and not begun:
         raise InputError(f"{out} holds no validation to go on with: leave --resume out to begin one")
-    # What cannot be built or gone on with is refused before the folder is touched.
+    # Proxies that cannot be built and searches that cannot be resumed are refused before the folder is touched.
     built = {seeds[0]: build(seeds[0])}
     ended = _ended_searches(request, built[seeds[0]], out)
     latency = latency_part(request)
@@ -115,7 +117,7 @@ def _score(
     *,
     say: Callable[[str], None],
 ) -> None:
-    """Score networks by every proxy of a seed."""
+    """Score networks with every proxy of a seed."""
     for proxy_name, proxy in proxies.items():
         remembering = Remembering(proxy_name, seed, proxy, scores)
         for number, (name, network) in enumerate(networks.items(), start=1):
@@ -138,7 +140,7 @@ def _search(
     say: Callable[[str], None],
     on_search: Callable[[Progress], None],
 ) -> None:
-    """Search inside a budget with the first proxy, in a results folder of its own."""
+    """Search inside a budget with the first proxy, in its own results folder."""
     name, seed = request.proxies[0], request.seeds[0]
     proxy = Remembering(name, seed, proxies[name], scores)
     plan = plan_search(
@@ -167,10 +169,10 @@ def _search(
 
 
 def _ended_searches(request: Request, proxies: Mapping[str, Proxy], out: Path) -> set[float]:
-    """Budgets whose search came to its end before, asked for in the same way.
+    """Budgets whose search is finished and was asked for with the same limits.
 
     Raises:
-        InputError: a search was begun in another way.
+        InputError: a search was started with other settings.
     """
     limits, name = (request.trials, request.time_limit_s), request.proxies[0]
     asked = {
@@ -193,7 +195,7 @@ def _ended_searches(request: Request, proxies: Mapping[str, Proxy], out: Path) -
 
 
 def _results(request: Request, out: Path) -> dict[float, SearchResult]:
-    """The searches that have begun, by budget."""
+    """Results of the started searches, by budget."""
     folders = {budget_ms: _search_folder(out, budget_ms) for budget_ms in request.budgets_ms}
     return {budget: SearchResult.load(path) for budget, path in folders.items() if (path / "run.json").exists()}
 

@@ -1,4 +1,4 @@
-"""Scores that are computed once: every one is kept before anything else is done."""
+"""Scores that are computed once: each score is on disk before the next step."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class KeptScore(Record):
 
 
 class KeptScores:
-    """Every score that is finished, on disk before anything else is done.
+    """All finished scores, in memory and in scores.jsonl.
 
-    A score is known by proxy, settings, network and seed; where it was computed may differ.
+    Proxy, settings, network and seed identify a score. The machine that computed it does not matter.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,14 +58,14 @@ class KeptScores:
             self._remember(line)
 
     def use(self, name: str, seed: int, proxy: Proxy) -> None:
-        """From now on scores of this proxy and seed are those with its settings."""
+        """From now on, look for scores of this proxy and seed under its settings."""
         self._used[name, seed] = proxy.settings()
 
     def find(self, name: str, seed: int, network: str) -> KeptScore | None:
-        """The score of a network by its id, under the settings used in this run.
+        """The score of a network by its id, under the settings of this run.
 
-        For a seed whose proxy is not built yet, those of the last score count, if they differ from the settings of the
-        built ones in nothing but the seed.
+        If the proxy of a seed is not built yet, the settings of its last kept score are used. They must equal the
+        settings of the built proxies, except for the seed.
         """
         settings = self._used.get((name, seed), self._last.get((name, seed)))
         built = (used for (proxy, _), used in self._used.items() if proxy == name)
@@ -92,18 +92,18 @@ class Remembering:
         scores.use(name, seed, proxy)
 
     def settings(self) -> dict[str, Any]:
-        """Those of the proxy."""
+        """The settings of the proxy."""
         return self._proxy.settings()
 
     def estimate_seconds(self, architecture: Architecture) -> float:
-        """As the proxy has it."""
+        """The estimate of the proxy."""
         return self._proxy.estimate_seconds(architecture)
 
     def score(self, architecture: Architecture) -> Score:
-        """The kept score, else a fresh one, which is kept.
+        """The kept score, or else a new score, which is then kept.
 
         Raises:
-            ScoringFailed: the proxy has no score of this network, now or then.
+            ScoringFailed: the proxy cannot score this network, now or when it was tried before.
         """
         kept, fresh = self._scores.find(self._name, self._seed, architecture.id), None
         if kept is None:
@@ -134,7 +134,7 @@ def scored_network(
     network: Architecture,
     point: PublishedPoint | None = None,
 ) -> ScoredNetwork:
-    """A network with the scores that there are of it."""
+    """A network with its scores so far."""
     counts = count(network)
     lines = [line for seed in request.seeds if (line := scores.find(proxy, seed, network.id))]
     values = [line.value for line in lines if line.value is not None]
@@ -154,12 +154,12 @@ def scored_network(
 
 
 def names_its_seed(settings: Mapping[str, Any]) -> bool:
-    """Whether a file that a proxy uses has `{seed}` in its name, and so is another one for each seed."""
+    """Whether a proxy uses a file with `{seed}` in its name, and so another file for each seed."""
     return any("{seed}" in str(value) for value in settings.values())
 
 
 def _apart_from_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What proxies of all seeds have in common; the words for synthetic data and a file of its own tell the seed."""
+    """The settings that proxies of all seeds share. Descriptions of synthetic data and files per seed name the seed."""
     of_the_seed = {*CIRCUMSTANCES, "seed"}
     if names_its_seed(settings):
         of_the_seed.add("digest")
@@ -168,6 +168,6 @@ def _apart_from_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
-    """Equal for scores that may stand beside each other."""
+    """Equal for scores that can be compared."""
     own = {name: value for name, value in settings.items() if name not in CIRCUMSTANCES}
     return digest_of(json.dumps(own, sort_keys=True))
