@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from nas.data import ImageSet
-from nas.networks import Architecture, AttentionSpec, ConvSpec, StageSpec
+from nas.networks import Architecture, AttentionSpec, ConvSpec, SearchSpace, StageSpec
+from nas.training import SupernetRecipe, train_supernet
 
 torch.set_num_threads(1)  # small networks run no faster on more, and a shared machine much slower
 
@@ -137,3 +138,18 @@ def trained() -> Callable[[nn.Module], nn.Module]:
         return module.eval()
 
     return train
+
+
+@pytest.fixture(scope="session")
+def tiny_supernet(colours: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A supernet of the tiny space, trained on the colours until its networks can tell them apart."""
+    return train_supernet(
+        SearchSpace.find("tiny"),
+        colours,
+        tmp_path_factory.mktemp("supernet") / "tiny.safetensors",
+        recipe=SupernetRecipe(images=64 * 24, batch_size=64),
+        seed=0,
+        device="cpu",
+        precision="fp32",
+        on_progress=lambda progress: None,
+    )

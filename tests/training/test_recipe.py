@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from nas.networks import Architecture, AttentionSpec, ConvSpec, StageSpec
+from nas.data import ImageSet
+from nas.networks import Architecture, AttentionSpec, ConvSpec, SearchSpace, StageSpec
 from nas.networks.modules import residual_norms
-from nas.training.recipe import Optimizer, faster_precision, initial_network, schedule
+from nas.training import load_supernet
+from nas.training.recipe import Optimizer, calibrate_norms, faster_precision, initial_network, schedule
 
 CONV = ConvSpec(kernel=3, expansion=2)
 ATTENTION = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)
@@ -134,3 +138,27 @@ def test_faster_precision_is_settled_once() -> None:
     assert first in ("fp32", "bf16")
     assert first == faster_precision("cpu")
     assert faster_precision.cache_info().misses == 1
+
+
+class TestCalibration:
+    def test_statistics_are_the_means_over_the_batches(self, tiny_supernet: Path) -> None:
+        network = load_supernet(tiny_supernet).network(SearchSpace.find("tiny").references["tiny_a"])
+        batches = [torch.randn(16, 3, 32, 32) + shift for shift in (0, 1, 5)]
+
+        calibrate_norms(network, batches, precision="fp32")
+
+        stem = network.layers[0].first
+        means = [stem.conv(batch).mean((0, 2, 3)) for batch in batches]
+        torch.testing.assert_close(torch.stack(means).mean(0), stem.norm.running_mean)
+        assert not network.training
+
+    def test_score_does_not_depend_on_what_was_scored_before(self, tiny_supernet: Path, colours: ImageSet) -> None:
+        network = load_supernet(tiny_supernet).network(SearchSpace.find("tiny").references["tiny_a"])
+        batches = [torch.randn(16, 3, 32, 32)]
+
+        calibrate_norms(network, batches, precision="fp32")
+        first = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        calibrate_norms(network, [batches[0] + 9], precision="fp32")
+        calibrate_norms(network, batches, precision="fp32")
+
+        assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in first.items())

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nas.data import ImageSet
+from nas.errors import InputError
+from nas.networks import SearchSpace
+from nas.proxies import ScoringFailed, build_proxies
+from nas.proxies.supernet import InheritedWeights
+from nas.training import load_supernet
+
+SPACE = SearchSpace.find("tiny")
+
+
+class TestProxy:
+    @staticmethod
+    def _proxy(supernet: Path, images: ImageSet) -> InheritedWeights:
+        return InheritedWeights(
+            supernet=load_supernet(supernet),
+            image_set=images,
+            source=supernet,
+            precision="fp32",
+            seed=0,
+            device="cpu",
+        )
+
+    def test_trained_supernet_scores_above_chance(self, tiny_supernet: Path, colours: ImageSet) -> None:
+        score = self._proxy(tiny_supernet, colours).score(SPACE.references["tiny_a"])
+
+        assert score.value > 0.7  # chance is 0.25
+
+    def test_network_outside_the_supernet_has_no_score(self, tiny_supernet: Path, colours: ImageSet) -> None:
+        with pytest.raises(ScoringFailed, match="does not fit into the supernet"):
+            self._proxy(tiny_supernet, colours).score(SearchSpace.find("iformer").references["iformer_t"])
+
+    def test_data_with_other_classes_are_refused(self, tiny_supernet: Path, tmp_path: Path) -> None:
+        from PIL import Image
+
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            for index in range(12):
+                Image.new("RGB", (32, 32)).save(tmp_path / name / f"{index}.png")
+
+        with pytest.raises(InputError, match=r"was trained for 4 classes, .* has 2"):
+            build_proxies("supernet", data=str(tmp_path), seed=0, options={"supernet": str(tiny_supernet)})

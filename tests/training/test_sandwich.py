@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nas.data import ImageSet
+from nas.errors import BudgetError, InputError, NasError
+from nas.networks import Architecture, SearchSpace, count, operations
+from nas.networks.modules import build_model, save_weights
+from nas.training import Limit, SupernetRecipe, TrainingProgress, load_supernet, sandwich, train_supernet
+from nas.training.recipe import Optimizer
+
+SPACE = SearchSpace.find("tiny")
+NARROW = Limit(admits=lambda network: network.stages[0].channels == 8, words="narrow")
+
+
+class _StopError(Exception):
+    """What ends a training from outside."""
+
+
+def _train(images: ImageSet, path: Path, *, images_seen: int = 64 * 4, stop_after: int = 0, **options: Any) -> Path:
+    def watch(progress: TrainingProgress) -> None:
+        if progress.done == stop_after:
+            raise _StopError
+
+    recipe = SupernetRecipe(images=images_seen, batch_size=64)
+    settings = {"seed": 0, "device": "cpu", "precision": "fp32", "on_progress": watch, **options}
+    return train_supernet(SPACE, images, path, recipe=settings.pop("recipe", recipe), **settings)
+
+
+class TestTraining:
+    def test_largest_and_smallest_learn(self, colours: ImageSet, tmp_path: Path) -> None:
+        seen: list[TrainingProgress] = []
+
+        _train(colours, tmp_path / "x.safetensors", images_seen=64 * 24, on_progress=seen.append)
+
+        assert seen[-1].largest < seen[0].largest - 0.1
+        assert seen[-1].smallest < seen[0].smallest - 0.1
+        assert [progress.steps for progress in seen] == [24] * 24
+
+    def test_killed_training_goes_on_to_the_same_weights(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nas.training.sandwich._CHECKPOINT_S", -1.0)
+        straight = _train(colours, tmp_path / "straight.safetensors")
+        with pytest.raises(_StopError):
+            _train(colours, tmp_path / "stopped.safetensors", stop_after=3)
+
+        seen: list[TrainingProgress] = []
+        stopped = _train(colours, tmp_path / "stopped.safetensors", on_progress=seen.append)
+
+        assert [progress.done for progress in seen] == [3, 4]
+        assert straight.read_bytes() == stopped.read_bytes()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped.safetensors", "straight.safetensors"]
+
+    def test_checkpoint_of_another_training_is_refused(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nas.training.sandwich._CHECKPOINT_S", -1.0)
+        with pytest.raises(_StopError):
+            _train(colours, tmp_path / "x.safetensors", stop_after=2)
+
+        with pytest.raises(InputError, match="is of a training with another seed: repeat its options, or remove it"):
+            _train(colours, tmp_path / "x.safetensors", seed=1)
+        with pytest.raises(InputError, match="is a checkpoint of a training that has not ended"):
+            load_supernet(tmp_path / "x.safetensors.checkpoint")
+
+    def test_file_that_is_there_is_kept(self, colours: ImageSet, tiny_supernet: Path) -> None:
+        with pytest.raises(InputError, match="is there already"):
+            _train(colours, tiny_supernet)
+
+    def test_only_wanted_networks_are_trained(self, colours: ImageSet, tmp_path: Path) -> None:
+        untouched = load_supernet(_train(colours, tmp_path / "a.safetensors", images_seen=1, limit=NARROW))
+        trained = load_supernet(_train(colours, tmp_path / "b.safetensors", limit=NARROW))
+
+        # Two widths in the first stage: with the narrow one alone, the other half of the stem learns nothing.
+        name = "stem.project.conv.weight"
+        change = (trained.weights.tensors[name] - untouched.weights.tensors[name]).flatten(1).abs().sum(1)
+        assert change[:8].min() > 0
+        assert change[8:].max() == 0
+
+    def test_it_may_begin_with_the_weights_of_a_network(self, colours: ImageSet, tmp_path: Path) -> None:
+        donor = build_model(SPACE.references["tiny_a"].at(resolution=32, num_classes=4))
+        save_weights(donor, tmp_path / "donor.safetensors", metadata={})
+
+        begun = _train(colours, tmp_path / "x.safetensors", images_seen=1, init=tmp_path / "donor.safetensors")
+
+        # One step moves a weight by a tenth of the learning rate; the kernels are 0.02 wide.
+        theirs = donor.state_dict()["layers.0.first.conv.weight"].flatten(1)
+        mine = load_supernet(begun).weights.tensors["stem.first.conv.weight"].flatten(1)
+        nearest = torch.cdist(theirs, mine).min(dim=1).values
+        assert nearest.max() < 0.2 * theirs.norm(dim=1).min()
+
+    def test_limit_that_nothing_meets_is_refused(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nas.training.sandwich._POOL_DRAWS", 100)
+        nothing = Limit(admits=lambda network: False, words="at most 0 ms")
+
+        with pytest.raises(BudgetError, match="of 100 random networks of the space none is at most 0 ms"):
+            _train(colours, tmp_path / "x.safetensors", limit=nothing)
+
+    def test_networks_too_rare_to_be_met_again_are_taken_from_those_met_first(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nas.training.sandwich._STEP_DRAWS", 0)
+
+        assert _train(colours, tmp_path / "x.safetensors", limit=Limit(admits=lambda network: True, words="any"))
+
+    def test_interrupted_training_goes_on_from_its_last_step(self, colours: ImageSet, tmp_path: Path) -> None:
+        straight = _train(colours, tmp_path / "straight.safetensors")
+
+        def interrupt(progress: TrainingProgress) -> None:
+            if progress.done == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            _train(colours, tmp_path / "x.safetensors", on_progress=interrupt)
+        seen: list[TrainingProgress] = []
+        stopped = _train(colours, tmp_path / "x.safetensors", on_progress=seen.append)
+
+        assert [progress.done for progress in seen] == [4]
+        assert straight.read_bytes() == stopped.read_bytes()
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_interruption_of_a_step_waits_for_its_end(
+        self, number: signal.Signals, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        straight = _train(colours, tmp_path / "straight.safetensors")
+        step, steps = Optimizer.step, iter(range(9))
+
+        def interrupted(self: Optimizer, share: float) -> None:
+            if next(steps) == 2:
+                os.kill(os.getpid(), number)
+            step(self, share)
+
+        # As the command line does; a shell starts what runs in its background with SIGINT ignored.
+        before = signal.signal(number, signal.default_int_handler)
+        try:
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(Optimizer, "step", interrupted)
+                _train(colours, tmp_path / "x.safetensors")
+        finally:
+            signal.signal(number, before)
+        seen: list[TrainingProgress] = []
+        stopped = _train(colours, tmp_path / "x.safetensors", on_progress=seen.append)
+
+        assert [progress.done for progress in seen] == [4]
+        assert straight.read_bytes() == stopped.read_bytes()
+
+    def test_a_step_trains_largest_smallest_and_random_networks_on_what_the_largest_says(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        passes: list[tuple[Architecture, Tensor]] = []
+        told: list[Tensor] = []
+        logits, cross_entropy = sandwich._Training._logits, F.cross_entropy
+
+        def watched(self: Any, architecture: Architecture, images: Tensor) -> Tensor:
+            passes.append((architecture, logits(self, architecture, images)))
+            return passes[-1][1]
+
+        def compared(outputs: Tensor, targets: Tensor, **options: Any) -> Tensor:
+            told.append(targets)
+            return cross_entropy(outputs, targets, **options)
+
+        monkeypatch.setattr(sandwich._Training, "_logits", watched)
+        monkeypatch.setattr("nas.training.sandwich.F.cross_entropy", compared)
+        _train(colours, tmp_path / "x.safetensors", recipe=SupernetRecipe(images=192, batch_size=64))
+
+        steps = [[count(network).macs for network, _ in passes[start : start + 4]] for start in (0, 4, 8)]
+        sizes = {"resolution": 32, "num_classes": 4}
+        for step in steps:
+            assert step[0] == max(step) > count(SPACE.references["tiny_a"].at(**sizes)).macs
+            assert (
+                step[1]
+                == count(SPACE.extreme(lambda layer: sum(part.macs for part in operations(layer))).at(**sizes)).macs
+            )
+        assert len({network.id for network, _ in passes}) > 4  # the random ones are others in every step
+        for start in (0, 4, 8):
+            assert told[start].dtype == torch.int64
+            for targets in told[start + 1 : start + 4]:
+                torch.testing.assert_close(targets, passes[start][1].softmax(1))
+
+    def test_data_with_a_step_too_large_for_memory_is_named(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> None:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+        monkeypatch.setattr(sandwich._Training, "losses", full)
+
+        with pytest.raises(
+            NasError, match=r"out of memory on cpu with 64 images a step of 32 px; try a smaller --batch"
+        ):
+            _train(colours, tmp_path / "x.safetensors")
+
+    def test_several_processes_without_torchrun_are_refused(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+
+        with pytest.raises(
+            InputError, match="WORLD_SIZE is 2, and LOCAL_RANK is not set: start the processes with torc"
+        ):
+            _train(colours, tmp_path / "x.safetensors")
+
+    def test_training_goes_on_in_its_precision(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nas.training.sandwich._CHECKPOINT_S", -1.0)
+        straight = _train(colours, tmp_path / "straight.safetensors", precision="bf16")
+        with pytest.raises(_StopError):
+            _train(colours, tmp_path / "x.safetensors", precision="bf16", stop_after=3)
+
+        monkeypatch.setattr("nas.training.sandwich.faster_precision", lambda device: "fp32")
+        stopped = _train(colours, tmp_path / "x.safetensors", precision=None)
+
+        assert straight.read_bytes() == stopped.read_bytes()
+
+    def test_processes_share_their_gradients(self, tmp_path: Path) -> None:
+        (tmp_path / "watched.py").write_text(
+            "import torch.distributed as dist\n"
+            "import torch\n"
+            "from nas.training import sandwich\n"
+            "from nas.cli import main\n"
+            "update, losses = sandwich._Training.update, sandwich._Training.losses\n"
+            "def apart(self, images, labels):\n"
+            "    both = [torch.empty_like(images) for _ in range(2)]\n"
+            "    dist.all_gather(both, images)\n"
+            "    assert not torch.equal(*both), 'the processes see the same images'\n"
+            "    return losses(self, images, labels)\n"
+            "sandwich._Training.losses = apart\n"
+            "def watched(self, share):\n"
+            "    update(self, share)\n"
+            "    own = torch.stack([tensor.detach().double().sum() for tensor in self.weights.tensors.values()])\n"
+            "    both = [torch.zeros_like(own) for _ in range(2)]\n"
+            "    dist.all_gather(both, own)\n"
+            "    assert torch.equal(*both), 'the processes have other weights'\n"
+            "sandwich._Training.update = watched\n"
+            "main()\n"
+        )
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command += ["watched.py", "supernet", "train", "--space", "tiny"]
+        command += ["--images", "128", "--resolution", "32", "--out", "both.safetensors"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+        assert done.returncode == 0, done.stderr
+
+    def test_two_processes_train_one_supernet(self, tmp_path: Path) -> None:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command += ["--no-python", str(Path(sys.executable).with_name("nas")), "supernet", "train", "--space", "tiny"]
+        command += ["--images", "128", "--resolution", "32", "--out", "both.safetensors"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+        assert done.returncode == 0, done.stderr
+        assert load_supernet(tmp_path / "both.safetensors").num_classes == 20
+        assert done.stdout.split() == ["both.safetensors"]
