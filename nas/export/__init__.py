@@ -1,6 +1,6 @@
 """How networks are exported to other tools: one module per format, with the two members of `Exporter`.
 
-`nas/export/onnx.py` is `--format onnx`. tests/export/test_contract.py runs the same contract tests on every module here.
+`nas/export/onnx.py` is `--format onnx`. tests/export/test_contract.py runs the same tests on every module here.
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ def timed_model(subject: Subject) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # A latency table has hundreds of layers. The older exporter takes 15 to 40 ms per layer, the newer one 550 to
-        # 870 ms (measured on x86, torch 2.13). ONNX Runtime makes the same graph of both (tests/export/test_contract.py).
+        # 870 ms (measured on x86, torch 2.13). ONNX Runtime makes the same graph of both
+        # (tests/export/test_contract.py).
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             build_deployed(subject),
