@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.options import JsonOption, TableOption
+from nas.cli import options
 from nas.cli.terminal import print_data, print_json, print_table
 
 __all__ = ["latency"]
@@ -15,8 +15,8 @@ __all__ = ["latency"]
 
 def latency(
     network: Annotated[str, typer.Argument(help="A reference (iformer_m), an architecture file, or - for stdin.")],
-    table: TableOption = "iphone13",
-    as_json: JsonOption = False,
+    table: options.Table = "iphone13",
+    as_json: options.Json = False,
 ) -> None:
     """Predict the latency of a network, layer by layer.
 

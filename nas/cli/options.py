@@ -10,51 +10,51 @@ import typer
 from nas.errors import InputError
 
 __all__ = [
-    "DataOption",
-    "DeviceOption",
-    "EffortOption",
-    "JsonOption",
-    "ResultsArgument",
-    "RunnerOption",
-    "SettingsOption",
-    "SpaceOption",
-    "SupernetOption",
-    "TableOption",
-    "ThreadsOption",
+    "Data",
+    "Device",
+    "Effort",
+    "Json",
+    "Results",
+    "Runner",
+    "Settings",
+    "Space",
+    "Supernet",
+    "Table",
+    "Threads",
     "read_fraction",
     "read_seconds",
     "read_settings",
 ]
 
 
-SpaceOption = Annotated[str, typer.Option("--space", help="Search space: a name or a .toml file.")]
-TableOption = Annotated[str, typer.Option("--table", help="Latency table: a name, its beginning, or a .json file.")]
-DataOption = Annotated[
+Space = Annotated[str, typer.Option("--space", help="Search space: a name or a .toml file.")]
+Table = Annotated[str, typer.Option("--table", help="Latency table: a name, its beginning, or a .json file.")]
+Data = Annotated[
     str, typer.Option("--data", help="synthetic, a folder of class folders, Parquet files, or a hub data set.")
 ]
-EffortOption = Annotated[
+Effort = Annotated[
     str | None,
     typer.Option("--effort", help="Of short training: quick, standard or thorough.", show_default="quick"),
 ]
-SupernetOption = Annotated[
+Supernet = Annotated[
     Path | None,
     typer.Option("--supernet", help="File for --proxy supernet; {seed} in its name is the seed.", show_default=False),
 ]
-DeviceOption = Annotated[
+Device = Annotated[
     str, typer.Option("--device", help="NAME or NAME://ADDRESS, such as ssh://user@host:22; nas devices lists them.")
 ]
-ThreadsOption = Annotated[
+Threads = Annotated[
     int | None, typer.Option("--threads", min=1, max=1024, help="Threads of the runtime.", show_default="1")
 ]
-RunnerOption = Annotated[
+Runner = Annotated[
     Path | None, typer.Option("--runner", help="Program to run on the device (android).", show_default=False)
 ]
-SettingsOption = Annotated[
+Settings = Annotated[
     list[str] | None,
     typer.Option("--option", help="NAME=VALUE of the device; may be repeated.", show_default=False),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
-ResultsArgument = Annotated[Path, typer.Argument(help="A results folder.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+Results = Annotated[Path, typer.Argument(help="A results folder.", show_default=False)]
 
 
 def read_seconds(text: str) -> float:

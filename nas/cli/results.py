@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli.options import JsonOption, ResultsArgument
+from nas.cli import options
 from nas.cli.terminal import print_data, print_json, print_table, say
 from nas.cli.validate import print_validation
 from nas.errors import InputError
@@ -41,7 +41,7 @@ def plot(
     say(f"written to {out}")
 
 
-def show(results: ResultsArgument, as_json: JsonOption = False) -> None:
+def show(results: options.Results, as_json: options.Json = False) -> None:
     """Show the winner, the front and the references of a run, or what a validation says.
 
     Example: nas show results/iformer-1.1ms
@@ -60,7 +60,7 @@ def show(results: ResultsArgument, as_json: JsonOption = False) -> None:
 
 
 def front(
-    results: ResultsArgument,
+    results: options.Results,
     budget_ms: Annotated[float, typer.Option(help="Latency budget in ms.", show_default=False)],
 ) -> None:
     """Print the architecture of the best network of a run inside another budget, as JSON.

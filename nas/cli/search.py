@@ -9,16 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.options import (
-    DataOption,
-    EffortOption,
-    JsonOption,
-    SpaceOption,
-    SupernetOption,
-    TableOption,
-    read_seconds,
-    read_settings,
-)
+from nas.cli import options
 from nas.cli.results import print_result, result_json
 from nas.cli.terminal import data_watch, print_json, say, say_progress
 from nas.errors import InputError, NasError
@@ -28,8 +19,8 @@ __all__ = ["search"]
 
 def search(
     budget_ms: Annotated[float, typer.Option(help="Upper limit of the predicted latency in ms.", show_default=False)],
-    space: SpaceOption = "iformer",
-    table: TableOption = "iphone13",
+    space: options.Space = "iformer",
+    table: options.Table = "iphone13",
     proxy: Annotated[
         str, typer.Option(help="What scores a candidate; of CHEAP,DEAR the cheap one screens and the dear one decides.")
     ] = "short-training",
@@ -41,9 +32,9 @@ def search(
         list[str] | None,
         typer.Option("--option", help="NAME=VALUE of the proxy; may be repeated.", show_default=False),
     ] = None,
-    effort: EffortOption = None,
-    supernet: SupernetOption = None,
-    data: DataOption = "synthetic",
+    effort: options.Effort = None,
+    supernet: options.Supernet = None,
+    data: options.Data = "synthetic",
     trials: Annotated[int | None, typer.Option(min=1, help="Candidates to score.", show_default=False)] = None,
     time_limit: Annotated[
         str | None, typer.Option(help="End after this long: 90s, 10m, 2h.", show_default="10m without --trials")
@@ -60,7 +51,7 @@ def search(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Results folder.", show_default="results/SPACE-BUDGETms")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the results folder.")] = False,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Find the best network inside a latency budget.
 
@@ -77,7 +68,7 @@ def search(
         raise InputError(f"--screen {screen} needs a proxy that screens: --proxy CHEAP,{proxy}")
     # What `kill` sends ends a search as Ctrl-C does: with the files of what is finished.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    limit_s = read_seconds(time_limit) if time_limit else None if trials else 600.0
+    limit_s = options.read_seconds(time_limit) if time_limit else None if trials else 600.0
     search_space = SearchSpace.find(space)
     latency_table, table_path = LatencyTable.find(table)
     folder = out or _default_out(space, budget_ms, resume=resume)
@@ -85,7 +76,11 @@ def search(
     check_budget(search_space, latency_table, budget_ms, confidence)
     with data_watch() as watch:
         built = build_proxies(
-            proxy, data=data, seed=seed, options=read_settings(option, effort=effort, supernet=supernet), progress=watch
+            proxy,
+            data=data,
+            seed=seed,
+            options=options.read_settings(option, effort=effort, supernet=supernet),
+            progress=watch,
         )
     decides, last = built.popitem()
     planned = plan_search(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.options import JsonOption, TableOption
+from nas.cli import options
 from nas.cli.terminal import print_data, print_json, print_table
 
 __all__ = ["app"]
@@ -17,8 +17,8 @@ app = typer.Typer(help="Search spaces.", no_args_is_help=True)
 @app.command("show")
 def space_show(
     space: Annotated[str, typer.Argument(help="A space name or file.")] = "iformer",
-    table: TableOption = "iphone13",
-    as_json: JsonOption = False,
+    table: options.Table = "iphone13",
+    as_json: options.Json = False,
 ) -> None:
     """Show the size of a space, its cheapest and dearest networks, its references and latency quantiles.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.cli.options import DataOption, SpaceOption, TableOption
+from nas.cli import options
 from nas.cli.terminal import data_watch, print_data, progress_bar, say
 from nas.errors import InputError
 
@@ -29,8 +29,8 @@ _LOG_EVERY_S = 60.0
 
 @app.command("train")
 def supernet_train(
-    space: SpaceOption = "iformer",
-    data: DataOption = "synthetic",
+    space: options.Space = "iformer",
+    data: options.Data = "synthetic",
     images: Annotated[
         int, typer.Option(min=1, help="Images that each network of a step sees, with repetition.")
     ] = 32_000,
@@ -40,7 +40,7 @@ def supernet_train(
         float | None,
         typer.Option(help="Train only networks of this latency, a fraction of the work.", show_default=False),
     ] = None,
-    table: TableOption = "iphone13",
+    table: options.Table = "iphone13",
     init: Annotated[
         Path | None,
         typer.Option(help="Begin with the weights of an iFormer (.safetensors, .pth).", show_default=False),

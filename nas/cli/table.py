@@ -11,16 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli.options import (
-    DeviceOption,
-    JsonOption,
-    RunnerOption,
-    SettingsOption,
-    SpaceOption,
-    ThreadsOption,
-    read_fraction,
-    read_settings,
-)
+from nas.cli import options
 from nas.cli.terminal import print_data, print_json, print_table, progress_bar, say
 from nas.errors import InputError
 
@@ -36,11 +27,11 @@ app = typer.Typer(help="Latency tables: build, list and show them.", no_args_is_
 
 @app.command("build")
 def table_build(
-    device: DeviceOption = "onnxruntime",
-    space: SpaceOption = "iformer",
-    threads: ThreadsOption = None,
-    runner: RunnerOption = None,
-    option: SettingsOption = None,
+    device: options.Device = "onnxruntime",
+    space: options.Space = "iformer",
+    threads: options.Threads = None,
+    runner: options.Runner = None,
+    option: options.Settings = None,
     sample: Annotated[
         float | None,
         typer.Option(
@@ -68,7 +59,7 @@ def table_build(
     from nas.networks import SearchSpace
 
     search_space = SearchSpace.find(space)
-    error = read_fraction("--until-error", until_error) if until_error else None
+    error = options.read_fraction("--until-error", until_error) if until_error else None
     if out is not None and out.suffix != ".json":
         raise InputError(f"{out}: a table is a .json file")
     with _opened(device, threads=threads, runner=runner, settings=option) as opened:
@@ -104,16 +95,16 @@ def table_check(
         str | None,
         typer.Option(help="NAME or NAME://ADDRESS.", show_default="the kind that measured the table"),
     ] = None,
-    space: SpaceOption = "iformer",
-    threads: ThreadsOption = None,
-    runner: RunnerOption = None,
-    option: SettingsOption = None,
+    space: options.Space = "iformer",
+    threads: options.Threads = None,
+    runner: options.Runner = None,
+    option: options.Settings = None,
     networks: Annotated[int, typer.Option(min=4, help="Random networks to compare, beside the references.")] = 40,
     calibrate: Annotated[
         int, typer.Option(min=0, help="Further random networks to learn a correction from; it stays in the table.")
     ] = 0,
     rounds: Annotated[int, typer.Option(min=2, help="How often each network is timed.")] = 5,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Time whole networks on the device of a table, and store in the table how far its sums can be trusted.
 
@@ -230,12 +221,12 @@ def _opened(device: str, *, threads: int | None, runner: Path | None, settings: 
     """A device with its options, closed at the end however it comes."""
     from nas.devices import open_device
 
-    options = read_settings(settings, threads=threads, runner=runner)
+    given = options.read_settings(settings, threads=threads, runner=runner)
     # What `kill` sends, or a terminal that is closed, must close the device, too.
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)
-    opened = open_device(device, options)
+    opened = open_device(device, given)
     try:
         yield opened
     finally:

@@ -9,16 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.cli.options import (
-    DataOption,
-    EffortOption,
-    JsonOption,
-    SpaceOption,
-    SupernetOption,
-    TableOption,
-    read_seconds,
-    read_settings,
-)
+from nas.cli import options
 from nas.cli.terminal import data_watch, print_data, print_json, print_table, say, say_progress
 
 if TYPE_CHECKING:
@@ -28,7 +19,7 @@ __all__ = ["print_validation", "validate"]
 
 
 def validate(
-    data: DataOption = "synthetic",
+    data: options.Data = "synthetic",
     proxy: Annotated[str, typer.Option(help="What to validate: proxies, each alone; the first searches.")] = (
         "short-training"
     ),
@@ -36,10 +27,10 @@ def validate(
         list[str] | None,
         typer.Option("--option", help="NAME=VALUE of the proxies; may be repeated.", show_default=False),
     ] = None,
-    effort: EffortOption = None,
-    supernet: SupernetOption = None,
-    table: TableOption = "iphone13",
-    space: SpaceOption = "iformer",
+    effort: options.Effort = None,
+    supernet: options.Supernet = None,
+    table: options.Table = "iphone13",
+    space: options.Space = "iformer",
     seeds: Annotated[int, typer.Option(help="Scores of each network; the first is that of the searches.")] = 3,
     rows: Annotated[
         Path | None, typer.Option(help="Further published networks, in the form of .points.csv.", show_default=False)
@@ -51,7 +42,7 @@ def validate(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results/validation"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what the folder holds.")] = False,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Say how far latencies and scores can be trusted, by published figures; leaves a page and a JSON document.
 
@@ -76,11 +67,11 @@ def validate(
         seeds=tuple(range(seeds)),
         budgets_ms=read_budgets(budgets),
         trials=trials,
-        time_limit_s=read_seconds(time_limit) if time_limit else None if trials else 600.0,
+        time_limit_s=options.read_seconds(time_limit) if time_limit else None if trials else 600.0,
         names={"space": space, "table": table_path.name.removesuffix(".json"), "data": data},
         command=["nas", *sys.argv[1:]],
     )
-    settings = read_settings(option, effort=effort, supernet=supernet)
+    settings = options.read_settings(option, effort=effort, supernet=supernet)
 
     def build(seed: int) -> dict[str, Proxy]:
         with data_watch() as watch:

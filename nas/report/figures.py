@@ -11,7 +11,7 @@ from nas.files import write_beside
 from nas.latency import LatencyTable, PublishedTime
 from nas.report.words import score_meaning, score_words
 from nas.search import Candidate, SearchResult
-from nas.validate import LADDER, ProxyPart, RecoveryPart
+from nas.validate.records import LADDER, ProxyPart, RecoveryPart
 
 __all__ = ["fronts_figure", "score_figure", "write_plot"]
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from nas.report.figures import fronts_figure, score_figure
 from nas.report.words import settings_words
-from nas.validate import (
+from nas.validate import Validation
+from nas.validate.records import (
     CLEAR,
     EPOCHS,
     NEAR_MS,
@@ -19,7 +20,6 @@ from nas.validate import (
     ProxyPart,
     RankAgreement,
     RecoveryPart,
-    Validation,
 )
 
 __all__ = ["Section", "validation_sections"]

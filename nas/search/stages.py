@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from nas.latency import LatencyTable
 from nas.networks import Architecture
@@ -46,9 +46,10 @@ class Attempt:
         return self.score.value if self.score else None
 
     @property
-    def details(self) -> dict[str, float | int | str]:
-        """The details of the score; empty after a failure."""
-        return dict(self.score.details) if self.score else {}
+    def account(self) -> dict[str, Any]:
+        """Failure, seconds and details, as every record of a score has them."""
+        details = dict(self.score.details) if self.score else {}
+        return {"failure": self.failure, "seconds": self.seconds, "details": details}
 
 
 def attempt(proxy: Proxy, network: Architecture) -> Attempt:
@@ -140,10 +141,8 @@ class Decision:
             low_ms=latency.low_ms,
             high_ms=latency.high_ms,
             score=outcome.value,
-            failure=outcome.failure,
-            seconds=outcome.seconds,
-            details=outcome.details,
             architecture=network,
+            **outcome.account,
         )
         self._keep(candidate, outcome.score)
 
@@ -216,10 +215,8 @@ class Screen:
                 trial=trial,
                 round=number,
                 value=outcome.value,
-                failure=outcome.failure,
-                seconds=outcome.seconds,
-                details=outcome.details,
                 architecture=network,
+                **outcome.account,
             )
         else:  # A reference that the sampler proposed, too.
             screening = known.model_copy(update={"kind": kind, "trial": trial, "round": number})

@@ -17,41 +17,7 @@ light, import `run_validation` from nas.validate.run.
 
 from __future__ import annotations
 
-from nas.validate.records import (
-    CLEAR,
-    EPOCHS,
-    LADDER,
-    NEAR_MS,
-    RESOLUTION,
-    Gap,
-    Noise,
-    ProxyPair,
-    ProxyPart,
-    RankAgreement,
-    RecoveryPart,
-    ScoredNetwork,
-    SeedScore,
-    Validation,
-)
+from nas.validate.records import Validation
 from nas.validate.request import Request, published_points, read_budgets, unlike
 
-__all__ = [
-    "CLEAR",
-    "EPOCHS",
-    "LADDER",
-    "NEAR_MS",
-    "RESOLUTION",
-    "Gap",
-    "Noise",
-    "ProxyPair",
-    "ProxyPart",
-    "RankAgreement",
-    "RecoveryPart",
-    "Request",
-    "ScoredNetwork",
-    "SeedScore",
-    "Validation",
-    "published_points",
-    "read_budgets",
-    "unlike",
-]
+__all__ = ["Request", "Validation", "published_points", "read_budgets", "unlike"]

@@ -115,10 +115,8 @@ class Remembering:
                     seed=self._seed,
                     id=architecture.id,
                     value=outcome.value,
-                    failure=outcome.failure,
-                    seconds=outcome.seconds,
-                    details=outcome.details,
                     settings=self.settings(),
+                    **outcome.account,
                 )
             )
         if kept.value is None:

@@ -9,13 +9,7 @@ import pytest
 from nas.errors import InputError
 from nas.latency.calibrate import PRIORS, Evidence, calibrate, iphone13_table
 from nas.latency.cost_model import CostModel
-from nas.latency.published import (
-    PublishedPoint,
-    operations_beside,
-    read_baselines,
-    read_operations,
-    read_points,
-)
+from nas.latency.published import PublishedPoint, operations_beside, read_baselines, read_operations, read_points
 from nas.networks import Architecture, count
 
 POINTS = Path(__file__).parents[2] / "latency_tables" / "iphone13.points.csv"

@@ -23,7 +23,8 @@ from nas.networks import Architecture, SearchSpace
 from nas.proxies import Proxy, Score, ScoringFailed
 from nas.report import validation_sections, write_validation
 from nas.search import SearchResult, hypervolume
-from nas.validate import Gap, Noise, Request, ScoredNetwork, SeedScore, Validation, published_points, read_budgets
+from nas.validate import Request, Validation, published_points, read_budgets
+from nas.validate.records import Gap, Noise, ScoredNetwork, SeedScore
 from nas.validate.run import run_validation
 
 ROOT = Path(__file__).parents[2]
