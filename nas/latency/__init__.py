@@ -1,11 +1,13 @@
 """What a network costs on a device.
 
-A look-up goes from table.py, the table, to entries.py, what stands in it, and to cost_model.py where nothing was
-measured. published.py reads what others measured, and calibrate.py fits a cost model to it.
+Lookup: table.py is the latency table and entries.py is its contents. cost_model.py predicts layers that were not
+measured. calibrate.py fits a cost model to the times that others published, which published.py reads.
 
-A measurement goes from measure.py, which visits every layer, through drift.py (is the device as fast as it was?),
-timing.py (raw runs to a steady time) and visits.py (runs to an entry) to fill.py (layers that were not measured).
-check.py then compares sums of layers with whole networks. These need NumPy or SciPy, so import them by file.
+Measurement: measure.py times every layer. drift.py watches whether the device is still as fast as before. timing.py
+turns raw runs into a steady time, and visits.py turns the runs of a layer into an entry. fill.py fills in layers that
+were not measured. check.py then compares sums of layers with whole networks.
+
+The files of the measurement and calibrate.py load NumPy or SciPy. To keep this package light, import from these files.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
-"""How a cost model is fitted where no device is at hand: published end-to-end times in, `CostModel` out.
+"""How a cost model is fitted without a device: published end-to-end times in, `CostModel` out.
 
-The points file describes every published network completely, so that anyone can repeat the fit::
+The points file describes every published network completely, so anyone can repeat the fit::
 
     nas table calibrate latency_tables/iphone13.points.csv --out iphone13.coreml.fp16.json
 
-The fit is the most probable one given the published times and log-normal priors around public specifications of the
-device (`PRIORS`): some 17 times cannot settle seven coefficients alone, and a coefficient that they say nothing about
-stays where the specification puts it. No prior comes from the times.
+The fit is the maximum a posteriori estimate: the most probable coefficients given the published times and the priors.
+The priors are log-normal around public specifications of the device (`PRIORS`). No prior comes from the times. Priors
+are needed because about 17 times cannot determine seven coefficients. If the times say nothing about a coefficient, it
+stays where the specification puts it.
 
-Mobile networks of other authors, timed on the same device, help with little weight: their operations, traced from timm
-once (`tests/benchmarks/trace_baselines.py`), lie beside their times, and one that the model does not understand is
-forgiven (`BASELINE_UNCERTAINTY`, `BASELINE_FREEDOM`). Errors and intervals are made of the family alone.
+Baselines, that is mobile networks of other authors that were timed on the same device, help with little weight. Their
+operations are in a file beside their times. They were traced from timm once (`tests/benchmarks/trace_baselines.py`). A
+baseline that the model predicts badly hardly changes the fit (`BASELINE_UNCERTAINTY`, `BASELINE_FREEDOM`). Errors and
+intervals are computed from the networks of the family alone.
 """
 
 from __future__ import annotations
@@ -62,13 +64,13 @@ COVERAGE = 0.9
 CHANNEL_GROUP = 32  # 64 bytes of fp16, the alignment of the Neural Engine's buffers
 ELEMENT_BYTES = 2  # fp16
 OVERLAP = 4.0
-# Scale and degrees of freedom of Student's t, the relative error of a network of other authors: made by other people,
-# timed perhaps in another campaign, and of steps that the model was not made for. Its tails are those of a network that
-# falls off the Neural Engine. latency_tables/README.md has other values.
+# The relative error of a baseline follows Student's t with this scale and these degrees of freedom. Other people made
+# the network, its time may come from another campaign, and the model was not made for its operations. The heavy tails
+# allow for a network that falls back from the Neural Engine. latency_tables/README.md compares other values.
 BASELINE_UNCERTAINTY = 0.1
 BASELINE_FREEDOM = 4.0
-_DIGITS = 6  # significant digits of what is written, fewer than machines agree on
-_FEWEST_ROWS = 10  # a 90 % interval from all rows but one takes nine
+_DIGITS = 6  # significant digits in the file; different machines agree on more digits than this
+_FEWEST_ROWS = 10  # a 90 % interval needs nine rows, and its coverage is checked with one row left out
 
 _Array = npt.NDArray[Any]
 _NAMES: tuple[CoefficientName, ...] = get_args(CoefficientName)
@@ -76,9 +78,10 @@ _NAMES: tuple[CoefficientName, ...] = get_args(CoefficientName)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prior:
-    """What a coefficient is taken to be before any published time is seen.
+    """Prior distribution of a coefficient, before any published time is used.
 
-    The coefficient is `floor + (typical - floor) * exp(spread * z)` with z standard normal: always above its floor.
+    The coefficient is `floor + (typical - floor) * exp(spread * z)` with z standard normal. So it is always above its
+    floor.
     """
 
     typical: float
@@ -86,20 +89,20 @@ class Prior:
     floor: float = 0.0
 
 
-# Public specifications of the A15 of the iPhone 13, used as priors only: a Neural Engine of 15.8 TOPS, which is 7.9e12
-# multiply-adds a second, and a 64-bit LPDDR4X-4266 memory, which is 34.1 GB/s. The rest are round orders of magnitude.
+# Public specifications of the iPhone 13's A15 chip, used as priors only. Its Neural Engine has 15.8 TOPS, which is
+# 7.9e12 multiply-adds a second. Its 64-bit LPDDR4X-4266 memory has 34.1 GB/s. The rest are round orders of magnitude.
 _PEAK_MS_PER_GMAC = 1 / 7.9
 PRIORS: Mapping[CoefficientName, Prior] = MappingProxyType(
     {
-        # Half the peak, by a factor of two in what is lost.
+        # Half the peak speed. The spread is a factor of two (e^0.7) in the time above the floor.
         "dense_ms_per_gmac": Prior(typical=2 * _PEAK_MS_PER_GMAC, spread=0.7, floor=_PEAK_MS_PER_GMAC),
-        # An eighth of the peak.
+        # An eighth of the peak speed.
         "low_reuse_ms_per_gmac": Prior(typical=8 * _PEAK_MS_PER_GMAC, spread=1.0, floor=_PEAK_MS_PER_GMAC),
         # The memory at its full speed; the 32 MB system cache may serve weights faster.
         "memory_ms_per_mb": Prior(typical=1 / 34.1, spread=0.7),
-        # On the chip: twice as fast as the memory.
+        # On the chip, so twice as fast as the memory.
         "stream_ms_per_mb": Prior(typical=0.5 / 34.1, spread=1.0),
-        # Done as a convolution writes its output, most of it hidden.
+        # This work is done while a convolution writes its output, so most of its time is hidden.
         "fused_ms_per_mb": Prior(typical=0.17 / 34.1, spread=1.0),
         # About a thousand cycles at some 1 GHz.
         "dispatch_ms": Prior(typical=0.001, spread=1.0),
@@ -110,14 +113,15 @@ PRIORS: Mapping[CoefficientName, Prior] = MappingProxyType(
 
 
 def calibrate(points: Path, baselines: Path | None = None) -> CostModel:
-    """Fit a cost model to the rows that say `fit` yes; takes a few seconds.
+    """Fit a cost model to the rows whose column `fit` says yes. Takes a few seconds.
 
     Args:
-        points: published networks of the family.
-        baselines: published networks of other authors, with their operations beside them; none takes the points alone.
+        points: file of published networks of the family.
+        baselines: file of published networks of other authors, with their operations in a file beside it. If None, only
+            the points are fitted.
 
     Raises:
-        InputError: a file cannot be used, or the points have too few such rows.
+        InputError: a file cannot be used, or too few rows of the points say yes.
     """
     rows = [point for point in read_points(points) if point.fit == "yes"]
     if len(rows) < _FEWEST_ROWS:
@@ -160,7 +164,7 @@ def calibrate(points: Path, baselines: Path | None = None) -> CostModel:
 
 
 def iphone13_table(points: Path, baselines: Path | None = None) -> LatencyTable:
-    """The latency table of the iPhone 13: no entry, a fitted model for all, and the fitted times beside it.
+    """The latency table of the iPhone 13: no entries, a fitted model for all layers, and the published times.
 
     Raises:
         InputError: a file cannot be used.
@@ -191,15 +195,15 @@ def iphone13_table(points: Path, baselines: Path | None = None) -> LatencyTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """The published networks as arrays, the points before the baselines. R rows, D distinct demands, K coefficients.
+    """The published networks as arrays: R rows (points, then baselines), D distinct demands, K coefficients.
 
     Attributes:
         counts: (R, D), how often each demand occurs in each network.
-        streams: (D, 3, K), amounts of arithmetic, activations and weights by the coefficient that prices them.
-        steps: (D, K), 1 where a demand pays for its dispatch.
-        published_ms: (R,).
-        uncertainty: (R,), relative.
-        forgiven: (R,), whether the error is Student's t and not normal.
+        streams: (D, 3, K), amounts of arithmetic, activations and weights, each at the coefficient that prices it.
+        steps: (D, K), 1 at the dispatch coefficient if the demand pays for a dispatch, otherwise 0.
+        published_ms: (R,), published times.
+        uncertainty: (R,), relative uncertainty of the published times.
+        forgiven: (R,), whether the error follows Student's t instead of a normal distribution.
     """
 
     counts: _Array
@@ -215,7 +219,12 @@ class Evidence:
         points: Sequence[PublishedPoint],
         baselines: Mapping[Baseline, Mapping[Operation, int]] = MappingProxyType({}),
     ) -> Self:
-        """The rows of some points, then those of some baselines with their operations."""
+        """Arrays with one row for each point, then one row for each baseline.
+
+        Args:
+            points: networks of the family.
+            baselines: networks of other authors -> their operations, and how often each occurs.
+        """
         family = [Counter(part for layer in point.timed_layers() for part in operations(layer)) for point in points]
         networks = []
         for parts in (*family, *baselines.values()):
@@ -242,11 +251,11 @@ class Evidence:
         )
 
     def predict(self, coefficients: _Array) -> _Array:
-        """(R,) milliseconds of every network, the vector form of `CostModel.network_ms`."""
+        """(R,) milliseconds of every network; the vectorized `CostModel.network_ms`."""
         return self._predict(coefficients)[0]
 
     def fit(self, rows: _Array) -> _Array:
-        """(K,) most probable coefficients given some rows, rounded to the digits that are written."""
+        """(K,) most probable coefficients given these rows, rounded to the digits that are written to the file."""
         floor = np.array([PRIORS[name].floor for name in _NAMES])
         span = np.array([PRIORS[name].typical for name in _NAMES]) - floor
         spread = np.array([PRIORS[name].spread for name in _NAMES])
@@ -270,7 +279,7 @@ class Evidence:
         return np.array([_rounded(value) for value in floor + span * np.exp(spread * best.x)])
 
     def _predict(self, coefficients: _Array) -> tuple[_Array, _Array]:
-        """(R,) milliseconds, and (R, K) their derivatives by the coefficients."""
+        """(R,) milliseconds, and (R, K) their derivatives with respect to the coefficients."""
         streams = self.streams @ coefficients  # (D, 3)
         together = (streams**OVERLAP).sum(axis=1) ** (1 / OVERLAP)  # (D,)
         weight = (streams / together[:, None]) ** (OVERLAP - 1)  # (D, 3)
@@ -281,16 +290,16 @@ class Evidence:
 
 
 def _forgiven(errors: _Array) -> tuple[_Array, _Array]:
-    """What stands for a standardised error so that its square is twice the loss of Student's t; and its derivative."""
+    """Standardised errors, transformed so that the square is twice the loss of Student's t; and the derivatives."""
     squares = errors**2 / BASELINE_FREEDOM
-    # log1p(x) / x is 1 at 0, and so close to it below the bound that the quotient is only noise.
+    # log1p(x) / x tends to 1 at 0. Below the bound it is so close to 1 that a computed quotient is only noise.
     shrink = np.sqrt(np.where(squares > 1e-12, np.log1p(squares) / np.maximum(squares, 1e-12), 1.0))
     scale = np.sqrt(1 + 1 / BASELINE_FREEDOM)
     return errors * scale * shrink, scale / (shrink * (1 + squares))
 
 
 def _fitted_baselines(path: Path) -> dict[Baseline, Counter[Operation]]:
-    """The baselines that say `fit` yes, with their operations."""
+    """The baselines whose column `fit` says yes, with their operations."""
     traced = read_operations(operations_beside(path))
     fitted = [row for row in read_baselines(path) if row.fit == "yes"]
     if missing := [row.name for row in fitted if row.name not in traced]:
@@ -302,10 +311,10 @@ def _fitted_baselines(path: Path) -> dict[Baseline, Counter[Operation]]:
 
 
 def _observed_coverage(evidence: Evidence, rows: Sequence[PublishedPoint]) -> float:
-    """Share of the points inside the interval that all other rows give: leave one out, twice."""
+    """Share of the points that lie inside the interval made from all other rows: a nested leave-one-out."""
     count = len(rows)
     everything = np.arange(len(evidence.published_ms))
-    # Leaving out i then j is leaving out j then i.
+    # Leaving out i and then j gives the same fit as leaving out j and then i.
     pairs = {
         (i, j): evidence.predict(evidence.fit(np.delete(everything, [i, j]))) for i in range(count) for j in range(i)
     }
@@ -327,5 +336,8 @@ def _named(coefficients: _Array) -> Coefficients:
 
 
 def _rounded(value: float) -> float:
-    """To the digits that are written: a rerun elsewhere gives the same file, and reading gives the same numbers."""
+    """Round to the digits that are written to the file.
+
+    Then a rerun on another machine gives the same file, and reading the file gives the same numbers.
+    """
     return float(f"{value:.{_DIGITS}g}")

@@ -1,8 +1,8 @@
-"""Latency table x device -> how far the table can be trusted: whole networks timed, and compared with their sums.
+"""How far a latency table can be trusted: whole networks are timed and compared with the sums of their layers.
 
-Random networks of the space and its references are timed in several rounds, each round in another order with the
-reference layer in between, so that whatever happens to the device happens to all of them. Some of the random ones teach
-the correction; the others, which it has not seen, say how good it is.
+The networks are random networks of the space and its references. They are timed in several rounds, each round in
+another order, with the reference layer in between. So a change of the device affects all of them alike. The correction
+is learned from some of the random networks. The others are the held-out set, which shows how good the correction is.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from nas.networks import Architecture, SearchSpace, count, random_choice
 
 __all__ = ["NETWORK_PROTOCOL", "check_networks", "check_table", "learn_correction"]
 
-# A network takes tens of layers' time: fewer runs, and the rounds make up for it.
+# A network takes as long as tens of layers, so it gets fewer runs. The rounds make up for that.
 NETWORK_PROTOCOL = TimingProtocol(duration_ms=500.0, minimum_runs=12, maximum_runs=200, visits=1)
 
-_SEED = 2025  # of the random networks; a search draws others
+_SEED = 2025  # random seed of the networks; a search draws other networks
 
 
 class _Times(Record):
-    """Times of a check that is under way, kept beside the table so that it can be gone on with.
+    """The times of an unfinished check, kept beside the table so that the check can be resumed.
 
     Attributes:
-        table: digest of the table they belong to.
-        protocol: how they were taken.
+        table: digest of the table that is checked.
+        protocol: how the times were taken.
         visits: architecture id -> for each round the fastest steady run, and the time of the reference layer around it.
     """
 
@@ -72,24 +72,24 @@ def check_table(
     protocol: TimingProtocol = NETWORK_PROTOCOL,
     on_progress: Callable[[Progress], None] = ignore_progress,
 ) -> LatencyTable:
-    """Time whole networks on the device, compare them with the table, and store what came of it in the table.
+    """Time whole networks on the device, compare them with the table, and store the result in the table.
 
-    A check that was stopped goes on where it was: the times so far lie in a file beside the table until it is done.
+    A check that was stopped is resumed. Until it is done, a file beside the table keeps the times.
 
     Args:
-        table: measured on this device.
-        path: its file, which is rewritten at the end.
-        space: where the random networks come from; its references inside the space are checked as well.
-        device: the one the table was measured on.
-        networks: random networks to predict.
-        calibrate: further random networks to learn a correction from; 0 leaves the sums as they are.
+        table: the table to check.
+        path: the table's file, rewritten at the end.
+        space: source of the random networks. Its references are checked too if they lie inside the space.
+        device: the device that the table was measured on.
+        networks: number of random networks to hold out.
+        calibrate: number of further random networks to learn a correction from. 0 leaves the sums as they are.
         rounds: how often each network is timed.
-        protocol: how a network is timed, once.
-        on_progress: called before the first and after every network.
+        protocol: how a network is timed in one round.
+        on_progress: called before the first network and after every network.
     Returns:
-        The table with its check, and with its correction where one was asked for.
+        The table with its check, and with a correction if `calibrate` is not 0.
     Raises:
-        InputError: the table was measured on another device, or not at all.
+        InputError: the table was measured on another device, or was not measured at all.
         MissingLatencyError: the table lacks a layer of the space.
         DeviceError: the device is gone.
     """
@@ -105,7 +105,7 @@ def check_table(
     usual = _reference(plain, path).latency_ms
     visits = {each.architecture.id: times[each.architecture.id][:rounds] for each in chosen}
     repetitions = {key: [ms / drift(reference, usual) for ms, reference in each] for key, each in visits.items()}
-    # Other programs only slow a run down: the fastest round counts, with the drift of its own hour.
+    # Other programs only slow a run down, so the fastest round counts, divided by the drift in that round.
     fastest = {key: min(each) for key, each in visits.items()}
     measured = {key: ms / drift(reference, usual) for key, (ms, reference) in fastest.items()}
     learnt = [each.architecture for each in chosen if each.role == "calibration"]
@@ -144,7 +144,7 @@ def check_table(
 
 
 def check_networks(table: LatencyTable, space: SearchSpace) -> dict[str, Architecture]:
-    """The networks of a table's check by id, drawn from its space again."""
+    """The networks of a table's check by id, drawn again from the space."""
     assert table.check is not None
     held_out = sum(row.role == "held-out" for row in table.check.rows)
     references = sum(architecture in space for architecture in space.references.values())
@@ -153,12 +153,13 @@ def check_networks(table: LatencyTable, space: SearchSpace) -> dict[str, Archite
 
 
 def learn_correction(table: LatencyTable, measured_ms: Mapping[Architecture, float]) -> Correction:
-    """The scale on the layers and the price of their weights that bring sums closest to measured times.
+    """Fit the correction that brings sums closest to measured times: a scale on the layers, and a price of weights.
 
-    Least squares on relative errors with both coefficients at least 0; the cost of a call stays as it is.
+    The method is least squares on relative errors, with both coefficients at least 0. The cost of a call is not
+    corrected.
 
     Args:
-        table: without correction.
+        table: a table without correction.
         measured_ms: end-to-end times of at least three networks.
     """
     rows = []
@@ -178,9 +179,9 @@ def learn_correction(table: LatencyTable, measured_ms: Mapping[Architecture, flo
 
 
 def _networks(table: LatencyTable, space: SearchSpace, *, networks: int, calibrate: int) -> list[_Network]:
-    """The references inside the space, the random held-out networks, then those to calibrate on; all different.
+    """The references inside the space, the random held-out networks, then the calibration networks, all different.
 
-    Networks with a layer that failed on the device cannot be predicted and are passed over.
+    Networks with a layer that failed on the device cannot be predicted and are skipped.
     """
     chosen: dict[str, _Network] = {}
     references = {name: network for name, network in space.references.items() if network in space}
@@ -210,7 +211,7 @@ def _time_rounds(
     protocol: TimingProtocol,
     on_progress: Callable[[Progress], None],
 ) -> dict[str, list[tuple[float, float]]]:
-    """Time every network once a round, keeping each time as it comes; times from an interrupted check count."""
+    """Time every network once a round, and save each time at once. Times from an interrupted check count."""
     state = _resumed(_journal(path), _Times(table=table.digest(), protocol=protocol.describe()))
     visits = {each.architecture.id: state.visits.setdefault(each.architecture.id, []) for each in chosen}
     key = _reference(table, path).key
@@ -238,7 +239,7 @@ def _time_rounds(
 
 
 def _resumed(journal: Path, fresh: _Times) -> _Times:
-    """The times of an interrupted check of the same table by the same protocol, or none."""
+    """The times of an interrupted check of the same table by the same protocol, otherwise `fresh`."""
     try:
         state = _Times.model_validate_json(journal.read_bytes())
     except (OSError, ValidationError):
@@ -253,7 +254,7 @@ def _reference(table: LatencyTable, path: Path) -> ReferenceTime:
 
 
 def _halves(visits: Sequence[tuple[float, float]]) -> list[float]:
-    """The fastest of the even rounds, and of the odd ones."""
+    """The fastest time of the even rounds, and the fastest time of the odd rounds."""
     return [min(visits[start::2])[0] for start in (0, 1)]
 
 
@@ -274,7 +275,7 @@ def _spread(times: Sequence[float]) -> float:
 
 
 def _baselines(networks: Sequence[Architecture], times: Sequence[float]) -> dict[str, Agreement]:
-    """A line in MACs and one in parameters, fitted on every second network and compared on the others."""
+    """A line in MACs and a line in parameters, each fitted on every second network and compared on the others."""
     counts = [count(network) for network in networks]
     sizes = {"macs": [each.macs for each in counts], "params": [each.params for each in counts]}
     found = {}

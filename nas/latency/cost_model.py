@@ -1,16 +1,17 @@
-"""What a layer costs where nothing was measured: a roofline per operation, with seven fitted coefficients. No torch.
+"""What a layer costs if it was not measured: a roofline per operation, with seven fitted coefficients. No torch.
 
-Each operation of a layer loads three streams at once: arithmetic, activations and weights. With a, t and w the
-milliseconds that each would take alone, the operation takes ::
+Each operation of a layer has three streams of work at once: arithmetic, activations and weights. If they would take a,
+t and w milliseconds alone, the operation takes ::
 
     dispatch + (a^p + t^p + w^p)^(1/p)
 
-which lies between the longest stream and the sum of all, and grows with each of them: p = 1 is no overlap, a large p a
-perfect one (the roofline of Williams, Waterman and Patterson, 2009). A network takes the sum of its operations and
-one overhead. Every coefficient is positive, so no operation is free, and whatever makes a network larger makes it
-slower.
+The second term lies between the longest stream and the sum of all three, and it grows with each of them. p = 1 means no
+overlap. A large p means nearly perfect overlap (the roofline of Williams, Waterman and Patterson, 2009).
 
-`nas/latency/calibrate.py` fits the coefficients; latency_tables/README.md has the assumptions and what else was tried.
+A network takes the sum of its operations and one overhead. Every coefficient is positive. So no operation is free, and
+whatever makes a network larger makes it slower.
+
+`nas/latency/calibrate.py` fits the coefficients. latency_tables/README.md has the assumptions and what else was tried.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ CoefficientName = Literal[
     "overhead_ms",
 ]
 
-# A dense product uses each weight and each activation many times; the other two fetch an operand for every few MACs.
+# A dense product uses each weight and each activation many times. The other two kinds fetch an operand for every few
+# MACs.
 _ARITHMETIC: Mapping[OperationKind, CoefficientName] = MappingProxyType(
     {
         "dense": "dense_ms_per_gmac",
@@ -60,8 +62,8 @@ _ARITHMETIC: Mapping[OperationKind, CoefficientName] = MappingProxyType(
     }
 )
 
-# Convolutions stream their activations from one to the next; element-wise work rides along with its producer; attention
-# maps, norms that need the whole tensor first and rearranged tensors go through memory, as weights do.
+# Convolutions stream their activations from one to the next. Element-wise work is fused with the operation before it.
+# Attention maps, norms that need the whole tensor first, and rearranged tensors go through memory, as weights do.
 _TRAFFIC: Mapping[OperationKind, CoefficientName] = MappingProxyType(
     {
         "dense": "stream_ms_per_mb",
@@ -81,7 +83,7 @@ _Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Coefficients(Record):
-    """What one unit of work costs; a MAC is one multiply-add, a megabyte is 10^6 bytes.
+    """The cost of one unit of work, in ms. A MAC is one multiply-add, a megabyte is 10^6 bytes.
 
     Attributes:
         dense_ms_per_gmac: 10^9 MACs of convolutions and linear layers across channels.
@@ -106,9 +108,9 @@ class PublishedRow(Record):
     """A published network that the model was fitted to.
 
     Attributes:
-        name: row of the file it comes from.
-        published_ms: what was measured.
-        predicted_ms: by the model, which has seen this row.
+        name: the column `name` of its row in the published file.
+        published_ms: the measured time.
+        predicted_ms: prediction of the model, whose fit includes this row.
     """
 
     name: str
@@ -122,11 +124,11 @@ class PublishedRow(Record):
 
 
 class FitRow(PublishedRow):
-    """One that is of the family, so that its error tells something about others of the family.
+    """A fitted network of the family. Its error says something about other networks of the family.
 
     Attributes:
-        left_out_ms: predicted by `left_out`, which has not seen this row.
-        left_out: coefficients fitted to all rows and baselines but this one.
+        left_out_ms: prediction with the coefficients `left_out`.
+        left_out: coefficients fitted to all rows and baselines except this row.
     """
 
     left_out_ms: _Positive
@@ -134,21 +136,22 @@ class FitRow(PublishedRow):
 
     @property
     def left_out_error(self) -> float:
-        """Relative error of the prediction that has not seen this row, signed."""
+        """Relative error of the prediction from a fit without this row, signed."""
         return self.left_out_ms / self.published_ms - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What one operation asks of the machine: amounts, each with the coefficient that prices it.
+    """The work of one operation: amounts, each with the name of the coefficient that prices it.
 
     Attributes:
-        arithmetic: coefficient of `gmacs`, none for operations without MACs.
-        gmacs: 10^9 MACs, channels rounded up to whole groups.
+        arithmetic: coefficient of `gmacs`. None for operations without MACs.
+        gmacs: 10^9 MACs, with channels rounded up to whole groups.
         traffic: coefficient of `traffic_mb`.
-        traffic_mb: activations read and written, channels of dense and depthwise operations rounded up likewise.
-        weights_mb: weights and biases.
-        dispatched: whether the operation is a step of its own.
+        traffic_mb: 10^6 bytes of activations read and written. Channels of dense and depthwise operations are rounded
+            up to whole groups.
+        weights_mb: 10^6 bytes of weights and biases.
+        dispatched: whether the operation is a step of its own, with a dispatch.
     """
 
     arithmetic: CoefficientName | None
@@ -168,21 +171,21 @@ class Demand:
 
 
 class CostModel(Record):
-    """A fitted cost model, with what is known about its errors.
+    """A fitted cost model and its known errors.
 
     Attributes:
-        coefficients: fitted to all rows.
+        coefficients: fitted to all rows and baselines.
         overlap: p, how far arithmetic, activations and weights overlap inside an operation.
         channel_group: dense and depthwise operations pay for channels in whole groups of this many.
         element_bytes: bytes of an activation or weight, 2 for fp16.
         coverage: share of networks like the fitted ones that `interval_ms` aims to cover.
-        observed_coverage: share of the fitted rows inside the interval that the other rows alone would give.
+        observed_coverage: share of the fitted rows that lie inside the interval made from the other rows alone.
         fit_error_mean: mean absolute relative error over the rows.
-        fit_error_worst: largest of them.
-        left_out_error_mean: the same, each row predicted from the others.
-        left_out_error_worst: largest of them.
-        rows: the fitted networks of the family; all errors and intervals are made of these.
-        baselines: networks of other authors that helped to settle the coefficients.
+        fit_error_worst: largest absolute relative error over the rows.
+        left_out_error_mean: mean absolute relative error over the rows, each predicted from a fit without it.
+        left_out_error_worst: largest absolute relative error over the rows, each predicted from a fit without it.
+        rows: the fitted networks of the family. All errors and intervals are computed from these.
+        baselines: networks of other authors that the coefficients were also fitted to.
     """
 
     coefficients: Coefficients
@@ -206,7 +209,7 @@ class CostModel(Record):
 
     @property
     def overhead_ms(self) -> float:
-        """Milliseconds of an inference beside its layers."""
+        """Milliseconds of an inference outside its layers."""
         return self.coefficients.overhead_ms
 
     def layer_ms(self, layer: Layer) -> float:
@@ -218,18 +221,21 @@ class CostModel(Record):
         return self._network_ms(Counter(layers), self.coefficients)
 
     def interval_ms(self, layers: Iterable[Layer], coverage: float | None = None) -> tuple[float, float]:
-        """An interval around `network_ms` that aims to cover a share of networks.
+        """A prediction interval around `network_ms` that aims to cover a share of networks.
 
-        A jackknife+ interval (Barber, Candes, Ramdas and Tibshirani, 2021, Annals of Statistics 49) on relative errors:
-        each set of left-out coefficients predicts the network, and is off by as much as it was for its own row. Of
-        networks drawn like the rows it covers at least 1 - 2 * (1 - coverage), and in practice about the coverage.
-        It knows nothing of networks unlike all rows: other operations, far other sizes, or the winner of a long search.
+        This is a jackknife+ interval (Barber, Candes, Ramdas and Tibshirani, 2021, Annals of Statistics 49) on relative
+        errors. Each row has coefficients fitted without it. These coefficients predict the network. Their relative
+        error on the network is taken to be as large as on the row that was left out.
+
+        The interval covers at least 1 - 2 * (1 - coverage) of the networks drawn like the rows, and in practice about
+        the coverage. It says nothing about networks unlike all rows: other operations, very different sizes, or the
+        winner of a long search.
 
         Args:
-            layers: of the network.
-            coverage: the share, above 0 and below 1; the model's own where it is not given.
+            layers: the layers of the network.
+            coverage: the share, above 0 and below 1. By default the model's own coverage.
         Raises:
-            InputError: the coverage is no such share, or takes more rows than the model has.
+            InputError: the coverage is not above 0 and below 1, or needs more rows than the model has.
         """
         share = self.coverage if coverage is None else coverage
         if not 0 < share < 1:
@@ -249,7 +255,7 @@ class CostModel(Record):
 
     @property
     def interval_meaning(self) -> str:
-        """What the interval aims to cover, and did."""
+        """What the interval aims to cover, and what it covered of the fitted rows."""
         inside = round(self.observed_coverage * len(self.rows))
         return (
             f"{self.coverage:.0%} jackknife+ from {len(self.rows)} published times; "
@@ -299,11 +305,12 @@ class CostModel(Record):
 def jackknife_plus(
     predicted: float, left_out: Iterable[tuple[float, float]], *, coverage: float
 ) -> tuple[float, float]:
-    """The interval of `CostModel.interval_ms`, widened where needed to hold `predicted`.
+    """The interval of `CostModel.interval_ms`, widened if needed to contain `predicted`.
 
     Args:
-        predicted: by the fit to all rows.
-        left_out: for each row, what the fit without it predicts here, and predicted over true for the row itself.
+        predicted: prediction of the fit to all rows.
+        left_out: for each row two values of the fit without this row: its prediction for the network, and its
+            prediction for the row divided by the true time of the row.
         coverage: the share of networks to cover.
     """
     ends = [(value, math.exp(abs(math.log(ratio)))) for value, ratio in left_out]
@@ -315,14 +322,14 @@ def jackknife_plus(
 
 @lru_cache(maxsize=16384)
 def demands(layer: Layer, *, channel_group: int, element_bytes: int) -> tuple[Demand, ...]:
-    """What the operations of one layer ask of the machine, in the order they run."""
+    """The demands of the operations of one layer, in the order they run."""
     return tuple(demand(part, channel_group=channel_group, element_bytes=element_bytes) for part in operations(layer))
 
 
 def demand(operation: Operation, *, channel_group: int, element_bytes: int) -> Demand:
-    """What one operation asks of the machine."""
+    """The demand of one operation."""
     inputs, outputs = (_padding(channels, channel_group) for channels in (operation.inputs, operation.outputs))
-    # A depthwise operation has one input channel for each output channel: rounding them up counts once.
+    # A depthwise operation has one input channel for each output channel, so the rounding up counts once.
     factor = inputs * outputs if operation.kind == "dense" else outputs
     traffic = inputs * operation.reads + outputs * operation.writes
     return Demand(
@@ -336,7 +343,7 @@ def demand(operation: Operation, *, channel_group: int, element_bytes: int) -> D
 
 
 def _padding(channels: int, group: int) -> float:
-    """By how much rounding up to whole groups multiplies the channels; 1 for none, as of the image."""
+    """Factor by which rounding up to whole groups multiplies the channels. 1 if `channels` is 0, as for the image."""
     if channels == 0:
         return 1.0
     return math.ceil(channels / group) * group / channels
@@ -349,6 +356,6 @@ def _price(coefficients: Coefficients, name: CoefficientName) -> float:
 
 
 def _outside(coverage: float, rows: int) -> int:
-    """Which of the sorted ends, counted from the outermost as 1, bounds an interval of this coverage; 0 is none."""
-    # The small addition keeps 0.1 * 10 from being 0.9999.
+    """Rank of the sorted end that bounds an interval of this coverage. 1 is the outermost; 0 if rows are too few."""
+    # The small addition keeps a product such as 0.1 * 10 from becoming 0.9999.
     return math.floor((1 - coverage) * (rows + 1) + 1e-9)

@@ -1,8 +1,10 @@
-"""Whether a device still runs as fast as it did: a reference layer, timed before and after every few others.
+"""Whether a device is still as fast as before: a reference layer is timed before and after every few other subjects.
 
-Each time is kept with that of the reference around it. What the reference differs from its usual time is the drift of
-the device, and a look-up divides by it (`LatencyTable.drift`). A shared machine is slow for seconds, and not for every
-layer alike: that is no drift, but a reason to visit again. So the reference is the median of its last nine times.
+Each time is stored with the time of the reference layer around it. The drift of the device is the time of the reference
+layer relative to its usual time, and a lookup divides by the drift (`LatencyTable.drift`).
+
+A shared machine can be slow for some seconds, and not equally slow for every layer. That is not drift, but a reason to
+time a layer again. So the time of the reference layer is the median of its last nine times.
 """
 
 from __future__ import annotations
@@ -22,19 +24,19 @@ __all__ = ["Visit", "interleaved", "latest_levels", "reference_layer"]
 
 S = TypeVar("S", bound=Subject)
 
-_GROUP = 6  # subjects between two times of the reference
+_GROUP = 6  # subjects between two timings of the reference layer
 _LATEST = 9
-_LEAST = 3  # times before the first subject
+_LEAST = 3  # timings of the reference layer before the first subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit(Generic[S]):
-    """A subject, timed between two times of the reference.
+    """A subject, timed between two timings of the reference layer.
 
     Attributes:
         subject: what was timed.
-        runs: what came of its jobs.
-        reference_ms: median of the latest times of the reference, the one after the jobs included.
+        runs: the results of its jobs.
+        reference_ms: median of the latest times of the reference layer, including the one after the jobs.
     """
 
     subject: S
@@ -43,7 +45,7 @@ class Visit(Generic[S]):
 
 
 def reference_layer(layers: Sequence[Layer]) -> Layer:
-    """The convolution block that is the median of its kind in multiply-adds, or of all layers where there is none."""
+    """The convolution block with the median number of multiply-adds, or the median of all layers if there is none."""
     blocks: Sequence[Layer] = [layer for layer in layers if isinstance(layer, ConvLayer)] or layers
     ranked = sorted(blocks, key=lambda layer: (sum(part.macs for part in operations(layer)), layer.key))
     return ranked[len(ranked) // 2]
@@ -52,18 +54,19 @@ def reference_layer(layers: Sequence[Layer]) -> Layer:
 def interleaved(
     device: Device, subjects: Sequence[S], jobs: Callable[[S], Sequence[Job]], reference: Job, levels: deque[float]
 ) -> Iterator[Visit[S]]:
-    """Do the jobs of each subject, with the reference before the first and after every few.
+    """Do the jobs of each subject, and time the reference layer before the first subject and after every few.
 
-    A visit is yielded once the reference after it is known.
+    A visit is yielded once the time of the reference layer after it is known.
 
     Args:
-        device: where.
-        subjects: in the order to be timed.
-        jobs: of one subject.
+        device: runs the jobs.
+        subjects: what to time, in this order.
+        jobs: returns the jobs of one subject.
         reference: the job of the reference layer.
-        levels: its latest times, from `latest_levels`, which the next call goes on with.
+        levels: latest times of the reference layer, from `latest_levels`. This call adds to them, and the next call
+            continues with them.
     Raises:
-        DeviceError: the device is gone, or cannot time the reference.
+        DeviceError: the device is gone, or cannot time the reference layer.
     """
     most = max((len(jobs(subject)) for subject in subjects), default=1)
     size = max(_GROUP, (device.batch - 1) // most)
@@ -80,7 +83,7 @@ def interleaved(
 
 
 def latest_levels() -> deque[float]:
-    """The times of the reference that its median is of: none yet."""
+    """A new store for the latest times of the reference layer, of which the median is used. It is empty at first."""
     return deque(maxlen=_LATEST)
 
 

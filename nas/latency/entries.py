@@ -1,4 +1,4 @@
-"""What stands in a latency table: where it comes from, a timing for each layer, and how far its sums can be trusted."""
+"""The contents of a latency table: its provenance, a timing for each layer, and how far its sums can be trusted."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Provenance(Record):
-    """Where the numbers of a table come from; tables that differ in it are never mixed.
+    """Where the numbers of a table come from. Numbers of different provenance are never mixed.
 
     Attributes:
         source: `measured` on the device, `calibrated` (a model fitted to published end-to-end times), or `analytic`.
         device: model of the device, such as a phone or a processor.
         os: operating system and version.
         runtime: what ran the network, such as onnxruntime.
-        versions: version of each piece of software that shapes the numbers.
+        versions: version of each piece of software that affects the numbers.
         precision: number format of weights and activations.
-        threads: threads of the runtime; absent where the runtime decides.
-        settings: what else shapes the times, such as compute units or pinned cores.
+        threads: threads of the runtime. None if the runtime decides.
+        settings: what else affects the times, such as compute units or pinned cores.
         batch: images in one inference.
-        kind: the `--device` that measured, without its address.
-        statistic: the quantile of the timed runs that a look-up adds up.
+        kind: the value of `--device` without the address.
+        statistic: the quantile of the timed runs that a lookup adds up.
         protocol: how the times were taken, in words.
         date: day of the measurement or calibration, ISO 8601.
     """
@@ -69,7 +69,7 @@ class Provenance(Record):
 
     @property
     def label(self) -> str:
-        """The origin in a few words, for wherever a number is shown."""
+        """The origin in a few words, to show beside the numbers."""
         parts = [f"{self.source}: {self.device}", self.os, self.runtime, self.precision]
         if self.threads:
             parts.append(f"{self.threads} thread{'' if self.threads == 1 else 's'}")
@@ -77,7 +77,7 @@ class Provenance(Record):
         return ", ".join([*parts, f"batch {self.batch}"])
 
     def difference(self, other: Provenance) -> str | None:
-        """The first thing in which two fingerprints differ, in words; None where they are the same on whatever day."""
+        """The first field in which two provenances differ, in words. None if nothing or only the date differs."""
         for name, value in self:
             theirs = getattr(other, name)
             if name != "date" and value != theirs:
@@ -92,25 +92,26 @@ QUANTILES = ("minimum_ms", "p10_ms", "median_ms", "p90_ms", "maximum_ms")
 class Timing(Record):
     """The steady runs of one layer as they were timed, in milliseconds.
 
-    On a device whose calls have a cost of their own every quantile is that of a stack of k layers less that of one,
-    divided by k - 1.
+    On a device whose calls have a fixed cost, every quantile is a difference: the quantile of a stack of k layers minus
+    the quantile of one layer, divided by k - 1.
 
     Attributes:
         minimum_ms: fastest run.
         p10_ms: a tenth of the runs were faster.
-        median_ms: half of them.
-        p90_ms: nine tenths.
-        maximum_ms: slowest run; interruptions by other programs stay in it.
-        runs: steady runs.
-        warmup_runs: runs before them, which do not count.
-        slowdown: steady time over that of the first runs, where a device runs faster at first; 1 elsewhere.
+        median_ms: half of the runs were faster.
+        p90_ms: nine tenths of the runs were faster.
+        maximum_ms: slowest run, including interruptions by other programs.
+        runs: number of steady runs.
+        warmup_runs: number of runs before the steady ones. They do not count.
+        slowdown: steady time divided by the time of the first runs, if the device runs faster at first. Otherwise 1.
         settled: whether the time had stopped changing.
-        reference_ms: time of the reference layer around these runs; what it differs from the table's is drift.
-        visits: how often the layer was timed, minutes or seconds apart; the best visit is kept.
-        alone_ms: where stacks are measured, the fastest run of the layer alone, over all visits.
-        stack_ms: and that of its stack.
-        output_error: relative error of its output against torch; absent where the output cannot be had.
-        facts: what else the device told.
+        reference_ms: time of the reference layer around these runs. Its ratio to the table's reference time is the
+            drift.
+        visits: how often the layer was timed, minutes or seconds apart. The best visit is kept.
+        alone_ms: fastest run of the layer alone over all visits, if stacks are measured.
+        stack_ms: fastest run of the stack over all visits, if stacks are measured.
+        output_error: relative error of the output against torch. None if the device does not return the output.
+        facts: what else the device reported.
     """
 
     minimum_ms: _Milliseconds
@@ -139,22 +140,22 @@ class Timing(Record):
 
     @property
     def confirmed(self) -> bool:
-        """Whether the fastest run is no lucky one: a tenth of the runs came within 3 % of it."""
+        """Whether the fastest run is not an outlier: a tenth of the runs came within 3 % of it."""
         return self.p10_ms <= 1.03 * self.minimum_ms
 
     @property
     def in_doubt(self) -> bool:
-        """Whether it should be taken again."""
+        """Whether the layer should be timed again."""
         return not (self.settled and self.confirmed) or (self.slowdown > 1 and self.visits == 1)
 
 
 class Filled(Record):
-    """A layer that was not measured: interpolated between measured ones of its kind.
+    """A layer that was not measured. Its time is interpolated between measured layers of its kind.
 
     Attributes:
-        filled_ms: the value a look-up takes.
+        filled_ms: the value that a lookup uses.
         low_ms: lower end of its 90 % interval.
-        high_ms: upper end.
+        high_ms: upper end of its 90 % interval.
     """
 
     filled_ms: _Milliseconds
@@ -175,7 +176,7 @@ class Failed(Record):
 
 
 def _entry_kind(value: object) -> str:
-    """Which of the three a JSON object is, by the member that only that one has."""
+    """Which kind of entry a JSON object is: only `Filled` has a `filled_ms`, and only `Failed` has a `failed`."""
     if isinstance(value, Filled) or (isinstance(value, Mapping) and "filled_ms" in value):
         return "<filled>"
     if isinstance(value, Failed) or (isinstance(value, Mapping) and "failed" in value):
@@ -183,7 +184,7 @@ def _entry_kind(value: object) -> str:
     return "<timing>"
 
 
-# What stands at a layer's key. The brackets keep the tags out of the paths in error messages (nas/errors.py).
+# The value at a layer's key. The brackets keep the tags out of the paths in error messages (nas/errors.py).
 Entry = Annotated[
     Annotated[Timing, Tag("<timing>")] | Annotated[Filled, Tag("<filled>")] | Annotated[Failed, Tag("<failed>")],
     Discriminator(_entry_kind),
@@ -191,7 +192,7 @@ Entry = Annotated[
 
 
 class PublishedTime(Record):
-    """What others measured for a whole network on this device; shown beside the prediction."""
+    """The time that others measured for a whole network on this device. It is shown beside the prediction."""
 
     name: str
     latency_ms: _Milliseconds
@@ -200,21 +201,21 @@ class PublishedTime(Record):
 
 
 class ReferenceTime(Record):
-    """The layer that is timed again and again between the others, and its usual time: the median over the table."""
+    """The reference layer, timed repeatedly between the other layers, and its usual time, the median over the table."""
 
     key: str
     latency_ms: _Milliseconds
 
 
 class Correction(Record):
-    """What whole networks showed the sum of their layers to be off by: `scale` * sum + `weights_ms_per_mb` * weights.
+    """Correction of a sum of layers, learned from whole networks: `scale` * sum + `weights_ms_per_mb` * weights.
 
-    A layer that is timed alone finds its weights in the cache; in a network they come from memory.
+    A layer that is timed alone finds its weights in the cache. In a network, the weights come from memory.
 
     Attributes:
         scale: factor on every layer.
-        weights_ms_per_mb: for each 10^6 bytes of a layer's weights.
-        networks: how many whole networks it was learnt from.
+        weights_ms_per_mb: added for each 10^6 bytes of a layer's weights.
+        networks: number of whole networks that the correction was learned from.
     """
 
     scale: Annotated[float, Field(gt=0, le=100)]
@@ -223,13 +224,13 @@ class Correction(Record):
 
 
 class Agreement(Record):
-    """How predictions agree with measured end-to-end times; errors are predicted / measured - 1, as fractions.
+    """How predictions agree with measured end-to-end times. Errors are predicted / measured - 1, as fractions.
 
     Attributes:
-        networks: how many were compared.
+        networks: number of networks compared.
         bias: mean of the errors.
-        mean_error: mean of their absolute values.
-        worst_error: largest absolute value.
+        mean_error: mean absolute error.
+        worst_error: largest absolute error.
         tau: Kendall's rank correlation.
     """
 
@@ -241,7 +242,7 @@ class Agreement(Record):
 
     @classmethod
     def of(cls, predicted: Sequence[float], measured: Sequence[float]) -> Self:
-        """Compare equally long sequences of at least two times."""
+        """Compare two sequences of equal length, with at least two times each."""
         from scipy.stats import kendalltau
 
         errors = [ours / theirs - 1 for ours, theirs in zip(predicted, measured, strict=True)]
@@ -267,14 +268,14 @@ class CheckRow(Record):
     """One whole network that was timed and predicted.
 
     Attributes:
-        name: of a reference, or the architecture's id.
-        id: of the architecture.
-        role: `held-out`, or `calibration` for those the correction was learnt from.
-        measured_ms: end to end, fastest round, over the drift of the device since the table.
-        raw_ms: as it was timed.
-        predicted_ms: by the look-up of the table, correction included.
-        sum_ms: of its layers without correction.
-        spread: mean relative difference between its repetitions.
+        name: name of a reference network, or the architecture's id.
+        id: id of the architecture.
+        role: `held-out`, or `calibration` for networks that the correction was learned from.
+        measured_ms: end-to-end time of the fastest round, divided by the drift of the device since the table.
+        raw_ms: end-to-end time of the fastest round as it was timed.
+        predicted_ms: the table's lookup, correction included.
+        sum_ms: the table's lookup without correction: the plain sum of the layers.
+        spread: mean relative difference between two repetitions.
     """
 
     name: str
@@ -288,17 +289,18 @@ class CheckRow(Record):
 
 
 class Check(Record):
-    """The end-to-end comparison that says how far the sum of layers can be trusted.
+    """The end-to-end comparison that shows how far the sum of layers can be trusted.
 
     Attributes:
-        date: of the measurement, ISO 8601.
+        date: day of the measurement, ISO 8601.
         protocol: how the networks were timed, in words.
-        agreement: of the predictions of held-out networks.
-        uncorrected: the same for the plain sums of their layers.
-        noise_floor: mean relative difference between two repetitions, that is rounds, of the same network.
-        half_noise: the same between the fastest of one half of the rounds and the fastest of the other.
-        drift: how much slower than in the table the reference layer was; below 1 it was faster.
-        baselines: a line in MACs and one in parameters, fitted on half of the networks and compared on the other.
+        agreement: agreement of the predictions on the held-out networks.
+        uncorrected: agreement of the plain sums of layers on the held-out networks.
+        noise_floor: mean relative difference between two repetitions (rounds) of the same network.
+        half_noise: mean relative difference between the fastest time in one half of the rounds and in the other half.
+        drift: time of the reference layer divided by its time in the table. Below 1 the device was faster.
+        baselines: agreement of a line in MACs and of a line in parameters. Both are fitted on one half of the held-out
+            networks and compared on the other half.
         rows: every network, held-out and calibration.
     """
 
@@ -313,10 +315,10 @@ class Check(Record):
     rows: Annotated[tuple[CheckRow, ...], Field(min_length=2)]
 
     def factors(self, coverage: float) -> tuple[float, float]:
-        """What to multiply a prediction with for the ends of an interval that covers this share of networks.
+        """Factors that turn a prediction into the ends of an interval that covers this share of networks.
 
-        Split conformal (Vovk et al., 2005) on the relative errors of the held-out networks: exact for networks drawn
-        like them, silent about networks unlike them.
+        The method is split conformal prediction (Vovk et al., 2005) on the relative errors of the held-out networks.
+        The coverage is exact for networks drawn like the held-out ones. It says nothing about networks unlike them.
 
         Raises:
             InputError: the check has too few networks for this coverage.

@@ -1,8 +1,8 @@
-"""What measured layers say of each other: values for those not measured, and which of the measured stand out.
+"""Interpolation between measured layers: values for layers that were not measured, and outliers among the measured.
 
-One Gaussian process for each kind of layer (Rasmussen and Williams, 2006, chapters 2 and 5) on the logarithm of the
-time: a power law in multiply-adds and memory traffic, plus a smooth function of the layer's own numbers. It says how
-sure it is of each value, and that is checked by leaving out every measured layer in turn.
+Each kind of layer has a Gaussian process (Rasmussen and Williams, 2006, chapters 2 and 5) for the logarithm of the
+time. It is a power law in multiply-adds and memory traffic, plus a smooth function of the layer's own numbers. The
+process gives every value a standard deviation. Leave-one-out over the measured layers checks these.
 """
 
 from __future__ import annotations
@@ -24,27 +24,28 @@ __all__ = ["fewest", "fill", "measuring_order", "too_slow"]
 
 _Array = npt.NDArray[np.float64]
 
-_FEW = 12  # of a kind with so few layers every one is measured: stems and heads, which every network has
-_FEWEST = 4  # measured layers that an interpolation takes
-_FOR_SCALES = 200  # points that the scales of a process are found on: a second instead of a minute for 720 layers
+_FEW = 12  # kinds with at most this many layers are measured completely: stems and heads, which every network has
+_FEWEST = 4  # measured layers that an interpolation needs
+_FOR_SCALES = 200  # most points to find the scales of a process on: a second instead of a minute for 720 layers
 _Z90 = 1.645
 
-# A measured layer stands out when it is slower than the others suggest by both.
+# A measured layer is an outlier if it is slower than the others predict by more than both limits.
 _STANDS_OUT = 2.5  # standard deviations
 _STANDS_OUT_SHARE = 0.015
 
-# Priors of the process, on times of fractions of a millisecond to seconds: intercept, powers of MACs and traffic.
+# Priors of the process: intercept, power of MACs, power of traffic. They suit times from fractions of a millisecond to
+# seconds.
 _PRIOR_MEAN = np.array([0.0, 0.5, 0.5])
 _PRIOR_VARIANCE = np.array([100.0, 0.25, 0.25])
 _LENGTH = 2.0  # expected length scale of the standardised numbers
 
 
 def measuring_order(layers: Iterable[Layer]) -> list[Layer]:
-    """The layers in an order such that any beginning of it covers them evenly.
+    """The layers in an order whose every beginning covers them evenly.
 
-    Kinds with few layers come first and whole, then the fewest of the others that can be interpolated. Each next layer
-    is the one farthest from all before it, and the kinds take turns in proportion to their size. The order depends on
-    the layers alone, so that an interrupted build goes on with it.
+    All layers of the kinds with few layers come first. Then each other kind has as many layers as an interpolation
+    needs. After these, the kinds take turns in proportion to their size. Within a kind, each next layer is the one
+    farthest from all before it. The order depends on the layers alone, so a resumed build has the same order.
     """
     kinds = _by_kind(layers)
     few = [layer for members in kinds.values() if len(members) <= _FEW for layer in members]
@@ -58,7 +59,7 @@ def measuring_order(layers: Iterable[Layer]) -> list[Layer]:
 
 
 def fewest(order: Sequence[Layer]) -> int:
-    """How long a beginning of a measuring order must be so that the rest can be filled in."""
+    """Number of layers to measure from the start of a measuring order so that the others can be filled in."""
     kinds = _by_kind(order).values()
     return sum(len(members) if len(members) <= _FEW else _FEWEST for members in kinds)
 
@@ -68,7 +69,7 @@ def fill(measured: Mapping[Layer, float], wanted: Iterable[Layer]) -> dict[Layer
 
     Args:
         measured: milliseconds of measured layers.
-        wanted: the others; a layer of whose kind too few were measured gets no value.
+        wanted: layers to fill in. A layer gets no value if too few layers of its kind were measured.
     Returns:
         A value with its 90 % interval for each layer that could be filled.
     """
@@ -90,9 +91,9 @@ def fill(measured: Mapping[Layer, float], wanted: Iterable[Layer]) -> dict[Layer
 
 
 def too_slow(measured: Mapping[Layer, float]) -> list[Layer]:
-    """Layers that take longer than all others of their kind suggest, the oddest first.
+    """Outliers: layers that take longer than the others of their kind predict, the largest outlier first.
 
-    Something else may have run during the whole of their timing, which their own runs cannot tell.
+    Another program may have run during the whole timing of such a layer. The layer's own runs cannot show that.
 
     Args:
         measured: milliseconds of measured layers.
@@ -118,7 +119,7 @@ class _Process:
     """
 
     def __init__(self, x: _Array, basis: _Array, y: _Array) -> None:
-        # The scales of a function show on a part of its points; the cost of finding them grows with the cube.
+        # A part of the points is enough to find the scales, and the cost grows with the cube of the number of points.
         part = slice(None, None, math.ceil(len(x) / _FOR_SCALES))
         self._x, self._basis, self._residual = x[part], basis[part], (y - basis @ _PRIOR_MEAN)[part]
         # Logarithms of the standard deviations of the smooth function and of the noise, then of the length scales.
@@ -129,11 +130,11 @@ class _Process:
         self._x, self._basis, self._residual = x, basis, y - basis @ _PRIOR_MEAN
         self._factor, self._weights = self._solve(self._theta)
         residuals, deviations = self.left_out()
-        # How much wider than promised the errors are when each layer is predicted from the others.
+        # How much larger the leave-one-out errors are than their standard deviations promise. It widens the intervals.
         self._widening = max(1.0, float(np.sqrt(((residuals / deviations) ** 2).mean())))
 
     def predict(self, x: _Array, basis: _Array) -> tuple[_Array, _Array]:
-        """(M,) means and standard deviations of the logarithms of other layers."""
+        """(M,) means and (M,) standard deviations of the logarithms of the times of M other layers."""
         cross = self._covariance(x, self._x, basis, self._basis, self._theta)  # (M, N)
         means = basis @ _PRIOR_MEAN + cross @ self._weights
         prior = np.exp(2 * self._theta[0]) + basis**2 @ _PRIOR_VARIANCE
@@ -142,7 +143,7 @@ class _Process:
         return means, np.sqrt(variance) * self._widening
 
     def left_out(self) -> tuple[_Array, _Array]:
-        """(N,) errors of each layer's logarithm beside the others, and the standard deviations expected of them.
+        """(N,) leave-one-out errors of the logarithms of times, and (N,) their expected standard deviations.
 
         Rasmussen and Williams, equations 5.10 to 5.12.
         """
@@ -189,9 +190,9 @@ def _numbers(layer: Layer) -> dict[str, Any]:
 
 
 def _encode(layers: Sequence[Layer], everything: Sequence[Layer]) -> _Array:
-    """(N, D): standardised logarithms of positive numbers, and one column for each further value of all else.
+    """(N, D): standardised logarithms of positive numbers, and a one-hot encoding of all else without its first value.
 
-    What is constant over `everything` tells nothing and gets no column.
+    A field that is constant over `everything` has no information and gets no column.
     """
     rows = [_numbers(layer) for layer in layers]
     all_rows = [_numbers(layer) for layer in everything]
@@ -213,7 +214,7 @@ def _encode(layers: Sequence[Layer], everything: Sequence[Layer]) -> _Array:
 
 
 def _basis(layers: Sequence[Layer]) -> _Array:
-    """(N, 3): one, and the logarithms of 10^6 MACs and of 10^6 elements read and written."""
+    """(N, 3): 1, the logarithm of the MACs / 10^6, and the logarithm of the elements read and written / 10^6."""
     rows = []
     for layer in layers:
         parts = operations(layer)
@@ -224,7 +225,7 @@ def _basis(layers: Sequence[Layer]) -> _Array:
 
 
 def _farthest_first(x: _Array) -> list[int]:
-    """Indices in an order in which each is the one farthest from all before it, the first farthest from the middle."""
+    """Indices: first the point farthest from the mean, then always the point farthest from all points before it."""
     order = [int(np.argmax(((x - x.mean(axis=0)) ** 2).sum(axis=1)))]
     distance = ((x - x[order[0]]) ** 2).sum(axis=1)
     while len(order) < len(x):

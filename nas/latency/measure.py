@@ -1,4 +1,4 @@
-"""Space x device -> latency table: every distinct layer timed by one protocol, saved as it goes."""
+"""How a latency table is measured: every distinct layer of a space is timed by one protocol and saved at once."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from nas.networks import Layer, Stack
 
 __all__ = ["Progress", "build_table", "default_path", "ignore_progress", "measured_provenance"]
 
-# Layers that are visited in turn: their visits lie some seconds apart, and their models fit a device's cache.
+# Layers that are visited in turn. The visits of a layer are then some seconds apart, and the models of a block fit a
+# device's cache.
 _BLOCK = 64
-_STEP = 0.05  # share of the layers measured before intervals are looked at again
+_STEP = 0.05  # share of the layers to measure before the intervals are computed again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a build is: `done` of `total` layers, and what it is at."""
+    """The progress of a build: `done` of `total` layers, and what it works on."""
 
     done: int
     total: int
@@ -37,7 +38,7 @@ class Progress:
 
 
 def ignore_progress(progress: Progress) -> None:
-    """Watch nothing."""
+    """Ignore the progress."""
 
 
 def build_table(
@@ -51,23 +52,23 @@ def build_table(
     retry_failed: bool = False,
     on_progress: Callable[[Progress], None] = ignore_progress,
 ) -> LatencyTable:
-    """Time layers on the device and keep the table at `out`; layers already measured there are not timed again.
+    """Time layers on the device and save the table at `out`. Layers already measured there are not timed again.
 
-    The file is rewritten after every layer, so a build killed at any moment goes on from its last finished layer.
+    The file is rewritten after every layer, so a build killed at any moment resumes after its last finished layer.
 
     Args:
-        layers: what the table is to cover, such as `space.layers`.
+        layers: what the table should cover, such as `space.layers`.
         device: where to measure.
         out: the table file, new or begun by an earlier build.
         protocol: how to time a layer.
-        sample: share of the layers to measure, at least a few of each kind; the others are filled in between them,
-            and marked. All of them by default, or a tenth where `until_error` is given.
-        until_error: go on with the layers whose intervals are widest until every filled value is known to this
+        sample: share of the layers to measure, at least a few of each kind. The others are interpolated and marked as
+            filled. By default all layers are measured, or a tenth if `until_error` is given.
+        until_error: keep measuring the layers with the widest intervals until every filled value is known to this
             relative error, at 90 %.
-        retry_failed: take up layers again that failed before.
-        on_progress: called before the first layer and after every visit of one.
+        retry_failed: whether to retry layers that failed before.
+        on_progress: called before the first layer and after every visit of a layer.
     Returns:
-        The table, with whatever else `out` already held.
+        The table, including everything that `out` already held.
     Raises:
         InputError: `out` holds another device's times, or cannot be read or written.
         DeviceError: the device is gone.
@@ -90,16 +91,16 @@ def default_path(device: Device) -> Path:
     """latency_tables/DEVICE.RUNTIME.PRECISION.json for a device, in the working directory."""
     description = device.describe()
     model = _plain(description.model) or platform.machine()
-    # One machine has a table for each engine of a runtime: `onnxruntime-web wasm in Node`, and in Chromium.
+    # A machine has one table for each engine of a runtime: `onnxruntime-web wasm` in Node and in Chromium, for example.
     engine = _plain(description.runtime.partition(" in ")[2])
     runtime = f"{description.kind}-{engine}" if engine else description.kind
     return Path("latency_tables") / f"{model}.{runtime}.{description.precision}.json"
 
 
 def measured_provenance(description: DeviceDescription, protocol: str) -> Provenance:
-    """Where the times of a device come from, as of today."""
+    """The provenance of times that a device gives today."""
     is_fake = description.kind == "fake"
-    # torch writes the graph that a runtime is given.
+    # torch exports the graph that the runtime runs.
     exporter = {} if is_fake else {"torch": importlib.metadata.version("torch")}
     return Provenance(
         source="analytic" if is_fake else "measured",
@@ -118,10 +119,10 @@ def measured_provenance(description: DeviceDescription, protocol: str) -> Proven
 
 
 class _Build:
-    """A table in the making.
+    """A build in progress.
 
     Attributes:
-        table: as it is at `out`.
+        table: the table so far.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class _Build:
             self.table = self.table.model_copy(update={"call_ms": self._call_ms()})
 
     def measure(self, wanted: Sequence[Layer], *, retry_failed: bool) -> None:
-        """Visit the layers that have no timing yet, a block of them at a time, then again those in doubt."""
+        """Visit the layers that still lack visits, block by block, and visit layers in doubt once more."""
         todo = [layer for layer in wanted if self._is_open(layer, retry_failed=retry_failed)]
         self._total, self._done = len(wanted), len(wanted) - len(todo)
         self._tell("")
@@ -157,23 +158,24 @@ class _Build:
             block = todo[start : start + _BLOCK]
             self._visit(block)
             for visit in range(2, self._protocol.visits + 1):
-                # A layer that failed is tried as often: a disturbed difference, say, may be below nothing once.
+                # A layer that failed is retried as often, because a disturbance may make a difference negative once.
                 self._visit([layer for layer in block if self._visits(layer) < visit])
             self._visit([layer for layer in block if self._in_doubt(layer)], longer=2)
             self._done += len(block)
             self._tell("")
-        # What ran during the whole of a timing shows beside similar layers only, and each round sees more sharply.
+        # A program that ran during the whole timing of a layer shows only in comparison with similar layers. Each round
+        # of this comparison is more precise.
         while odd := [layer for layer in too_slow(self._measured()) if self._visits(layer) < 2 * self._protocol.visits]:
             self._tell(f"{len(odd)} that stand out")
             self._visit(odd, longer=2)
 
     def fill(self) -> None:
-        """Give every layer without a timing the value that the measured ones suggest."""
+        """Fill in every layer that was not measured with an interpolated value."""
         rest = [layer for layer in self._layers if not isinstance(self.table.entries.get(layer.key), Timing | Failed)]
         self._keep({layer.key: value for layer, value in fill(self._measured(), rest).items()})
 
     def wider_than(self, error: float) -> list[Layer]:
-        """Layers whose filled value may be off by more, the least certain first."""
+        """Layers whose filled value may be off by more than this relative error, the least certain first."""
         widths = {}
         for layer in self._layers:
             entry = self.table.entries.get(layer.key)
@@ -182,7 +184,7 @@ class _Build:
         return sorted(widths, key=lambda layer: -widths[layer])
 
     def _measured(self) -> dict[Layer, float]:
-        """Milliseconds of the layers measured so far, without drift."""
+        """Milliseconds of the layers measured so far, with the drift divided out."""
         found = {layer: self.table.entries.get(layer.key) for layer in self._layers}
         return {
             layer: entry.minimum_ms / self.table.drift(entry)
@@ -191,7 +193,7 @@ class _Build:
         }
 
     def _visit(self, layers: Sequence[Layer], *, longer: int = 1) -> None:
-        """Time the layers once more and keep the better of the old and the new."""
+        """Time the layers once more, and keep the better of the old and the new entry of each."""
         reference = self._protocol.job(self._reference)
         visits = interleaved(
             self._device, layers, lambda layer: self._jobs(layer, longer=longer), reference, self._levels
@@ -218,7 +220,7 @@ class _Build:
         return jobs
 
     def _call_ms(self) -> float:
-        """What a run costs beside the layer: the reference alone less its share of a stack, at their fastest."""
+        """Fixed cost of a run: the fastest time of the reference layer alone, minus its share of the fastest stack."""
         visits = [list(self._device.time(self._jobs(self._reference, longer=2))) for _ in range(self._protocol.visits)]
         for run in (run for runs in visits for run in runs):
             if run.failure is not None:

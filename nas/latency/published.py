@@ -1,7 +1,7 @@
 """What others published: end-to-end times of whole networks on one device, read from the CSV files beside the tables.
 
-`iphone13.points.csv` describes networks of the family completely, `iphone13.baselines.csv` names networks of other
-authors, and `iphone13.baselines.operations.csv` has what these consist of, traced from timm once
+`iphone13.points.csv` describes networks of the family completely. `iphone13.baselines.csv` names networks of other
+authors. `iphone13.baselines.operations.csv` has the operations of these networks, traced from timm once
 (`tests/benchmarks/trace_baselines.py`).
 """
 
@@ -65,7 +65,7 @@ _Amount = Annotated[int, Field(ge=0)]
 _Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 _Kernel = Annotated[_Count, AfterValidator(odd)]
 _Dims = Annotated[tuple[_Count, _Count, _Count, _Count], _split("-")]
-# As in ||2|4; an empty cell is four empty numbers.
+# Such as ||2|4. An empty cell means four empty numbers.
 _PerStage = Annotated[
     tuple[_Count | None, _Count | None, _Count | None, _Count | None],
     _split("|"),
@@ -93,21 +93,21 @@ class PublishedPoint(_PublishedRow):
     """A published network: its time on the device, its accuracy, and everything that defines it.
 
     Attributes:
-        latency_ms: as printed.
+        latency_ms: the time as printed.
         fit: whether the model is fitted to this row.
-        why_not: the reason where it is not.
-        uncertainty: assumed standard deviation of the printed time, relative.
+        why_not: the reason if the model is not fitted to this row.
+        uncertainty: assumed relative standard deviation of the printed time.
         top1: ImageNet-1k accuracy in %.
         epochs: training epochs behind `top1`.
         params_m: parameters as printed, in millions.
         gmacs: multiply-adds as printed, in 10^9.
         dims: channels of the four stages, as in `48-96-192-384`.
-        stages: blocks of the four stages, as in `2C|2C|9C 4A 1C|2A`: C convolution blocks, A attention units.
-        stem: `fused`, the stem of iFormer, or `patchify`, that of ConvNeXt.
+        stages: blocks of the four stages, as in `2C|2C|9C 4A 1C|2A`. C is a convolution block, A is an attention unit.
+        stem: `fused` (the stem of iFormer) or `patchify` (the stem of ConvNeXt).
         heads: heads of the attention units of each stage, as in `||6|12`, for `mha`.
         query_reduction: R of each stage.
-        window: window of the attention units of each stage but the last unit, which is global.
-        timed: `network`, or `backbone` where the classifier was left out.
+        window: window of the attention units of each stage. The last attention unit of a stage is global.
+        timed: `network`, or `backbone` if the classifier was left out.
         source: where it is printed (iFormer, arXiv:2501.15369).
     """
 
@@ -153,10 +153,10 @@ class PublishedPoint(_PublishedRow):
         return self.norm == "bn" and self.stem == "fused"
 
     def architecture(self) -> Architecture:
-        """The network, with its classifier also where only the backbone was timed.
+        """The network, including its classifier even if only the backbone was timed.
 
         Raises:
-            ValueError: the network is not of the family, or a column that it needs is empty or against a rule.
+            ValueError: the network is not of the family, or a column that it needs is empty or invalid.
         """
         if not self.in_family:
             raise ValueError(f"{self.name}: norm {self.norm} and stem {self.stem} are not part of the family")
@@ -169,7 +169,7 @@ class PublishedPoint(_PublishedRow):
         )
 
     def timed_layers(self) -> list[Layer]:
-        """The layers that the published time is of."""
+        """The layers that the published time covers."""
         layers = list(self.architecture().layers())
         return layers if self.timed == "network" else [part for part in layers if not isinstance(part, HeadLayer)]
 
@@ -208,13 +208,13 @@ class Baseline(_PublishedRow):
     """A published network of other authors, timed on the same device.
 
     Attributes:
-        latency_ms: as printed.
+        latency_ms: the time as printed.
         fit: whether the model is fitted to this row.
-        why_not: the reason where it is not.
+        why_not: the reason if the model is not fitted to this row.
         resolution: height and width of the image.
         top1: ImageNet-1k accuracy in %.
         epochs: training epochs behind `top1`.
-        timm_name: the model of timm that is this network; empty where there is none.
+        timm_name: name of this network in timm. Empty if timm does not have it.
         source: where it is printed.
     """
 
@@ -244,20 +244,20 @@ class _CountedOperation(Record):
 
 
 def read_points(path: Path) -> list[PublishedPoint]:
-    """Read a points file: one published network a row, the columns as the attributes of `PublishedPoint`.
+    """Read a points file: one published network per row. The columns are the attributes of `PublishedPoint`.
 
     Raises:
-        InputError: the file cannot be read, a column is missing or unknown, or a value is against a rule; the message
-            names the file, the row and the column.
+        InputError: the file cannot be read, a column is missing or unknown, or a value is invalid. The message names
+            the file, the row and the column.
     """
     return _once_each(path, _read(path, PublishedPoint))
 
 
 def read_baselines(path: Path) -> list[Baseline]:
-    """Read a baselines file: one network of other authors a row, the columns as the attributes of `Baseline`.
+    """Read a baselines file: one network of other authors per row. The columns are the attributes of `Baseline`.
 
     Raises:
-        InputError: as of `read_points`.
+        InputError: as in `read_points`.
     """
     return _once_each(path, _read(path, Baseline))
 
@@ -269,15 +269,15 @@ def baselines_beside(points: Path) -> Path | None:
 
 
 def operations_beside(baselines: Path) -> Path:
-    """Where the operations of the networks in a baselines file are kept."""
+    """Path of the operations file that belongs to a baselines file."""
     return baselines.with_suffix(".operations.csv")
 
 
 def read_operations(path: Path) -> dict[str, Counter[Operation]]:
-    """Read an operations file: for each network what it consists of, and how often.
+    """Read an operations file: for each network its operations, and how often each occurs.
 
     Raises:
-        InputError: as of `read_points`.
+        InputError: as in `read_points`.
     """
     networks: dict[str, Counter[Operation]] = {}
     for row in _read(path, _CountedOperation):
@@ -286,12 +286,12 @@ def read_operations(path: Path) -> dict[str, Counter[Operation]]:
 
 
 def write_operations(path: Path, networks: Mapping[str, Iterable[Operation]], *, origin: str) -> None:
-    """Write an operations file, each network's operations in the order they first run, equal ones counted.
+    """Write an operations file: each network's operations in the order they first run, with equal ones counted.
 
     Args:
         path: file to write.
         networks: name -> operations in the order they run.
-        origin: what made them, in one line; the first of the file.
+        origin: what made the operations, in one line. It becomes the first line of the file.
     """
     columns = [field.name for field in fields(Operation)]
     lines = [f"# {origin}", ",".join(["name", "count", *columns])]
@@ -302,7 +302,7 @@ def write_operations(path: Path, networks: Mapping[str, Iterable[Operation]], *,
 
 
 def _read(path: Path, record: type[_Row]) -> list[_Row]:
-    """The rows of a CSV file whose columns are the fields of a record; leading lines with # are passed over."""
+    """The rows of a CSV file whose columns are the fields of a record. Leading lines with # are skipped."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             lines = list(file)

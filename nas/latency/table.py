@@ -1,4 +1,4 @@
-"""What a network costs: a latency table, read and written as JSON, and the look-up of a network in it. No torch."""
+"""What a network costs: a latency table, read and written as JSON, and the lookup of a network in it. No torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from nas.networks import Architecture, Layer, operations
 __all__ = ["Latency", "LatencyTable", "LayerLatency", "drift", "weights_mb"]
 
 _COVERAGE = 0.9
-_DRIFT = 0.02  # a reference that differs by less tells of noise
+_DRIFT = 0.02  # a smaller relative change of the reference layer is noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +68,12 @@ class LatencyTable(Record):
 
     Attributes:
         provenance: where the numbers come from.
-        model: fills in layers without an entry; a table without a model answers for its entries only.
+        model: predicts layers without an entry. A table without a model covers only its entries.
         published: architecture id -> what others measured for that network.
-        reference: the layer that tells the drift of the device.
-        call_ms: cost of a run beside its layers, where the device has one.
-        correction: what whole networks showed the sums to be off by.
-        check: how far the look-ups can be trusted.
+        reference: the layer that shows the drift of the device.
+        call_ms: fixed cost of a run. 0 if the device has none.
+        correction: correction of the sums, learned from whole networks.
+        check: how far the lookups can be trusted.
         entries: layer key -> timing, filled value or failure.
     """
 
@@ -89,25 +89,25 @@ class LatencyTable(Record):
 
     @classmethod
     def find(cls, name: str) -> tuple[LatencyTable, Path]:
-        """The table that `name` means (a path, a stem or a unique beginning of one), and its file.
+        """The table that `name` means (a path, a file stem or the unique beginning of a stem), and its file.
 
         Raises:
-            InputError: no such table, several that begin so, or a broken file.
+            InputError: no such table, several tables that begin with `name`, or a broken file.
         """
         path = catalog.find_file("latency table", "latency_tables", ".json", name)
         return cls.load(path), path
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable:
-        """Read a table file; nothing in it is ever run.
+        """Read a table file. Nothing in it is ever executed.
 
         Raises:
-            InputError: unreadable, not JSON, an unknown key or a value against a rule.
+            InputError: the file is unreadable or not JSON, or it has an unknown key or an invalid value.
         """
         return read_record(path, cls)
 
     def save(self, path: Path) -> None:
-        """Write the table beside `path` and rename it: one entry a line, sorted, so that a diff can be read."""
+        """Write the table beside `path` and rename it. Entries are sorted, one per line, for readable diffs."""
         data = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         entries = {key: entry.model_dump(mode="json", exclude_defaults=True) for key, entry in self.entries.items()}
         parts = [f'{{"schema": {self.schema_version}', f'"provenance": {json.dumps(data["provenance"], indent=1)}']
@@ -125,14 +125,14 @@ class LatencyTable(Record):
         write_beside(path, (",\n ".join(parts) + "}\n").encode())
 
     def with_entries(self, entries: Mapping[str, Entry]) -> LatencyTable:
-        """The same table with these entries added; what was checked before no longer holds and is dropped."""
+        """The same table with these entries added. The check and the correction no longer hold and are dropped."""
         return self.model_copy(
             update={"entries": {**self.entries, **entries}, "check": None, "correction": None},
         )
 
     @property
     def interval_meaning(self) -> str:
-        """What the interval of a look-up in this table covers."""
+        """What the interval of a lookup in this table covers."""
         if self.check:
             return (
                 f"{_default_coverage(self.check):.0%} of networks like the {self.check.agreement.networks} it was "
@@ -146,7 +146,7 @@ class LatencyTable(Record):
 
     @property
     def trust(self) -> str:
-        """How far a look-up can be trusted, in one sentence."""
+        """How far a lookup can be trusted, in one sentence."""
         if self.check:
             filled = sum(isinstance(entry, Filled) for entry in self.entries.values())
             return self.check.describe() + (f"; {filled} of {len(self.entries)} layers are filled in" if filled else "")
@@ -217,37 +217,38 @@ class LatencyTable(Record):
         return {name: values[round(share * (len(values) - 1))] for name, share in shares.items()}
 
     def drift(self, timing: Timing) -> float:
-        """How much slower than usual the device was during a timing; 1 where the difference is noise."""
+        """Time of the reference layer during a timing, divided by its usual time. 1 if the difference is noise."""
         if self.reference is None or timing.reference_ms is None:
             return 1.0
         return drift(timing.reference_ms, self.reference.latency_ms)
 
     def layer_ms(self, layer: Layer) -> float:
-        """Milliseconds of one layer, corrected where the table has a correction; infinite for one that failed.
+        """Milliseconds of one layer, with the table's correction if there is one. Infinite if the layer failed.
 
         Raises:
-            MissingLatencyError: neither an entry nor a model covers it.
+            MissingLatencyError: neither an entry nor a model covers the layer.
         """
         if isinstance(self.entries.get(layer.key), Failed):
             return math.inf
         return self._look_up(layer).latency_ms
 
     def latency_ms(self, architecture: Architecture) -> float:
-        """Predicted latency of a network alone, quicker than `latency` where thousands are asked for.
+        """Predicted latency of a network, without interval and breakdown.
 
-        A network with a layer that failed on the device takes for ever.
+        This is faster than `latency` for thousands of networks. The latency is infinite if a layer of the network
+        failed on the device.
 
         Raises:
-            MissingLatencyError: a layer has no entry.
+            MissingLatencyError: neither an entry nor a model covers a layer.
         """
         return sum(map(self.layer_ms, architecture.layers())) + self._overhead_ms
 
     def upper_ms(self, architecture: Architecture, confidence: float) -> float:
-        """Upper end of the interval that covers this share of networks: what `--confidence` searches on.
+        """Upper end of the interval that covers this share of networks. A search with `--confidence` limits this value.
 
         Raises:
-            InputError: the table has neither a check nor a model, or too few networks behind them.
-            MissingLatencyError: a layer has no entry.
+            InputError: the table has neither a check nor a model, or they rest on too few networks for this share.
+            MissingLatencyError: neither an entry nor a model covers a layer.
         """
         if not (self.check or self.model):
             raise InputError("the latency table was not checked, so it has no interval: nas table check TABLE")
@@ -258,10 +259,12 @@ class LatencyTable(Record):
 
         Args:
             architecture: need not lie in any space.
-            coverage: share of networks that the interval is to cover, in (0, 1); by default what the table knows well.
+            coverage: share of networks that the interval should cover, in (0, 1). By default 90 %, or as much as the
+                networks of the check allow; without a check, the coverage of the model.
         Raises:
-            InputError: the table knows too few networks for this coverage.
-            MissingLatencyError: some layers have no entry; the message says how to measure them.
+            InputError: the check or the model rests on too few networks for this coverage.
+            MissingLatencyError: some layers have no entry, and the table has no model. The message says how to measure
+                them.
         """
         layers = list(architecture.layers())
         missing = {layer.key for layer in layers if layer.key not in self.entries} if self.model is None else set()
@@ -301,7 +304,7 @@ class LatencyTable(Record):
                     f"{layer.key} could not be measured ({failed.failed}): nas table build --retry-failed"
                 )
             case None if self.model:
-                # Beside measured entries a modelled value must be told apart from them.
+                # In a table of measured entries, a value from the model must be marked as not measured.
                 source = "filled" if self.provenance.source == "measured" else self.provenance.source
                 value = self.model.layer_ms(layer)
             case None:
@@ -337,24 +340,24 @@ def _range(values: Iterable[float]) -> str:
 
 
 def drift(reference_ms: float, usual_ms: float) -> float:
-    """How much slower than usual a device is by its reference layer; 1 where the difference is noise."""
+    """Time of a device's reference layer, divided by its usual time. 1 if the difference is noise."""
     ratio = reference_ms / usual_ms
     return 1.0 if abs(ratio - 1) < _DRIFT else ratio
 
 
 def weights_mb(layer: Layer, precision: str) -> float:
-    """10^6 bytes of a layer's weights on the device."""
+    """Size of a layer's weights on the device, in 10^6 bytes."""
     size = 2 if precision == "fp16" else 4
     return sum(operation.weights for operation in operations(layer)) * size / 1e6
 
 
 def _default_coverage(check: Check) -> float:
-    """90 %, or as much as the networks of the check can tell."""
+    """90 %, or as much as the networks of the check allow."""
     return min(_COVERAGE, check.agreement.networks / (check.agreement.networks + 1))
 
 
 def _lines(items: Mapping[str, object]) -> str:
-    """The members of a JSON object, sorted, one a line."""
+    """The members of a JSON object, sorted, one per line."""
     return ",\n".join(f"  {json.dumps(key)}: {json.dumps(items[key])}" for key in sorted(items))
 
 

@@ -1,8 +1,9 @@
-"""How a time is read off raw runs: how long to run, which runs were steady, and the quantiles of those. No torch.
+"""How raw runs become a timing: how long to run, which runs are steady, and the quantiles of these. No torch.
 
-Other programs only ever slow a run down, and on a shared machine they do so most of the time. What stays put is the
-fastest of many runs, so steadiness is judged on the fastest run of each of a dozen windows, and a look-up adds up the
-fastest steady runs: the time on the device when it is left alone. The other quantiles are kept to show the rest.
+Other programs can only slow a run down, and on a shared machine they do so most of the time. The fastest of many runs
+stays stable. So the runs are cut into a dozen windows, and the fastest run of each window decides which part is
+steady. A lookup adds up the fastest steady runs: the time of the device when nothing else runs on it. The other
+quantiles are kept to show the other runs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from nas.networks import Subject
 __all__ = ["TimingProtocol", "read_run", "read_runs", "stack_share"]
 
 _WINDOWS = 12
-# Quantiles come from clocks of nanoseconds to microseconds.
+# Decimals of a quantile in ms. Clocks have resolutions of nanoseconds to microseconds.
 _DIGITS = 6
 
 
@@ -28,10 +29,10 @@ class TimingProtocol:
     """How a layer or network is timed.
 
     Attributes:
-        duration_ms: run back to back at least this long, warm-up included,
-        minimum_runs: and at least so often,
+        duration_ms: a subject is run back to back for at least this long, warm-up included,
+        minimum_runs: and at least this often,
         maximum_runs: but no more often than this.
-        visits: each time is taken so often, seconds apart, and up to twice as often where it is in doubt.
+        visits: how often a layer is timed, seconds apart. If its time is in doubt, it is timed up to twice as often.
     """
 
     duration_ms: float = 80.0
@@ -40,7 +41,13 @@ class TimingProtocol:
     visits: int = 3
 
     def job(self, subject: Subject, *, longer: int = 1, verify: bool = False) -> Job:
-        """What to ask of a device, where in doubt for a multiple of the time."""
+        """The job for a device.
+
+        Args:
+            subject: a layer, a stack of equal layers or a whole network.
+            longer: factor on the duration and the number of runs, for a time that is in doubt.
+            verify: whether to report the output as well.
+        """
         return Job(
             subject=subject,
             duration_ms=self.duration_ms * longer,
@@ -59,7 +66,7 @@ class TimingProtocol:
 
 
 def read_run(run: Run) -> Timing:
-    """The timing of a job that did not fail: of its steady runs, or of what a device that tells no single run tells."""
+    """The timing of a job that did not fail, from its steady runs or from quantiles if the device reports no runs."""
     if run.times_ms:
         return read_runs(run.times_ms)
     minimum, p10, median, p90, maximum = (_between(run.quantiles_ms, share) for share in (0, 0.1, 0.5, 0.9, 1))
@@ -69,10 +76,11 @@ def read_run(run: Run) -> Timing:
 def read_runs(times_ms: Sequence[float], *, tolerance: float = 0.03) -> Timing:
     """The steady part of a series of runs.
 
-    The runs are cut into twelve windows of equal length; the fastest of the last four is the steady time. Runs
-    before the first window that reaches it are warm-up. Where an earlier window was faster by more than twice the
-    tolerance, the device runs fast at first and slower for good: the fast windows go too, and `slowdown` says by how
-    much.
+    The runs are cut into twelve windows of equal length. The fastest of the last four windows is the steady time. Runs
+    before the first window that reaches the steady time are warm-up.
+
+    If an earlier window was faster by more than twice the tolerance, the device runs fast at first and then stays
+    slower. The fast windows are dropped too, and `slowdown` says how much slower the steady time is.
 
     Args:
         times_ms: every run, in order.
@@ -107,17 +115,18 @@ def stack_share(one: Timing, stack: Timing, *, layers: int) -> Timing | None:
     """Time of one layer without the cost of the call: (T_k - T_1) / (k - 1), quantile by quantile.
 
     Args:
-        one: of the layer alone.
-        stack: of `layers` such layers in a row.
+        one: timing of the layer alone.
+        stack: timing of `layers` such layers in a row.
         layers: k, at least 2.
     Returns:
-        The share; None where noise is larger than the layer.
+        The time of one layer. None if noise is larger than this time.
     """
     pairs = [(getattr(one, name) or one.p90_ms, getattr(stack, name) or stack.p90_ms) for name in QUANTILES]
     shares = [round((whole - single) / (layers - 1), _DIGITS) for single, whole in pairs]
     if shares[0] <= 0:
         return None
-    # Quantiles of a difference are not differences of quantiles: an outlier of the layer alone must not make one fall.
+    # Differences of quantiles are not quantiles of a difference. So an outlier of the layer alone could make a quantile
+    # smaller than the one before it, which the running maximum prevents.
     rising = dict(zip(QUANTILES, accumulate(shares, max), strict=True))
     return stack.model_copy(
         update={
@@ -129,7 +138,7 @@ def stack_share(one: Timing, stack: Timing, *, layers: int) -> Timing | None:
 
 
 def _between(quantiles_ms: Mapping[float, float], share: float) -> float:
-    """A quantile that a device did not tell, on the line between those it did."""
+    """A quantile, interpolated linearly between those that the device reported."""
     known = sorted(quantiles_ms)
     above = next(each for each in known if each >= share)
     below = max((each for each in known if each <= share), default=above)
@@ -138,12 +147,12 @@ def _between(quantiles_ms: Mapping[float, float], share: float) -> float:
 
 
 def _level(window: Sequence[float]) -> float:
-    """The fastest run of a window; of five or more the second fastest, as one may be a lucky one."""
+    """The fastest run of a window. Of five or more runs the second fastest, because the fastest may be an outlier."""
     return sorted(window)[1] if len(window) >= 5 else min(window)
 
 
 def _quantile(ordered: Sequence[float], q: float) -> float:
-    """The `q` quantile of sorted samples, between neighbours."""
+    """The `q` quantile of sorted samples, interpolated linearly."""
     position = q * (len(ordered) - 1)
     low = int(position)
     high = min(low + 1, len(ordered) - 1)

@@ -1,4 +1,4 @@
-"""What the runs of one layer come to: an entry of the table, checked against torch, and the better of two visits."""
+"""How the runs of one layer become an entry of the table, checked against torch, and which of two visits is better."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from nas.networks import AttentionLayer, ConvLayer, Layer
 
 __all__ = ["STACK", "better_of", "call_share", "entry_of", "is_stackable"]
 
-STACK = 4  # layers in a stack on devices whose calls have a cost of their own
+STACK = 4  # layers in a stack on devices whose calls have a fixed cost
 
-# Largest relative error of an output against torch in float32. Runtimes reorder sums: about 1e-6; float16 has 11 bits,
-# and errors of a thousandth add up over the operations of a layer.
+# Largest relative error of an output against torch in float32. Runtimes reorder sums, which gives errors of about 1e-6.
+# float16 has 11 bits, and errors of a thousandth add up over the operations of a layer.
 _TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 
 
 def is_stackable(layer: Layer) -> TypeGuard[ConvLayer | AttentionLayer]:
-    """Whether the output of a layer is its own input again: windows are made and merged inside it, or not at all."""
+    """Whether the output of a layer can be its input. Then the layer partitions and merges windows, or does neither."""
     return isinstance(layer, ConvLayer) or (isinstance(layer, AttentionLayer) and layer.partitions == layer.merges)
 
 
 def call_share(one: Timing, stack: Timing) -> float:
-    """Milliseconds of a call beside its layer: the layer alone less its share of a stack, at their fastest."""
+    """Fixed cost of a call in ms: the fastest time of the layer alone, minus its share of the fastest stack."""
     return max(round(one.minimum_ms - (stack.minimum_ms - one.minimum_ms) / (STACK - 1), 6), 1e-6)
 
 
 def entry_of(
     layer: Layer, runs: Sequence[Run], *, reference_ms: float, call_ms: float, precision: str
 ) -> Timing | Failed:
-    """What one visit of a layer comes to.
+    """The entry that one visit of a layer gives.
 
     Args:
         layer: what was timed.
-        runs: of the layer alone, and of a stack of it where the device is measured through stacks.
+        runs: results for the layer alone, and for a stack of it if the device is measured through stacks.
         reference_ms: time of the reference layer around these runs.
-        call_ms: cost of a call beside its layers, 0 where the device has none.
-        precision: number format of the device, which decides how far an output may be off.
+        call_ms: fixed cost of a call. 0 if the device has none.
+        precision: number format of the device, which decides how large the error of an output may be.
     """
     for run in runs:
         if run.failure is not None:
@@ -70,7 +70,7 @@ def entry_of(
 
 
 def better_of(old: Entry | None, new: Timing | Failed) -> Timing | Failed:
-    """The better of two visits: settled before unsettled, confirmed before a lucky one, then the faster."""
+    """The better of two visits: a settled one, then one with a confirmed fastest run, then the faster one."""
     if not isinstance(old, Timing):
         return new
     if isinstance(new, Failed):
@@ -81,7 +81,8 @@ def better_of(old: Entry | None, new: Timing | Failed) -> Timing | Failed:
     )
     if old.alone_ms is None or old.stack_ms is None or new.alone_ms is None or new.stack_ms is None:
         return merged
-    # Other programs only slow a run down, but a difference of two runs either way: each part keeps its own fastest.
+    # Other programs only slow a run down, but they can make a difference of two runs larger or smaller. So the layer
+    # alone and the stack each keep their own fastest run.
     alone, stack = min(old.alone_ms, new.alone_ms), min(old.stack_ms, new.stack_ms)
     share = (stack - alone) / (STACK - 1)
     if share <= 0:
@@ -91,12 +92,12 @@ def better_of(old: Entry | None, new: Timing | Failed) -> Timing | Failed:
 
 
 def _constant(value_ms: float) -> Timing:
-    """A cost without spread."""
+    """A timing without spread, for a constant cost."""
     return Timing(**dict.fromkeys(QUANTILES, value_ms), runs=1)
 
 
 def _output_error(layer: Layer, run: Run) -> float | None:
-    """Norm of the difference to torch over the norm of torch's output; None where the device gave no output."""
+    """Norm of the difference to torch, divided by the norm of torch's output. None if the device gave no output."""
     if run.output is None:
         return None
     from nas.networks.modules import build_deployed, example_input

@@ -169,7 +169,7 @@ def test_baselines_of_the_fit_have_operations_and_the_rest_a_reason(model: CostM
     assert len(rows) == 37
     assert fitted == [row.name for row in model.baselines]
     assert len(fitted) == 27
-    # What the family never does is out by rule, not by its error.
+    # Networks with operations that the family never has are left out by a rule, not because of their error.
     assert {row.name for row in rows if row.name in operations and row.fit == "no"} == {
         name for name, parts in operations.items() if any(part.kind == "norm" for part in parts)
     }
@@ -192,7 +192,7 @@ def test_baseline_far_off_is_forgiven(points: dict[str, PublishedPoint], model: 
     operations = read_operations(operations_beside(BASELINES))
     family = [points[row.name] for row in model.rows]
     rows = [row for row in read_baselines(BASELINES) if row.fit == "yes"]
-    # As if one had been ten times slower, off the Neural Engine.
+    # As if one baseline had not run on the Neural Engine and had been ten times slower.
     slow = [row.model_copy(update={"latency_ms": 10 * row.latency_ms}) for row in rows[:1]] + rows[1:]
     evidence = Evidence.of(family, {row: operations[row.name] for row in slow})
     predicted = evidence.predict(evidence.fit(np.arange(len(family) + len(rows))))[: len(family)]
@@ -209,7 +209,7 @@ def test_slopes_of_the_forgiving_loss_lead_to_its_minimum(points: dict[str, Publ
     best = evidence.fit(everything)
 
     def loss(coefficients: np.ndarray) -> float:
-        """Minus the logarithm of the probability, up to a constant; the priors as documented at `Prior`."""
+        """Negative log posterior, up to a constant. The priors are as documented at `Prior`."""
         errors = np.log(evidence.predict(coefficients) / evidence.published_ms) / evidence.uncertainty
         normal, student = errors[: len(family)], errors[len(family) :]
         prior = sum(

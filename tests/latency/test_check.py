@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 
 class Network(FakeDevice):
-    """Whole networks take more than their layers: a share on top, and something for each megabyte of weights."""
+    """Whole networks take longer than their layers: by a factor, and by a time for each megabyte of weights."""
 
     def __init__(self, *, scale: float = 1.0, weights_ms_per_mb: float = 0.0, stop_after: int = 10**9) -> None:
         super().__init__(Options(noise=0))

@@ -79,7 +79,7 @@ def test_one_operation_lies_between_its_longest_stream_and_the_sum_of_all() -> N
     (layer, *_) = Architecture(stages=(StageSpec(channels=64, blocks=(ConvSpec(kernel=7, expansion=4),)),) * 4).layers()
     first = demands(layer, channel_group=32, element_bytes=2)[0]
 
-    # 3 channels of 224x224 into 32 of 112x112, kernel 5: the image is not padded, so nothing is.
+    # 3 channels of 224x224 into 32 of 112x112, kernel 5. Image channels are not rounded up, and 32 is a whole group.
     assert first.gmacs == pytest.approx(3 * 32 * 25 * 112 * 112 / 1e9)
     assert first.traffic_mb == pytest.approx((3 * 224 * 224 + 32 * 112 * 112) * 2 / 1e6)
     streams = [0.18 * first.gmacs, 0.015 * first.traffic_mb, 0.025 * first.weights_mb]
@@ -95,7 +95,7 @@ def test_channels_are_paid_for_in_whole_groups() -> None:
         part = demands(layer, channel_group=32, element_bytes=2)[1]
         return part.gmacs, part.traffic_mb, part.weights_mb
 
-    # 48 channels count as 64, their 192 hidden ones as 192; the weights are stored as they are.
+    # 48 channels count as 64, and their 192 hidden channels count as 192. The weights are not rounded up.
     gmacs, traffic_mb, weights_mb = dense(48)
     assert gmacs == pytest.approx(64 * 192 * 56 * 56 / 1e9)
     assert traffic_mb == pytest.approx((64 + 192) * 56 * 56 * 2 / 1e6)
@@ -118,7 +118,7 @@ def test_interval_holds_the_prediction_and_narrows_with_less_coverage() -> None:
     wide = jackknife_plus(1.0, left_out, coverage=0.9)
     narrow = jackknife_plus(1.0, left_out, coverage=0.5)
 
-    # Two of the 21 places are outside each end at 90 %, ten at 50 %; every low end is 1.
+    # With 20 rows, the second outermost value bounds the interval at 90 %, and the tenth at 50 %. Every low end is 1.
     assert wide == pytest.approx((1.0, 1.19 * 1.19))
     assert narrow == pytest.approx((1.0, 1.11 * 1.11))
     assert jackknife_plus(0.8, left_out, coverage=0.9)[0] == 0.8
@@ -186,7 +186,7 @@ def test_loading_the_model_loads_neither_torch_nor_numpy() -> None:
     assert output.strip() == "[]"
 
 
-# Below: no free lunch, whatever the network. Every change makes one dimension of a random network larger.
+# Below: every change makes one dimension of a random network larger, and the larger network must always be slower.
 
 Change = Callable[[random.Random, Architecture], Architecture | None]
 
@@ -203,7 +203,8 @@ def test_whatever_makes_a_network_larger_makes_it_slower(model: CostModel) -> No
                 continue
             tried[name] += 1
             after = model.network_ms(larger.layers())
-            # Far above rounding. The smallest steps: one class more, a depthwise kernel of 3 for 1 on a large map.
+            # The limit is far above rounding errors. The smallest steps are one class more, and a depthwise kernel of 3
+            # instead of 1 on a large map.
             assert after > before * (1 + 1e-11), f"{name}: {network.to_json()}"
 
     assert min(tried.values()) >= 10, tried
@@ -256,7 +257,7 @@ def _random_block(rng: random.Random, channels: int) -> BlockSpec:
             "modulation": rng.choice([0.25, 0.5, 1.0, 1.5, 2.0]),
             "expansion": rng.randint(1, 6),
             "position_kernel": rng.choice([0, 3, 5, 7]),
-            # Heads divide the narrowest queries (C/8) and values (C/4).
+            # The number of heads must divide the narrowest queries (C/8) and values (C/4).
             "heads": rng.choice([h for h in (1, 2, 4, 8) if channels // 8 % h == 0]) if kind == "mha" else None,
         }
     )
@@ -266,7 +267,7 @@ def _wider(rng: random.Random, network: Architecture) -> Architecture:
     index = rng.randrange(4)
     stage = network.stages[index]
     has_heads = any(isinstance(block, AttentionSpec) and block.heads for block in stage.blocks)
-    step = 64 if has_heads else 16  # up to eight heads go on dividing an eighth of the channels
+    step = 64 if has_heads else 16  # up to eight heads must still divide an eighth of the channels
     return _with_stage(
         network, index, StageSpec(channels=stage.channels + step * rng.randint(1, 3), blocks=stage.blocks)
     )

@@ -57,7 +57,7 @@ def test_a_quarter_predicts_the_rest_inside_its_intervals(times: dict[Layer, flo
     errors = [abs(math.log(filled[layer].filled_ms / times[layer])) for layer in rest]
     inside = sum(filled[layer].low_ms <= times[layer] <= filled[layer].high_ms for layer in rest) / len(rest)
     assert sum(errors) / len(errors) < 0.02
-    # 90 % is promised; a model that hid its errors would fall far below.
+    # The intervals promise 90 %. A model with too narrow intervals would be far below.
     assert inside > 0.8
     assert max(filled[layer].high_ms / filled[layer].low_ms for layer in rest) < 1.5
 

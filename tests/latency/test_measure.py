@@ -34,7 +34,7 @@ def timings(table: LatencyTable) -> dict[str, Timing]:
 
 
 class Unplugged(FakeDevice):
-    """Is gone after some jobs."""
+    """A device that is gone after some jobs."""
 
     def _run(self, job: Job) -> Run:
         if len(self.done) > 12:
@@ -43,7 +43,7 @@ class Unplugged(FakeDevice):
 
 
 class Wrong(FakeDevice):
-    """Computes convolutions wrong."""
+    """A device that computes convolutions wrong."""
 
     def _run(self, job: Job) -> Run:
         run = super()._run(job)
@@ -54,14 +54,14 @@ class Wrong(FakeDevice):
 
 
 class Mute(FakeDevice):
-    """Cannot give outputs, as a phone's benchmark program."""
+    """A device that cannot return outputs, like the benchmark program of a phone."""
 
     def time(self, jobs: Sequence[Job]) -> Iterator[Run]:
         return super().time([replace(job, verify=False) for job in jobs])
 
 
 class Shaken(FakeDevice):
-    """Something else runs during a few jobs: they take half as long again."""
+    """A device on which another program runs during a few jobs, so that they take 1.5 times as long."""
 
     def __init__(self, shaken: range) -> None:
         super().__init__(Options(noise=0.0))
@@ -104,7 +104,7 @@ def test_a_build_that_stopped_goes_on_with_the_layers_left(tmp_path: Path) -> No
     assert table.reference is not None
     for key, entry in begun.items():
         assert isinstance(entry, Timing)
-        # What was visited before is visited only as often as is left; the reference more.
+        # A layer that was visited before gets only the visits it still lacks. The reference layer gets more.
         assert device.done.count(key) <= QUICK.visits - entry.visits or key == table.reference.key
     assert set(timings(table)) == {layer.key for layer in LAYERS}
 
@@ -362,7 +362,7 @@ def test_a_build_killed_twenty_times_loses_no_finished_layer(tmp_path: Path) -> 
         finished.update(key for key in told if key in known)
         now = LatencyTable.load(out).entries if out.exists() else {}
 
-        # Every visit that was told of is in the file, and none of them is made again.
+        # Every reported visit is in the file, and none of them is repeated.
         for key, visits in finished.items():
             entry = now[key]
             assert isinstance(entry, Timing)

@@ -33,7 +33,7 @@ def test_released_networks_are_the_references(
 
 
 def test_networks_have_the_printed_size_where_it_is_printed(points: dict[str, PublishedPoint]) -> None:
-    # The exceptions are prints that the arithmetic does not give; the points file says so in its notes.
+    # The printed sizes of the exceptions do not follow from the arithmetic. The points file says so in its notes.
     exceptions = {"iformer_l", "iformer_l2", "ladder_sha", "ladder_shma"}
     checked = [point for point in points.values() if point.gmacs and point.name not in exceptions]
 

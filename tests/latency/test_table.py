@@ -46,7 +46,7 @@ def table() -> LatencyTable:
 
 
 class TestEveryTable:
-    """What every shipped table must hold; a new table is tested by being there."""
+    """What every shipped table must fulfil. A new table file is tested automatically."""
 
     @pytest.fixture(params=sorted(files("latency_tables", ".json")))
     def table(self, request: pytest.FixtureRequest) -> LatencyTable:
@@ -194,7 +194,7 @@ def test_a_broken_table_is_refused_with_the_place(tmp_path: Path, text: str, mes
 
 
 def checked(ratios: list[float], *, correction: Correction | None = None) -> LatencyTable:
-    """The table with a check in which networks took these multiples of what was predicted."""
+    """The table with a check of some networks. The ratios are their measured times / predicted times."""
     rows = tuple(
         CheckRow(
             name=f"n{index}",
@@ -227,7 +227,7 @@ def test_the_interval_of_a_checked_table_covers_the_share_asked_for() -> None:
     ratios = [1 + 0.001 * number for number in range(1, 20)]  # 0.1 to 1.9 % slower than predicted
     found = checked(ratios)
 
-    # 90 % of 20 places is the 18th of 19 errors.
+    # 0.9 * (19 + 1) = 18: the 18th of the 19 sorted errors bounds the interval.
     assert found.latency(NETWORK).high_ms == pytest.approx(1.018 * found.latency_ms(NETWORK))
     assert found.latency(NETWORK).low_ms == pytest.approx(found.latency_ms(NETWORK) / 1.018)
     assert found.upper_ms(NETWORK, 0.5) == pytest.approx(1.010 * found.latency_ms(NETWORK))

@@ -11,7 +11,7 @@ from nas.networks import ConvLayer
 
 
 def noisy(level: float, count: int, *, seed: int = 0) -> list[float]:
-    """Runs on a shared machine: a third undisturbed, the others slower by up to three times."""
+    """Runs on a shared machine: a third are undisturbed, the others take up to three times as long."""
     generator = random.Random(seed)
     return [level * (1 + max(0.0, generator.uniform(-1, 2))) for _ in range(count)]
 
