@@ -1,8 +1,8 @@
 """Interpolation between measured layers: values for layers that were not measured, and outliers among the measured.
 
 Each kind of layer has a Gaussian process (Rasmussen and Williams, 2006, chapters 2 and 5) for the logarithm of the
-time. The process is a power law in multiply-adds and memory traffic, plus a smooth function of the layer's own numbers. The
-process gives every value a standard deviation. Leave-one-out over the measured layers checks these.
+time. The process is a power law in multiply-adds and memory traffic, plus a smooth function of the layer's own numbers.
+It gives every value a standard deviation. Leave-one-out over the measured layers checks these.
 """
 
 from __future__ import annotations
