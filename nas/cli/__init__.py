@@ -37,18 +37,19 @@ app.add_typer(supernet.app, name="supernet")
 
 def main() -> None:
     """Run the command line; every expected error ends in one line and its exit code."""
-    # Threads that wait by spinning for long slow training down tenfold and more when another program takes a core:
-    # 9 to 10 s a step against 0.6 to 2.6 s, two cores, and no difference on an idle machine. Read when torch loads.
+    # OpenMP threads that spin for long make training ten times slower or more when another program uses a core: 9 to
+    # 10 s per step instead of 0.6 to 2.6 s on two cores. On an idle machine it makes no difference. torch reads this
+    # when it is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except NasError as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)
-    except OSError as error:  # A name too long, a full disk, ...: what no module can say better.
+    except OSError as error:  # A name that is too long, a full disk, and other errors without a better message.
         say(f"error: {error.filename or 'output'}: {error.strerror}")
         sys.exit(1)
     except SystemExit as end:
-        if end.code == 130:  # Typer has made this of Ctrl-C.
+        if end.code == 130:  # Typer's exit code for Ctrl-C.
             say("interrupted; everything finished so far is saved")
         raise

@@ -1,4 +1,4 @@
-"""`nas devices`."""
+"""`nas devices`: list what latency can be measured on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nas export`."""
+"""`nas export`: write a network for another tool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nas latency`."""
+"""`nas latency`: predict the latency of a network, layer by layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands have, and what their values mean."""
+"""Options that several commands share, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def read_fraction(name: str, text: str) -> float:
 
 
 def read_settings(options: list[str] | None, **shorthands: object) -> dict[str, str]:
-    """What --option NAME=VALUE said, and the options that have a name of their own."""
+    """The values of --option NAME=VALUE, with those of options that have their own name."""
     settings = {name: str(value) for name, value in shorthands.items() if value is not None}
     for text in options or []:
         name, equals, value = text.partition("=")

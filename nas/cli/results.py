@@ -1,4 +1,4 @@
-"""`nas show`, `nas front` and `nas plot`: what a run left behind."""
+"""`nas show`, `nas front` and `nas plot`: look at the results of a run."""
 
 from __future__ import annotations
 

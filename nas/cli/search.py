@@ -1,4 +1,4 @@
-"""`nas search`."""
+"""`nas search`: find the best network inside a latency budget."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def search(
 
     if screen is not None and "," not in proxy:
         raise InputError(f"--screen {screen} needs a proxy that screens: --proxy CHEAP,{proxy}")
-    # What `kill` sends ends a search as Ctrl-C does: with the files of what is finished.
+    # SIGTERM ends a search as Ctrl-C does: the files of the finished part are written.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     limit_s = options.read_seconds(time_limit) if time_limit else None if trials else 600.0
     search_space = SearchSpace.find(space)
@@ -127,7 +127,7 @@ def search(
 
 
 def _default_out(space: str, budget_ms: float, *, resume: bool) -> Path:
-    """results/SPACE-BUDGETms, numbered on while taken; with --resume the last one there is."""
+    """The folder results/SPACE-BUDGETms, with a number if it is taken. With --resume, the last such folder."""
     first = Path("results") / f"{Path(space).stem}-{budget_ms:g}ms"
     path, number, last = first, 1, first
     while (path / "run.json").exists():

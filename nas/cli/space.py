@@ -1,4 +1,4 @@
-"""`nas space`: show."""
+"""`nas space`: show a search space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nas supernet`: train."""
+"""`nas supernet`: train a supernet."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def supernet_train(
         train_supernet(
             search_space, image_set, path, recipe=recipe, seed=seed, init=init, limit=limit, on_progress=watch_training
         )
-    if os.environ.get("RANK", "0") == "0":  # Under torchrun one process speaks.
+    if os.environ.get("RANK", "0") == "0":  # Under torchrun only the first process prints.
         given = {"budget-ms": budget_ms or 1.1, "space": space, "data": data, "table": table}
         words = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in given.items())
         say(f"score with it: nas search {words} --proxy supernet --supernet {shlex.quote(str(path))}")
@@ -92,7 +92,7 @@ def supernet_train(
 
 @contextmanager
 def _supernet_watch() -> Iterator[Callable[[TrainingProgress], None]]:
-    """A bar on a terminal; elsewhere, such as in the log of a night, a line a minute."""
+    """A progress bar on a terminal; elsewhere, such as in a log file, one line per minute."""
     with progress_bar() as bar:
         task, said = bar.add_task("", total=None), time.monotonic()
 

@@ -218,11 +218,11 @@ def table_calibrate(
 
 @contextmanager
 def _opened(device: str, *, threads: int | None, runner: Path | None, settings: list[str] | None) -> Iterator[Device]:
-    """A device with its options, closed at the end however it comes."""
+    """Open a device with its options. It is closed at the end, also after an error or an interruption."""
     from nas.devices import open_device
 
     given = options.read_settings(settings, threads=threads, runner=runner)
-    # What `kill` sends, or a terminal that is closed, must close the device, too.
+    # SIGTERM and SIGHUP must close the device, too.
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""What the terminal shows: data on stdout; words and progress bars on stderr."""
+"""Terminal output: data to stdout; words and progress bars to stderr."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
 
 def print_data(text: str, *, end: str = "\n") -> None:
-    """Data, to stdout."""
+    """Print data, to stdout."""
     sys.stdout.write(text + end)
 
 
 def say(text: str) -> None:
-    """Words, to stderr."""
+    """Print words, to stderr."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
 def print_table(table: Any) -> None:
-    """A table of rich, to stdout."""
+    """Print a table of rich, to stdout."""
     from rich.console import Console
 
-    # Wide enough that rows are never folded where stdout is a file or a pipe.
+    # Wide enough that rows are never folded if stdout is a file or a pipe.
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
     console.print(table)
 
 
 def print_json(document: object) -> None:
-    """One JSON document, to stdout."""
+    """Print one JSON document, to stdout."""
     print_data(json.dumps(document))
 
 
@@ -66,7 +66,7 @@ def data_watch() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def say_progress(progress: Progress) -> None:
-    """One line a finished candidate, and one at the end."""
+    """Print one line per finished candidate, and one at the end."""
     last = progress.last
     if last is None:
         say(f"ended: {progress.ended}")

@@ -1,4 +1,4 @@
-"""`nas validate`."""
+"""`nas validate`: how far latencies and scores can be trusted."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def validate(
 
 
 def print_validation(validation: Validation, *, as_json: bool) -> None:
-    """Print what the page says."""
+    """Print a validation in words and tables, or as JSON."""
     from rich.table import Table
 
     from nas.report import validation_sections
