@@ -1,18 +1,18 @@
-"""How a cost model is fitted without a device: published end-to-end times in, `CostModel` out.
+"""The fit of a cost model to published end-to-end times. It needs no device.
 
-The points file describes every published network completely, so anyone can repeat the fit::
+The points file describes every published network completely. So anyone can repeat the fit::
 
     nas table calibrate latency_tables/iphone13.points.csv --out iphone13.coreml.fp16.json
 
 The fit is the maximum a posteriori estimate: the most probable coefficients given the published times and the priors.
-The priors are log-normal around public specifications of the device (`PRIORS`). No prior comes from the times. Priors
-are needed because about 17 times cannot determine seven coefficients. If the times say nothing about a coefficient, it
-stays where the specification puts it.
+The priors are log-normal around public specifications of the device (`PRIORS`). No prior is derived from the times.
+Priors are needed because about 17 times cannot determine seven coefficients. If the times contain no information about
+a coefficient, the coefficient keeps its value from the specification.
 
-Baselines, that is mobile networks of other authors that were timed on the same device, help with little weight. Their
-operations are in a file beside their times. They were traced from timm once (`tests/benchmarks/trace_baselines.py`). A
-baseline that the model predicts badly hardly changes the fit (`BASELINE_UNCERTAINTY`, `BASELINE_FREEDOM`). Errors and
-intervals are computed from the networks of the family alone.
+Baselines are mobile networks of other authors that were timed on the same device. They enter the fit with little
+weight. A file beside their times holds their operations, which were traced once from timm
+(`tests/benchmarks/trace_baselines.py`). A baseline that the model predicts badly hardly changes the fit
+(`BASELINE_UNCERTAINTY`, `BASELINE_FREEDOM`). Errors and intervals are computed only from the networks of the family.
 """
 
 from __future__ import annotations
@@ -64,13 +64,14 @@ COVERAGE = 0.9
 CHANNEL_GROUP = 32  # 64 bytes of fp16, the alignment of the Neural Engine's buffers
 ELEMENT_BYTES = 2  # fp16
 OVERLAP = 4.0
-# The relative error of a baseline follows Student's t with this scale and these degrees of freedom. Other people made
-# the network, its time may come from another campaign, and the model was not made for its operations. The heavy tails
-# allow for a network that falls back from the Neural Engine. latency_tables/README.md compares other values.
+# The relative error of a baseline follows Student's t with this scale and these degrees of freedom. A baseline is
+# uncertain for three reasons: it has other authors, its time may come from another measurement campaign, and the model
+# was not made for its operations. The heavy tails allow for a network that falls back from the Neural Engine.
+# latency_tables/README.md compares other values.
 BASELINE_UNCERTAINTY = 0.1
 BASELINE_FREEDOM = 4.0
-_DIGITS = 6  # significant digits in the file; different machines agree on more digits than this
-_FEWEST_ROWS = 10  # a 90 % interval needs nine rows, and its coverage is checked with one row left out
+_DIGITS = 6  # significant digits in the file; results of different machines agree to more digits
+_FEWEST_ROWS = 10  # a 90 % interval needs nine rows, and the check of its coverage leaves one row out
 
 _Array = npt.NDArray[Any]
 _NAMES: tuple[CoefficientName, ...] = get_args(CoefficientName)
@@ -80,8 +81,8 @@ _NAMES: tuple[CoefficientName, ...] = get_args(CoefficientName)
 class Prior:
     """Prior distribution of a coefficient, before any published time is used.
 
-    The coefficient is `floor + (typical - floor) * exp(spread * z)` with z standard normal. So it is always above its
-    floor.
+    The coefficient is `floor + (typical - floor) * exp(spread * z)` with z standard normal. So the coefficient is
+    always above `floor`.
     """
 
     typical: float
@@ -89,8 +90,9 @@ class Prior:
     floor: float = 0.0
 
 
-# Public specifications of the iPhone 13's A15 chip, used as priors only. Its Neural Engine has 15.8 TOPS, which is
-# 7.9e12 multiply-adds a second. Its 64-bit LPDDR4X-4266 memory has 34.1 GB/s. The rest are round orders of magnitude.
+# Public specifications of the iPhone 13's A15 chip, used only as priors. The Neural Engine has 15.8 TOPS, which is
+# 7.9e12 multiply-adds a second. The 64-bit LPDDR4X-4266 memory has 34.1 GB/s. All other values are rough orders of
+# magnitude.
 _PEAK_MS_PER_GMAC = 1 / 7.9
 PRIORS: Mapping[CoefficientName, Prior] = MappingProxyType(
     {
@@ -98,13 +100,13 @@ PRIORS: Mapping[CoefficientName, Prior] = MappingProxyType(
         "dense_ms_per_gmac": Prior(typical=2 * _PEAK_MS_PER_GMAC, spread=0.7, floor=_PEAK_MS_PER_GMAC),
         # An eighth of the peak speed.
         "low_reuse_ms_per_gmac": Prior(typical=8 * _PEAK_MS_PER_GMAC, spread=1.0, floor=_PEAK_MS_PER_GMAC),
-        # The memory at its full speed; the 32 MB system cache may serve weights faster.
+        # The full speed of the memory. The 32 MB system cache may deliver weights faster.
         "memory_ms_per_mb": Prior(typical=1 / 34.1, spread=0.7),
-        # On the chip, so twice as fast as the memory.
+        # Twice the speed of the memory, because the activations stay on the chip.
         "stream_ms_per_mb": Prior(typical=0.5 / 34.1, spread=1.0),
-        # This work is done while a convolution writes its output, so most of its time is hidden.
+        # A convolution does this work while it writes its output, so most of the time is hidden.
         "fused_ms_per_mb": Prior(typical=0.17 / 34.1, spread=1.0),
-        # About a thousand cycles at some 1 GHz.
+        # About a thousand cycles at about 1 GHz.
         "dispatch_ms": Prior(typical=0.001, spread=1.0),
         # A call through the driver to another processor and back.
         "overhead_ms": Prior(typical=0.1, spread=1.0),
@@ -113,15 +115,15 @@ PRIORS: Mapping[CoefficientName, Prior] = MappingProxyType(
 
 
 def calibrate(points: Path, baselines: Path | None = None) -> CostModel:
-    """Fit a cost model to the rows whose column `fit` says yes. Takes a few seconds.
+    """Fit a cost model to the rows with `yes` in the column `fit`. Takes a few seconds.
 
     Args:
         points: file of published networks of the family.
-        baselines: file of published networks of other authors, with their operations in a file beside it. If None, only
-            the points are fitted.
+        baselines: file of published networks of other authors. A file beside it holds their operations. If None, the
+            model is fitted only to the points.
 
     Raises:
-        InputError: a file cannot be used, or too few rows of the points say yes.
+        InputError: a file cannot be used, or too few rows of the points have `yes` in the column `fit`.
     """
     rows = [point for point in read_points(points) if point.fit == "yes"]
     if len(rows) < _FEWEST_ROWS:
@@ -199,11 +201,12 @@ class Evidence:
 
     Attributes:
         counts: (R, D), how often each demand occurs in each network.
-        streams: (D, 3, K), amounts of arithmetic, activations and weights, each at the coefficient that prices it.
-        steps: (D, K), 1 at the dispatch coefficient if the demand pays for a dispatch, otherwise 0.
+        streams: (D, 3, K), amounts of arithmetic, activations and weights. Each amount is at the index of the
+            coefficient that gives its cost. The other elements are 0.
+        steps: (D, K), 1 at the index of the dispatch coefficient if the demand pays for a dispatch. Otherwise 0.
         published_ms: (R,), published times.
         uncertainty: (R,), relative uncertainty of the published times.
-        forgiven: (R,), whether the error follows Student's t instead of a normal distribution.
+        forgiven: (R,), True if the error follows Student's t, False if it follows a normal distribution.
     """
 
     counts: _Array
@@ -219,11 +222,11 @@ class Evidence:
         points: Sequence[PublishedPoint],
         baselines: Mapping[Baseline, Mapping[Operation, int]] = MappingProxyType({}),
     ) -> Self:
-        """Arrays with one row for each point, then one row for each baseline.
+        """Build the arrays: one row for each point, then one row for each baseline.
 
         Args:
             points: networks of the family.
-            baselines: networks of other authors -> their operations, and how often each occurs.
+            baselines: network of other authors -> its operations, and how often each operation occurs.
         """
         family = [Counter(part for layer in point.timed_layers() for part in operations(layer)) for point in points]
         networks = []
@@ -251,11 +254,11 @@ class Evidence:
         )
 
     def predict(self, coefficients: _Array) -> _Array:
-        """(R,) milliseconds of every network; the vectorized `CostModel.network_ms`."""
+        """(R,) predicted times of the networks in ms. This is the vectorized form of `CostModel.network_ms`."""
         return self._predict(coefficients)[0]
 
     def fit(self, rows: _Array) -> _Array:
-        """(K,) most probable coefficients given these rows, rounded to the digits that are written to the file."""
+        """(K,) most probable coefficients given these rows, rounded to the digits that the file stores."""
         floor = np.array([PRIORS[name].floor for name in _NAMES])
         span = np.array([PRIORS[name].typical for name in _NAMES]) - floor
         spread = np.array([PRIORS[name].spread for name in _NAMES])
@@ -279,7 +282,7 @@ class Evidence:
         return np.array([_rounded(value) for value in floor + span * np.exp(spread * best.x)])
 
     def _predict(self, coefficients: _Array) -> tuple[_Array, _Array]:
-        """(R,) milliseconds, and (R, K) their derivatives with respect to the coefficients."""
+        """(R,) predicted times in ms, and (R, K) the derivatives of these times with respect to the coefficients."""
         streams = self.streams @ coefficients  # (D, 3)
         together = (streams**OVERLAP).sum(axis=1) ** (1 / OVERLAP)  # (D,)
         weight = (streams / together[:, None]) ** (OVERLAP - 1)  # (D, 3)
@@ -290,16 +293,19 @@ class Evidence:
 
 
 def _forgiven(errors: _Array) -> tuple[_Array, _Array]:
-    """Standardised errors, transformed so that the square is twice the loss of Student's t; and the derivatives."""
+    """Transform standardised errors for a least-squares fit with Student's t, and return the derivatives as well.
+
+    The square of a transformed error is twice the loss of Student's t.
+    """
     squares = errors**2 / BASELINE_FREEDOM
-    # log1p(x) / x tends to 1 at 0. Below the bound it is so close to 1 that a computed quotient is only noise.
+    # log1p(x) / x tends to 1 at 0. Below the bound, the value is so close to 1 that a computed quotient is only noise.
     shrink = np.sqrt(np.where(squares > 1e-12, np.log1p(squares) / np.maximum(squares, 1e-12), 1.0))
     scale = np.sqrt(1 + 1 / BASELINE_FREEDOM)
     return errors * scale * shrink, scale / (shrink * (1 + squares))
 
 
 def _fitted_baselines(path: Path) -> dict[Baseline, Counter[Operation]]:
-    """The baselines whose column `fit` says yes, with their operations."""
+    """The baselines with `yes` in the column `fit`, and their operations."""
     traced = read_operations(operations_beside(path))
     fitted = [row for row in read_baselines(path) if row.fit == "yes"]
     if missing := [row.name for row in fitted if row.name not in traced]:
@@ -311,10 +317,13 @@ def _fitted_baselines(path: Path) -> dict[Baseline, Counter[Operation]]:
 
 
 def _observed_coverage(evidence: Evidence, rows: Sequence[PublishedPoint]) -> float:
-    """Share of the points that lie inside the interval made from all other rows: a nested leave-one-out."""
+    """Share of the points inside their intervals. The interval of a point uses only the other rows.
+
+    This is a nested leave-one-out.
+    """
     count = len(rows)
     everything = np.arange(len(evidence.published_ms))
-    # Leaving out i and then j gives the same fit as leaving out j and then i.
+    # A fit without i and j does not depend on the order in which the two rows are left out.
     pairs = {
         (i, j): evidence.predict(evidence.fit(np.delete(everything, [i, j]))) for i in range(count) for j in range(i)
     }
@@ -336,8 +345,8 @@ def _named(coefficients: _Array) -> Coefficients:
 
 
 def _rounded(value: float) -> float:
-    """Round to the digits that are written to the file.
+    """Round to the number of digits that the file stores.
 
-    Then a rerun on another machine gives the same file, and reading the file gives the same numbers.
+    So a rerun on another machine writes the same file, and a reader of the file gets the same numbers.
     """
     return float(f"{value:.{_DIGITS}g}")

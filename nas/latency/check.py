@@ -1,8 +1,9 @@
 """How far a latency table can be trusted: whole networks are timed and compared with the sums of their layers.
 
-The networks are random networks of the space and its references. They are timed in several rounds, each round in
-another order, with the reference layer in between. So a change of the device affects all of them alike. The correction
-is learned from some of the random networks. The others are the held-out set, which shows how good the correction is.
+The networks are random networks of the search space, and the reference networks of the space. They are timed in several
+rounds, each round in another order, with the reference layer in between. So a change in the device's speed affects all
+networks alike. The correction is learned from some of the random networks. All other networks are the held-out set,
+which shows how good the correction is.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class _Times(Record):
     Attributes:
         table: digest of the table that is checked.
         protocol: how the times were taken.
-        visits: architecture id -> for each round the fastest steady run, and the time of the reference layer around it.
+        visits: architecture id -> one pair for each round: the fastest steady run in ms, and the time of the reference
+            layer around it in ms.
     """
 
     table: str
@@ -74,7 +76,7 @@ def check_table(
 ) -> LatencyTable:
     """Time whole networks on the device, compare them with the table, and store the result in the table.
 
-    A check that was stopped is resumed. Until it is done, a file beside the table keeps the times.
+    A check that was stopped is resumed. For this, a file beside the table keeps the times until the check is done.
 
     Args:
         table: the table to check.
@@ -105,7 +107,7 @@ def check_table(
     usual = _reference(plain, path).latency_ms
     visits = {each.architecture.id: times[each.architecture.id][:rounds] for each in chosen}
     repetitions = {key: [ms / drift(reference, usual) for ms, reference in each] for key, each in visits.items()}
-    # Other programs only slow a run down, so the fastest round counts, divided by the drift in that round.
+    # Other programs only slow a run down, so the fastest round counts. Its time is divided by the drift in that round.
     fastest = {key: min(each) for key, each in visits.items()}
     measured = {key: ms / drift(reference, usual) for key, (ms, reference) in fastest.items()}
     learnt = [each.architecture for each in chosen if each.role == "calibration"]
@@ -153,10 +155,10 @@ def check_networks(table: LatencyTable, space: SearchSpace) -> dict[str, Archite
 
 
 def learn_correction(table: LatencyTable, measured_ms: Mapping[Architecture, float]) -> Correction:
-    """Fit the correction that brings sums closest to measured times: a scale on the layers, and a price of weights.
+    """Fit the correction that brings the sums closest to the measured times.
 
-    The method is least squares on relative errors, with both coefficients at least 0. The cost of a call is not
-    corrected.
+    The correction has two coefficients: a factor on the sum of the layers, and a time per MB of weights. The method is
+    least squares on relative errors, with both coefficients at least 0. The fixed cost of a call is not corrected.
 
     Args:
         table: a table without correction.
@@ -179,9 +181,10 @@ def learn_correction(table: LatencyTable, measured_ms: Mapping[Architecture, flo
 
 
 def _networks(table: LatencyTable, space: SearchSpace, *, networks: int, calibrate: int) -> list[_Network]:
-    """The references inside the space, the random held-out networks, then the calibration networks, all different.
+    """Choose the networks of a check, all different.
 
-    Networks with a layer that failed on the device cannot be predicted and are skipped.
+    First come the references inside the space and the random held-out networks, then the calibration networks. A
+    network with a layer that failed on the device cannot be predicted and is skipped.
     """
     chosen: dict[str, _Network] = {}
     references = {name: network for name, network in space.references.items() if network in space}
@@ -211,7 +214,7 @@ def _time_rounds(
     protocol: TimingProtocol,
     on_progress: Callable[[Progress], None],
 ) -> dict[str, list[tuple[float, float]]]:
-    """Time every network once a round, and save each time at once. Times from an interrupted check count."""
+    """Time every network once a round, and save each time at once. The times of an interrupted check are reused."""
     state = _resumed(_journal(path), _Times(table=table.digest(), protocol=protocol.describe()))
     visits = {each.architecture.id: state.visits.setdefault(each.architecture.id, []) for each in chosen}
     key = _reference(table, path).key
@@ -275,7 +278,10 @@ def _spread(times: Sequence[float]) -> float:
 
 
 def _baselines(networks: Sequence[Architecture], times: Sequence[float]) -> dict[str, Agreement]:
-    """A line in MACs and a line in parameters, each fitted on every second network and compared on the others."""
+    """How well two baselines predict the times: a line in MACs, and a line in parameters.
+
+    Each line is fitted on every second network and evaluated on the others.
+    """
     counts = [count(network) for network in networks]
     sizes = {"macs": [each.macs for each in counts], "params": [each.params for each in counts]}
     found = {}

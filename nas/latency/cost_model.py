@@ -1,17 +1,18 @@
-"""What a layer costs if it was not measured: a roofline per operation, with seven fitted coefficients. No torch.
+"""The cost of a layer that was not measured: a roofline per operation with seven fitted coefficients. No torch.
 
-Each operation of a layer has three streams of work at once: arithmetic, activations and weights. If they would take a,
-t and w milliseconds alone, the operation takes ::
+Each operation of a layer has three streams of work at once: arithmetic, activations and weights. Alone, the streams
+take a, t and w milliseconds. Together, the operation takes ::
 
     dispatch + (a^p + t^p + w^p)^(1/p)
 
-The second term lies between the longest stream and the sum of all three, and it grows with each of them. p = 1 means no
-overlap. A large p means nearly perfect overlap (the roofline of Williams, Waterman and Patterson, 2009).
+The second term lies between the time of the longest stream and the sum of all three. It grows with each stream. p = 1
+means no overlap. A large p means nearly perfect overlap (the roofline of Williams, Waterman and Patterson, 2009).
 
-A network takes the sum of its operations and one overhead. Every coefficient is positive. So no operation is free, and
-whatever makes a network larger makes it slower.
+The time of a network is the sum of its operations plus one overhead. Every coefficient is positive. So no operation is
+free, and a network that becomes larger becomes slower.
 
-`nas/latency/calibrate.py` fits the coefficients. latency_tables/README.md has the assumptions and what else was tried.
+`nas/latency/calibrate.py` fits the coefficients. latency_tables/README.md lists the assumptions and the alternatives
+that were tried.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ CoefficientName = Literal[
     "overhead_ms",
 ]
 
-# A dense product uses each weight and each activation many times. The other two kinds fetch an operand for every few
-# MACs.
+# A dense operation uses each weight and each activation many times. Depthwise operations and attention products fetch
+# an operand for every few MACs.
 _ARITHMETIC: Mapping[OperationKind, CoefficientName] = MappingProxyType(
     {
         "dense": "dense_ms_per_gmac",
@@ -63,7 +64,8 @@ _ARITHMETIC: Mapping[OperationKind, CoefficientName] = MappingProxyType(
 )
 
 # Convolutions stream their activations from one to the next. Element-wise work is fused with the operation before it.
-# Attention maps, norms that need the whole tensor first, and rearranged tensors go through memory, as weights do.
+# Attention maps and rearranged tensors go through memory, as weights do. So do the tensors of norms that need the whole
+# tensor first.
 _TRAFFIC: Mapping[OperationKind, CoefficientName] = MappingProxyType(
     {
         "dense": "stream_ms_per_mb",
@@ -83,7 +85,7 @@ _Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Coefficients(Record):
-    """The cost of one unit of work, in ms. A MAC is one multiply-add, a megabyte is 10^6 bytes.
+    """The cost of one unit of work, in ms. A MAC is one multiply-add. A megabyte is 10^6 bytes.
 
     Attributes:
         dense_ms_per_gmac: 10^9 MACs of convolutions and linear layers across channels.
@@ -91,8 +93,8 @@ class Coefficients(Record):
         memory_ms_per_mb: weights, and the tensors of attention products, softmax, norms and reshapes.
         stream_ms_per_mb: activations into and out of dense and depthwise operations.
         fused_ms_per_mb: activations of element-wise operations and pooling.
-        dispatch_ms: each operation that is not element-wise or pooling.
-        overhead_ms: each inference.
+        dispatch_ms: each operation, except element-wise operations and pooling.
+        overhead_ms: each inference, beside its layers.
     """
 
     dense_ms_per_gmac: _Positive
@@ -108,9 +110,9 @@ class PublishedRow(Record):
     """A published network that the model was fitted to.
 
     Attributes:
-        name: the column `name` of its row in the published file.
+        name: name of the network, from the column `name` of the published file.
         published_ms: the measured time.
-        predicted_ms: prediction of the model, whose fit includes this row.
+        predicted_ms: prediction of the model. The fit of the model includes this row.
     """
 
     name: str
@@ -124,7 +126,7 @@ class PublishedRow(Record):
 
 
 class FitRow(PublishedRow):
-    """A fitted network of the family. Its error says something about other networks of the family.
+    """A fitted network of the family. Its errors are evidence about other networks of the family.
 
     Attributes:
         left_out_ms: prediction with the coefficients `left_out`.
@@ -142,16 +144,16 @@ class FitRow(PublishedRow):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """The work of one operation: amounts, each with the name of the coefficient that prices it.
+    """The work of one operation: each amount of work, and the coefficient that gives its cost.
 
     Attributes:
         arithmetic: coefficient of `gmacs`. None for operations without MACs.
-        gmacs: 10^9 MACs, with channels rounded up to whole groups.
+        gmacs: 10^9 MACs. Channels are rounded up to whole groups.
         traffic: coefficient of `traffic_mb`.
         traffic_mb: 10^6 bytes of activations read and written. Channels of dense and depthwise operations are rounded
             up to whole groups.
         weights_mb: 10^6 bytes of weights and biases.
-        dispatched: whether the operation is a step of its own, with a dispatch.
+        dispatched: whether the operation pays for a dispatch. Fused operations do not.
     """
 
     arithmetic: CoefficientName | None
@@ -162,7 +164,7 @@ class Demand:
     dispatched: bool
 
     def cost_ms(self, coefficients: Coefficients, overlap: float) -> float:
-        """Milliseconds of the operation."""
+        """Predicted time of the operation in ms. `overlap` is p."""
         arithmetic = self.gmacs * _price(coefficients, self.arithmetic) if self.arithmetic else 0.0
         traffic = self.traffic_mb * _price(coefficients, self.traffic)
         weights = self.weights_mb * coefficients.memory_ms_per_mb
@@ -174,18 +176,18 @@ class CostModel(Record):
     """A fitted cost model and its known errors.
 
     Attributes:
-        coefficients: fitted to all rows and baselines.
-        overlap: p, how far arithmetic, activations and weights overlap inside an operation.
-        channel_group: dense and depthwise operations pay for channels in whole groups of this many.
-        element_bytes: bytes of an activation or weight, 2 for fp16.
-        coverage: share of networks like the fitted ones that `interval_ms` aims to cover.
-        observed_coverage: share of the fitted rows that lie inside the interval made from the other rows alone.
+        coefficients: coefficients of the fit to all rows and baselines.
+        overlap: the exponent p. A larger p means more overlap of arithmetic, activations and weights in an operation.
+        channel_group: size of a group of channels. Dense and depthwise operations pay for whole groups.
+        element_bytes: bytes of one activation or weight. 2 for fp16.
+        coverage: share of networks that `interval_ms` aims to cover, among networks like the fitted networks.
+        observed_coverage: share of the fitted rows inside their intervals. Each interval uses only the other rows.
         fit_error_mean: mean absolute relative error over the rows.
         fit_error_worst: largest absolute relative error over the rows.
-        left_out_error_mean: mean absolute relative error over the rows, each predicted from a fit without it.
-        left_out_error_worst: largest absolute relative error over the rows, each predicted from a fit without it.
-        rows: the fitted networks of the family. All errors and intervals are computed from these.
-        baselines: networks of other authors that the coefficients were also fitted to.
+        left_out_error_mean: mean absolute relative error over the rows, each predicted from a fit without this row.
+        left_out_error_worst: largest absolute relative error over the rows, each predicted from a fit without this row.
+        rows: the fitted networks of the family. All errors and intervals are computed from these rows.
+        baselines: networks of other authors. The coefficients are also fitted to these networks.
     """
 
     coefficients: Coefficients
@@ -209,33 +211,34 @@ class CostModel(Record):
 
     @property
     def overhead_ms(self) -> float:
-        """Milliseconds of an inference outside its layers."""
+        """Fixed cost of one inference in ms, outside the layers."""
         return self.coefficients.overhead_ms
 
     def layer_ms(self, layer: Layer) -> float:
-        """Milliseconds of one layer."""
+        """Predicted time of one layer in ms."""
         return self._cost_ms(layer, self.coefficients)
 
     def network_ms(self, layers: Iterable[Layer]) -> float:
-        """Milliseconds of one inference: the layers and the overhead."""
+        """Predicted time of one inference in ms: the layers and the overhead."""
         return self._network_ms(Counter(layers), self.coefficients)
 
     def interval_ms(self, layers: Iterable[Layer], coverage: float | None = None) -> tuple[float, float]:
         """A prediction interval around `network_ms` that aims to cover a share of networks.
 
         This is a jackknife+ interval (Barber, Candes, Ramdas and Tibshirani, 2021, Annals of Statistics 49) on relative
-        errors. Each row has coefficients fitted without it. These coefficients predict the network. Their relative
-        error on the network is taken to be as large as on the row that was left out.
+        errors. For each row, there is a fit without this row. Each fit predicts the network. The method assumes that
+        the relative error of the fit on the network is as large as its error on the row that was left out.
 
-        The interval covers at least 1 - 2 * (1 - coverage) of the networks drawn like the rows, and in practice about
-        the coverage. It says nothing about networks unlike all rows: other operations, very different sizes, or the
-        winner of a long search.
+        For networks drawn like the rows, the interval covers a share of at least 1 - 2 * (1 - coverage). In practice,
+        it covers about `coverage`. The interval says nothing about networks unlike all rows: other operations, very
+        different sizes, or the winner of a long search.
 
         Args:
             layers: the layers of the network.
             coverage: the share, above 0 and below 1. By default the model's own coverage.
+
         Raises:
-            InputError: the coverage is not above 0 and below 1, or needs more rows than the model has.
+            InputError: the coverage is not above 0 and below 1, or it needs more rows than the model has.
         """
         share = self.coverage if coverage is None else coverage
         if not 0 < share < 1:
@@ -255,7 +258,7 @@ class CostModel(Record):
 
     @property
     def interval_meaning(self) -> str:
-        """What the interval aims to cover, and what it covered of the fitted rows."""
+        """What the interval aims to cover, and how many of the fitted rows it covered."""
         inside = round(self.observed_coverage * len(self.rows))
         return (
             f"{self.coverage:.0%} jackknife+ from {len(self.rows)} published times; "
@@ -309,8 +312,8 @@ def jackknife_plus(
 
     Args:
         predicted: prediction of the fit to all rows.
-        left_out: for each row two values of the fit without this row: its prediction for the network, and its
-            prediction for the row divided by the true time of the row.
+        left_out: one pair for each row, from the fit without this row. The first value is the prediction for the
+            network. The second value is the prediction for the row, divided by the published time of the row.
         coverage: the share of networks to cover.
     """
     ends = [(value, math.exp(abs(math.log(ratio)))) for value, ratio in left_out]
@@ -322,14 +325,14 @@ def jackknife_plus(
 
 @lru_cache(maxsize=16384)
 def demands(layer: Layer, *, channel_group: int, element_bytes: int) -> tuple[Demand, ...]:
-    """The demands of the operations of one layer, in the order they run."""
+    """Demand of each operation of a layer, in the order in which the operations run."""
     return tuple(demand(part, channel_group=channel_group, element_bytes=element_bytes) for part in operations(layer))
 
 
 def demand(operation: Operation, *, channel_group: int, element_bytes: int) -> Demand:
     """The demand of one operation."""
     inputs, outputs = (_padding(channels, channel_group) for channels in (operation.inputs, operation.outputs))
-    # A depthwise operation has one input channel for each output channel, so the rounding up counts once.
+    # A depthwise operation has one input channel for each output channel. So its MACs are rounded up only once.
     factor = inputs * outputs if operation.kind == "dense" else outputs
     traffic = inputs * operation.reads + outputs * operation.writes
     return Demand(
@@ -343,7 +346,7 @@ def demand(operation: Operation, *, channel_group: int, element_bytes: int) -> D
 
 
 def _padding(channels: int, group: int) -> float:
-    """Factor by which rounding up to whole groups multiplies the channels. 1 if `channels` is 0, as for the image."""
+    """Factor on the channels when they are rounded up to whole groups. 1 if `channels` is 0, as for the image."""
     if channels == 0:
         return 1.0
     return math.ceil(channels / group) * group / channels
@@ -356,6 +359,6 @@ def _price(coefficients: Coefficients, name: CoefficientName) -> float:
 
 
 def _outside(coverage: float, rows: int) -> int:
-    """Rank of the sorted end that bounds an interval of this coverage. 1 is the outermost; 0 if rows are too few."""
+    """Rank of the sorted end that bounds an interval of this coverage. 1 is the outermost end, 0 means too few rows."""
     # The small addition keeps a product such as 0.1 * 10 from becoming 0.9999.
     return math.floor((1 - coverage) * (rows + 1) + 1e-9)

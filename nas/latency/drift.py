@@ -1,10 +1,10 @@
 """Whether a device is still as fast as before: a reference layer is timed before and after every few other subjects.
 
-Each time is stored with the time of the reference layer around it. The drift of the device is the time of the reference
-layer relative to its usual time, and a lookup divides by the drift (`LatencyTable.drift`).
+Each measured time is stored with the time of the reference layer around it. The drift of the device is the time of the
+reference layer divided by its usual time. A lookup divides by the drift (`LatencyTable.drift`).
 
-A shared machine can be slow for some seconds, and not equally slow for every layer. That is not drift, but a reason to
-time a layer again. So the time of the reference layer is the median of its last nine times.
+A shared machine can be slow for some seconds, and not equally slow for every layer. This is not drift. It is a reason
+to time a layer again. So the time of the reference layer is the median of its last nine times.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Visit", "interleaved", "latest_levels", "reference_layer"]
 S = TypeVar("S", bound=Subject)
 
 _GROUP = 6  # subjects between two timings of the reference layer
-_LATEST = 9
+_LATEST = 9  # timings of the reference layer that the median is taken of
 _LEAST = 3  # timings of the reference layer before the first subject
 
 
@@ -54,9 +54,9 @@ def reference_layer(layers: Sequence[Layer]) -> Layer:
 def interleaved(
     device: Device, subjects: Sequence[S], jobs: Callable[[S], Sequence[Job]], reference: Job, levels: deque[float]
 ) -> Iterator[Visit[S]]:
-    """Do the jobs of each subject, and time the reference layer before the first subject and after every few.
+    """Run the jobs of each subject, and time the reference layer before the first subject and after every few subjects.
 
-    A visit is yielded once the time of the reference layer after it is known.
+    A visit is yielded after the next timing of the reference layer.
 
     Args:
         device: runs the jobs.
@@ -83,7 +83,7 @@ def interleaved(
 
 
 def latest_levels() -> deque[float]:
-    """A new store for the latest times of the reference layer, of which the median is used. It is empty at first."""
+    """A new, empty store for the latest times of the reference layer. The median of these times is used."""
     return deque(maxlen=_LATEST)
 
 

@@ -1,4 +1,4 @@
-"""The contents of a latency table: its provenance, a timing for each layer, and how far its sums can be trusted."""
+"""The contents of a latency table: its provenance, the entry of each layer, and the check of its sums."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Provenance(Record):
-    """Where the numbers of a table come from. Numbers of different provenance are never mixed.
+    """Where the numbers of a table come from. A table never mixes numbers of different provenance.
 
     Attributes:
-        source: `measured` on the device, `calibrated` (a model fitted to published end-to-end times), or `analytic`.
-        device: model of the device, such as a phone or a processor.
+        source: `measured` (on the device), `calibrated` (a model fitted to published end-to-end times) or `analytic`.
+        device: model name of the device, such as a phone or a processor.
         os: operating system and version.
         runtime: what ran the network, such as onnxruntime.
         versions: version of each piece of software that affects the numbers.
         precision: number format of weights and activations.
-        threads: threads of the runtime. None if the runtime decides.
-        settings: what else affects the times, such as compute units or pinned cores.
-        batch: images in one inference.
+        threads: number of threads of the runtime. None if the runtime decides.
+        settings: other settings that affect the times, such as compute units or pinned cores.
+        batch: number of images in one inference.
         kind: the value of `--device` without the address.
-        statistic: the quantile of the timed runs that a lookup adds up.
-        protocol: how the times were taken, in words.
+        statistic: the quantile of each layer's timed runs that a lookup adds up.
+        protocol: how the times were measured, in words.
         date: day of the measurement or calibration, ISO 8601.
     """
 
@@ -77,7 +77,7 @@ class Provenance(Record):
         return ", ".join([*parts, f"batch {self.batch}"])
 
     def difference(self, other: Provenance) -> str | None:
-        """The first field in which two provenances differ, in words. None if nothing or only the date differs."""
+        """The first field in which two provenances differ, in words. None if no field except the date differs."""
         for name, value in self:
             theirs = getattr(other, name)
             if name != "date" and value != theirs:
@@ -90,10 +90,10 @@ QUANTILES = ("minimum_ms", "p10_ms", "median_ms", "p90_ms", "maximum_ms")
 
 
 class Timing(Record):
-    """The steady runs of one layer as they were timed, in milliseconds.
+    """The measured time of one layer, in milliseconds: quantiles over its steady runs.
 
-    On a device whose calls have a fixed cost, every quantile is a difference: the quantile of a stack of k layers minus
-    the quantile of one layer, divided by k - 1.
+    On some devices, each call has a fixed cost. There the quantiles are computed from a stack of k copies of the layer:
+    the quantile of the stack minus the quantile of one layer, divided by k - 1.
 
     Attributes:
         minimum_ms: fastest run.
@@ -102,13 +102,13 @@ class Timing(Record):
         p90_ms: nine tenths of the runs were faster.
         maximum_ms: slowest run, including interruptions by other programs.
         runs: number of steady runs.
-        warmup_runs: number of runs before the steady ones. They do not count.
+        warmup_runs: number of runs before the steady runs. The quantiles ignore them.
         slowdown: steady time divided by the time of the first runs, if the device runs faster at first. Otherwise 1.
-        settled: whether the time had stopped changing.
-        reference_ms: time of the reference layer around these runs. Its ratio to the table's reference time is the
-            drift.
-        visits: how often the layer was timed, minutes or seconds apart. The best visit is kept.
-        alone_ms: fastest run of the layer alone over all visits, if stacks are measured.
+        settled: whether the time stopped changing.
+        reference_ms: time of the reference layer around these runs. The drift is this time divided by the table's
+            reference time.
+        visits: number of times that the layer was measured, seconds or minutes apart. The best visit is kept.
+        alone_ms: fastest run of the single layer over all visits, if stacks are measured.
         stack_ms: fastest run of the stack over all visits, if stacks are measured.
         output_error: relative error of the output against torch. None if the device does not return the output.
         facts: what else the device reported.
@@ -150,12 +150,12 @@ class Timing(Record):
 
 
 class Filled(Record):
-    """A layer that was not measured. Its time is interpolated between measured layers of its kind.
+    """A layer that was not measured. Its time is interpolated between measured layers of the same kind.
 
     Attributes:
-        filled_ms: the value that a lookup uses.
-        low_ms: lower end of its 90 % interval.
-        high_ms: upper end of its 90 % interval.
+        filled_ms: interpolated time, which a lookup uses.
+        low_ms: lower end of the 90 % interval of `filled_ms`.
+        high_ms: upper end of the 90 % interval of `filled_ms`.
     """
 
     filled_ms: _Milliseconds
@@ -170,13 +170,13 @@ class Filled(Record):
 
 
 class Failed(Record):
-    """A layer that could not be timed, and why."""
+    """A layer that could not be timed. `failed` is the reason."""
 
     failed: Annotated[str, Field(min_length=1)]
 
 
 def _entry_kind(value: object) -> str:
-    """Which kind of entry a JSON object is: only `Filled` has a `filled_ms`, and only `Failed` has a `failed`."""
+    """Kind of an entry. Only `Filled` has the field `filled_ms`, and only `Failed` has the field `failed`."""
     if isinstance(value, Filled) or (isinstance(value, Mapping) and "filled_ms" in value):
         return "<filled>"
     if isinstance(value, Failed) or (isinstance(value, Mapping) and "failed" in value):
@@ -184,7 +184,7 @@ def _entry_kind(value: object) -> str:
     return "<timing>"
 
 
-# The value at a layer's key. The brackets keep the tags out of the paths in error messages (nas/errors.py).
+# The value of a layer's key. nas/errors.py leaves tags in angle brackets out of the paths in error messages.
 Entry = Annotated[
     Annotated[Timing, Tag("<timing>")] | Annotated[Filled, Tag("<filled>")] | Annotated[Failed, Tag("<failed>")],
     Discriminator(_entry_kind),
@@ -192,7 +192,7 @@ Entry = Annotated[
 
 
 class PublishedTime(Record):
-    """The time that others measured for a whole network on this device. It is shown beside the prediction."""
+    """A published time of a whole network on this device. It is shown beside the prediction."""
 
     name: str
     latency_ms: _Milliseconds
@@ -201,7 +201,10 @@ class PublishedTime(Record):
 
 
 class ReferenceTime(Record):
-    """The reference layer, timed repeatedly between the other layers, and its usual time, the median over the table."""
+    """The reference layer and its usual time.
+
+    The reference layer is timed repeatedly between the other layers. The usual time is the median over the table.
+    """
 
     key: str
     latency_ms: _Milliseconds
@@ -210,11 +213,12 @@ class ReferenceTime(Record):
 class Correction(Record):
     """Correction of a sum of layers, learned from whole networks: `scale` * sum + `weights_ms_per_mb` * weights.
 
-    A layer that is timed alone finds its weights in the cache. In a network, the weights come from memory.
+    The weights need a term of their own. A layer that is timed alone reads its weights from the cache. In a network,
+    the layer reads them from memory.
 
     Attributes:
-        scale: factor on every layer.
-        weights_ms_per_mb: added for each 10^6 bytes of a layer's weights.
+        scale: factor on the time of every layer.
+        weights_ms_per_mb: time added for each 10^6 bytes of a layer's weights.
         networks: number of whole networks that the correction was learned from.
     """
 
@@ -224,10 +228,12 @@ class Correction(Record):
 
 
 class Agreement(Record):
-    """How predictions agree with measured end-to-end times. Errors are predicted / measured - 1, as fractions.
+    """How well predictions agree with measured end-to-end times.
+
+    An error is predicted / measured - 1, as a fraction.
 
     Attributes:
-        networks: number of networks compared.
+        networks: number of compared networks.
         bias: mean of the errors.
         mean_error: mean absolute error.
         worst_error: largest absolute error.
@@ -242,7 +248,7 @@ class Agreement(Record):
 
     @classmethod
     def of(cls, predicted: Sequence[float], measured: Sequence[float]) -> Self:
-        """Compare two sequences of equal length, with at least two times each."""
+        """Compare predicted with measured times. Both sequences have the same length, at least two."""
         from scipy.stats import kendalltau
 
         errors = [ours / theirs - 1 for ours, theirs in zip(predicted, measured, strict=True)]
@@ -269,13 +275,13 @@ class CheckRow(Record):
 
     Attributes:
         name: name of a reference network, or the architecture's id.
-        id: id of the architecture.
-        role: `held-out`, or `calibration` for networks that the correction was learned from.
-        measured_ms: end-to-end time of the fastest round, divided by the drift of the device since the table.
-        raw_ms: end-to-end time of the fastest round as it was timed.
-        predicted_ms: the table's lookup, correction included.
-        sum_ms: the table's lookup without correction: the plain sum of the layers.
-        spread: mean relative difference between two repetitions.
+        id: the architecture's id.
+        role: `calibration` if the correction was learned from this network, otherwise `held-out`.
+        measured_ms: `raw_ms` divided by the drift of the device since the table was measured.
+        raw_ms: end-to-end time of the fastest round, as timed.
+        predicted_ms: latency that the table predicts, with the correction.
+        sum_ms: latency that the table predicts without the correction: the plain sum of the layers.
+        spread: mean relative difference between two repetitions (rounds).
     """
 
     name: str
@@ -294,14 +300,15 @@ class Check(Record):
     Attributes:
         date: day of the measurement, ISO 8601.
         protocol: how the networks were timed, in words.
-        agreement: agreement of the predictions on the held-out networks.
-        uncorrected: agreement of the plain sums of layers on the held-out networks.
+        agreement: agreement of the predictions with the measured times of the held-out networks.
+        uncorrected: agreement of the plain sums of layers with the measured times of the held-out networks.
         noise_floor: mean relative difference between two repetitions (rounds) of the same network.
-        half_noise: mean relative difference between the fastest time in one half of the rounds and in the other half.
-        drift: time of the reference layer divided by its time in the table. Below 1 the device was faster.
-        baselines: agreement of a line in MACs and of a line in parameters. Both are fitted on one half of the held-out
-            networks and compared on the other half.
-        rows: every network, held-out and calibration.
+        half_noise: mean relative difference between the fastest times of the two halves of the rounds.
+        drift: time of the reference layer divided by its time in the table. Below 1, the device was faster than for
+            the table.
+        baselines: agreement of two linear fits, one in MACs and one in parameters. Both are fitted to one half of the
+            held-out networks and evaluated on the other half.
+        rows: all networks, held-out and calibration.
     """
 
     date: str
@@ -315,10 +322,11 @@ class Check(Record):
     rows: Annotated[tuple[CheckRow, ...], Field(min_length=2)]
 
     def factors(self, coverage: float) -> tuple[float, float]:
-        """Factors that turn a prediction into the ends of an interval that covers this share of networks.
+        """Factors on a prediction that give the lower and upper end of its interval.
 
-        The method is split conformal prediction (Vovk et al., 2005) on the relative errors of the held-out networks.
-        The coverage is exact for networks drawn like the held-out ones. It says nothing about networks unlike them.
+        The interval covers the share `coverage` of networks. The method is split conformal prediction (Vovk et al.,
+        2005) on the relative errors of the held-out networks. The coverage is exact for networks drawn like the
+        held-out networks. It says nothing about networks unlike the held-out networks.
 
         Raises:
             InputError: the check has too few networks for this coverage.

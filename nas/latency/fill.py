@@ -1,8 +1,9 @@
-"""Interpolation between measured layers: values for layers that were not measured, and outliers among the measured.
+"""Interpolation between measured layers: values for layers that were not measured, and outliers among measured layers.
 
-Each kind of layer has a Gaussian process (Rasmussen and Williams, 2006, chapters 2 and 5) for the logarithm of the
-time. The process is a power law in multiply-adds and memory traffic, plus a smooth function of the layer's own numbers.
-It gives every value a standard deviation. Leave-one-out over the measured layers checks these.
+Each kind of layer has its own Gaussian process (Rasmussen and Williams, 2006, chapters 2 and 5), which predicts the
+logarithm of the time. The process is a power law in multiply-adds and memory traffic, plus a smooth function of the
+layer's own numbers. Each prediction has a standard deviation. Leave-one-out over the measured layers checks these
+standard deviations.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ __all__ = ["fewest", "fill", "measuring_order", "too_slow"]
 
 _Array = npt.NDArray[np.float64]
 
-_FEW = 12  # kinds with at most this many layers are measured completely: stems and heads, which every network has
-_FEWEST = 4  # measured layers that an interpolation needs
-_FOR_SCALES = 200  # most points to find the scales of a process on: a second instead of a minute for 720 layers
+# A kind with at most this many layers is measured completely. Such kinds are stems and heads, which every network has.
+_FEW = 12
+_FEWEST = 4  # smallest number of measured layers that an interpolation needs
+# Largest number of points used to fit the scales (hyperparameters) of a process. For 720 layers, the fit then takes a
+# second instead of a minute.
+_FOR_SCALES = 200
 _Z90 = 1.645
 
-# A measured layer is an outlier if it is slower than the others predict by more than both limits.
+# A measured layer is an outlier if it is slower than the other layers predict, by more than both limits.
 _STANDS_OUT = 2.5  # standard deviations
 _STANDS_OUT_SHARE = 0.015
 
@@ -41,11 +45,12 @@ _LENGTH = 2.0  # expected length scale of the standardised numbers
 
 
 def measuring_order(layers: Iterable[Layer]) -> list[Layer]:
-    """The layers in an order whose every beginning covers them evenly.
+    """Order the layers so that the first n layers cover all layers evenly, for any n.
 
-    All layers of the kinds with few layers come first. Then each other kind has as many layers as an interpolation
-    needs. After these, the kinds take turns in proportion to their size. Within a kind, each next layer is the one
-    farthest from all before it. The order depends on the layers alone, so a resumed build has the same order.
+    All layers of the kinds with few layers come first. Next come, for each other kind, as many layers as an
+    interpolation needs. After these, the kinds take turns in proportion to their size. Within a kind, the next layer is
+    always the layer farthest from all layers before it. The order depends on the layers alone, so a resumed build has
+    the same order.
     """
     kinds = _by_kind(layers)
     few = [layer for members in kinds.values() if len(members) <= _FEW for layer in members]
@@ -71,7 +76,7 @@ def fill(measured: Mapping[Layer, float], wanted: Iterable[Layer]) -> dict[Layer
         measured: milliseconds of measured layers.
         wanted: layers to fill in. A layer gets no value if too few layers of its kind were measured.
     Returns:
-        A value with its 90 % interval for each layer that could be filled.
+        A value with its 90 % prediction interval for each layer that could be filled in.
     """
     known = _by_kind(measured)
     filled: dict[Layer, Filled] = {}
@@ -91,7 +96,7 @@ def fill(measured: Mapping[Layer, float], wanted: Iterable[Layer]) -> dict[Layer
 
 
 def too_slow(measured: Mapping[Layer, float]) -> list[Layer]:
-    """Outliers: layers that take longer than the others of their kind predict, the largest outlier first.
+    """Outliers: layers that take longer than the other layers of their kind predict, the largest outlier first.
 
     Another program may have run during the whole timing of such a layer. The layer's own runs cannot show that.
 
@@ -119,7 +124,7 @@ class _Process:
     """
 
     def __init__(self, x: _Array, basis: _Array, y: _Array) -> None:
-        # A part of the points is enough to find the scales, and the cost grows with the cube of the number of points.
+        # The cost grows with the cube of the number of points. A part of the points is enough to fit the scales.
         part = slice(None, None, math.ceil(len(x) / _FOR_SCALES))
         self._x, self._basis, self._residual = x[part], basis[part], (y - basis @ _PRIOR_MEAN)[part]
         # Logarithms of the standard deviations of the smooth function and of the noise, then of the length scales.
@@ -130,7 +135,7 @@ class _Process:
         self._x, self._basis, self._residual = x, basis, y - basis @ _PRIOR_MEAN
         self._factor, self._weights = self._solve(self._theta)
         residuals, deviations = self.left_out()
-        # How much larger the leave-one-out errors are than their standard deviations promise. It widens the intervals.
+        # Ratio of the leave-one-out errors to their expected standard deviations, at least 1. It widens the intervals.
         self._widening = max(1.0, float(np.sqrt(((residuals / deviations) ** 2).mean())))
 
     def predict(self, x: _Array, basis: _Array) -> tuple[_Array, _Array]:
@@ -190,9 +195,11 @@ def _numbers(layer: Layer) -> dict[str, Any]:
 
 
 def _encode(layers: Sequence[Layer], everything: Sequence[Layer]) -> _Array:
-    """(N, D): standardised logarithms of positive numbers, and a one-hot encoding of all else without its first value.
+    """The layers as numbers, (N, D).
 
-    A field that is constant over `everything` has no information and gets no column.
+    A field of positive numbers becomes one column: their standardised logarithms. Any other field is one-hot encoded,
+    without a column for its first value. A field that is constant over `everything` carries no information and gets no
+    column.
     """
     rows = [_numbers(layer) for layer in layers]
     all_rows = [_numbers(layer) for layer in everything]

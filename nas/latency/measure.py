@@ -1,4 +1,4 @@
-"""How a latency table is measured: every distinct layer of a space is timed by one protocol and saved at once."""
+"""How a latency table is measured: each distinct layer of a search space is timed by one protocol and saved at once."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from nas.networks import Layer, Stack
 
 __all__ = ["Progress", "build_table", "default_path", "ignore_progress", "measured_provenance"]
 
-# Layers that are visited in turn. The visits of a layer are then some seconds apart, and the models of a block fit a
-# device's cache.
+# Number of layers that are visited in turn. Two visits of one layer are then some seconds apart, and the models of a
+# block fit the device's cache.
 _BLOCK = 64
-_STEP = 0.05  # share of the layers to measure before the intervals are computed again
+_STEP = 0.05  # share of the layers that are measured before the intervals are computed again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """The progress of a build: `done` of `total` layers, and what it works on."""
+    """The progress of a build: `done` of `total` layers are finished, and `key` says what it works on."""
 
     done: int
     total: int
@@ -61,10 +61,10 @@ def build_table(
         device: where to measure.
         out: the table file, new or begun by an earlier build.
         protocol: how to time a layer.
-        sample: share of the layers to measure, at least a few of each kind. The others are interpolated and marked as
-            filled. By default all layers are measured, or a tenth if `until_error` is given.
-        until_error: keep measuring the layers with the widest intervals until every filled value is known to this
-            relative error, at 90 %.
+        sample: share of the layers to measure, at least a few layers of each kind. The others are interpolated and
+            marked as filled. By default all layers are measured, or a tenth of them if `until_error` is given.
+        until_error: largest relative error that a filled value may have, at 90 % confidence. The layers with the widest
+            intervals are measured until every filled value meets this limit.
         retry_failed: whether to retry layers that failed before.
         on_progress: called before the first layer and after every visit of a layer.
     Returns:
@@ -91,14 +91,15 @@ def default_path(device: Device) -> Path:
     """latency_tables/DEVICE.RUNTIME.PRECISION.json for a device, in the working directory."""
     description = device.describe()
     model = _plain(description.model) or platform.machine()
-    # A machine has one table for each engine of a runtime: `onnxruntime-web wasm` in Node and in Chromium, for example.
+    # A machine has one table for each engine of a runtime. For example, `onnxruntime-web wasm` runs in Node and in
+    # Chromium.
     engine = _plain(description.runtime.partition(" in ")[2])
     runtime = f"{description.kind}-{engine}" if engine else description.kind
     return Path("latency_tables") / f"{model}.{runtime}.{description.precision}.json"
 
 
 def measured_provenance(description: DeviceDescription, protocol: str) -> Provenance:
-    """The provenance of times that a device gives today."""
+    """The provenance of times that a device reports today."""
     is_fake = description.kind == "fake"
     # torch exports the graph that the runtime runs.
     exporter = {} if is_fake else {"torch": importlib.metadata.version("torch")}
@@ -158,13 +159,14 @@ class _Build:
             block = todo[start : start + _BLOCK]
             self._visit(block)
             for visit in range(2, self._protocol.visits + 1):
-                # A layer that failed is retried as often, because a disturbance may make a difference negative once.
+                # A layer that failed is retried as often. A disturbance may have made a difference of two times
+                # negative, and this may not happen again.
                 self._visit([layer for layer in block if self._visits(layer) < visit])
             self._visit([layer for layer in block if self._in_doubt(layer)], longer=2)
             self._done += len(block)
             self._tell("")
-        # A program that ran during the whole timing of a layer shows only in comparison with similar layers. Each round
-        # of this comparison is more precise.
+        # Another program may run during the whole timing of a layer. Only a comparison with similar layers shows this.
+        # Each round of this comparison is more precise.
         while odd := [layer for layer in too_slow(self._measured()) if self._visits(layer) < 2 * self._protocol.visits]:
             self._tell(f"{len(odd)} that stand out")
             self._visit(odd, longer=2)

@@ -1,7 +1,7 @@
-"""What others published: end-to-end times of whole networks on one device, read from the CSV files beside the tables.
+"""Published end-to-end times of whole networks on one device, read from the CSV files beside the latency tables.
 
-`iphone13.points.csv` describes networks of the family completely. `iphone13.baselines.csv` names networks of other
-authors. `iphone13.baselines.operations.csv` has the operations of these networks, traced from timm once
+`iphone13.points.csv` describes networks of the family completely. `iphone13.baselines.csv` lists networks of other
+authors. `iphone13.baselines.operations.csv` holds the operations of these networks. They were traced once from timm
 (`tests/benchmarks/trace_baselines.py`).
 """
 
@@ -65,7 +65,7 @@ _Amount = Annotated[int, Field(ge=0)]
 _Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 _Kernel = Annotated[_Count, AfterValidator(odd)]
 _Dims = Annotated[tuple[_Count, _Count, _Count, _Count], _split("-")]
-# Such as ||2|4. An empty cell means four empty numbers.
+# One number for each stage, such as ||2|4. An empty cell means that all four numbers are empty.
 _PerStage = Annotated[
     tuple[_Count | None, _Count | None, _Count | None, _Count | None],
     _split("|"),
@@ -75,7 +75,7 @@ _Stages = Annotated[tuple[str, str, str, str], _split("|")]
 
 
 class _PublishedRow(Record):
-    """The first columns of every file of published times."""
+    """The columns that every file of published times starts with."""
 
     name: Annotated[str, Field(min_length=1)]
     latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -90,25 +90,25 @@ class _PublishedRow(Record):
 
 
 class PublishedPoint(_PublishedRow):
-    """A published network: its time on the device, its accuracy, and everything that defines it.
+    """A published network: its time on the device, its accuracy and its complete description.
 
     Attributes:
         latency_ms: the time as printed.
         fit: whether the model is fitted to this row.
-        why_not: the reason if the model is not fitted to this row.
+        why_not: the reason why the model is not fitted to this row, otherwise empty.
         uncertainty: assumed relative standard deviation of the printed time.
         top1: ImageNet-1k accuracy in %.
-        epochs: training epochs behind `top1`.
+        epochs: training epochs of the network with accuracy `top1`.
         params_m: parameters as printed, in millions.
         gmacs: multiply-adds as printed, in 10^9.
-        dims: channels of the four stages, as in `48-96-192-384`.
-        stages: blocks of the four stages, as in `2C|2C|9C 4A 1C|2A`. C is a convolution block, A is an attention unit.
+        dims: channels of the four stages, such as `48-96-192-384`.
+        stages: blocks of the four stages, such as `2C|2C|9C 4A 1C|2A`. C is a convolution block, A an attention unit.
         stem: `fused` (the stem of iFormer) or `patchify` (the stem of ConvNeXt).
-        heads: heads of the attention units of each stage, as in `||6|12`, for `mha`.
+        heads: number of heads in the attention units of each stage, such as `||6|12`, for `mha`.
         query_reduction: R of each stage.
         window: window of the attention units of each stage. The last attention unit of a stage is global.
-        timed: `network`, or `backbone` if the classifier was left out.
-        source: where it is printed (iFormer, arXiv:2501.15369).
+        timed: `network`, or `backbone` if the time does not include the classifier.
+        source: where the time is printed in the paper (iFormer, arXiv:2501.15369).
     """
 
     uncertainty: Annotated[float, Field(gt=0, lt=1)]
@@ -149,14 +149,14 @@ class PublishedPoint(_PublishedRow):
 
     @property
     def in_family(self) -> bool:
-        """Whether `architecture` can describe the network."""
+        """Whether the network belongs to the family, so that `architecture` can describe it."""
         return self.norm == "bn" and self.stem == "fused"
 
     def architecture(self) -> Architecture:
         """The network, including its classifier even if only the backbone was timed.
 
         Raises:
-            ValueError: the network is not of the family, or a column that it needs is empty or invalid.
+            ValueError: the network is not of the family, or a column that the network needs is empty or invalid.
         """
         if not self.in_family:
             raise ValueError(f"{self.name}: norm {self.norm} and stem {self.stem} are not part of the family")
@@ -210,12 +210,12 @@ class Baseline(_PublishedRow):
     Attributes:
         latency_ms: the time as printed.
         fit: whether the model is fitted to this row.
-        why_not: the reason if the model is not fitted to this row.
+        why_not: the reason why the model is not fitted to this row, otherwise empty.
         resolution: height and width of the image.
         top1: ImageNet-1k accuracy in %.
-        epochs: training epochs behind `top1`.
-        timm_name: name of this network in timm. Empty if timm does not have it.
-        source: where it is printed.
+        epochs: training epochs of the network with accuracy `top1`.
+        timm_name: name of this network in timm. Empty if timm does not have this network.
+        source: where the time is printed.
     """
 
     resolution: _Count
@@ -227,7 +227,7 @@ class Baseline(_PublishedRow):
 
 
 class _CountedOperation(Record):
-    """A row of an operations file: an operation, and how often a network has it."""
+    """A row of an operations file: an operation, and how often it occurs in a network."""
 
     name: Annotated[str, Field(min_length=1)]
     count: _Count
@@ -263,7 +263,7 @@ def read_baselines(path: Path) -> list[Baseline]:
 
 
 def baselines_beside(points: Path) -> Path | None:
-    """The baselines file that lies beside a points file (`x.baselines.csv` beside `x.points.csv`), if there is one."""
+    """Path of the baselines file beside a points file (`x.baselines.csv` for `x.points.csv`). None if there is none."""
     path = points.with_name(points.name.removesuffix(".points.csv") + ".baselines.csv")
     return path if path.is_file() else None
 
@@ -274,7 +274,7 @@ def operations_beside(baselines: Path) -> Path:
 
 
 def read_operations(path: Path) -> dict[str, Counter[Operation]]:
-    """Read an operations file: for each network its operations, and how often each occurs.
+    """Read an operations file: for each network its operations, and how often each operation occurs.
 
     Raises:
         InputError: as in `read_points`.
@@ -286,12 +286,14 @@ def read_operations(path: Path) -> dict[str, Counter[Operation]]:
 
 
 def write_operations(path: Path, networks: Mapping[str, Iterable[Operation]], *, origin: str) -> None:
-    """Write an operations file: each network's operations in the order they first run, with equal ones counted.
+    """Write an operations file. Equal operations of a network share one row, which has their number.
+
+    The rows of a network are in the order in which its operations first run.
 
     Args:
         path: file to write.
-        networks: name -> operations in the order they run.
-        origin: what made the operations, in one line. It becomes the first line of the file.
+        networks: name -> operations in the order in which they run.
+        origin: what produced the operations, in one line. This text becomes the first line of the file.
     """
     columns = [field.name for field in fields(Operation)]
     lines = [f"# {origin}", ",".join(["name", "count", *columns])]
@@ -302,7 +304,7 @@ def write_operations(path: Path, networks: Mapping[str, Iterable[Operation]], *,
 
 
 def _read(path: Path, record: type[_Row]) -> list[_Row]:
-    """The rows of a CSV file whose columns are the fields of a record. Leading lines with # are skipped."""
+    """Read a CSV file whose columns are the fields of `record`. Leading lines that start with # are skipped."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             lines = list(file)

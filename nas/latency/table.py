@@ -1,4 +1,4 @@
-"""What a network costs: a latency table, read and written as JSON, and the lookup of a network in it. No torch."""
+"""The latency table of a device, stored as JSON, and the lookup of a network in the table. Never imports torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _DRIFT = 0.02  # a smaller relative change of the reference layer is noise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerLatency:
-    """Share of one layer in a network's latency. The cost of the call itself has the key `overhead`."""
+    """Share of one layer in a network's latency. The fixed cost of the call has the key `overhead`."""
 
     key: str
     latency_ms: float
@@ -50,10 +50,10 @@ class Latency:
 
     Attributes:
         latency_ms: the sum over layers.
-        low_ms: lower end of the interval.
-        high_ms: upper end of the interval; the table's `interval_meaning` says what the interval covers.
-        source: origin of the table.
-        layers: the breakdown, in the order the layers run.
+        low_ms: lower end of the interval. The table's `interval_meaning` says what the interval covers.
+        high_ms: upper end of the interval.
+        source: `measured`, `calibrated` or `analytic`, as in the table's provenance.
+        layers: the breakdown by layer, in the order in which the layers run.
     """
 
     latency_ms: float
@@ -64,16 +64,16 @@ class Latency:
 
 
 class LatencyTable(Record):
-    """Latency of every layer on one device, as read from latency_tables/*.json.
+    """Latency of each layer on one device, as stored in latency_tables/*.json.
 
     Attributes:
         provenance: where the numbers come from.
         model: predicts layers without an entry. A table without a model covers only its entries.
-        published: architecture id -> what others measured for that network.
+        published: architecture id -> the time that others measured for this network.
         reference: the layer that shows the drift of the device.
-        call_ms: fixed cost of a run. 0 if the device has none.
-        correction: correction of the sums, learned from whole networks.
-        check: how far the lookups can be trusted.
+        call_ms: fixed cost of one inference call, beside its layers. 0 if the device has none.
+        correction: correction of the sums of layers, learned from whole networks.
+        check: comparison with whole networks. It shows how far the lookups can be trusted.
         entries: layer key -> timing, filled value or failure.
     """
 
@@ -89,17 +89,20 @@ class LatencyTable(Record):
 
     @classmethod
     def find(cls, name: str) -> tuple[LatencyTable, Path]:
-        """The table that `name` means (a path, a file stem or the unique beginning of a stem), and its file.
+        """Find a table by its path, its file stem or the unique beginning of its stem.
+
+        Returns:
+            The table and the path of its file.
 
         Raises:
-            InputError: no such table, several tables that begin with `name`, or a broken file.
+            InputError: no table matches, several tables begin with `name`, or the file is broken.
         """
         path = catalog.find_file("latency table", "latency_tables", ".json", name)
         return cls.load(path), path
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable:
-        """Read a table file. Nothing in it is ever executed.
+        """Read a table file. No content of the file is ever executed.
 
         Raises:
             InputError: the file is unreadable or not JSON, or it has an unknown key or an invalid value.
@@ -107,7 +110,7 @@ class LatencyTable(Record):
         return read_record(path, cls)
 
     def save(self, path: Path) -> None:
-        """Write the table beside `path` and rename it. Entries are sorted, one per line, for readable diffs."""
+        """Write the table beside `path`, then rename it. Entries are sorted, one per line, for readable diffs."""
         data = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         entries = {key: entry.model_dump(mode="json", exclude_defaults=True) for key, entry in self.entries.items()}
         parts = [f'{{"schema": {self.schema_version}', f'"provenance": {json.dumps(data["provenance"], indent=1)}']
@@ -125,7 +128,7 @@ class LatencyTable(Record):
         write_beside(path, (",\n ".join(parts) + "}\n").encode())
 
     def with_entries(self, entries: Mapping[str, Entry]) -> LatencyTable:
-        """The same table with these entries added. The check and the correction no longer hold and are dropped."""
+        """Copy the table and add entries. The copy has no check and no correction: they no longer hold."""
         return self.model_copy(
             update={"entries": {**self.entries, **entries}, "check": None, "correction": None},
         )
@@ -155,7 +158,7 @@ class LatencyTable(Record):
         return "the sum of layers was not compared with whole networks on this device (nas table check)"
 
     def describe(self) -> Iterator[str]:
-        """Where the table comes from and what is known about it, as lines of text."""
+        """Lines of text about the origin of the table, its contents, and how far it can be trusted."""
         provenance = self.provenance
         yield provenance.label
         yield f"runtime: {', '.join([provenance.runtime, *map(' '.join, provenance.versions.items())])}"
@@ -211,19 +214,19 @@ class LatencyTable(Record):
             yield f"{name}: " + "; ".join(f"{value} ({number} layers)" for value, number in counts.most_common(5))
 
     def quantiles(self, networks: Iterable[Architecture]) -> dict[str, float]:
-        """Minimum, 10 %, median, 90 % and maximum of the latency of some networks, in ms."""
+        """Minimum, 10 % quantile, median, 90 % quantile and maximum of the networks' latencies, in ms."""
         values = sorted(map(self.latency_ms, networks))
         shares = {"minimum": 0.0, "10%": 0.1, "median": 0.5, "90%": 0.9, "maximum": 1.0}
         return {name: values[round(share * (len(values) - 1))] for name, share in shares.items()}
 
     def drift(self, timing: Timing) -> float:
-        """Time of the reference layer during a timing, divided by its usual time. 1 if the difference is noise."""
+        """Time of the reference layer during a timing, divided by its usual time. 1 if the difference is only noise."""
         if self.reference is None or timing.reference_ms is None:
             return 1.0
         return drift(timing.reference_ms, self.reference.latency_ms)
 
     def layer_ms(self, layer: Layer) -> float:
-        """Milliseconds of one layer, with the table's correction if there is one. Infinite if the layer failed.
+        """Latency of one layer in ms, with the table's correction, if any. Infinite if the layer failed on the device.
 
         Raises:
             MissingLatencyError: neither an entry nor a model covers the layer.
@@ -233,10 +236,10 @@ class LatencyTable(Record):
         return self._look_up(layer).latency_ms
 
     def latency_ms(self, architecture: Architecture) -> float:
-        """Predicted latency of a network, without interval and breakdown.
+        """Predicted latency of a network in ms, without interval and breakdown.
 
-        This is faster than `latency` for thousands of networks. The latency is infinite if a layer of the network
-        failed on the device.
+        For thousands of networks, this method is faster than `latency`. The result is infinite if a layer of the
+        network failed on the device.
 
         Raises:
             MissingLatencyError: neither an entry nor a model covers a layer.
@@ -244,10 +247,12 @@ class LatencyTable(Record):
         return sum(map(self.layer_ms, architecture.layers())) + self._overhead_ms
 
     def upper_ms(self, architecture: Architecture, confidence: float) -> float:
-        """Upper end of the interval that covers this share of networks. A search with `--confidence` limits this value.
+        """Upper end of the interval that covers the share `confidence` of networks, in ms.
+
+        A search with `--confidence` limits this value.
 
         Raises:
-            InputError: the table has neither a check nor a model, or they rest on too few networks for this share.
+            InputError: the table has neither a check nor a model, or they use too few networks for this share.
             MissingLatencyError: neither an entry nor a model covers a layer.
         """
         if not (self.check or self.model):
@@ -258,11 +263,12 @@ class LatencyTable(Record):
         """Predicted latency of a network: the sum of its layers, with an interval and the breakdown.
 
         Args:
-            architecture: need not lie in any space.
-            coverage: share of networks that the interval should cover, in (0, 1). By default 90 %, or as much as the
-                networks of the check allow; without a check, the coverage of the model.
+            architecture: the network. It need not belong to a search space.
+            coverage: share of networks that the interval should cover, in (0, 1). With a check, the default is 90 %, or
+                the largest share that its networks allow. Without a check, the default is the model's coverage.
+
         Raises:
-            InputError: the check or the model rests on too few networks for this coverage.
+            InputError: the check or the model uses too few networks for this coverage.
             MissingLatencyError: some layers have no entry, and the table has no model. The message says how to measure
                 them.
         """
@@ -304,7 +310,7 @@ class LatencyTable(Record):
                     f"{layer.key} could not be measured ({failed.failed}): nas table build --retry-failed"
                 )
             case None if self.model:
-                # In a table of measured entries, a value from the model must be marked as not measured.
+                # In a measured table, `filled` marks a value from the model as not measured.
                 source = "filled" if self.provenance.source == "measured" else self.provenance.source
                 value = self.model.layer_ms(layer)
             case None:
@@ -340,7 +346,7 @@ def _range(values: Iterable[float]) -> str:
 
 
 def drift(reference_ms: float, usual_ms: float) -> float:
-    """Time of a device's reference layer, divided by its usual time. 1 if the difference is noise."""
+    """Time of a device's reference layer, divided by its usual time. 1 if the difference is only noise."""
     ratio = reference_ms / usual_ms
     return 1.0 if abs(ratio - 1) < _DRIFT else ratio
 
@@ -352,12 +358,12 @@ def weights_mb(layer: Layer, precision: str) -> float:
 
 
 def _default_coverage(check: Check) -> float:
-    """90 %, or as much as the networks of the check allow."""
+    """90 %, or the largest share that the networks of the check allow, if that is less."""
     return min(_COVERAGE, check.agreement.networks / (check.agreement.networks + 1))
 
 
 def _lines(items: Mapping[str, object]) -> str:
-    """The members of a JSON object, sorted, one per line."""
+    """The members of a JSON object as text, sorted by key, one per line."""
     return ",\n".join(f"  {json.dumps(key)}: {json.dumps(items[key])}" for key in sorted(items))
 
 

@@ -1,9 +1,9 @@
-"""How raw runs become a timing: how long to run, which runs are steady, and the quantiles of these. No torch.
+"""How raw runs become a timing: how long to run, which runs are steady, and the quantiles of the steady runs. No torch.
 
 Other programs can only slow a run down, and on a shared machine they do so most of the time. The fastest of many runs
-stays stable. So the runs are cut into a dozen windows, and the fastest run of each window decides which part is
-steady. A lookup adds up the fastest steady runs: the time of the device when nothing else runs on it. The other
-quantiles are kept to show the other runs.
+is stable all the same. So the runs are cut into twelve windows, and the fastest run of each window decides which part
+is steady. A lookup adds up the fastest steady run of each layer. This is the time of the device when nothing else runs
+on it. The other quantiles are kept to show how long the other runs took.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class TimingProtocol:
     """How a layer or network is timed.
 
     Attributes:
-        duration_ms: a subject is run back to back for at least this long, warm-up included,
-        minimum_runs: and at least this often,
-        maximum_runs: but no more often than this.
+        duration_ms: a subject is run back to back for at least this long, warm-up included.
+        minimum_runs: a subject is run at least this often, even if this takes longer than the duration.
+        maximum_runs: a subject is never run more often than this, even if the duration is not reached.
         visits: how often a layer is timed, seconds apart. If its time is in doubt, it is timed up to twice as often.
     """
 
@@ -66,7 +66,10 @@ class TimingProtocol:
 
 
 def read_run(run: Run) -> Timing:
-    """The timing of a job that did not fail, from its steady runs or from quantiles if the device reports no runs."""
+    """The timing of a job that did not fail.
+
+    It is computed from the steady runs, or from the reported quantiles if the device does not report single runs.
+    """
     if run.times_ms:
         return read_runs(run.times_ms)
     minimum, p10, median, p90, maximum = (_between(run.quantiles_ms, share) for share in (0, 0.1, 0.5, 0.9, 1))
@@ -126,7 +129,7 @@ def stack_share(one: Timing, stack: Timing, *, layers: int) -> Timing | None:
     if shares[0] <= 0:
         return None
     # Differences of quantiles are not quantiles of a difference. So an outlier of the layer alone could make a quantile
-    # smaller than the one before it, which the running maximum prevents.
+    # smaller than the previous quantile. The running maximum prevents this.
     rising = dict(zip(QUANTILES, accumulate(shares, max), strict=True))
     return stack.model_copy(
         update={
@@ -138,7 +141,7 @@ def stack_share(one: Timing, stack: Timing, *, layers: int) -> Timing | None:
 
 
 def _between(quantiles_ms: Mapping[float, float], share: float) -> float:
-    """A quantile, interpolated linearly between those that the device reported."""
+    """A quantile, interpolated linearly between the quantiles that the device reported."""
     known = sorted(quantiles_ms)
     above = next(each for each in known if each >= share)
     below = max((each for each in known if each <= share), default=above)
@@ -147,7 +150,7 @@ def _between(quantiles_ms: Mapping[float, float], share: float) -> float:
 
 
 def _level(window: Sequence[float]) -> float:
-    """The fastest run of a window. Of five or more runs the second fastest, because the fastest may be an outlier."""
+    """The fastest run of a window. With five or more runs, the second fastest: the fastest may be an outlier."""
     return sorted(window)[1] if len(window) >= 5 else min(window)
 
 

@@ -1,4 +1,4 @@
-"""How the runs of one layer become an entry of the table, checked against torch, and which of two visits is better."""
+"""How the runs of one layer become an entry of the table, checked against torch, and which of two visits is kept."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ __all__ = ["STACK", "better_of", "call_share", "entry_of", "is_stackable"]
 STACK = 4  # layers in a stack on devices whose calls have a fixed cost
 
 # Largest relative error of an output against torch in float32. Runtimes reorder sums, which gives errors of about 1e-6.
-# float16 has 11 bits, and errors of a thousandth add up over the operations of a layer.
+# float16 has 11 significant bits. Its errors of a thousandth add up over the operations of a layer.
 _TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 
 
 def is_stackable(layer: Layer) -> TypeGuard[ConvLayer | AttentionLayer]:
-    """Whether the output of a layer can be its input. Then the layer partitions and merges windows, or does neither."""
+    """Whether the output of a layer can be its own input, so that copies of the layer can follow each other.
+
+    An attention layer must both partition and merge windows, or do neither.
+    """
     return isinstance(layer, ConvLayer) or (isinstance(layer, AttentionLayer) and layer.partitions == layer.merges)
 
 
@@ -40,8 +43,8 @@ def entry_of(
         layer: what was timed.
         runs: results for the layer alone, and for a stack of it if the device is measured through stacks.
         reference_ms: time of the reference layer around these runs.
-        call_ms: fixed cost of a call. 0 if the device has none.
-        precision: number format of the device, which decides how large the error of an output may be.
+        call_ms: fixed cost of a call. 0 if calls on the device have no fixed cost.
+        precision: number format of the device. It decides how large the error of an output may be.
     """
     for run in runs:
         if run.failure is not None:
@@ -70,7 +73,11 @@ def entry_of(
 
 
 def better_of(old: Entry | None, new: Timing | Failed) -> Timing | Failed:
-    """The better of two visits: a settled one, then one with a confirmed fastest run, then the faster one."""
+    """The better of two visits of a layer.
+
+    A settled visit is better than one that is not settled. If both are equal in this, a visit with a confirmed fastest
+    run is better. If they are equal in this too, the faster visit is better.
+    """
     if not isinstance(old, Timing):
         return new
     if isinstance(new, Failed):
@@ -97,7 +104,10 @@ def _constant(value_ms: float) -> Timing:
 
 
 def _output_error(layer: Layer, run: Run) -> float | None:
-    """Norm of the difference to torch, divided by the norm of torch's output. None if the device gave no output."""
+    """Norm of the difference to torch's output, divided by the norm of torch's output.
+
+    None if the device gave no output.
+    """
     if run.output is None:
         return None
     from nas.networks.modules import build_deployed, example_input
