@@ -85,6 +85,7 @@ class Decision:
 
     Attributes:
         on_kept: called after every candidate. The owner of the stage may set it.
+        result: all that is in the results folder so far.
         known: all candidates by network id, failed ones included.
         kept: number of candidates that this process has added.
     """
@@ -166,6 +167,7 @@ class Screen:
         following: the stage that gets the best networks.
 
     Attributes:
+        following: the stage that gets the best networks.
         known: all screenings by network id.
         searched: screenings of proposals of the sampler, in order.
     """
