@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from nas.data import Progress
 
-__all__ = ["Inputs", "Proxy", "Score", "ScoringFailed", "build_proxies"]
+__all__ = ["Attempt", "Inputs", "Proxy", "Score", "ScoringFailed", "attempt", "build_proxies"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,42 @@ class Proxy(Protocol):
             ScoringFailed: this network cannot be scored; other networks may still be scored.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """The outcome of scoring a network once.
+
+    Attributes:
+        score: by the proxy. None after a failure.
+        failure: why there is no score.
+        seconds: time spent on it.
+    """
+
+    score: Score | None
+    failure: str | None
+    seconds: float
+
+    @property
+    def value(self) -> float | None:
+        """The value of the score; None after a failure."""
+        return self.score.value if self.score else None
+
+    @property
+    def account(self) -> dict[str, Any]:
+        """Failure, seconds and details, as every record of a score has them."""
+        details = dict(self.score.details) if self.score else {}
+        return {"failure": self.failure, "seconds": self.seconds, "details": details}
+
+
+def attempt(proxy: Proxy, network: Architecture) -> Attempt:
+    """Score a network. A failure is an outcome, not an error."""
+    start = time.monotonic()
+    try:
+        score = proxy.score(network)
+    except ScoringFailed as error:
+        return Attempt(score=None, failure=str(error), seconds=time.monotonic() - start)
+    return Attempt(score=score, failure=None, seconds=score.seconds)
 
 
 def build_proxies(

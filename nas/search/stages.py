@@ -8,58 +8,20 @@ stopped search resumes in the middle of a round.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from nas.latency import LatencyTable
 from nas.networks import Architecture
-from nas.proxies import Proxy, Score, ScoringFailed
+from nas.proxies import Proxy, Score, attempt
 from nas.search.plan import seconds_with_screening
 from nas.search.records import Candidate, Screening
 from nas.search.result import ResultsFolder
 from nas.search.study import Proposal, Study
 
-__all__ = ["Attempt", "Decision", "Funnel", "Screen", "attempt"]
+__all__ = ["Decision", "Funnel", "Screen"]
 
 Kind = Literal["searched", "reference"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """The outcome of scoring a network once.
-
-    Attributes:
-        score: by the proxy. None after a failure.
-        failure: why there is no score.
-        seconds: time spent on it.
-    """
-
-    score: Score | None
-    failure: str | None
-    seconds: float
-
-    @property
-    def value(self) -> float | None:
-        """The value of the score; None after a failure."""
-        return self.score.value if self.score else None
-
-    @property
-    def account(self) -> dict[str, Any]:
-        """Failure, seconds and details, as every record of a score has them."""
-        details = dict(self.score.details) if self.score else {}
-        return {"failure": self.failure, "seconds": self.seconds, "details": details}
-
-
-def attempt(proxy: Proxy, network: Architecture) -> Attempt:
-    """Score a network. A failure is an outcome, not an error."""
-    start = time.monotonic()
-    try:
-        score = proxy.score(network)
-    except ScoringFailed as error:
-        return Attempt(score=None, failure=str(error), seconds=time.monotonic() - start)
-    return Attempt(score=score, failure=None, seconds=score.seconds)
 
 
 class Stage(Protocol):

@@ -14,9 +14,8 @@ from nas.errors import InputError
 from nas.files import Record, append_record, digest_of, drop_half_line, read_records
 from nas.latency.published import PublishedPoint
 from nas.networks import Architecture, count
-from nas.proxies import Proxy, Score, ScoringFailed
+from nas.proxies import Proxy, Score, ScoringFailed, attempt
 from nas.search import CIRCUMSTANCES
-from nas.search.stages import attempt
 from nas.validate.ranking import pooled_deviation
 from nas.validate.records import ScoredNetwork, SeedScore
 from nas.validate.request import Request
