@@ -17,6 +17,10 @@ __all__ = ["fronts_figure", "score_figure", "write_plot"]
 
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
 _PUBLISHED_COLOUR = "#7f7f7f"
+_TEMPLATE = "plotly_white"
+_LATENCY = "predicted latency, ms"
+_TOP1 = "published ImageNet top-1, %"
+_LEGEND = {"orientation": "h", "y": -0.15}  # One row, below the plot.
 _SUFFIXES = (".html", ".png", ".svg")
 
 
@@ -95,21 +99,19 @@ def _figure(results: Sequence[SearchResult]) -> Any:
     origins = sorted({f"{result.run.table.origin}" for result in results})
     scores = sorted({f"{result.run.proxy['name']} on {result.run.proxy.get('data', 'no data')}" for result in results})
     figure.update_layout(
-        template="plotly_white",
+        template=_TEMPLATE,
         title={"text": f"Latency and score<br><sup>latency: {'; '.join(origins)}<br>score: {'; '.join(scores)}</sup>"},
         margin={"t": 110},
-        xaxis={"title": {"text": "predicted latency, ms"}},
-        yaxis={"title": {"text": f"proxy score{score_meaning(*results)}"}},
-        yaxis2={
-            "title": {"text": "published ImageNet top-1, %"},
-            "overlaying": "y",
-            "tickformat": ".1f",
-            "side": "right",
-            "showgrid": False,
-        },
-        legend={"orientation": "h", "y": -0.15},
+        xaxis=_axis(_LATENCY),
+        yaxis=_axis(f"proxy score{score_meaning(*results)}"),
+        yaxis2=_axis(_TOP1, overlaying="y", tickformat=".1f", side="right", showgrid=False),
+        legend=_LEGEND,
     )
     return figure
+
+
+def _axis(title: str, **more: object) -> dict[str, object]:
+    return {"title": {"text": title}, **more}
 
 
 def _points(go: Any, candidates: Sequence[Candidate], name: str, *, labels: bool = False, **style: Any) -> Any:
@@ -169,9 +171,9 @@ def score_figure(part: ProxyPart) -> Any:
         )
     )
     figure.update_layout(
-        template="plotly_white",
-        xaxis={"title": {"text": "published ImageNet top-1, %"}},
-        yaxis={"title": {"text": f"{part.proxy}, mean over seeds"}},
+        template=_TEMPLATE,
+        xaxis=_axis(_TOP1),
+        yaxis=_axis(f"{part.proxy}, mean over seeds"),
     )
     return figure
 
@@ -207,9 +209,9 @@ def fronts_figure(part: RecoveryPart) -> Any:
             )
         )
     figure.update_layout(
-        template="plotly_white",
-        xaxis={"title": {"text": "predicted latency, ms"}},
-        yaxis={"title": {"text": part.proxy}},
-        legend={"orientation": "h", "y": -0.15},
+        template=_TEMPLATE,
+        xaxis=_axis(_LATENCY),
+        yaxis=_axis(part.proxy),
+        legend=_LEGEND,
     )
     return figure

@@ -1,0 +1,53 @@
+"""Run the commands as a user types them: real processes, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = [sys.executable, "-c", "from nas.cli import main; main()"]
+
+
+def _nas(*arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"NAS_CACHE": str(cwd / "cache"), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=cwd, input=stdin, capture_output=True, text=True, timeout=120, env=environment
+    )
+
+
+def _refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a refused command prints; never a traceback."""
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    *_, last = done.stderr.strip().splitlines()
+    assert last.startswith("error: ")
+    return last
+
+
+@pytest.fixture(scope="session")
+def nas() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command in a folder."""
+    return _nas
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[[subprocess.CompletedProcess[str]], str]:
+    """Take the one line that a refused command prints."""
+    return _refused
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A small finished search with the fake proxy, and what its --json printed."""
+    folder = tmp_path_factory.mktemp("searched")
+    options = ["--space", "tiny", "--proxy", "fake", "--trials", "6", "--out", "results/run", "--json"]
+    done = _nas("search", "--budget-ms", "1.1", *options, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)

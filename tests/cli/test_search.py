@@ -1,0 +1,141 @@
+"""`nas search`: what it prints and writes, and how it is stopped."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from nas.networks import Architecture
+from nas.search import SearchResult
+
+Nas = Callable[..., subprocess.CompletedProcess[str]]
+Refused = Callable[[subprocess.CompletedProcess[str]], str]
+COMMAND = [sys.executable, "-c", "from nas.cli import main; main()"]
+
+
+def test_a_search_ends_with_the_promised_document_and_files(searched: tuple[Path, dict[str, Any]]) -> None:
+    folder, document = searched
+    winner = document["winner"]
+
+    assert {"results", "winner", "front"} == set(document)
+    assert {"id", "latency_ms", "score", "architecture"} == set(winner)
+    assert winner["latency_ms"] <= 1.1
+    assert Architecture.from_json(json.dumps(winner["architecture"])).id == winner["id"]
+    files = {path.name for path in (folder / "results" / "run").iterdir()}
+    assert {
+        "run.json",
+        "candidates.jsonl",
+        "front.csv",
+        "winner.json",
+        "pareto.html",
+        "report.md",
+        "study.journal",
+    } <= files
+
+
+def test_a_cheap_proxy_screens_for_a_dear_one(nas: Nas, tmp_path: Path) -> None:
+    tiny = ["--option", "images=64", "--option", "resolution=32", "--option", "precision=fp32"]
+    options = ["--space", "tiny", "--trials", "2", "--out", "run", *tiny]
+    screening = ["--proxy", "fake,short-training", "--screen", "3"]
+    done = nas("search", "--budget-ms", "1.1", *options, *screening, cwd=tmp_path)
+    folder = SearchResult.load(tmp_path / "run")
+
+    assert done.returncode == 0, done.stderr
+    assert "screening: the best of every 3 networks by fake" in done.stderr
+    assert "6 networks screened" in done.stderr
+    assert (len(folder.screenings), len(folder.scored), folder.run.proxy["name"]) == (7, 2, "short-training")
+    assert re.search(r"references apart: 6 by fake in 0\.0 s, 2 by short-training in \d", done.stdout)
+    assert "all 6 by short-training would have taken about" in done.stdout
+    assert "an estimate: 6 times its mean of" in done.stdout
+    value = folder.screened[folder.references[0].id]["fake"]
+    assert re.search(rf"tiny_a +[\d.]+ +{value:.4g} +[\d.]+ ", done.stdout)
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "| network | ms | interval | fake | score |" in report
+    assert "| screening by fake | name fake," in report
+
+
+def test_a_search_says_first_what_it_will_do(nas: Nas, tmp_path: Path) -> None:
+    options = ["--space", "tiny", "--proxy", "fake", "--trials", "2", "--out", "run"]
+    words = nas("search", "--budget-ms", "1.1", *options, cwd=tmp_path).stderr
+
+    for expected in (
+        "space: 2.24e+02 networks",
+        "calibrated: iPhone 13",
+        "data: synthetic",
+        "candidates: 2;",
+        "time:",
+    ):
+        assert expected in words
+
+
+def test_a_finished_run_is_not_overwritten_but_numbered_on(nas: Nas, refused: Refused, tmp_path: Path) -> None:
+    options = ["--space", "tiny", "--proxy", "fake", "--trials", "1"]
+    first = nas("search", "--budget-ms", "1.1", *options, cwd=tmp_path)
+    second = nas("search", "--budget-ms", "1.1", *options, cwd=tmp_path)
+    same = nas("search", "--budget-ms", "1.1", *options, "--out", "results/tiny-1.1ms", cwd=tmp_path)
+
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"tiny-1.1ms", "tiny-1.1ms-2"}
+    assert same.returncode == 2
+    assert "holds a run already: go on with it (--resume)" in refused(same)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_search_ends_with_130_and_keeps_what_is_finished(
+    nas: Nas, tmp_path: Path, stop: signal.Signals
+) -> None:
+    options = ["--space", "tiny", "--data", "synthetic", "--trials", "50", "--out", "run"]
+    quick = ["--option", "images=512", "--option", "resolution=32", "--option", "precision=fp32"]
+    command = [*COMMAND, "search", "--budget-ms", "1.1", *options, *quick]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 100
+    finished = tmp_path / "run" / "candidates.jsonl"
+    while time.monotonic() < deadline and not (finished.exists() and finished.read_text().count("\n")):
+        time.sleep(0.05)
+    process.send_signal(stop)
+    _, words = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert "go on with: nas search --resume --out run" in words
+    assert "Traceback" not in words
+    assert "interrupted; everything finished so far is saved" in words
+    assert finished.read_text().count("\n") >= 1
+    assert (tmp_path / "run" / "front.csv").exists()
+    assert (tmp_path / "run" / "report.md").exists()
+
+    # The winner so far leaves with the weights and the classes of its training.
+    (tmp_path / "run").rename(tmp_path / "run-1.1ms")
+    exported = nas("export", "run-1.1ms", "--format", "onnx", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    classes = onnx.load(tmp_path / "run-1.1ms.onnx").graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    assert classes == 20
+
+
+def test_a_search_with_confidence_keeps_the_upper_end_inside_the_budget(nas: Nas, tmp_path: Path) -> None:
+    options = ["--space", "tiny", "--proxy", "fake", "--trials", "8", "--json"]
+    known = json.loads(nas("latency", "tiny_a", "--json", cwd=tmp_path).stdout)
+    budget = str(known["interval_ms"][1])
+    nas("search", "--budget-ms", budget, *options, "--confidence", "0.9", "--out", "sure", cwd=tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "sure" / "candidates.jsonl").read_text().splitlines()]
+    searched = [line for line in lines if line["kind"] == "searched"]
+
+    assert searched
+    assert all(line["high_ms"] <= float(budget) for line in searched)
+    assert json.loads((tmp_path / "sure" / "run.json").read_text())["confidence"] == 0.9
+
+
+def test_a_round_of_screening_has_two_networks_or_more(nas: Nas, tmp_path: Path) -> None:
+    done = nas("search", "--budget-ms", "1", "--proxy", "fake,short-training", "--screen", "0", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "Invalid value for '--screen'" in done.stderr
