@@ -81,7 +81,7 @@ def _inside(place: tuple[str | int, ...], outer: tuple[str | int, ...]) -> bool:
 
 
 def _path(location: tuple[str | int, ...]) -> str:
-    """`("stages", 2, "channels")` as `stages[2].channels`."""
+    """`("stages", 2, "channels")` as `stages[2].channels`, as users read it in their file."""
     path = ""
     for index, part in enumerate(location):
         if location[max(index - 2, 0)] == "blocks" and index >= 2:

@@ -1,4 +1,4 @@
-"""Files: frozen records as content, writing to a temporary file that is then renamed, and the cache folder."""
+"""How files are read and written: frozen records, a temporary file that is then renamed, and the cache folder."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def digest_of(content: str) -> str:
 
 
 def digest(path: Path) -> str:
-    """Short SHA-256 of the content of a file, in hexadecimal digits."""
+    """Short SHA-256 of the content of a file, in hexadecimal digits. The path of the file does not matter."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]
 

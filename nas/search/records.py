@@ -42,7 +42,7 @@ class TableUsed(Record):
 
         Args:
             table: the table.
-            name: by which it was found.
+            name: the name by which it was found.
         """
         return cls(name=name, digest=table.digest(), origin=table.provenance.label, trust=table.trust)
 
@@ -94,7 +94,7 @@ class Run(Record):
         return digest_of(json.dumps(self._identity(), sort_keys=True))
 
     def _identity(self) -> dict[str, Any]:
-        """The settings that decide what is searched, without those of where it runs."""
+        """The settings that decide what is searched. Where and how fast the search runs does not matter."""
         proxies = {"proxy": {name: value for name, value in self.proxy.items() if name != "screens"}}
         proxies |= {f"screen {number}": own for number, own in enumerate(self.proxy.get("screens", ()), start=1)}
         own: dict[str, Any] = {

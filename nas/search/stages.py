@@ -243,7 +243,7 @@ class Funnel:
         )
 
     def take(self, proposal: Proposal) -> None:
-        """Let the first stage score a proposal. Without screening its trial is closed now, else with its round."""
+        """Let the first stage score a proposal. Without screening its trial is closed now, else after its screening."""
         try:
             self._first.take(proposal.network, trial=proposal.trial)
         except BaseException:

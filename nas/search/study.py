@@ -41,8 +41,8 @@ class Study:
     """The study of one search. Its sampler learns from the scores which parameters of the space are good.
 
     Args:
-        study: with its sampler.
-        space: what the parameters describe.
+        study: the Optuna study, with its sampler.
+        space: what the parameters of its trials describe.
     """
 
     def __init__(self, study: optuna.Study, space: SearchSpace) -> None:

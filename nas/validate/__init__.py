@@ -1,4 +1,4 @@
-"""How far latencies, proxies and searches can be trusted, by published figures.
+"""How far latencies, proxies and searches can be trusted, judged by published figures.
 
 ::
 

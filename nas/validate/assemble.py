@@ -45,7 +45,7 @@ def assemble(findings: Findings, latency: LatencyPart, *, seconds: float) -> Val
     Args:
         findings: what the searches have found, with the request and the scores.
         latency: from `latency_part`.
-        seconds: that this run of the command has taken.
+        seconds: time of this run of the command so far.
     """
     request = findings.request
     proxies = tuple(_proxy_part(request, findings.scores, name) for name in request.proxies)

@@ -31,7 +31,7 @@ def kendall_tau_b(first: npt.ArrayLike, second: npt.ArrayLike) -> npt.NDArray[np
 def bootstrap_interval(
     first: Sequence[float], second: Sequence[float], *, coverage: float = 0.95
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap over the items of Kendall's tau-b; None for fewer than three items."""
+    """Interval of Kendall's tau-b by a percentile bootstrap over the items; None for fewer than three items."""
     if len(first) < 3:
         return None
     drawn = np.random.default_rng(0).integers(len(first), size=(_RESAMPLES, len(first)))

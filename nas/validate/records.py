@@ -298,8 +298,9 @@ class VariantPart(Record):
     Attributes:
         rival: id of the found network that is no slower and has the best score under the seed of the search.
         gap: the rival over the variant.
-        on_front: whether the rival is better by at most two standard deviations. None while that is unknown.
-        matched: whether the rival is worse by at most two standard deviations. None while that is unknown.
+        on_front: False if the rival is better by more than two standard deviations, else True. None while unknown.
+        matched: False if the rival is worse by more than two standard deviations, or if no found network is as fast;
+            else True. None while unknown.
     """
 
     variant: str

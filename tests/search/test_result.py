@@ -101,7 +101,7 @@ def test_only_the_weights_of_the_best_and_of_references_are_kept(tmp_path: Path)
     folder.add(candidate(3, 0.5, 0.9, kind="reference", name="r"), weights(4.0))
     files = [path.stem for path in (tmp_path / "run" / "weights").iterdir()]
 
-    # Those of the best, and of a reference, which the sampler may still find by itself.
+    # The weights of the best candidate and of the reference are kept: the sampler may still propose the reference.
     assert sorted(files) == sorted([NETWORKS[1].id, NETWORKS[3].id])
 
 
@@ -177,7 +177,7 @@ def test_the_winners_weights_are_its_own_before_and_after_the_end(tmp_path: Path
     folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
     folder.add(candidate(0, 0.5, 0.3, details={"classes": 3}), trained(0))
     folder.finish()
-    # A better one comes, and the search is killed before its end.
+    # A better candidate is added, and the search is killed before `finish`.
     state = trained(1)
     folder.add(candidate(1, 0.5, 0.6, details={"classes": 3}), state)
     built = SearchResult.load(tmp_path / "run").build_winner()

@@ -36,7 +36,7 @@ NAMES = {"space": "tiny", "table": "fake", "proxy": "fake"}
 
 
 class Recording:
-    """Scores like the fake proxy and remembers what it was asked; may stop the search like Ctrl-C."""
+    """Scores like the fake proxy and lists the networks that it scored. May stop the search like Ctrl-C."""
 
     def __init__(
         self, *, failing: Collection[str] = (), interrupt_at: int | None = None, estimate_s: float = 0.0
@@ -60,7 +60,7 @@ class Recording:
 
 
 class Cheap(Recording):
-    """Says something else than the fake proxy, on another scale, and takes a second by its own account."""
+    """Gives other values than the fake proxy, on another scale, and reports one second for each score."""
 
     def score(self, architecture: Architecture) -> Score:
         score = super().score(architecture)
@@ -81,7 +81,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
 
 @pytest.fixture(scope="module")
 def budget_ms(table: LatencyTable) -> float:
-    """Leaves out about half of the space, and not the reference."""
+    """A budget that leaves out about half of the space, but not the reference."""
     return table.latency_ms(TINY.references["tiny_a"]) * 1.001
 
 
@@ -233,7 +233,7 @@ def test_a_reference_that_the_sampler_finds_keeps_its_weights(tmp_path: Path, ta
         def score(self, architecture: Architecture) -> Score:
             import torch
 
-            # The reference is the best of all.
+            # The reference has the best score.
             best = architecture == TINY.references["tiny_a"]
             return replace(FakeProxy.score(self, architecture), value=float(best), weights={"w": torch.ones(1)})
 
@@ -311,7 +311,7 @@ def test_run_json_has_what_a_repetition_needs(search: Search, tmp_path: Path, ta
 
 
 def rounds(result: SearchResult, proxy: str, size: int) -> list[list[Screening]]:
-    """The networks of the sampler that a proxy screened, in rounds."""
+    """Screenings of the sampler's proposals by one proxy, in rounds."""
     searched = [one for one in result.screenings if one.proxy == proxy and one.kind == "searched"]
     return [searched[i : i + size] for i in range(0, len(searched), size)]
 
@@ -328,7 +328,7 @@ class TestScreening:
         passed = [max(one, key=value).id for one in rounds(result, "cheap", 4)]
 
         assert passed == [candidate.id for candidate in result.scored]
-        assert (len(cheap.scored), len(dear.scored)) == (5 * 4 + 1, 5 + 1)  # with the reference
+        assert (len(cheap.scored), len(dear.scored)) == (5 * 4 + 1, 5 + 1)  # + 1: the reference
         assert len({network.id for network in cheap.scored}) == len(cheap.scored)
         assert max(table.latency_ms(network) for network in cheap.scored) <= budget_ms
 
@@ -389,7 +389,7 @@ class TestScreening:
         study = optuna.load_study(study_name="run", storage=storage)
         told = {trial.number: trial.value for trial in study.trials if trial.value is not None}
 
-        assert {candidate.score for candidate in result.scored} == set(told.values())  # again for a network asked again
+        assert {candidate.score for candidate in result.scored} == set(told.values())  # also for repeated networks
         assert {candidate.trial: candidate.score for candidate in result.scored}.items() <= told.items()
         assert not study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
 
@@ -405,7 +405,7 @@ class TestScreening:
         self, search: Search, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         next_network, calls = nas.search.run._Search._next_network, itertools.count()
-        # Once, in the middle of the second round, the sampler finds nothing.
+        # Once, in the middle of the second round, the sampler finds no network.
         monkeypatch.setattr(
             "nas.search.run._Search._next_network", lambda *given: next(calls) != 6 and next_network(*given)
         )
@@ -424,7 +424,7 @@ class TestScreening:
         assert full
         assert 0 < len(rest) < 30
         assert [max(one, key=value).id for one in (*full, rest)] == [candidate.id for candidate in result.scored]
-        # The sampler found the reference, too; no proxy scored it again.
+        # The sampler proposed the reference, too. No proxy scored it again.
         assert TINY.references["tiny_a"].id in {one.id for one in result.screenings if one.kind == "searched"}
         assert len(cheap.scored) == 30 * len(full) + len(rest)
         assert len({network.id for network in cheap.scored}) == len(cheap.scored)
@@ -535,7 +535,7 @@ def test_a_single_proxy_asks_and_tells_optuna_nothing_more_than_it_needs(
 
 @pytest.mark.parametrize("screened", [False, True])
 def test_a_killed_search_loses_no_finished_candidate(tmp_path: Path, screened: bool) -> None:
-    """SIGKILL at several moments; each time the run goes on with all it had."""
+    """The search gets SIGKILL at several moments. Each time the resumed run keeps every finished candidate."""
     script = textwrap.dedent("""
         import sys, time
         from pathlib import Path

@@ -15,7 +15,7 @@ from nas.validate.ranking import bootstrap_interval, deviation_within_seeds, ken
         ([1, 2, 3, 4], [1, 2, 3, 4], 1.0),
         ([1, 2, 3, 4], [4, 3, 2, 1], -1.0),
         ([1, 2, 3], [10, 30, 20], 1 / 3),
-        ([1, 1, 2], [1, 2, 3], 2 / 6**0.5),  # a tie in one of two: 2 of sqrt(2 * 3) pairs
+        ([1, 1, 2], [1, 2, 3], 2 / 6**0.5),  # a tie in the first ranking: 2 / sqrt(2 * 3) pairs
     ],
 )
 def test_tau_b_is_that_of_the_formula(first: list[float], second: list[float], tau: float) -> None:
@@ -35,7 +35,7 @@ def test_tau_b_of_ties_alone_is_not_a_number() -> None:
 
 
 def test_the_deviation_is_pooled_by_degrees_of_freedom() -> None:
-    # Squares 2 and 6 over 1 and 2 degrees of freedom; a lone value has none.
+    # Sums of squares 2 and 14/3 over 1 and 2 degrees of freedom. A group of one value has none.
     assert pooled_deviation([[1.0, 3.0], [4.0, 5.0, 7.0, 4.0][:3], [9.0]]) == pytest.approx(((2 + 14 / 3) / 3) ** 0.5)
     assert pooled_deviation([[1.0], [2.0]]) is None
     assert pooled_deviation([]) is None

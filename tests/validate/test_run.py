@@ -32,7 +32,7 @@ POINTS = ROOT / "latency_tables" / "iphone13.points.csv"
 TABLE = LatencyTable.find("iphone13.coreml.fp16")[0]
 ROWS = {point.name: point for point in read_points(POINTS)}
 IDS = {point.architecture().id: name for name, point in ROWS.items() if point.in_family}
-# iFormer-T and S above small, quick networks: all of them run in 0.4 ms.
+# Small networks, all predicted below 0.4 ms. Tests add slower references such as iFormer-T and S.
 SMALL = """
 schema = 1
 [[stages]]
@@ -57,14 +57,14 @@ Evaluate = Callable[[Architecture, int], float]
 
 
 def by_accuracy(network: Architecture, seed: int) -> float:
-    """Accuracy of a published row, one unit of deviation from seed to seed; what a search finds is level with T."""
+    """Published accuracy, or that of iFormer-T for found networks, plus -1, 0 or 1 by seed (standard deviation 1)."""
     top1 = ROWS[IDS[network.id]].top1 if network.id in IDS else 74.1
     assert top1 is not None
     return top1 + (-1.0, 0.0, 1.0)[seed % 3]
 
 
 class Scripted:
-    """A proxy with given scores, which keeps a list of what it was asked and may stop like Ctrl-C."""
+    """A proxy with given scores. It lists what it was asked to score, and may stop like Ctrl-C."""
 
     def __init__(
         self, evaluate: Evaluate, asked: list[tuple[str, int]], *, seed: int, stop_at: int | None, **settings: str
@@ -90,7 +90,7 @@ class Scripted:
 
 
 class Bench:
-    """Runs validations with scripted proxies in one folder, and knows what each asked for."""
+    """Runs validations with scripted proxies in one folder, and returns what each run asked the proxies to score."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "small.toml").write_text(SMALL + _references("iformer_t", "iformer_s"))
@@ -135,7 +135,7 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture(scope="module")
 def recovered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Validation, Bench]:
-    """Two searches; in seed 0 every network that a search finds has luck of its own."""
+    """Two searches. Under seed 0, each network that a search finds gets its own bonus of 10 to 11: its luck."""
 
     def lucky(network: Architecture, seed: int) -> float:
         luck = 0.0 if seed or network.id in IDS else 10.0 + random.Random(network.id).random()
@@ -262,7 +262,7 @@ def test_a_proxy_that_scores_by_accuracy_is_in_full_agreement(bench: Bench) -> N
     assert part.all_rows.rankers["published latency"] == pytest.approx(kendalltau(latency, top1).statistic)
     assert set(part.all_rows.rankers) == {"params", "macs", "published latency"}
     assert part.deviation == pytest.approx(1.0)
-    assert part.within_seeds == pytest.approx(0.0, abs=1e-9)  # every seed gives or takes the same from all
+    assert part.within_seeds == pytest.approx(0.0, abs=1e-9)  # a seed shifts all scores by the same amount
     assert part.rows[0].mean == pytest.approx(74.1)
     assert part.rows[0].deviation == pytest.approx(1.0)
     assert [(gap.network, gap.other) for gap in part.ladder] == [
@@ -289,7 +289,7 @@ def test_a_failed_score_is_counted_and_its_network_only_left_out_of_the_ranking(
     assert part.failed == 4
     assert validation.unfinished == {}
     assert rows["iformer_l"].mean is None
-    assert rows["iformer_m"].mean == pytest.approx(80.4)  # of seeds 0 and 2
+    assert rows["iformer_m"].mean == pytest.approx(80.4)  # the mean of seeds 0 and 2
     assert part.all_rows.networks == 11
     assert (part.ladder[2].network, part.ladder[2].score, part.ladder[2].verdict) == ("iformer_l", None, None)
     assert "iformer_m, seed 1, failed: it diverged" in words(validation)
@@ -402,7 +402,7 @@ def test_found_networks_are_compared_by_other_seeds_than_the_search_s(recovered:
     ]
     assert small.found is not None and large.found is not None
     assert len(networks[small.found].scores) == 3
-    # Ten units of luck in seed 0, level with T in the others, and 4.7 below S.
+    # Luck puts a found network at least 10 above T under seed 0. Under the other seeds it equals T, 4.7 below S.
     assert networks[small.found].values()[0] > networks["iformer_t"].values()[0] + 9
     assert small.gap is not None and large.gap is not None
     assert (small.gap.score, small.gap.verdict) == (pytest.approx(0.0), "within noise")
@@ -446,7 +446,7 @@ def test_hypervolumes_share_one_reference_point(recovered: tuple[Validation, Ben
 
     assert (recovery.latency_limit_ms, recovery.score_floor) == (0.85, 1 / 20)
     assert chosen.found == pytest.approx(hypervolume(found, latency_limit=0.85, score_floor=0.05))
-    # S is predicted above 0.85 ms; T scores 73.1 in seed 0 and 74.6 in the mean of seeds 1 and 2.
+    # S is predicted above 0.85 ms, so only T counts: 73.1 under seed 0, 74.6 in the mean of seeds 1 and 2.
     assert chosen.published == pytest.approx((0.85 - t_ms) * (73.1 - 0.05))
     assert again.published == pytest.approx((0.85 - t_ms) * (74.6 - 0.05))
     assert again.found < chosen.found
@@ -517,7 +517,7 @@ def test_other_proxies_say_what_they_think_of_what_was_found(bench: Bench) -> No
         proxies = {"scripted": by_accuracy, "other": other}
         return bench.run(proxies, proxies=tuple(proxies), budgets_ms=(0.6,), trials=2, **options)
 
-    stopped, _ = run(stop_at=2 * 36 + 2 + 3)  # within what follows the search
+    stopped, _ = run(stop_at=2 * 36 + 2 + 3)  # while the found networks are scored, after the search
     validation, _ = run(resume=True)
     assert validation.recovery is not None
     (search,) = validation.recovery.searches
@@ -525,7 +525,7 @@ def test_other_proxies_say_what_they_think_of_what_was_found(bench: Bench) -> No
 
     assert stopped.unfinished == {"recovery": "some of the networks compared lack the score of a seed"}
     assert opinion.proxy == "other"
-    # Over seeds 1 and 2, level with T but for the seven; one deviation of this proxy is two.
+    # Over seeds 1 and 2, the winner is 7 below T. One standard deviation of this proxy is 2.
     assert (opinion.gap.score, opinion.gap.deviations) == (pytest.approx(-7.0), pytest.approx(-3.5))
     assert opinion.gap.verdict == "worse"
     assert "what the other proxies say of what was found" in words(validation)
@@ -558,7 +558,7 @@ def test_ctrl_c_in_a_search_keeps_it_and_resume_goes_on(bench: Bench) -> None:
 
 
 def words(validation: Validation) -> str:
-    """All that the terminal is told."""
+    """All text that the terminal shows."""
     sections = validation_sections(validation)
     return "\n".join(
         [text for s in sections for text in (s.title, *s.notes, *map(" ".join, [s.header, *s.rows]))],
@@ -607,7 +607,7 @@ def command(
 ) -> Iterator[Callable[..., tuple[int, str, str]]]:
     """`nas validate` in this process: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # as the command sets it; taken back at the end
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # as the command sets it; monkeypatch restores it
     handler = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -756,7 +756,7 @@ def test_the_help_has_an_example(command: Callable[..., tuple[int, str, str]]) -
 def test_a_killed_validation_goes_on_without_computing_a_score_twice(
     command: Callable[..., tuple[int, str, str]],
 ) -> None:
-    """SIGKILL in the middle of a search, by the proxy itself, so that the moment is the same everywhere."""
+    """The proxy itself sends SIGKILL in the middle of a search, so that the moment is the same on every machine."""
     Path("small.toml").write_text(SMALL + _references("iformer_t"))
     script = """
 import os, signal
