@@ -107,9 +107,8 @@ def _decode(stored: Mapping[str, Any], where: str, resolution: int) -> npt.NDArr
     content, path = stored["bytes"], stored["path"]
     try:
         with Image.open(io.BytesIO(content) if content is not None else path) as opened:
-            opened.draft(
-                "RGB", (2 * resolution, 2 * resolution)
-            )  # For large JPEG files, skip detail that scaling removes anyway.
+            # For large JPEG files, skip detail that scaling removes anyway.
+            opened.draft("RGB", (2 * resolution, 2 * resolution))
             image = _to_rgb(ImageOps.exif_transpose(opened))
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, zlib.error, ...
         place = path if content is None and path else where

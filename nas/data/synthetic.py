@@ -63,7 +63,7 @@ def synthetic_images(*, count: int, resolution: int, seed: int) -> tuple[npt.NDA
 
 @dataclass(frozen=True, slots=True)
 class _Random:
-    """Random integers straight from the bit stream; numpy's own `integers` may change between versions."""
+    """Random integers straight from the bit stream; the way numpy's `integers` uses it may change between versions."""
 
     bits: np.random.PCG64
 

@@ -95,9 +95,9 @@ class Attempt:
     """The outcome of scoring a network once.
 
     Attributes:
-        score: by the proxy. None after a failure.
-        failure: why there is no score.
-        seconds: time spent on it.
+        score: the proxy's score; None after a failure.
+        failure: why there is no score; None if there is one.
+        seconds: time that the attempt took.
     """
 
     score: Score | None
@@ -111,7 +111,7 @@ class Attempt:
 
     @property
     def account(self) -> dict[str, Any]:
-        """Failure, seconds and details, as every record of a score has them."""
+        """Failure, seconds and details; every record of a score contains these three."""
         details = dict(self.score.details) if self.score else {}
         return {"failure": self.failure, "seconds": self.seconds, "details": details}
 

@@ -295,7 +295,7 @@ class Options(Record):
             a supernet `effort` takes half as many training images.
         images: number of training images. If the data has fewer images, they are repeated.
         resolution: height and width of the images in pixels.
-        precision: number format of matrix products. The default is the faster of the two, timed on this machine.
+        precision: number format of matrix products. The default is the faster of fp32 and bf16, timed on this machine.
         init: file of the weights to start from: a supernet, or an iFormer whose parameters have this project's, timm's
             or the authors' names. `{seed}` in the path stands for the seed.
     """

@@ -105,7 +105,7 @@ class Options(Record):
 
     Attributes:
         supernet: file that `nas supernet train` wrote; required. `{seed}` in the path stands for the seed.
-        precision: number format of matrix products. The default is the faster of the two, timed on this machine.
+        precision: number format of matrix products. The default is the faster of fp32 and bf16, timed on this machine.
     """
 
     supernet: Path | None = None

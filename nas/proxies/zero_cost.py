@@ -235,7 +235,7 @@ def zico(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     A layer is a convolution or a linear layer. Weights whose gradient is the same in all batches are left out, such as
     the kernel taps that reach over the border of a small feature map. A layer with only such weights is left out too:
     queries and keys on a feature map of one pixel. The paper's equation has the standard deviation of |g|; this
-    function uses that of g.
+    function uses the standard deviation of g.
 
     With few batches of an untrained network, mean and standard deviation are much alike. So the score mostly counts
     layers: it is 968 for iFormer-M at 64 px, where the sum over layers of log(number of weights) is 961.

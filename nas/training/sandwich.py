@@ -102,8 +102,8 @@ def train_supernet(
         recipe: how to train.
         seed: random seed of weights, networks, and the order of images.
         device: `cpu` or `cuda`; by default a GPU if there is one. Under torchrun each process uses its own GPU.
-        precision: number format of matrix products and convolutions. The default is the faster of the two, timed on
-            this machine.
+        precision: number format of matrix products and convolutions. The default is the faster of fp32 and bf16,
+            timed on this machine.
         init: file of the weights to start from: an iFormer whose parameters have this project's, timm's or the authors'
             names.
         limit: restricts the training to some networks of the space; by default all are trained.

@@ -29,7 +29,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """20 pictures each of cats (red, brighter one by one) and dogs (green)."""
+    """20 images of each class: cats are red and dogs are green, and each image is brighter than the one before."""
     for name, channel in (("cat", 0), ("dog", 1)):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for index in range(20):
@@ -289,7 +289,7 @@ class TestDecoding:
             (tmp_path / name).mkdir()
             for index in range(2):
                 exif = Image.Exif()
-                exif[0x0112] = 3  # taken upside down
+                exif[0x0112] = 3  # orientation: rotated by 180 degrees
                 Image.fromarray(upright).save(tmp_path / name / f"{index}.jpg", exif=exif)
 
         image_set = _load(tmp_path)
@@ -383,7 +383,7 @@ class TestBatches:
         assert torch.equal(state, torch.random.get_rng_state())
 
     def test_images_are_shifted_and_mirrored_each_on_its_own(self) -> None:
-        """A ramp from left to right tells by its slope whether it was mirrored, by its middle how far it moved."""
+        """The slope of a horizontal ramp shows whether it was mirrored, and its middle shows how far it was shifted."""
         ramp = (torch.arange(32) * 4).to(torch.uint8).expand(64, 3, 32, 32).contiguous()
         image_set = _images(ramp)
 
@@ -397,7 +397,7 @@ class TestBatches:
 
     def test_border_is_reflected(self) -> None:
         image = torch.zeros(3, 32, 32, dtype=torch.uint8)
-        image[:, :, 2] = 255  # two columns in: a shift by two puts its reflection to the edge
+        image[:, :, 2] = 255  # a shift by two puts the reflection of this column on the border
         image_set = _images(image.expand(64, 3, 32, 32).contiguous())
 
         images, _ = next(training_batches(image_set, batch_size=64, steps=1, seed=0))
@@ -482,7 +482,7 @@ def _png(channel: int, value: int) -> bytes:
 
 
 def _split_folder(folder: Path, word: str) -> Path:
-    """The same pictures below train/, the first of each class below the folder called `word`."""
+    """Move the images below train/, except the first image of each class, which goes below the folder `word`."""
     root = folder.with_name("split")
     (root / word).mkdir(parents=True)
     for name in ("cat", "dog"):
@@ -503,7 +503,7 @@ def _write_parquet(path: Path, *, labels: list[int], broken: int | None = None) 
 
 
 def _hub_rows(labels: list[int]) -> Dataset:
-    """Columns named as in CIFAR-100: two columns of classes, of which the finer is the label."""
+    """Rows with the column names of CIFAR-100; of the two columns of classes, the finer one is the label."""
     features = Features(
         {
             "img": ImageFeature(),

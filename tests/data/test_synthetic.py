@@ -42,7 +42,7 @@ def test_every_class_is_drawn_about_equally_often() -> None:
 
 
 def test_a_blurred_view_shows_no_texture() -> None:
-    """Averages over 8 x 8 pixels, two waves, say next to nothing to a linear reader of the whole picture."""
+    """A linear classifier of the whole image, averaged over 8 x 8 pixels (two waves), is hardly better than chance."""
     train, train_labels = _blurred(count=2048, seed=0)
     held_out, labels = _blurred(count=1024, seed=1)
     targets = np.eye(20)[train_labels]
@@ -58,7 +58,7 @@ def test_colours_say_nothing_about_the_class() -> None:
 
     means = np.array([images[labels == label].mean(axis=(0, 2, 3)) for label in range(20)])
 
-    assert np.ptp(means, axis=0).max() < 8  # of 255; one picture's mean colour varies by 20
+    assert np.ptp(means, axis=0).max() < 8  # of 255; the mean colour of single images varies by 20
 
 
 def test_drawing_loads_no_torch() -> None:

@@ -32,7 +32,7 @@ from nas.networks import (
 )
 from nas.networks.modules import Network, build_deployed, build_layer, build_model, example_input, fuse
 
-# coremltools 9.0 asks its own registry in a deprecated way, and leaves temporary folders to the garbage collector.
+# coremltools 9.0 uses its own registry in a deprecated way, and leaves temporary folders to the garbage collector.
 quiet_coremltools = pytest.mark.filterwarnings(
     "ignore:Function _TORCH_OPS_REGISTRY:DeprecationWarning", "ignore:Implicitly cleaning up:ResourceWarning"
 )
@@ -70,10 +70,10 @@ def run(model: bytes, x: torch.Tensor) -> np.ndarray:
 
 
 def optimised_operators(model: bytes, folder: Path) -> collections.Counter[str]:
-    """How often ONNX Runtime runs each operator once it has fused what it can."""
+    """Count the operators of each type in the graph that ONNX Runtime runs, after its fusions."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimised.onnx")
-    options.log_severity_level = 3  # it says that the saved graph suits this processor only
+    options.log_severity_level = 3  # hide the warning that the saved graph only suits this processor
     onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return collections.Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
 
@@ -143,7 +143,8 @@ class TestOnnx:
 
         operators = collections.Counter(node.op_type for node in onnx.load(path).graph.node)
         assert operators["BatchNormalization"] == 0
-        # 4 conv blocks and 2 x 2 parts of attention units; position encodings add inside their kernels.
+        # One per residual branch: 4 conv blocks, and 2 attention units with 2 branches each. The residual connection of
+        # a position encoding is inside its kernel.
         assert operators["Add"] == 8
 
     @pytest.mark.parametrize("name", LAYERS)
@@ -170,7 +171,7 @@ class TestOnnx:
         assert not torch.equal(first, second)
 
     @pytest.mark.parametrize("name", LAYERS)
-    # torch 2.13 copies its own deprecated type.
+    # torch 2.13 copies a deprecated type of its own, which warns.
     @pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\):FutureWarning")
     def test_profiled_layer_runs_the_operators_of_the_exported_network(self, name: str, tmp_path: Path) -> None:
         program = torch.onnx.export(
@@ -192,8 +193,8 @@ class TestCoreml:
 
         (path,) = coreml_format.export(network, tmp_path / "network.mlpackage")
 
-        # Stem 3, downsampling 3, conv blocks 4 x 3, attention units 2 x (position, q, k, v and gate, output, FFN 2).
-        # 4 + 2 x 2 sums: the residual of a position encoding is inside its kernel.
+        # Convolutions: stem 3, downsampling 3, conv blocks 4 x 3, attention units 2 x 7 (position, q, k, v and gate,
+        # output, FFN 2). Additions: 4 + 2 x 2. The residual connection of a position encoding is inside its kernel.
         operators = coreml_operators(path)
         expected = {"conv": 32, "add": 8, "gelu": 8, "matmul": 4, "softmax": 2, "sigmoid": 2, "mul": 2, "linear": 1}
         assert expected == {name: operators[name] for name in expected}
@@ -210,7 +211,8 @@ class TestCoreml:
         model = coreml_format.timed_model(LAYERS["windows"])
         model.save(str(tmp_path / "layer.mlpackage"))
 
-        # 16 chunks there and 16 back; as one tensor of six dimensions each would become six transposes.
+        # One transpose for each of 16 chunks into windows, and for each of 16 chunks back. coremltools would turn each
+        # transpose of a whole tensor of six dimensions into six transposes.
         assert coreml_operators(tmp_path / "layer.mlpackage")["transpose"] == 32
 
 

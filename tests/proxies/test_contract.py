@@ -1,4 +1,4 @@
-"""What every proxy promises. A new file in nas/proxies is tested by being there."""
+"""What every proxy promises: contract tests, which run on every file of nas/proxies without registration."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from nas.proxies import Proxy, ScoringFailed, build_proxies
 from nas.proxies.fake import FakeProxy
 from nas.training import SupernetRecipe, train_supernet
 
-# Options that make a proxy cheap enough for a test; without an entry here it runs with its defaults.
+# Options that make a proxy cheap enough for a test. A proxy without an entry runs with its defaults.
 CHEAP = {
     "short-training": {"images": "64", "resolution": "32", "precision": "fp32"},
     "zero-cost": {"batch_size": "16", "resolution": "32"},
 }
 
 
-# Every `_architecture` below.
+# A space that contains every network of `_architecture`.
 SPACE = {
     "schema": 1,
     "description": "for these tests",
@@ -60,7 +60,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Grey pictures of two classes, told apart by their brightness."""
+    """Grey images of two classes, which differ in brightness."""
     root = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
     for name, brightness in (("dark", 40), ("light", 200)):
@@ -73,7 +73,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def supernet(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A supernet for the networks of these tests, after one step."""
+    """A supernet for the networks of these tests, trained for one step."""
     space = SearchSpace.model_validate(SPACE)
     folder = tmp_path_factory.mktemp("supernet")
     return train_supernet(

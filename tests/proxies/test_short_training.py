@@ -43,7 +43,7 @@ def test_network_that_sees_shuffled_labels_stays_at_chance(colours: ImageSet) ->
     score = _proxy(replace(colours, train_labels=shuffled)).score(TINY)
 
     assert score.details["accuracy"] < 0.6
-    assert score.value < 0.35  # guessing has 0.25
+    assert score.value < 0.35  # guessing gives 0.25
 
 
 def test_weights_are_those_that_were_scored(colours: ImageSet) -> None:
@@ -147,7 +147,7 @@ def test_bf16_trains_as_well(colours: ImageSet) -> None:
 
 
 def test_estimate_is_near_the_time_taken(colours: ImageSet) -> None:
-    """Only that it counts all steps: an estimate for ten times the images is several times as long."""
+    """Tests only that all steps count: the estimate for 100 times the images is more than 5 times as long."""
     short, long = (_proxy(colours, images=images).estimate_seconds(TINY) for images in (640, 64000))
 
     assert long > 5 * short
@@ -192,7 +192,8 @@ class TestStartingPoint:
         StartingPoint(tmp_path / "t.safetensors", seed=0).apply(network)
 
         images = torch.randn(2, 3, 64, 64)
-        maps = [part.eval().features(images)[-1].sort(dim=1).values for part in (donor, network)]  # in another order
+        # Sorted, because the two networks have the same channels in different order.
+        maps = [part.eval().features(images)[-1].sort(dim=1).values for part in (donor, network)]
         torch.testing.assert_close(*maps)
 
     def test_it_shows_in_the_settings_and_in_the_score(self, supernet: Path, colours: ImageSet) -> None:

@@ -83,10 +83,10 @@ class TestSynflow:
             abs(one[middle, start] * two[end, middle])
             for start, middle, end in itertools.product(range(2), range(3), range(2))
         )
-        assert value == pytest.approx(math.log10(2 * paths))  # each path runs through one weight of each layer
+        assert value == pytest.approx(math.log10(2 * paths))  # each path counts once in each of the two layers
 
     def test_network_without_attention_agrees_with_finite_differences(self) -> None:
-        """No gradient is negative there, so the sum is how fast R grows with all weights at once."""
+        """No gradient is negative here, so the sum is the derivative of R by a common scale of all weights."""
         stages = tuple(StageSpec(channels=channels, blocks=(CONV,)) for channels in (8, 16, 16, 32))
         network = _network(Architecture(resolution=32, num_classes=4, stages=stages, layer_scale=0.1))
 
@@ -94,7 +94,7 @@ class TestSynflow:
 
         network.double().eval()
         for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)):
-            norm.eps = 0  # with means 0 and variances 1 the identity
+            norm.eps = 0  # a norm with mean 0 and variance 1 is then the identity
         weights = {name: weight.abs() if "norm" not in name else weight for name, weight in network.named_parameters()}
 
         def flow(scale: float) -> float:
@@ -112,7 +112,7 @@ class TestSynflow:
         plain = _network(Architecture(resolution=32, num_classes=4, stages=stages), seed=1)
         state = gated.state_dict()
         halves = {name: state[name][: len(own)] if own.ndim else own for name, own in plain.state_dict().items()}
-        plain.load_state_dict(halves)  # values come before gates
+        plain.load_state_dict(halves)  # keeps the values, which come before the gates
 
         expected = synflow(plain, torch.zeros(1, 3, 32, 32))
         assert expected == pytest.approx(synflow(gated, torch.zeros(1, 3, 32, 32)), rel=1e-12)
@@ -147,7 +147,7 @@ def test_naswot_compares_the_codes_of_all_images(batch: tuple[Tensor, Tensor]) -
             module.register_forward_pre_hook(keep)
     network(images)
     kernel = np.array([[sum(a == b for a, b in zip(one, two, strict=True)) for two in codes] for one in codes])
-    assert 4 * len(images) in rows  # the windows of a map count as one code
+    assert 4 * len(images) in rows  # window attention: the windows of one image form one code
     assert value == pytest.approx(np.linalg.slogdet(kernel).logabsdet, rel=1e-9)
 
 
@@ -184,7 +184,7 @@ def test_zico_weighs_gradients_by_how_steady_they_are(batch: tuple[Tensor, Tenso
             expected += math.log(sum(ratios))
         else:
             silent.append(name)
-    # The last map has one pixel: attention has nothing to choose from.
+    # The last feature map has one pixel. Attention has nothing to choose from, so queries and keys have no gradient.
     assert [name.split(".")[-3] for name in silent] == ["query", "key"]
     assert value == pytest.approx(expected, rel=1e-4)
 
@@ -225,7 +225,7 @@ class TestZeroCost:
     def test_seed_draws_the_weights_and_the_images(self, measure: str) -> None:
         score = _proxy(measure, seed=3).score(_architecture().at(resolution=64, num_classes=7))
 
-        network = _network(seed=3)  # at the resolution and with the classes of the images
+        network = _network(seed=3)  # has the resolution and the classes of the images
         images, labels = next(training_batches(_image_set(), batch_size=12, steps=1, seed=3))
         match measure:
             case "synflow":
@@ -236,7 +236,7 @@ class TestZeroCost:
                 expected = gradient_norm(network, images, labels)
             case _:
                 expected = zico(network, images, labels)
-        assert score.value == pytest.approx(expected, rel=1e-3)  # the memory order of weights moves the last digits
+        assert score.value == pytest.approx(expected, rel=1e-3)  # the memory format of weights changes the last digits
         assert score.value != pytest.approx(_proxy(measure, seed=4).score(_architecture()).value, rel=1e-5)
 
     def test_global_generator_is_left_alone(self) -> None:

@@ -20,12 +20,13 @@ TINY = Architecture(
 
 
 def _optimizer(parameters: list[torch.Tensor], *, weight_decay: float = 0.0) -> Optimizer:
-    idle = [nn.Parameter(torch.ones(8, 8, 1, 1)), nn.Parameter(torch.ones(8, 8))]  # one for each, without gradients
+    # One parameter for Muon and one for AdamW, both without gradients.
+    idle = [nn.Parameter(torch.ones(8, 8, 1, 1)), nn.Parameter(torch.ones(8, 8))]
     return Optimizer([*parameters, *idle], matrix_rate=0.5, rate=0.25, weight_decay=weight_decay)
 
 
 def _stepped(parameter: torch.Tensor, gradient: torch.Tensor, *, share: float = 1.0) -> torch.Tensor:
-    """The change that one step makes."""
+    """Take one step and return the change of the parameter."""
     before = parameter.detach().clone()
     parameter.grad = gradient
     _optimizer([parameter]).step(share)
@@ -37,7 +38,7 @@ class TestOptimizer:
         gradient = torch.randn(8, 16, 1, 1) * torch.logspace(-1, 1, 8)[:, None, None, None]
         change = _stepped(nn.Parameter(torch.zeros(8, 16, 1, 1)), gradient).flatten(1)
 
-        # Newton-Schulz in bf16 brings singular values near 1, not to it.
+        # Newton-Schulz in bf16 brings singular values near 1, not exactly to 1.
         lengths = torch.linalg.svdvals(change) / 0.5
         assert lengths.min() > 0.5
         assert lengths.max() < 1.5

@@ -24,7 +24,7 @@ NARROW = Limit(admits=lambda network: network.stages[0].channels == 8, words="na
 
 
 class _StopError(Exception):
-    """What ends a training from outside."""
+    """Raised by a test to stop a training."""
 
 
 def _train(images: ImageSet, path: Path, *, images_seen: int = 64 * 4, stop_after: int = 0, **options: Any) -> Path:
@@ -82,7 +82,7 @@ class TestTraining:
         untouched = load_supernet(_train(colours, tmp_path / "a.safetensors", images_seen=1, limit=NARROW))
         trained = load_supernet(_train(colours, tmp_path / "b.safetensors", limit=NARROW))
 
-        # Two widths in the first stage: with the narrow one alone, the other half of the stem learns nothing.
+        # The first stage has two widths. If only the narrow one is trained, the other half of the stem learns nothing.
         name = "stem.project.conv.weight"
         change = (trained.weights.tensors[name] - untouched.weights.tensors[name]).flatten(1).abs().sum(1)
         assert change[:8].min() > 0
@@ -94,7 +94,7 @@ class TestTraining:
 
         begun = _train(colours, tmp_path / "x.safetensors", images_seen=1, init=tmp_path / "donor.safetensors")
 
-        # One step moves a weight by a tenth of the learning rate; the kernels are 0.02 wide.
+        # One step moves a weight by 0.0017, a tenth of the kernels' standard deviation of 0.02.
         theirs = donor.state_dict()["layers.0.first.conv.weight"].flatten(1)
         mine = load_supernet(begun).weights.tensors["stem.first.conv.weight"].flatten(1)
         nearest = torch.cdist(theirs, mine).min(dim=1).values
@@ -143,7 +143,8 @@ class TestTraining:
                 os.kill(os.getpid(), number)
             step(self, share)
 
-        # As the command line does; a shell starts what runs in its background with SIGINT ignored.
+        # The handler that the command line sets for SIGTERM. SIGINT needs it here as well, because a shell starts its
+        # background jobs with SIGINT ignored.
         before = signal.signal(number, signal.default_int_handler)
         try:
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -184,7 +185,7 @@ class TestTraining:
                 step[1]
                 == count(SPACE.extreme(lambda layer: sum(part.macs for part in operations(layer))).at(**sizes)).macs
             )
-        assert len({network.id for network, _ in passes}) > 4  # the random ones are others in every step
+        assert len({network.id for network, _ in passes}) > 4  # every step draws other random networks
         for start in (0, 4, 8):
             assert told[start].dtype == torch.int64
             for targets in told[start + 1 : start + 4]:
