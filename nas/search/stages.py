@@ -73,7 +73,7 @@ class Decision:
 
     def has_searched(self, network_id: str) -> bool:
         """Whether this stage has a result of the network as a proposal of the sampler, not as a reference."""
-        return network_id in self.known and self.known[network_id].kind == "searched"
+        return _is_searched(self.known, network_id)
 
     def mean_seconds(self) -> float:
         """Mean time of the scores so far."""
@@ -126,7 +126,6 @@ class Screen:
         size: networks in a round.
         folder: where screenings are kept.
         kept: screenings of this stage from before a resume, in order.
-        following: the stage that gets the best networks.
 
     Attributes:
         following: the stage that gets the best networks.
@@ -146,7 +145,7 @@ class Screen:
 
     def has_searched(self, network_id: str) -> bool:
         """Whether this stage has a result of the network as a proposal of the sampler, not as a reference."""
-        return network_id in self.known and self.known[network_id].kind == "searched"
+        return _is_searched(self.known, network_id)
 
     def mean_seconds(self) -> float:
         """Mean time of the scores so far."""
@@ -207,6 +206,10 @@ class Funnel:
         decision: the last stage.
         screens: proxies of the screening stages, by name.
         size: networks in a round.
+
+    Attributes:
+        decision: the last stage.
+        screens: the screening stages, in order, without the last stage.
     """
 
     def __init__(
@@ -256,7 +259,7 @@ class Funnel:
 
     def close(self, proposal: Proposal) -> None:
         """Close the trial of a proposal: with the score of the last stage, or as failed if it has none."""
-        self._study.tell(proposal.trial, self.decision.score_of(proposal.network.id))
+        self._close(proposal.trial, proposal.network.id)
 
     def score_reference(self, name: str, network: Architecture) -> None:
         """Let every stage score a reference. It competes with no other network."""
@@ -273,15 +276,15 @@ class Funnel:
                 best = max(latest, key=lambda one: -math.inf if one.value is None else one.value)
                 screen.following.take(best.architecture, trial=best.trial)
                 for one in latest:
-                    if one is not best or screen.following is self.decision:
-                        self._close_waiting(one.id)
+                    closes = one is not best or screen.following is self.decision
+                    # A run that has lost its journal has no trials of the screenings before.
+                    if closes and (trial := self._waiting.pop(one.id, None)) is not None:
+                        self._close(trial, one.id)
                 return True
         return False
 
-    def _close_waiting(self, network_id: str) -> None:
-        """Close the trial of a screened network: with the score of the last stage, or as failed if it has none."""
-        if (trial := self._waiting.pop(network_id, None)) is not None:
-            self._study.tell(trial, self.decision.score_of(network_id))
+    def _close(self, trial: int, network_id: str) -> None:
+        self._study.tell(trial, self.decision.score_of(network_id))
 
     def _adopt_open_trials(self) -> None:
         """Close the trials that a killed process left open, except the trials of open rounds."""
@@ -292,6 +295,10 @@ class Funnel:
                 self._waiting[waiting[trial]] = trial
             else:
                 self._study.tell(trial, scores.get(trial))
+
+
+def _is_searched(known: Mapping[str, Candidate] | Mapping[str, Screening], network_id: str) -> bool:
+    return network_id in known and known[network_id].kind == "searched"
 
 
 def _mean_seconds(scored: Collection[Candidate | Screening]) -> float:
