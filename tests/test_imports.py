@@ -21,7 +21,7 @@ ORDER = [
     {"errors"},
     {"files", "catalog"},
     {"networks"},
-    {"data", "model"},
+    {"accuracy", "data", "model"},
     {"training", "export"},
     {"devices", "proxies"},
     {"latency"},

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from nas.cli import devices, export, latency, results, search, space, supernet, table, validate
+from nas.cli import accuracy, devices, export, latency, results, search, space, supernet, table, validate
 from nas.cli.terminal import say
 from nas.errors import NasError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.command()(search.search)
 app.command()(latency.latency)
+app.command()(accuracy.accuracy)
 app.command()(devices.devices)
 app.command()(results.plot)
 app.command()(results.show)

@@ -16,6 +16,7 @@ __all__ = [
     "Json",
     "Results",
     "Runner",
+    "SearchData",
     "Settings",
     "Space",
     "Supernet",
@@ -31,6 +32,14 @@ Space = Annotated[str, typer.Option("--space", help="Search space: a name or a .
 Table = Annotated[str, typer.Option("--table", help="Latency table: a name, its beginning, or a .json file.")]
 Data = Annotated[
     str, typer.Option("--data", help="synthetic, a folder of class folders, Parquet files, or a hub data set.")
+]
+SearchData = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="Score on these images: synthetic, a folder of class folders, Parquet files, or a hub data set.",
+        show_default="no images",
+    ),
 ]
 Effort = Annotated[
     str | None,

@@ -105,12 +105,18 @@ def print_result(result: SearchResult) -> None:
     """The outcome of a run in words, and its front as a table."""
     from rich.table import Table
 
-    from nas.report import screening_values, summary
+    from nas.report import accuracy_words, is_predicted, landmarks, published_words, screening_values, summary
 
     for line in summary(result):
         print_data(line)
-    shown = Table("network", "ms", *result.run.screens, "score", "blocks", box=None)
-    for candidate in sorted([*result.front, *result.references], key=lambda c: c.latency_ms):
-        values = (f"{candidate.latency_ms:.3f}", *screening_values(result, candidate), f"{candidate.score:.4f}")
-        shown.add_row(candidate.label, *values, candidate.architecture.summary)
+    if is_predicted(result):
+        shown = Table("network", "ms", "predicted top-1 [90 %]", "published", "blocks", box=None)
+        for candidate in sorted([*landmarks(result.front), *result.references], key=lambda c: c.latency_ms):
+            foretold = (accuracy_words(candidate), published_words(candidate))
+            shown.add_row(candidate.label, f"{candidate.latency_ms:.3f}", *foretold, candidate.architecture.summary)
+    else:
+        shown = Table("network", "ms", *result.run.screens, "score", "blocks", box=None)
+        for candidate in sorted([*result.front, *result.references], key=lambda c: c.latency_ms):
+            values = (f"{candidate.latency_ms:.3f}", *screening_values(result, candidate), f"{candidate.score:.4f}")
+            shown.add_row(candidate.label, *values, candidate.architecture.summary)
     print_table(shown)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,12 @@ from nas.cli import options
 from nas.cli.results import print_result, result_json
 from nas.cli.terminal import data_watch, print_json, say, say_progress
 from nas.errors import InputError, NasError
+
+if TYPE_CHECKING:
+    from nas.latency import LatencyTable
+    from nas.networks import SearchSpace
+    from nas.proxies import Proxy
+    from nas.search import BatchProxy, SearchResult
 
 __all__ = ["search"]
 
@@ -22,8 +29,12 @@ def search(
     space: options.Space = "iformer",
     table: options.Table = "iphone13",
     proxy: Annotated[
-        str, typer.Option(help="What scores a candidate; of CHEAP,DEAR the cheap one screens and the dear one decides.")
-    ] = "short-training",
+        str | None,
+        typer.Option(
+            help="What scores a candidate; of CHEAP,DEAR the cheap one screens and the dear one decides.",
+            show_default="accuracy-table",
+        ),
+    ] = None,
     screen: Annotated[
         int | None,
         typer.Option(min=2, help="Networks to screen for each one passed on.", show_default="8 with several proxies"),
@@ -34,8 +45,10 @@ def search(
     ] = None,
     effort: options.Effort = None,
     supernet: options.Supernet = None,
-    data: options.Data = "synthetic",
-    trials: Annotated[int | None, typer.Option(min=1, help="Candidates to score.", show_default=False)] = None,
+    data: options.SearchData = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Candidates to score.", show_default="20000 by accuracy-table")
+    ] = None,
     time_limit: Annotated[
         str | None, typer.Option(help="End after this long: 90s, 10m, 2h.", show_default="10m without --trials")
     ] = None,
@@ -55,75 +68,158 @@ def search(
 ) -> None:
     """Find the best network inside a latency budget.
 
+    Without --data and --proxy nothing is trained: 20,000 networks are looked at by their latency table and by what
+    published results foretell of their accuracy. With --data, the best of these are scored on your images.
+
     Example: nas search --budget-ms 1.1
     """
     from nas.latency import LatencyTable
     from nas.networks import SearchSpace
     from nas.proxies import build_proxies
-    from nas.report import write_report
-    from nas.search import SearchResult, check_budget, plan_search
-    from nas.search.run import run_search
+    from nas.search import BatchProxy, check_budget
 
-    if screen is not None and "," not in proxy:
-        raise InputError(f"--screen {screen} needs a proxy that screens: --proxy CHEAP,{proxy}")
+    names = proxy or ("accuracy-table" if data is None else "accuracy-table,supernet")
+    if screen is not None and "," not in names:
+        raise InputError(f"--screen {screen} needs a proxy that screens: --proxy CHEAP,{names}")
     # SIGTERM ends a search as Ctrl-C does: the files of the finished part are written.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    limit_s = options.read_seconds(time_limit) if time_limit else None if trials else 600.0
     search_space = SearchSpace.find(space)
     latency_table, table_path = LatencyTable.find(table)
-    folder = out or _default_out(space, budget_ms, resume=resume)
     # A budget that cannot be met is refused before any image is made or read.
     check_budget(search_space, latency_table, budget_ms, confidence)
     with data_watch() as watch:
         built = build_proxies(
-            proxy,
-            data=data,
+            names,
+            data=data or "synthetic",
             seed=seed,
             options=options.read_settings(option, effort=effort, supernet=supernet),
             progress=watch,
         )
     decides, last = built.popitem()
-    planned = plan_search(
-        search_space,
-        latency_table,
-        last,
-        screens=built,
-        screen=8 if screen is None else screen,
+    asked = _Asked(
+        space=search_space,
+        table=latency_table,
+        names={"space": space, "table": table_path.name.removesuffix(".json"), "proxy": decides},
         budget_ms=budget_ms,
         confidence=confidence,
         trials=trials,
-        time_limit_s=limit_s,
+        time_limit_s=options.read_seconds(time_limit) if time_limit else None,
+        seed=seed,
+        storage=storage,
+        out=out or _default_out(space, budget_ms, resume=resume),
+        resume=resume,
     )
-    for line in planned.describe():
-        say(line)
-    say(f"results: {folder}")
-    try:
-        result = run_search(
-            search_space,
-            latency_table,
-            last,
-            screens=built,
-            plan=planned,
-            seed=seed,
-            out=folder,
-            names={"space": space, "table": table_path.name.removesuffix(".json"), "proxy": decides},
-            time_limit_s=limit_s,
-            storage=storage,
-            resume=resume,
-            command=["nas", *sys.argv[1:]],
-            on_progress=say_progress,
-        )
-    except KeyboardInterrupt:
-        write_report(SearchResult.load(folder))
-        say(f"\nstopped; go on with: nas search --resume --out {folder} and the same options")
-        raise
-    write_report(result)
+    if isinstance(last, BatchProxy) and not built:
+        result = _survey(asked, last)
+    else:
+        result = _search(asked, last, screens=built, screen=8 if screen is None else screen)
     if result.winner is None:
-        raise NasError(f"{folder}: no network has a score yet; see its report.md for the reasons")
+        raise NasError(f"{asked.out}: no network has a score yet; see its report.md for the reasons")
     if as_json:
         print_json(result_json(result))
     else:
         print_result(result)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """The options of a search that do not belong to its proxies."""
+
+    space: SearchSpace
+    table: LatencyTable
+    names: dict[str, str]
+    budget_ms: float
+    confidence: float | None
+    trials: int | None
+    time_limit_s: float | None
+    seed: int
+    storage: str | None
+    out: Path
+    resume: bool
+
+    @property
+    def command(self) -> list[str]:
+        return ["nas", *sys.argv[1:]]
+
+
+def _survey(asked: _Asked, proxy: BatchProxy) -> SearchResult:
+    """A search that trains nothing."""
+    from nas.report import write_report
+    from nas.search import NETWORKS, plan_survey, run_survey
+
+    if asked.storage is not None:
+        raise InputError(f"--storage is for searches that train; {asked.names['proxy']} needs none: leave it out")
+    planned = plan_survey(
+        asked.space,
+        asked.table,
+        proxy,
+        budget_ms=asked.budget_ms,
+        confidence=asked.confidence,
+        networks=asked.trials or NETWORKS,
+        time_limit_s=asked.time_limit_s,
+    )
+    for line in (*planned.describe(), f"results: {asked.out}"):
+        say(line)
+    with data_watch() as watch:
+        result = run_survey(
+            asked.space,
+            asked.table,
+            proxy,
+            plan=planned,
+            seed=asked.seed,
+            out=asked.out,
+            names=asked.names,
+            time_limit_s=asked.time_limit_s,
+            resume=asked.resume,
+            command=asked.command,
+            on_progress=lambda done, total: watch("Looking at networks", done, total),
+        )
+    write_report(result)
+    return result
+
+
+def _search(asked: _Asked, proxy: Proxy, *, screens: dict[str, Proxy], screen: int) -> SearchResult:
+    """A search by Optuna, with proxies that take their time."""
+    from nas.report import write_report
+    from nas.search import SearchResult, plan_search
+    from nas.search.run import run_search
+
+    limit_s = asked.time_limit_s or (None if asked.trials else 600.0)
+    planned = plan_search(
+        asked.space,
+        asked.table,
+        proxy,
+        screens=screens,
+        screen=screen,
+        budget_ms=asked.budget_ms,
+        confidence=asked.confidence,
+        trials=asked.trials,
+        time_limit_s=limit_s,
+    )
+    for line in (*planned.describe(), f"results: {asked.out}"):
+        say(line)
+    try:
+        result = run_search(
+            asked.space,
+            asked.table,
+            proxy,
+            screens=screens,
+            plan=planned,
+            seed=asked.seed,
+            out=asked.out,
+            names=asked.names,
+            time_limit_s=limit_s,
+            storage=asked.storage,
+            resume=asked.resume,
+            command=asked.command,
+            on_progress=say_progress,
+        )
+    except KeyboardInterrupt:
+        write_report(SearchResult.load(asked.out))
+        say(f"\nstopped; go on with: nas search --resume --out {asked.out} and the same options")
+        raise
+    write_report(result)
+    return result
 
 
 def _default_out(space: str, budget_ms: float, *, resume: bool) -> Path:

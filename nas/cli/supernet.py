@@ -21,7 +21,7 @@ from nas.errors import InputError
 if TYPE_CHECKING:
     from nas.training import TrainingProgress
 
-__all__ = ["app"]
+__all__ = ["app", "supernet_watch"]
 
 app = typer.Typer(help="Supernets: one network that scores thousands.", no_args_is_help=True)
 _LOG_EVERY_S = 60.0
@@ -79,7 +79,7 @@ def supernet_train(
     with data_watch() as watch:
         image_set = load_images(data, resolution=resolution, seed=seed, progress=watch)
     recipe = SupernetRecipe(images=images, batch_size=batch_size)
-    with _supernet_watch() as watch_training:
+    with supernet_watch() as watch_training:
         train_supernet(
             search_space, image_set, path, recipe=recipe, seed=seed, init=init, limit=limit, on_progress=watch_training
         )
@@ -91,7 +91,7 @@ def supernet_train(
 
 
 @contextmanager
-def _supernet_watch() -> Iterator[Callable[[TrainingProgress], None]]:
+def supernet_watch() -> Iterator[Callable[[TrainingProgress], None]]:
     """A progress bar on a terminal; elsewhere, such as in a log file, one line per minute."""
     with progress_bar() as bar:
         task, said = bar.add_task("", total=None), time.monotonic()

@@ -35,6 +35,13 @@ def validate(
     rows: Annotated[
         Path | None, typer.Option(help="Further published networks, in the form of .points.csv.", show_default=False)
     ] = None,
+    band_networks: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Random networks of 0.95 to 1.20 ms, scored once each: do widths explain the scores? 0 for none.",
+        ),
+    ] = 24,
     budgets: Annotated[str, typer.Option(help="Budgets in ms of one search each, or none.")] = "0.60,0.85,1.10,1.60",
     trials: Annotated[int | None, typer.Option(min=1, help="Candidates of each search.", show_default=False)] = None,
     time_limit: Annotated[
@@ -65,6 +72,7 @@ def validate(
         further=tuple(further),
         proxies=tuple(proxy.split(",")),
         seeds=tuple(range(seeds)),
+        band_networks=band_networks,
         budgets_ms=read_budgets(budgets),
         trials=trials,
         time_limit_s=options.read_seconds(time_limit) if time_limit else None if trials else 600.0,

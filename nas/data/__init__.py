@@ -15,8 +15,8 @@ Example:
 
 from __future__ import annotations
 
-from nas.data.image_set import ImageSet, training_batches, validation_batches
+from nas.data.image_set import ImageSet, fingerprint, training_batches, validation_batches
 from nas.data.load import load_images
 from nas.data.sources import Progress
 
-__all__ = ["ImageSet", "Progress", "load_images", "training_batches", "validation_batches"]
+__all__ = ["ImageSet", "Progress", "fingerprint", "load_images", "training_batches", "validation_batches"]

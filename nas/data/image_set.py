@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -9,10 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from nas.files import digest_of
+
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ImageSet", "channel_statistics", "training_batches", "validation_batches"]
+__all__ = ["ImageSet", "channel_statistics", "fingerprint", "training_batches", "validation_batches"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,6 +62,17 @@ class ImageSet:
             val_images=self.val_images.to(device),
             val_labels=self.val_labels.to(device),
         )
+
+
+def fingerprint(image_set: ImageSet) -> str:
+    """Digest of the content: class names, labels, and the size and bytes of the images of both splits.
+
+    The description, and with it the path of the source, does not matter: a copy of a folder has the same fingerprint.
+    Every call reads all images: 25,000 of 64 px (307 MB) take 0.25 s on one thread of an AMD EPYC.
+    """
+    parts = (image_set.train_images, image_set.train_labels, image_set.val_images, image_set.val_labels)
+    digests = [(list(part.shape), hashlib.sha256(part.cpu().contiguous().numpy().data).hexdigest()) for part in parts]
+    return digest_of(json.dumps([image_set.class_names, digests]))
 
 
 def training_batches(

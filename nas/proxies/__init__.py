@@ -5,125 +5,40 @@
     class Options(Record): ...                     what --option NAME=VALUE may set, with defaults
     VARIANT = "effort"                             the option that --proxy short-training:standard sets; may be absent
     def build(options: Options, inputs: Inputs) -> Proxy
+
+`--proxy A+B` is a panel of proxies (nas/proxies/_panel.py).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from nas.catalog import load_plugin
-from nas.errors import InputError, NasError
+from nas.errors import InputError
 from nas.files import Record
 from nas.networks import Architecture
+from nas.proxies._base import CIRCUMSTANCES, Attempt, Inputs, Proxy, Score, ScoringFailed, attempt
+from nas.proxies._panel import Panel
 
 if TYPE_CHECKING:
-    import torch
-
     from nas.data import Progress
 
-__all__ = ["Attempt", "Inputs", "Proxy", "Score", "ScoringFailed", "attempt", "build_proxies"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """A proxy's score of one network.
-
-    Attributes:
-        value: the score; higher is better. If `details` has `val_images`, the value is the likelihood of the held-out
-            labels, in [0, 1] (nas/proxies/_torch.py). Otherwise it can be any number.
-        seconds: time that scoring took.
-        details: how the score was obtained, for the record: plain numbers and words.
-        weights: the network's state for `build_model(...).load_state_dict`, on the CPU; None if the proxy has no
-            weights.
-    """
-
-    value: float
-    seconds: float
-    details: Mapping[str, float | int | str]
-    weights: Mapping[str, torch.Tensor] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
-    """What every proxy is built from, besides its own options.
-
-    Attributes:
-        data: source of the images to score on, as `nas.data.load_images` takes it.
-        seed: random seed of weights, order of images, augmentation, and the choice of images.
-        device: where to run; by default a GPU if there is one.
-        progress: called with the progress of loading.
-    """
-
-    data: str
-    seed: int
-    device: str | None = None
-    progress: Progress | None = None
-
-
-class ScoringFailed(NasError):  # noqa: N818 - an outcome of a candidate that a search records, not an error of the run
-    """A network could not be scored; the message has the reason, such as divergence or too little memory."""
-
-
-class Proxy(Protocol):
-    """Scores all networks in the same way."""
-
-    def settings(self) -> dict[str, Any]:
-        """Everything needed to repeat the scoring, as plain JSON data for run.json."""
-        ...
-
-    def estimate_seconds(self, architecture: Architecture) -> float:
-        """Estimated seconds of `score` for this network; the estimate takes a few seconds at most."""
-        ...
-
-    def score(self, architecture: Architecture) -> Score:
-        """Score a network; the same network gets the same score with the same settings.
-
-        Raises:
-            ScoringFailed: this network cannot be scored; other networks may still be scored.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """The outcome of scoring a network once.
-
-    Attributes:
-        score: the proxy's score; None after a failure.
-        failure: why there is no score; None if there is one.
-        seconds: time that the attempt took.
-    """
-
-    score: Score | None
-    failure: str | None
-    seconds: float
-
-    @property
-    def value(self) -> float | None:
-        """The value of the score; None after a failure."""
-        return self.score.value if self.score else None
-
-    @property
-    def account(self) -> dict[str, Any]:
-        """Failure, seconds and details; every record of a score contains these three."""
-        details = dict(self.score.details) if self.score else {}
-        return {"failure": self.failure, "seconds": self.seconds, "details": details}
-
-
-def attempt(proxy: Proxy, network: Architecture) -> Attempt:
-    """Score a network. A failure is an outcome, not an error."""
-    start = time.monotonic()
-    try:
-        score = proxy.score(network)
-    except ScoringFailed as error:
-        return Attempt(score=None, failure=str(error), seconds=time.monotonic() - start)
-    return Attempt(score=score, failure=None, seconds=score.seconds)
+__all__ = [
+    "CIRCUMSTANCES",
+    "Attempt",
+    "Inputs",
+    "Panel",
+    "Proxy",
+    "Score",
+    "ScoringFailed",
+    "attempt",
+    "build_proxies",
+]
 
 
 def build_proxies(
@@ -134,29 +49,62 @@ def build_proxies(
     options: Mapping[str, str] | None = None,
     device: str | None = None,
     progress: Progress | None = None,
+    band: Sequence[Architecture] = (),
 ) -> dict[str, Proxy]:
-    """Build the proxies of `--proxy NAME[:VARIANT][,...]` and `--option NAME=VALUE`, by name, in the order given.
+    """Build the proxies of `--proxy` and `--option NAME=VALUE`, by name, in the order given.
 
-    The keys are the names as written in `--proxy`, with their variants. A variant is the value of the option that a
-    module names in `VARIANT`: `short-training:standard` is short training with `effort=standard`. An option from
-    `--option` goes to every proxy that has it.
+    `--proxy` names one proxy, or several with commas between them, such as the stages of a funnel. Each is
+    NAME[:VARIANT], or a panel of two or more of these: `zero-cost:zico,supernet+zero-cost:naswot`. The keys are the
+    names as written there, with their variants. A variant is the value of the option that a module names in `VARIANT`:
+    `short-training:standard` is short training with `effort=standard`. An option from `--option` goes to every proxy
+    that has it, members of panels included.
 
+    Args:
+        names: the value of `--proxy`.
+        data: source of the images to score on.
+        seed: random seed of weights, order of images, augmentation, and the choice of images.
+        options: values of `--option`, by name.
+        device: where to run; by default a GPU if there is one.
+        progress: called with the progress of loading, and of scoring the band.
+        band: random networks of the latency band that the scores are for. Only a panel needs them: it scores them all
+            with each of its members when it is first used.
     Raises:
-        InputError: a proxy does not exist or is named twice, an option belongs to none of the proxies, a value breaks a
-            rule, or the data cannot be read.
+        InputError: a proxy does not exist or is named twice, a panel has fewer than two members or no band, an option
+            belongs to none of the proxies, a value breaks a rule, or the data cannot be read.
     """
-    chosen = names.split(",")
-    if len(set(chosen)) < len(chosen):
+    panels = {name: _members(name) for name in names.split(",")}
+    if len({tuple(sorted(members)) for members in panels.values()}) < len(names.split(",")):
         raise InputError(f"--proxy {names}: the same proxy twice")
-    modules = {name: load_plugin("proxy", "proxies", name.partition(":")[0]) for name in chosen}
+    modules = {
+        member: load_plugin("proxy", "proxies", member.partition(":")[0])
+        for members in panels.values()
+        for member in members
+    }
     given = dict(options or {})
     known = {option: None for module in modules.values() for option in module.Options.model_fields}
     if unknown := sorted(set(given) - set(known)):
         takes = f"its options are {', '.join(known)}" if known else "it has no options"
         raise InputError(f"--proxy {names} does not take {unknown[0]}: {takes}")
-    checked = {name: _checked(name, module, given) for name, module in modules.items()}
-    inputs = Inputs(data=data, seed=seed, device=device, progress=progress)
-    return {name: module.build(checked[name], inputs) for name, module in modules.items()}
+    checked = {member: _checked(member, module, given) for member, module in modules.items()}
+    for name, members in panels.items():
+        _refuse_equal(name, {member: (modules[member], checked[member]) for member in members})
+    inputs = Inputs(data=data, seed=seed, device=device, progress=progress, band=tuple(band))
+    # A member of two panels is built once: it may hold a supernet and thousands of images.
+    built: dict[str, Proxy] = {member: module.build(checked[member], inputs) for member, module in modules.items()}
+    return {
+        name: built[name] if members == [name] else Panel({member: built[member] for member in members}, inputs)
+        for name, members in panels.items()
+    }
+
+
+def _members(name: str) -> list[str]:
+    """The members of a panel; a proxy that is no panel is its own only member."""
+    members = name.split("+")
+    if len(members) > 1 and "" in members:
+        raise InputError(f"--proxy {name}: a panel is written NAME+NAME, with a proxy on both sides of each +")
+    if twice := [member for member in members if members.count(member) > 1]:
+        raise InputError(f"--proxy {name}: {twice[0]} twice in a panel; leave out one")
+    return members
 
 
 def _checked(name: str, module: ModuleType, given: Mapping[str, str]) -> Record:
@@ -174,3 +122,10 @@ def _checked(name: str, module: ModuleType, given: Mapping[str, str]) -> Record:
     except ValidationError as error:
         raise InputError.from_validation(f"--proxy {name}", error) from error
     return checked
+
+
+def _refuse_equal(name: str, members: Mapping[str, tuple[ModuleType, Record]]) -> None:
+    """Refuse a panel in which two members are the same proxy with the same options: it would count twice."""
+    for (one, its), (other, others) in combinations(members.items(), 2):
+        if its == others:
+            raise InputError(f"--proxy {name}: {one} and {other} are the same proxy; leave out one")

@@ -116,8 +116,8 @@ def build(options: Options, inputs: Inputs) -> InheritedWeights:
     """Read the supernet, and the data at the supernet's resolution.
 
     Raises:
-        InputError: no supernet is given, the supernet or the data cannot be read, their numbers of classes differ, or
-            the device cannot be used.
+        InputError: no supernet is given, the supernet or the data cannot be read, their classes differ, or the device
+            cannot be used.
     """
     if options.supernet is None:
         raise InputError("--proxy supernet: give --supernet FILE; nas supernet train makes one")
@@ -138,6 +138,13 @@ def build(options: Options, inputs: Inputs) -> InheritedWeights:
             f"{file} was trained for {supernet.num_classes} classes, {inputs.data} has {images.num_classes}: "
             "give the data that it was trained on"
         )
+    # Outputs belong to classes by their position, so another order or a renamed class means wrong labels.
+    for index, (trained, given) in enumerate(zip(supernet.class_names or (), images.class_names, strict=False)):
+        if trained != given:
+            raise InputError(
+                f"{file} was trained with {trained!r} as class {index}, {inputs.data} has {given!r} there: "
+                "give the data that it was trained on, with the same names of classes"
+            )
     return InheritedWeights(
         supernet=supernet,
         image_set=images,

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from nas.report.figures import write_plot
 from nas.report.page import write_report, write_validation
+from nas.report.predicted import accuracy_words, is_predicted, landmarks, published_words
 from nas.report.sections import Section, validation_sections
 from nas.report.words import screening_values, summary
 
 __all__ = [
     "Section",
+    "accuracy_words",
+    "is_predicted",
+    "landmarks",
+    "published_words",
     "screening_values",
     "summary",
     "validation_sections",

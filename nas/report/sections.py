@@ -10,17 +10,10 @@ from typing import Any
 from nas.report.figures import fronts_figure, score_figure
 from nas.report.words import settings_words
 from nas.validate import Validation
-from nas.validate.records import (
-    CLEAR,
-    EPOCHS,
-    NEAR_MS,
-    RESOLUTION,
-    Gap,
-    ProxyPair,
-    ProxyPart,
-    RankAgreement,
-    RecoveryPart,
-)
+from nas.validate.agreement import NEAR_MS, RANKERS, RankAgreement
+from nas.validate.earlier import completed
+from nas.validate.records import CLEAR, EPOCHS, RESOLUTION, Gap, ProxyPair, ProxyPart, RecoveryPart
+from nas.validate.widths import FEWEST, WidthPart
 
 __all__ = ["Section", "validation_sections"]
 
@@ -37,8 +30,13 @@ class Section:
 
 
 def validation_sections(validation: Validation) -> list[Section]:
-    """The sections of a validation, for the page and for the terminal."""
+    """The sections of a validation, for the page and for the terminal.
+
+    What a file of an earlier version lacks is added where it follows from the file.
+    """
+    validation = completed(validation)
     parts = ["latency", *(f"proxy {part.proxy}" for part in validation.proxies)]
+    parts += ["widths"] if any(part.widths for part in validation.proxies) else []
     parts += ["recovery"] if validation.recovery else []
     state = [
         f"{part}: not finished, {validation.unfinished[part]}" if part in validation.unfinished else f"{part}: complete"
@@ -121,10 +119,29 @@ def _proxy_sections(part: ProxyPart) -> list[Section]:
         Section(title=f"{part.proxy}: scores", notes=notes, header=header, rows=rows, figure=drawn),
         Section(
             title=f"{part.proxy}: Kendall's tau-b against published top-1",
-            notes=["the interval is a bootstrap over networks: wide, for there are few of them"],
-            header=("networks", "number", "tau", "single seeds", "95 % interval", "beside it"),
+            notes=[
+                "the interval is a bootstrap over networks: wide, for there are few of them; by chance: the standard "
+                "deviation of tau of a random order of as many networks"
+            ],
+            header=("networks", "number", "tau", "by chance", "single seeds", "95 % interval"),
             rows=[_tau_row("all", part.all_rows), _tau_row(near, part.near_rows)],
         ),
+        Section(
+            title=f"{part.proxy}: beside rankings that need no proxy",
+            notes=[
+                "tau over the same networks; depth: number of convolutions and linear layers, whose weights are summed",
+                "better: the lower end of the interval is above 0 (bootstrap over networks, the best of these rankings "
+                "chosen again in each resample)",
+                *_lead_notes("all", part.all_rows),
+                *_lead_notes(near, part.near_rows),
+            ],
+            header=("ranking", "tau, all", f"tau, {near}"),
+            rows=[
+                (name, *(_number(ranks.get(name), ".2f") for ranks in (part.all_rows.rankers, part.near_rows.rankers)))
+                for name in RANKERS
+            ],
+        ),
+        *([_widths_section(part.proxy, part.widths)] if part.widths else []),
         Section(
             title=f"{part.proxy}: gaps of the published ladder",
             notes=[
@@ -161,9 +178,44 @@ def _tau_row(name: str, ranks: RankAgreement) -> tuple[str, ...]:
         name,
         str(ranks.networks),
         _number(ranks.tau, ".2f"),
+        _number(ranks.by_chance, ".2f"),
         f"{taus[0]:.2f} to {taus[-1]:.2f}" if taus else "-",
         f"{_number(ranks.low, '.2f')} to {_number(ranks.high, '.2f')}",
-        ", ".join(f"{ranker} {tau:.2f}" for ranker, tau in ranks.rankers.items()),
+    )
+
+
+def _lead_notes(networks: str, ranks: RankAgreement) -> list[str]:
+    """The claim that a proxy is better than all of these rankings, or that this is not shown."""
+    lead = ranks.lead
+    if lead is None:
+        return []
+    claim = f"better than {lead.ranker}" if lead.is_shown else f"not shown to be better than {lead.ranker}"
+    interval = f"{_number(lead.low, '+.2f')} to {_number(lead.high, '+.2f')}"
+    return [f"{networks}: {claim} ({lead.difference:+.2f} in tau, 95 % interval {interval})"]
+
+
+def _widths_section(proxy: str, part: WidthPart) -> Section:
+    """How far the widths of the stages explain the scores of random networks."""
+    where = f"random networks predicted at {NEAR_MS[0]:.2f} to {NEAR_MS[1]:.2f} ms"
+    notes = [
+        f"{len(part.networks)} of {part.drawn} {where} ({part.asked} asked for) are scored under seed {part.seed}, "
+        f"{part.failed} of them failed; {part.seconds:.0f} s in all"
+    ]
+    if part.drawn < FEWEST:
+        notes = [f"{part.drawn} of {part.asked} {where} were found in the space: too few for a regression"]
+    elif part.r2 is None:
+        notes.append("too few scores for a regression, or all scores are equal, or all widths")
+    else:
+        notes.append(
+            f"a linear regression on the four widths explains {part.r2:.0%} of the variance of the scores (R^2); by "
+            f"chance {_number(part.by_chance, '.0%')} are expected; adjusted for that, {_number(part.adjusted, '.0%')}"
+        )
+    rows = [(str(number), f"{share:.0%}") for number, share in enumerate(part.shares, start=1)]
+    return Section(
+        title=f"{proxy}: what the widths of the stages say of the score",
+        notes=notes,
+        header=("stage", "its part of the variance") if rows else (),
+        rows=rows,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nas.networks import count
+from nas.report.predicted import accuracy_words, is_predicted, predicted_summary
 from nas.search import Candidate, SearchResult, hypervolume
 
 __all__ = ["markdown", "score_meaning", "score_words", "screening_values", "settings_words", "summary"]
@@ -14,6 +15,8 @@ __all__ = ["markdown", "score_meaning", "score_words", "screening_values", "sett
 
 def summary(result: SearchResult) -> list[str]:
     """The outcome of a run in a few lines: the winner, the references beside it, and what the numbers mean."""
+    if is_predicted(result):
+        return predicted_summary(result)
     winner = result.winner
     if winner is None:
         return [f"{result.path}: no network inside {result.run.budget_ms:g} ms is scored yet"]
@@ -149,7 +152,9 @@ def _row(candidate: Candidate, result: SearchResult) -> str:
 
 
 def score_words(candidate: Candidate) -> str:
-    """The score of a candidate, with its standard error where that is known."""
+    """The score of a candidate, with its interval or its standard error where that is known."""
+    if {"low", "high"} <= candidate.details.keys():
+        return accuracy_words(candidate)
     error = _standard_error(candidate)
     return f"{candidate.score:.4f}" + (f" +- {error:.4f}" if error else "")
 

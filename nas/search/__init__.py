@@ -3,6 +3,8 @@
 plan.py plans a search and run.py runs it. study.py (Optuna) proposes networks, and the proxies score them in stages.py.
 result.py keeps every result in the results folder, as the records of records.py. pareto.py is the Pareto front.
 
+survey.py is the search that trains nothing: it looks at thousands of networks by tables alone, with evolution.py.
+
 run.py and study.py load Optuna. To keep this package light, import `run_search` from nas.search.run.
 """
 
@@ -10,11 +12,13 @@ from __future__ import annotations
 
 from nas.search.pareto import hypervolume, undominated
 from nas.search.plan import Plan, check_budget, plan_search
-from nas.search.records import CIRCUMSTANCES, Candidate, Run, Screening, SpaceUsed, Spending, TableUsed, versions
+from nas.search.records import Candidate, Run, Screening, SpaceUsed, Spending, TableUsed, versions
 from nas.search.result import ResultsFolder, SearchResult, score_of
+from nas.search.survey import NETWORKS, BatchProxy, SurveyPlan, plan_survey, run_survey
 
 __all__ = [
-    "CIRCUMSTANCES",
+    "NETWORKS",
+    "BatchProxy",
     "Candidate",
     "Plan",
     "ResultsFolder",
@@ -23,10 +27,13 @@ __all__ = [
     "SearchResult",
     "SpaceUsed",
     "Spending",
+    "SurveyPlan",
     "TableUsed",
     "check_budget",
     "hypervolume",
     "plan_search",
+    "plan_survey",
+    "run_survey",
     "score_of",
     "undominated",
     "versions",

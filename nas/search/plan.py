@@ -10,7 +10,7 @@ from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace, random_choice
 from nas.proxies import Proxy, ScoringFailed
 
-__all__ = ["Plan", "check_budget", "limited_ms", "plan_search", "seconds_with_screening"]
+__all__ = ["Plan", "check_budget", "known_ms", "limited_ms", "plan_search", "seconds_with_screening"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +122,7 @@ def plan_search(
     sampled = [space.sample(choose) for _ in range(1000)]
     inside = [network for network in sampled if limited_ms(table, network, confidence) <= budget_ms]
     references = {
-        name: network
-        for name, network in space.references.items()
-        if _known_ms(table, network, confidence) <= budget_ms
+        name: network for name, network in space.references.items() if known_ms(table, network, confidence) <= budget_ms
     }
     timed = [*references.values(), *inside[:3]] or [space.extreme(table.layer_ms)]
     settings = [one.settings() for one in (*(screens or {}).values(), proxy)]
@@ -188,7 +186,7 @@ def limited_ms(table: LatencyTable, network: Architecture, confidence: float | N
     return table.latency_ms(network) if confidence is None else table.upper_ms(network, confidence)
 
 
-def _known_ms(table: LatencyTable, network: Architecture, confidence: float | None) -> float:
+def known_ms(table: LatencyTable, network: Architecture, confidence: float | None) -> float:
     """The lower of the predicted and the published latency: one of them inside the budget is enough for a reference."""
     predicted = limited_ms(table, network, confidence)
     published = table.published.get(network.id)

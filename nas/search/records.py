@@ -5,19 +5,33 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 from pydantic import Field
 
 from nas.files import Record, digest_of
 from nas.latency import LatencyTable
-from nas.networks import Architecture
+from nas.networks import Architecture, SearchSpace
+from nas.proxies import CIRCUMSTANCES, Proxy
 
-__all__ = ["CIRCUMSTANCES", "Candidate", "Run", "Screening", "SpaceUsed", "Spending", "TableUsed", "versions"]
+__all__ = [
+    "Candidate",
+    "Kind",
+    "Run",
+    "Screening",
+    "SpaceUsed",
+    "Spending",
+    "TableUsed",
+    "run_of",
+    "versions",
+]
 
-# Settings of a proxy that may differ when a run is resumed on another machine.
-CIRCUMSTANCES = ("device", "threads", "torch", "precision")
+Kind = Literal["searched", "reference"]
 
 
 class SpaceUsed(Record):
@@ -125,7 +139,7 @@ class Candidate(Record):
     """
 
     id: str
-    kind: Literal["searched", "reference"]
+    kind: Kind
     name: str | None = None
     trial: int | None = None
     latency_ms: float
@@ -159,7 +173,7 @@ class Screening(Record):
 
     id: str
     proxy: str
-    kind: Literal["searched", "reference"]
+    kind: Kind
     trial: int | None = None
     round: int | None = None
     value: float | None = None
@@ -181,3 +195,47 @@ class Spending:
 def versions(*libraries: str) -> dict[str, str]:
     """The versions of Python and of some installed distributions, by name."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in libraries}
+
+
+def run_of(
+    space: SearchSpace,
+    table: LatencyTable,
+    proxy: Proxy,
+    *,
+    budget_ms: float,
+    confidence: float | None,
+    seed: int,
+    names: Mapping[str, str],
+    command: Sequence[str],
+    screens: Mapping[str, Proxy] | None = None,
+    screen: int | None = None,
+) -> Run:
+    """The record of what is asked.
+
+    Args:
+        space: the networks to choose from.
+        table: predicts the latency.
+        proxy: decides.
+        budget_ms: upper limit of the predicted latency.
+        confidence: coverage of the interval that must end inside the budget.
+        seed: random seed.
+        names: names of `space`, `table` and `proxy`.
+        command: the command line; that of this process if it is empty.
+        screens: screening proxies by name, in order.
+        screen: networks in a round of screening.
+    """
+    settings = {"name": names["proxy"], **proxy.settings()}
+    if screens:
+        own = [{"name": name, **cheap.settings()} for name, cheap in screens.items()]
+        settings |= {"screens": own, "screen": screen}
+    return Run(
+        command=shlex.join(command or sys.argv),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions("nas", "torch", "optuna", "datasets", "numpy"),
+        space=SpaceUsed(name=names["space"], digest=space.digest, networks=space.count()),
+        table=TableUsed.of(table, name=names["table"]),
+        budget_ms=budget_ms,
+        confidence=confidence,
+        proxy=settings,
+        seed=seed,
+    )

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ResultsFolder",
     "SearchResult",
+    "order_of",
+    "rank_of",
     "score_of",
 ]
 
@@ -118,12 +120,12 @@ class SearchResult:
     def best_under(self, budget_ms: float) -> Candidate | None:
         """The best searched candidate of at most `budget_ms`."""
         inside = [c for c in self.scored if c.latency_ms <= budget_ms]
-        return max(inside, key=lambda c: (score_of(c), -c.latency_ms), default=None)
+        return max(inside, key=lambda c: (rank_of(c), -c.latency_ms), default=None)
 
     @cached_property
     def front(self) -> tuple[Candidate, ...]:
-        """The Pareto front: searched candidates that no other dominates in latency and score, fastest first."""
-        return tuple(undominated(self.scored, latency=lambda c: c.latency_ms, score=score_of))
+        """The Pareto front: searched candidates that no other dominates in latency and rank, fastest first."""
+        return tuple(undominated(self.scored, latency=lambda c: c.latency_ms, score=rank_of))
 
     def build_winner(self) -> Network:
         """The winner as a torch network with the weights of its proxy training, and their number of classes.
@@ -221,6 +223,11 @@ class ResultsFolder:
             other.unlink()
         return result
 
+    def replace_all(self, candidates: Sequence[Candidate]) -> None:
+        """Keep these candidates, all at once, in place of any that there are."""
+        lines = (candidate.model_dump_json(exclude_none=True).encode() + b"\n" for candidate in candidates)
+        write_beside(self.path / "candidates.jsonl", b"".join(lines))
+
     def finish(self) -> SearchResult:
         """Write the winner's files and the front."""
         result = self.load()
@@ -248,3 +255,17 @@ def score_of(candidate: Candidate) -> float:
     """The score of a candidate that has one."""
     assert candidate.score is not None
     return candidate.score
+
+
+def rank_of(candidate: Candidate) -> float:
+    """What decides between scored candidates."""
+    return order_of(score_of(candidate), candidate.details)
+
+
+def order_of(score: float, details: Mapping[str, float | int | str]) -> float:
+    """What decides between scores: the lower end of an interval where a score has one, else the score.
+
+    The best of many predictions looks better than it is, most of all where little is known. By the lower end, a network
+    that is unlike everything known has to promise more.
+    """
+    return float(details.get("low", score))

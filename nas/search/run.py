@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +12,7 @@ from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace, random_choice
 from nas.proxies import Proxy
 from nas.search.plan import Plan, limited_ms
-from nas.search.records import Candidate, Run, SpaceUsed, TableUsed, versions
+from nas.search.records import Candidate, run_of
 from nas.search.result import ResultsFolder, SearchResult
 from nas.search.stages import Decision, Funnel
 from nas.search.study import Study
@@ -101,7 +98,18 @@ def run_search(
     """
     started = time.monotonic()
     screens = screens or {}
-    run = _describe(space, table, proxy, screens, plan=plan, seed=seed, names=names, command=command)
+    run = run_of(
+        space,
+        table,
+        proxy,
+        budget_ms=plan.budget_ms,
+        confidence=plan.confidence,
+        seed=seed,
+        names=names,
+        command=command,
+        screens=screens,
+        screen=plan.screen,
+    )
     if storage is not None:  # So that an unusable storage is reported before the folder is made.
         study = Study.open(storage, run, space, name=out.name, seed=seed, resume=resume)
         folder = ResultsFolder(out, run, resume=resume)
@@ -226,31 +234,3 @@ class _Search:
     def _over_ms(self, network: Architecture) -> float:
         """Milliseconds of a network above the budget; at most 0 inside it."""
         return limited_ms(self.table, network, self.plan.confidence) - self.plan.budget_ms
-
-
-def _describe(
-    space: SearchSpace,
-    table: LatencyTable,
-    proxy: Proxy,
-    screens: Mapping[str, Proxy],
-    *,
-    plan: Plan,
-    seed: int,
-    names: dict[str, str],
-    command: Sequence[str],
-) -> Run:
-    screening = {
-        "screens": [{"name": name, **cheap.settings()} for name, cheap in screens.items()],
-        "screen": plan.screen,
-    }
-    return Run(
-        command=shlex.join(command or sys.argv),
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=versions("nas", "torch", "optuna", "datasets", "numpy"),
-        space=SpaceUsed(name=names["space"], digest=space.digest, networks=space.count()),
-        table=TableUsed.of(table, name=names["table"]),
-        budget_ms=plan.budget_ms,
-        confidence=plan.confidence,
-        proxy={"name": names["proxy"], **proxy.settings(), **(screening if screens else {})},
-        seed=seed,
-    )

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Literal, Protocol
+from typing import Protocol
 
 from nas.latency import LatencyTable
 from nas.networks import Architecture
 from nas.proxies import Proxy, Score, attempt
 from nas.search.plan import seconds_with_screening
-from nas.search.records import Candidate, Screening
+from nas.search.records import Candidate, Kind, Screening
 from nas.search.result import ResultsFolder
 from nas.search.study import Proposal, Study
 
 __all__ = ["Decision", "Funnel", "Screen"]
-
-Kind = Literal["searched", "reference"]
 
 
 class Stage(Protocol):

@@ -1,11 +1,13 @@
 """How networks and supernets are trained.
 
 recipe.py has what all trainings share: initial weights, optimizer, schedule, device and number formats. Import these
-from nas.training.recipe. supernet.py defines what a supernet is, and sandwich.py trains a supernet.
+from nas.training.recipe. supernet.py defines what a supernet is, sandwich.py trains one, and kept.py keeps those that
+nas trains by itself.
 """
 
 from __future__ import annotations
 
+from nas.training.kept import estimate_seconds, find_supernet, kept_supernet
 from nas.training.sandwich import Limit, TrainingProgress, train_supernet
 from nas.training.supernet import Supernet, SupernetRecipe, is_supernet, load_supernet
 
@@ -14,7 +16,10 @@ __all__ = [
     "Supernet",
     "SupernetRecipe",
     "TrainingProgress",
+    "estimate_seconds",
+    "find_supernet",
     "is_supernet",
+    "kept_supernet",
     "load_supernet",
     "train_supernet",
 ]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import Field, ValidationError
@@ -10,13 +14,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from nas.data import ImageSet, fingerprint
 from nas.errors import InputError
-from nas.files import Record, write_beside
-from nas.networks import Architecture
+from nas.files import Record, digest, write_beside
+from nas.networks import Architecture, SearchSpace
 from nas.networks.modules import Network, SharedWeights, build_model
 from nas.training.recipe import Precision, batch_norms
 
-__all__ = ["Origin", "Supernet", "SupernetRecipe", "is_supernet", "load_supernet", "read_supernet", "write_supernet"]
+__all__ = [
+    "Origin",
+    "Supernet",
+    "SupernetRecipe",
+    "checkpoint_path",
+    "is_supernet",
+    "load_supernet",
+    "read_origin",
+    "read_supernet",
+    "write_supernet",
+]
 
 
 class SupernetRecipe(Record):
@@ -44,9 +59,19 @@ class SupernetRecipe(Record):
     label_smoothing: float = 0.1
     random_networks: int = Field(2, ge=0)
 
+    def steps(self, *, workers: int = 1) -> int:
+        """Number of steps of the training, with this number of processes."""
+        return math.ceil(self.images / (self.batch_size * workers))
+
 
 class Origin(Record):
-    """What a supernet is trained for and on; a training resumes only if all of these are the same."""
+    """What a supernet is trained for and on; a training resumes only if all of these are the same.
+
+    Attributes:
+        data: the images in words, with the path as the user gave it.
+        fingerprint: digest of the images' content; None in a file from before there were fingerprints.
+        class_names: one name per class; None in such a file.
+    """
 
     space: str
     resolution: int
@@ -58,6 +83,50 @@ class Origin(Record):
     limit: str | None = None
     recipe: SupernetRecipe
     precision: Precision | None = None
+    fingerprint: str | None = None
+    class_names: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        space: SearchSpace,
+        image_set: ImageSet,
+        *,
+        recipe: SupernetRecipe,
+        seed: int,
+        workers: int = 1,
+        init: Path | None = None,
+        limit: str | None = None,
+        precision: Precision,
+    ) -> Origin:
+        """The origin of a training with these settings; `limit` is the rule in words."""
+        return cls(
+            space=space.model_dump_json(),
+            resolution=image_set.resolution,
+            num_classes=image_set.num_classes,
+            data=image_set.description,
+            seed=seed,
+            workers=workers,
+            init=digest(init) if init and init.is_file() else None,
+            limit=limit,
+            recipe=recipe,
+            precision=precision,
+            fingerprint=fingerprint(image_set),
+            class_names=image_set.class_names,
+        )
+
+    def differing(self, other: Origin) -> list[str]:
+        """Names of what differs between two trainings.
+
+        Data are compared by their content, so that the path may be spelled in another way. If one of the two has no
+        fingerprint, the words that describe the data are compared.
+        """
+        by_content = self.fingerprint is not None and other.fingerprint is not None
+        same_data = self.fingerprint == other.fingerprint if by_content else self.data == other.data
+        compared = Origin.model_fields.keys() - {"data", "fingerprint", "class_names"}
+        return sorted(
+            [name for name in compared if getattr(self, name) != getattr(other, name)] + ["data"] * (not same_data)
+        )
 
 
 class Supernet:
@@ -71,13 +140,21 @@ class Supernet:
             images.
         limit: which networks the supernet was trained for, such as "at most 1.1 ms under iphone13.coreml.fp16
             (DIGEST)"; None for all networks of its space.
+        class_names: one name per output; None if the file is from before supernets kept them.
     """
 
     def __init__(
-        self, *, weights: SharedWeights, resolution: int, num_classes: int, seed: int, limit: str | None = None
+        self,
+        *,
+        weights: SharedWeights,
+        resolution: int,
+        num_classes: int,
+        seed: int,
+        limit: str | None = None,
+        class_names: tuple[str, ...] | None = None,
     ) -> None:
         self.weights, self.resolution, self.num_classes = weights, resolution, num_classes
-        self.seed, self.limit = seed, limit
+        self.seed, self.limit, self.class_names = seed, limit, class_names
 
     def network(self, architecture: Architecture) -> Network:
         """The network with its part of the weights; its batch norms have no statistics yet.
@@ -123,7 +200,13 @@ def load_supernet(path: Path, *, device: str = "cpu") -> Supernet:
         num_classes=origin.num_classes,
         seed=origin.seed,
         limit=origin.limit,
+        class_names=origin.class_names,
     )
+
+
+def checkpoint_path(path: Path) -> Path:
+    """Where the checkpoint of a training is that is going to write `path`."""
+    return path.with_name(path.name + ".checkpoint")
 
 
 def write_supernet(path: Path, tensors: dict[str, Tensor], origin: Origin, *, done: int | None = None) -> None:
@@ -147,14 +230,30 @@ def read_supernet(path: Path) -> tuple[dict[str, Tensor], Origin, int]:
     Raises:
         InputError: the file cannot be read, or is not a supernet.
     """
+    with _opened(path) as (file, origin, done):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    return tensors, origin, done
+
+
+def read_origin(path: Path) -> tuple[Origin, int]:
+    """Read the origin and the number of steps done, without the tensors.
+
+    Raises:
+        InputError: the file cannot be read, or is not a supernet.
+    """
+    with _opened(path) as (_, origin, done):
+        return origin, done
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Origin, int]]:
+    """A supernet's file, open for reading its tensors, with its origin and number of steps done."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if "supernet" not in metadata:
                 raise InputError(f"{path} is no supernet: nas supernet train makes one")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        origin = Origin.model_validate_json(metadata["supernet"])
-        return tensors, origin, int(metadata.get("done", 0))
+            yield file, Origin.model_validate_json(metadata["supernet"]), int(metadata.get("done", 0))
     except ValidationError as error:
         raise InputError.from_validation(str(path), error) from error
     except OSError as error:

@@ -11,6 +11,9 @@
 
 The unit of every comparison is the standard deviation over seeds of one score, pooled over the published networks.
 
+A proxy is compared with rankings that need none (baselines.py, agreement.py), and with the widths of the stages
+(widths.py), so that a proxy which only repeats them is seen.
+
 request.py is what is asked, run.py computes it, and records.py is the result. run.py loads Optuna. To keep this package
 light, import `run_validation` from nas.validate.run.
 """

@@ -5,56 +5,50 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from itertools import combinations, pairwise
-
-import numpy as np
-import numpy.typing as npt
 
 from nas.errors import MissingLatencyError
 from nas.latency import Agreement, LatencyTable
 from nas.latency.published import PublishedPoint
-from nas.networks import HeadLayer
-from nas.search import CIRCUMSTANCES, TableUsed, versions
-from nas.validate.ranking import bootstrap_interval, deviation_within_seeds, kendall_tau_b, pooled_deviation
-from nas.validate.records import (
-    LADDER,
-    NEAR_MS,
-    Gap,
-    LatencyPart,
-    LatencyRow,
-    Noise,
-    ProxyPair,
-    ProxyPart,
-    RankAgreement,
-    ScoredNetwork,
-    Validation,
-)
+from nas.networks import Architecture, HeadLayer
+from nas.proxies import CIRCUMSTANCES
+from nas.search import TableUsed, versions
+from nas.validate.agreement import ScoredNetwork, defined, rank_agreement
+from nas.validate.ranking import deviation_within_seeds, kendall_tau_b, pooled_deviation
+from nas.validate.records import LADDER, Gap, LatencyPart, LatencyRow, Noise, ProxyPair, ProxyPart, Validation
 from nas.validate.recovery import Findings, recovery_part
 from nas.validate.request import Request, unlike
 from nas.validate.scores import KeptScores, names_its_seed, scored_network
+from nas.validate.widths import FEWEST, BandNetwork, WidthPart, width_part
 
 __all__ = ["assemble", "latency_part"]
 
 
-def assemble(findings: Findings, latency: LatencyPart, *, seconds: float) -> Validation:
+def assemble(
+    findings: Findings, latency: LatencyPart, band: Mapping[str, Architecture], *, seconds: float
+) -> Validation:
     """The validation, as far as it has come.
 
     Args:
         findings: what the searches have found, with the request and the scores.
         latency: from `latency_part`.
+        band: random networks to score, by id.
         seconds: time of this run of the command so far.
     """
     request = findings.request
-    proxies = tuple(_proxy_part(request, findings.scores, name) for name in request.proxies)
+    proxies = tuple(_proxy_part(request, findings.scores, name, band) for name in request.proxies)
     recovery = None
     unfinished = {
         f"proxy {part.proxy}": f"{there} of {part.wanted} scores are there"
         for part in proxies
         if (there := sum(len(row.scores) for row in part.rows)) < part.wanted
     }
+    parts = [part.widths for part in proxies if part.widths]
+    done, wanted = sum(len(part.networks) for part in parts), len(band) * len(parts)
+    if done < wanted and len(band) >= FEWEST:
+        unfinished["widths"] = f"{done} of {wanted} scores are there"
     if request.budgets_ms:
         recovery = recovery_part(findings, {part.proxy: part.noise for part in proxies})
         if open_ := sum(not search.complete for search in recovery.searches):
@@ -117,7 +111,7 @@ def _latency_row(point: PublishedPoint, table: LatencyTable, *, calibrates: bool
     )
 
 
-def _proxy_part(request: Request, scores: KeptScores, name: str) -> ProxyPart:
+def _proxy_part(request: Request, scores: KeptScores, name: str, band: Mapping[str, Architecture]) -> ProxyPart:
     rows = {
         point.name: scored_network(request, scores, name, point.name, point.architecture(), point)
         for point in request.compared
@@ -134,7 +128,7 @@ def _proxy_part(request: Request, scores: KeptScores, name: str) -> ProxyPart:
         within_seeds=deviation_within_seeds(row.values() for row in rows.values()),
     )
     rungs = [rows[rung] for rung in LADDER if rung in rows]
-    near = [row for row in rows.values() if _is_near(row)]
+    near = [row for row in rows.values() if row.is_near]
     return ProxyPart(
         proxy=name,
         settings={key: value for key, value in lines[0].settings.items() if key not in CIRCUMSTANCES} if lines else {},
@@ -146,43 +140,37 @@ def _proxy_part(request: Request, scores: KeptScores, name: str) -> ProxyPart:
         one_set_of_weights=len(request.seeds) > 1
         and any("digest" in line.settings and not names_its_seed(line.settings) for line in lines),
         within_seeds=noise.within_seeds,
-        all_rows=_rank_agreement(list(rows.values()), request.seeds),
-        near_rows=_rank_agreement(near, request.seeds),
+        all_rows=rank_agreement(list(rows.values()), request.seeds),
+        near_rows=rank_agreement(near, request.seeds),
         ladder=tuple(Gap.between(above, below, noise=noise, seeds=request.seeds) for below, above in pairwise(rungs)),
         seconds=round(math.fsum(line.seconds for line in lines), 3),
+        widths=_width_part(request, scores, name, band) if request.band_networks else None,
     )
 
 
-def _rank_agreement(rows: Sequence[ScoredNetwork], seeds: Sequence[int]) -> RankAgreement:
-    scored = [row for row in rows if row.mean is not None]
-    rankings: dict[str, Callable[[ScoredNetwork], float | None]] = {
-        "params": lambda row: row.params,
-        "macs": lambda row: row.macs,
-        "published latency": lambda row: row.published_ms,
-    }
-    rankers = {name: _tau(scored, ranking) for name, ranking in rankings.items()}
-    by_seed = {seed: _tau(rows, partial(_seed_value, seed=seed)) for seed in seeds}
-    low, high = bootstrap_interval(*_against_top1(scored, lambda row: row.mean)) or (None, None)
-    return RankAgreement(
-        networks=len(scored),
-        tau=_tau(scored, lambda row: row.mean),
-        seeds={seed: tau for seed, tau in by_seed.items() if tau is not None},
-        low=low,
-        high=high,
-        rankers={name: tau for name, tau in rankers.items() if tau is not None},
-    )
-
-
-def _is_near(row: ScoredNetwork) -> bool:
-    return NEAR_MS[0] <= (row.published_ms or 0) <= NEAR_MS[1]
+def _width_part(request: Request, scores: KeptScores, name: str, band: Mapping[str, Architecture]) -> WidthPart:
+    """The scores of the random networks under the first seed, as far as they are there."""
+    seed = request.seeds[0]
+    lines = [(network, line) for network in band.values() if (line := scores.find(name, seed, network.id))]
+    networks = [
+        BandNetwork(
+            id=network.id,
+            widths=tuple(stage.channels for stage in network.stages),
+            latency_ms=request.table.latency_ms(network),
+            value=line.value,
+        )
+        for network, line in lines
+    ]
+    seconds = math.fsum(line.seconds for _, line in lines)
+    return width_part(networks, seed=seed, asked=request.band_networks, drawn=len(band), seconds=seconds)
 
 
 def _pair(one: ProxyPart, other: ProxyPart) -> ProxyPair:
     both = [(a, b) for a, b in zip(one.rows, other.rows, strict=True) if a.mean is not None and b.mean is not None]
-    near = [(a, b) for a, b in both if _is_near(a)]
+    near = [(a, b) for a, b in both if a.is_near]
 
     def tau(rows: Sequence[tuple[ScoredNetwork, ScoredNetwork]]) -> float | None:
-        return _defined(kendall_tau_b([a.mean or 0.0 for a, _ in rows], [b.mean or 0.0 for _, b in rows]))
+        return defined(kendall_tau_b([a.mean or 0.0 for a, _ in rows], [b.mean or 0.0 for _, b in rows]))
 
     return ProxyPair(
         proxy=one.proxy,
@@ -192,23 +180,3 @@ def _pair(one: ProxyPart, other: ProxyPart) -> ProxyPair:
         near_networks=len(near),
         near_tau=tau(near),
     )
-
-
-def _defined(tau: npt.NDArray[np.float64]) -> float | None:
-    return None if math.isnan(tau) else float(tau)
-
-
-def _seed_value(row: ScoredNetwork, *, seed: int) -> float | None:
-    return row.values().get(seed)
-
-
-def _against_top1(
-    rows: Iterable[ScoredNetwork], ranking: Callable[[ScoredNetwork], float | None]
-) -> tuple[list[float], list[float]]:
-    """Values of a ranking, and the published accuracies of the same rows."""
-    pairs = [(value, row.top1) for row in rows if (value := ranking(row)) is not None and row.top1 is not None]
-    return [value for value, _ in pairs], [top1 for _, top1 in pairs]
-
-
-def _tau(rows: Iterable[ScoredNetwork], ranking: Callable[[ScoredNetwork], float | None]) -> float | None:
-    return _defined(kendall_tau_b(*_against_top1(rows, ranking)))

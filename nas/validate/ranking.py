@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["bootstrap_interval", "deviation_within_seeds", "kendall_tau_b", "pooled_deviation"]
+__all__ = [
+    "bootstrap_interval",
+    "deviation_by_chance",
+    "deviation_within_seeds",
+    "kendall_tau_b",
+    "lead_interval",
+    "pooled_deviation",
+]
 
 _RESAMPLES = 2000
 
@@ -34,13 +42,76 @@ def bootstrap_interval(
     """Interval of Kendall's tau-b by a percentile bootstrap over the items; None for fewer than three items."""
     if len(first) < 3:
         return None
-    drawn = np.random.default_rng(0).integers(len(first), size=(_RESAMPLES, len(first)))
-    taus = kendall_tau_b(np.asarray(first)[drawn], np.asarray(second)[drawn])
-    taus = taus[~np.isnan(taus)]
-    if not taus.size:
+    drawn = _resamples(len(first))
+    return _interval(kendall_tau_b(np.asarray(first)[drawn], np.asarray(second)[drawn]), coverage)
+
+
+def lead_interval(
+    first: Sequence[float], others: Sequence[Sequence[float]], truth: Sequence[float], *, coverage: float = 0.95
+) -> tuple[float, float] | None:
+    """Interval of the lead of a ranking: its tau-b against the truth less the highest tau-b of some other rankings.
+
+    A paired percentile bootstrap: all rankings are compared on the same resampled items. The best of the others is
+    chosen again in every resample. To choose it once, on all items, is less strict: in every resample the lead over
+    that one ranking is at least the lead over the best of that resample, so both ends of its interval are at least as
+    high as here.
+
+    Args:
+        first: values of the ranking, one an item.
+        others: values of each other ranking, at least one.
+        truth: what all of them should agree with.
+        coverage: of the interval.
+    Returns:
+        Both ends. None for fewer than three items, or if no resample has a defined tau.
+    """
+    if len(first) < 3:
         return None
-    low, high = np.quantile(taus, [(1 - coverage) / 2, (1 + coverage) / 2])
+    drawn = _resamples(len(first))
+    true = np.asarray(truth)[drawn]
+    rivals = np.stack([kendall_tau_b(np.asarray(other)[drawn], true) for other in others])
+    best = np.where(np.isnan(rivals), -np.inf, rivals).max(0)  # a ranking that is all ties in a resample does not count
+    leads = kendall_tau_b(np.asarray(first)[drawn], true) - best
+    return _interval(leads[np.isfinite(leads)], coverage)
+
+
+def _resamples(items: int) -> npt.NDArray[np.int64]:
+    """Items drawn with replacement, one resample a row; always the same, so that comparisons are paired."""
+    return np.random.default_rng(0).integers(items, size=(_RESAMPLES, items))
+
+
+def _interval(values: npt.NDArray[np.float64], coverage: float) -> tuple[float, float] | None:
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return None
+    low, high = np.quantile(values, [(1 - coverage) / 2, (1 + coverage) / 2])
     return float(low), float(high)
+
+
+def deviation_by_chance(truth: Iterable[float]) -> float | None:
+    """Standard deviation of Kendall's tau-b of a random order without ties: how far tau goes from 0 by chance.
+
+    For n different values it is sqrt(2 (2 n + 5) / (9 n (n - 1))): 0.23 for eleven and 0.32 for seven. Ties widen it:
+    with two pairs of equal accuracies among the eleven published networks it is 0.24. The variance with ties is that of
+    Kendall, Rank Correlation Methods, chapter 4.
+
+    Args:
+        truth: the values that the random order is compared with.
+    Returns:
+        The deviation. None if all values are equal.
+
+    Example:
+        >>> round(deviation_by_chance(range(7)), 3)
+        0.317
+    """
+    ties = Counter(truth).values()
+    n = sum(ties)
+    variance = (_spread(n) - sum(map(_spread, ties))) / 18
+    untied = n * (n - 1) - sum(tie * (tie - 1) for tie in ties)  # twice the number of pairs that differ
+    return math.sqrt(4 * variance / (untied * n * (n - 1))) if untied else None
+
+
+def _spread(n: int) -> int:
+    return n * (n - 1) * (2 * n + 5)
 
 
 def pooled_deviation(groups: Iterable[Sequence[float]]) -> float | None:

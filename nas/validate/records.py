@@ -13,12 +13,13 @@ from pydantic import Field
 from nas.files import Record, read_record
 from nas.latency import Agreement
 from nas.search import TableUsed
+from nas.validate.agreement import RankAgreement, ScoredNetwork
+from nas.validate.widths import WidthPart
 
 __all__ = [
     "CLEAR",
     "EPOCHS",
     "LADDER",
-    "NEAR_MS",
     "RESOLUTION",
     "Gap",
     "Hypervolumes",
@@ -28,11 +29,8 @@ __all__ = [
     "Opinion",
     "ProxyPair",
     "ProxyPart",
-    "RankAgreement",
     "RecoveryPart",
-    "ScoredNetwork",
     "SearchPart",
-    "SeedScore",
     "Validation",
     "VariantPart",
 ]
@@ -40,7 +38,6 @@ __all__ = [
 # Proxies are compared on rows of one recipe and one resolution, so that accuracy depends on the network alone.
 EPOCHS = 300
 RESOLUTION = 224
-NEAR_MS = (0.95, 1.20)
 LADDER = ("iformer_t", "iformer_s", "iformer_m", "iformer_l")
 CLEAR = 2.0  # standard deviations
 
@@ -78,65 +75,6 @@ class LatencyPart(Record):
     rows: tuple[LatencyRow, ...]
     agreement: Agreement | None = None
     unseen: Agreement | None = None
-
-
-class SeedScore(Record):
-    """The score of one network under one seed, or why there is none."""
-
-    seed: int
-    value: float | None = None
-    failure: str | None = None
-    seconds: float
-
-
-class ScoredNetwork(Record):
-    """A network with its scores by one proxy.
-
-    Attributes:
-        published_ms: published latency.
-        top1: published ImageNet accuracy in %.
-        latency_ms: predicted latency. None if the table cannot predict it.
-        scores: finished scores, by seed.
-        mean: mean over the seeds with a score.
-        deviation: standard deviation over the same seeds. None for fewer than two.
-    """
-
-    name: str
-    id: str
-    summary: str
-    params: int
-    macs: int
-    published_ms: float | None = None
-    top1: float | None = None
-    latency_ms: float | None = None
-    scores: tuple[SeedScore, ...]
-    mean: float | None = None
-    deviation: float | None = None
-
-    def values(self, seeds: Sequence[int] | None = None) -> dict[int, float]:
-        """Scores by seed without failed ones; only those of `seeds`, if given."""
-        return {s.seed: s.value for s in self.scores if s.value is not None and (seeds is None or s.seed in seeds)}
-
-
-class RankAgreement(Record):
-    """Kendall's tau-b against published accuracy, over the networks that have a score.
-
-    Attributes:
-        networks: number of these networks.
-        tau: of the mean score over seeds. None if it is not defined.
-        seeds: tau of each single seed.
-        low: lower end of a 95 % interval (percentile bootstrap over networks). It is wide, because the networks are
-            few.
-        high: upper end.
-        rankers: tau of rankings that need no proxy, over the same networks.
-    """
-
-    networks: int
-    tau: float | None = None
-    seeds: dict[int, float]
-    low: float | None = None
-    high: float | None = None
-    rankers: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +152,7 @@ class ProxyPart(Record):
         near_rows: agreement over the rows of nearly the same published latency.
         ladder: S over T, M over S, L over M.
         seconds: total time of the scores of the rows.
+        widths: what the widths of the stages say of the scores of random networks. None if these were not asked for.
     """
 
     proxy: str
@@ -229,6 +168,7 @@ class ProxyPart(Record):
     near_rows: RankAgreement
     ladder: tuple[Gap, ...]
     seconds: float
+    widths: WidthPart | None = None
 
     @property
     def noise(self) -> Noise:

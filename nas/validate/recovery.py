@@ -10,7 +10,8 @@ from functools import cached_property, partial
 from nas.latency.published import PublishedPoint
 from nas.networks import Architecture
 from nas.search import Candidate, SearchResult, hypervolume, score_of, undominated
-from nas.validate.records import Gap, Hypervolumes, Noise, Opinion, RecoveryPart, ScoredNetwork, SearchPart, VariantPart
+from nas.validate.agreement import ScoredNetwork
+from nas.validate.records import Gap, Hypervolumes, Noise, Opinion, RecoveryPart, SearchPart, VariantPart
 from nas.validate.request import Request
 from nas.validate.scores import KeptScores, scored_network
 

@@ -28,6 +28,8 @@ class Request:
         further: other published rows.
         proxies: names of the proxies. The searches use the first one.
         seeds: random seeds of data and training. The searches use the first one.
+        band_networks: number of random networks to score under the first seed, for what stage widths say of the scores;
+            0 for none.
         budgets_ms: one search for each budget. Without budgets there is no recovery part.
         trials: candidates of a search.
         time_limit_s: of a search.
@@ -41,6 +43,7 @@ class Request:
     further: tuple[PublishedPoint, ...] = ()
     proxies: tuple[str, ...]
     seeds: tuple[int, ...]
+    band_networks: int = 0
     budgets_ms: tuple[float, ...] = ()
     trials: int | None = None
     time_limit_s: float | None = None

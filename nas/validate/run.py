@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from nas.errors import InputError
@@ -12,11 +12,13 @@ from nas.networks import Architecture
 from nas.proxies import Proxy, ScoringFailed
 from nas.search import SearchResult, check_budget, plan_search
 from nas.search.run import Progress, run_search
+from nas.validate.agreement import NEAR_MS
 from nas.validate.assemble import assemble, latency_part
 from nas.validate.records import Validation
 from nas.validate.recovery import Findings
 from nas.validate.request import Request
 from nas.validate.scores import KeptScores, Remembering, settings_digest
+from nas.validate.widths import FEWEST, draw_networks
 
 __all__ = ["run_validation"]
 
@@ -53,8 +55,8 @@ def run_validation(
         say: gets a line of text for every finished score and every next step.
         on_search: gets the progress of the searches, as `run_search` reports it.
     Raises:
-        InputError: there is no seed; the folder has a validation and `resume` is not set; or `resume` is set and the
-            folder has none.
+        InputError: there is no seed; the random networks are too few for a regression; the folder has a validation and
+            `resume` is not set; or `resume` is set and the folder has none.
         BudgetError: no network of the space meets a budget.
         KeyboardInterrupt: passed on after the files of the finished part are written.
     """
@@ -63,6 +65,7 @@ def run_validation(
         raise InputError("--seeds must be at least 1")
     for budget_ms in request.budgets_ms:
         check_budget(request.space, request.table, budget_ms)
+    band = draw_networks(request.space, request.latency_ms, NEAR_MS, request.band_networks)
     begun = (out / "scores.jsonl").exists()
     if begun and not resume:
         raise InputError(f"{out} holds a validation already: go on with it (--resume), or choose another --out")
@@ -74,24 +77,31 @@ def run_validation(
     latency = latency_part(request)
     drop_half_line(out / "searches.jsonl")
     scores = KeptScores(out / "scores.jsonl")
-    for name, proxy in built[seeds[0]].items():
-        scores.use(name, seeds[0], proxy)
+    scores.use_all(seeds[0], built[seeds[0]])
 
     def findings() -> Findings:
         return Findings(request=request, scores=scores, results=_results(request, out), ended=frozenset(ended))
 
     def keep() -> Validation:
-        validation = assemble(findings(), latency, seconds=time.monotonic() - started)
+        validation = assemble(findings(), latency, band, seconds=time.monotonic() - started)
         content = validation.model_dump_json(by_alias=True, exclude_none=True, indent=1)
         write_beside(out / "validation.json", content.encode() + b"\n")
         return validation
 
+    def score_first(proxies: Mapping[str, Proxy], seed: int) -> None:
+        """Score the published rows, and under the first seed the random networks of the band as well."""
+        _score({point.name: point.architecture() for point in request.compared}, proxies, seed, scores, say=say)
+        keep()
+        if seed == seeds[0] and len(band) >= FEWEST:
+            _score({f"random {name}": network for name, network in band.items()}, proxies, seed, scores, say=say)
+            keep()
+
     try:
         keep()
-        networks = {point.name: point.architecture() for point in request.compared}
+        if request.band_networks:
+            say(_band_plan(request, band, built[seeds[0]], scores))
         for seed in seeds:
-            _score(networks, built.pop(seed) if seed in built else build(seed), seed, scores, say=say)
-            keep()
+            score_first(built.pop(seed) if seed in built else build(seed), seed)
         for budget_ms in request.budgets_ms:
             if budget_ms not in ended:
                 _search(request, build(seeds[0]), budget_ms, scores, out, say=say, on_search=on_search)
@@ -107,6 +117,37 @@ def run_validation(
     finally:
         validation = keep()
     return validation
+
+
+def _band_plan(
+    request: Request, band: Mapping[str, Architecture], proxies: Mapping[str, Proxy], scores: KeptScores
+) -> str:
+    """What the random networks are, and how long the scores that are still missing take."""
+    where = f"predicted at {NEAR_MS[0]:.2f} to {NEAR_MS[1]:.2f} ms"
+    if len(band) < FEWEST:
+        return (
+            f"widths: only {len(band)} of {request.band_networks} random networks {where} were found in the space "
+            f"{request.names['space']}: too few to say what stage widths explain"
+        )
+    times = []
+    for name, proxy in proxies.items():
+        missing = [network for network in band.values() if scores.find(name, request.seeds[0], network.id) is None]
+        each_s = _seconds_each(proxy, missing[:3])
+        times.append(f"{name} " + ("unknown" if each_s is None else f"{each_s * len(missing) / 60:.1f} min"))
+    return (
+        f"widths: {len(band)} random networks {where}, scored once the published ones have their first score; "
+        f"time about {', '.join(times)}; --band-networks 0 leaves them out"
+    )
+
+
+def _seconds_each(proxy: Proxy, networks: Sequence[Architecture]) -> float | None:
+    """Estimated time of one score, from the first network that the proxy can score. None if it can score none."""
+    for network in networks:
+        try:
+            return proxy.estimate_seconds(network)
+        except ScoringFailed:
+            continue
+    return None if networks else 0.0
 
 
 def _score(

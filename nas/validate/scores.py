@@ -13,11 +13,11 @@ from pydantic import Field
 from nas.errors import InputError
 from nas.files import Record, append_record, digest_of, drop_half_line, read_records
 from nas.latency.published import PublishedPoint
-from nas.networks import Architecture, count
-from nas.proxies import Proxy, Score, ScoringFailed, attempt
-from nas.search import CIRCUMSTANCES
+from nas.networks import Architecture
+from nas.proxies import CIRCUMSTANCES, Proxy, Score, ScoringFailed, attempt
+from nas.validate.agreement import ScoredNetwork, SeedScore
+from nas.validate.baselines import depth, log_weights, macs, params
 from nas.validate.ranking import pooled_deviation
-from nas.validate.records import ScoredNetwork, SeedScore
 from nas.validate.request import Request
 
 __all__ = ["KeptScore", "KeptScores", "Remembering", "names_its_seed", "scored_network", "settings_digest"]
@@ -59,6 +59,11 @@ class KeptScores:
     def use(self, name: str, seed: int, proxy: Proxy) -> None:
         """From now on, look for scores of this proxy and seed under its settings."""
         self._used[name, seed] = proxy.settings()
+
+    def use_all(self, seed: int, proxies: Mapping[str, Proxy]) -> None:
+        """Do the same for all proxies of a seed."""
+        for name, proxy in proxies.items():
+            self.use(name, seed, proxy)
 
     def find(self, name: str, seed: int, network: str) -> KeptScore | None:
         """The score of a network by its id, under the settings of this run.
@@ -132,15 +137,16 @@ def scored_network(
     point: PublishedPoint | None = None,
 ) -> ScoredNetwork:
     """A network with its scores so far."""
-    counts = count(network)
     lines = [line for seed in request.seeds if (line := scores.find(proxy, seed, network.id))]
     values = [line.value for line in lines if line.value is not None]
     return ScoredNetwork(
         name=label,
         id=network.id,
         summary=network.summary,
-        params=counts.params,
-        macs=counts.macs,
+        params=params(network),
+        macs=macs(network),
+        depth=depth(network),
+        log_weights=log_weights(network),
         published_ms=point.latency_ms if point else None,
         top1=point.top1 if point else None,
         latency_ms=request.latency_ms(network),

@@ -1,4 +1,7 @@
-"""What every proxy promises: contract tests, which run on every file of nas/proxies without registration."""
+"""What every proxy promises: contract tests, which run on every file of nas/proxies without registration.
+
+They also run on a panel, which keeps the same promises.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,11 @@ from nas.data import load_images
 from nas.errors import InputError, NasError
 from nas.networks import Architecture, AttentionSpec, ConvSpec, SearchSpace, StageSpec
 from nas.networks.modules import build_model
-from nas.proxies import Proxy, ScoringFailed, build_proxies
+from nas.proxies import Proxy, ScoringFailed, build_proxies, fake
 from nas.proxies.fake import FakeProxy
 from nas.training import SupernetRecipe, train_supernet
+
+PANEL = "supernet+zero-cost:naswot"
 
 # Options that make a proxy cheap enough for a test. A proxy without an entry runs with its defaults.
 CHEAP = {
@@ -88,11 +93,12 @@ def supernet(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.mark.parametrize("name", catalog.plugins("proxies"))
+@pytest.mark.parametrize("name", [*catalog.plugins("proxies"), PANEL])
 class TestProxy:
     @pytest.fixture(autouse=True)
     def cheap(self, supernet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(CHEAP, "supernet", {"supernet": str(supernet), "precision": "fp32"})
+        monkeypatch.setitem(CHEAP, PANEL, CHEAP["supernet"] | CHEAP["zero-cost"])
 
     @pytest.fixture
     def proxy(self, name: str, data: str, cheap: None) -> Proxy:
@@ -100,7 +106,8 @@ class TestProxy:
 
     @staticmethod
     def build(name: str, data: str, *, seed: int) -> Proxy:
-        return build_proxies(name, data=data, seed=seed, device="cpu", options=CHEAP.get(name))[name]
+        band = [_architecture(width=width) for width in (8, 16)]
+        return build_proxies(name, data=data, seed=seed, device="cpu", options=CHEAP.get(name), band=band)[name]
 
     def test_score_is_a_number_and_a_likelihood_where_there_are_held_out_images(self, proxy: Proxy) -> None:
         score = proxy.score(_architecture())
@@ -133,7 +140,7 @@ class TestProxy:
         settings = proxy.settings()
 
         assert settings == json.loads(json.dumps(settings))
-        assert name == settings["proxy"]
+        assert settings["proxy"] == ("panel" if name == PANEL else name)
         assert data in settings["data"]
         assert settings["seed"] == 0
 
@@ -192,6 +199,36 @@ class TestBuildProxies:
         assert [proxy.settings()["measure"] for proxy in built.values()] == ["params", "macs"]
         assert list(built) == ["zero-cost:params", "zero-cost:macs"]
 
+    def test_panel_can_be_a_stage_of_a_funnel(self) -> None:
+        band = [_architecture(width=width) for width in (8, 16)]
+
+        built = build_proxies("zero-cost:macs,fake+zero-cost:params", data="synthetic", seed=0, band=band)
+
+        assert list(built) == ["zero-cost:macs", "fake+zero-cost:params"]
+        assert [proxy.settings()["proxy"] for proxy in built.values()] == ["zero-cost", "panel"]
+        assert set(built["fake+zero-cost:params"].score(band[0]).details) >= {"fake", "zero-cost:params"}
+
+    def test_option_goes_to_every_member_that_has_it(self) -> None:
+        built = build_proxies(
+            "fake+zero-cost:naswot+zero-cost:zico",
+            data="synthetic",
+            seed=0,
+            options={"batch_size": "8", "resolution": "32"},
+            band=[_architecture(width=width) for width in (8, 16)],
+        )
+
+        (settings,) = (proxy.settings() for proxy in built.values())
+        assert [settings[f"zero-cost:{measure} batch_size"] for measure in ("naswot", "zico")] == [8, 8]
+
+    def test_member_of_two_panels_is_built_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen = []
+        monkeypatch.setattr(fake, "build", lambda options, inputs: seen.append(inputs) or FakeProxy())
+        band = (_architecture(width=8), _architecture(width=16))
+
+        build_proxies("fake,fake+zero-cost:params", data="synthetic", seed=0, band=band)
+
+        assert [band] == [inputs.band for inputs in seen]
+
     @pytest.mark.parametrize(
         ("names", "options", "message"),
         [
@@ -209,6 +246,20 @@ class TestBuildProxies:
             ),
             ("supernet", {}, "--proxy supernet: give --supernet FILE; nas supernet train makes one"),
             ("short-training", {"resolution": "50"}, "--proxy short-training: resolution"),
+            ("fake+", {}, r"--proxy fake\+: a panel is written NAME\+NAME, with a proxy on both sides of each \+"),
+            ("zero-cost,+fake", {}, r"--proxy \+fake: a panel is written NAME\+NAME"),
+            ("fake++zero-cost", {}, r"--proxy fake\+\+zero-cost: a panel is written NAME\+NAME"),
+            ("fake+fake", {}, r"--proxy fake\+fake: fake twice in a panel; leave out one"),
+            ("zero-cost+zero-cost:zico", {}, "zero-cost and zero-cost:zico are the same proxy; leave out one"),
+            ("fake+zero-cost,zero-cost+fake", {}, "the same proxy twice"),
+            ("zero-cost+fke", {}, "no proxy named 'fke': .*; did you mean 'fake'"),
+            ("fake+zero-cost:params", {"speed": "1"}, r"fake\+zero-cost:params does not take speed: its options are"),
+            (
+                "zero-cost:params+zero-cost:macs",
+                {"measure": "macs"},
+                "zero-cost:params and --option measure=macs do not",
+            ),
+            ("fake+zero-cost:params", {}, r"--proxy fake\+zero-cost:params: a panel needs a band, .*; got 0"),
         ],
     )
     def test_what_cannot_be_is_refused(self, names: str, options: dict[str, str], message: str) -> None:

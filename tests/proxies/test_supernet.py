@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from nas.data import ImageSet
 from nas.errors import InputError
@@ -36,12 +37,21 @@ class TestProxy:
             self._proxy(tiny_supernet, colours).score(SearchSpace.find("iformer").references["iformer_t"])
 
     def test_data_with_other_classes_are_refused(self, tiny_supernet: Path, tmp_path: Path) -> None:
-        from PIL import Image
-
-        for name in ("a", "b"):
-            (tmp_path / name).mkdir()
-            for index in range(12):
-                Image.new("RGB", (32, 32)).save(tmp_path / name / f"{index}.png")
+        _draw(tmp_path, classes=("a", "b"))
 
         with pytest.raises(InputError, match=r"was trained for 4 classes, .* has 2"):
             build_proxies("supernet", data=str(tmp_path), seed=0, options={"supernet": str(tiny_supernet)})
+
+    def test_data_with_a_renamed_class_are_refused(self, tiny_supernet: Path, tmp_path: Path) -> None:
+        _draw(tmp_path, classes=("blue", "green", "grey", "red"))  # A folder's classes are in the order of their names.
+
+        with pytest.raises(InputError, match=r"was trained with 'grey' as class 0, .* has 'blue' there: give the data"):
+            build_proxies("supernet", data=str(tmp_path), seed=0, options={"supernet": str(tiny_supernet)})
+
+
+def _draw(folder: Path, *, classes: tuple[str, ...]) -> None:
+    """A folder of class folders with twelve black images each."""
+    for name in classes:
+        (folder / name).mkdir()
+        for index in range(12):
+            Image.new("RGB", (32, 32)).save(folder / name / f"{index}.png")

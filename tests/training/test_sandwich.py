@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nas.networks import Architecture, SearchSpace, count, operations
 from nas.networks.modules import build_model, save_weights
 from nas.training import Limit, SupernetRecipe, TrainingProgress, load_supernet, sandwich, train_supernet
 from nas.training.recipe import Optimizer
+from nas.training.supernet import checkpoint_path, read_supernet, write_supernet
 
 SPACE = SearchSpace.find("tiny")
 NARROW = Limit(admits=lambda network: network.stages[0].channels == 8, words="narrow")
@@ -73,6 +75,35 @@ class TestTraining:
             _train(colours, tmp_path / "x.safetensors", seed=1)
         with pytest.raises(InputError, match="is a checkpoint of a training that has not ended"):
             load_supernet(tmp_path / "x.safetensors.checkpoint")
+
+    def test_checkpoint_is_of_the_images_whatever_their_path(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nas.training.sandwich._CHECKPOINT_S", -1.0)
+        with pytest.raises(_StopError):
+            _train(colours, tmp_path / "x.safetensors", stop_after=3)
+
+        with pytest.raises(InputError, match="is of a training with another data: repeat its options, or remove it"):
+            _train(replace(colours, train_images=colours.train_images // 2), tmp_path / "x.safetensors")
+        assert _train(replace(colours, description="elsewhere"), tmp_path / "x.safetensors")
+
+    def test_checkpoint_from_before_there_were_fingerprints_goes_on(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nas.training.sandwich._CHECKPOINT_S", -1.0)
+        path = tmp_path / "x.safetensors"
+        with pytest.raises(_StopError):
+            _train(colours, path, stop_after=3)
+        tensors, origin, done = read_supernet(checkpoint_path(path))
+        old = origin.model_copy(update={"fingerprint": None, "class_names": None})
+        write_supernet(checkpoint_path(path), tensors, old, done=done)
+
+        with pytest.raises(InputError, match="is of a training with another data: repeat its options, or remove it"):
+            _train(replace(colours, description="elsewhere"), path)
+        seen: list[TrainingProgress] = []
+        _train(colours, path, on_progress=seen.append)
+
+        assert [progress.done for progress in seen] == [3, 4]
 
     def test_file_that_is_there_is_kept(self, colours: ImageSet, tiny_supernet: Path) -> None:
         with pytest.raises(InputError, match="is there already"):

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas.data import ImageSet, fingerprint
 from nas.errors import InputError
 from nas.networks import SearchSpace, random_choice
 from nas.training import load_supernet
+from nas.training.supernet import read_supernet
 
 SPACE = SearchSpace.find("tiny")
 
@@ -37,6 +39,18 @@ class TestFiles:
         with pytest.raises(InputError, match=message):
             load_supernet(path)
 
+    def test_classes_and_fingerprint_of_the_data_are_kept(self, tiny_supernet: Path, colours: ImageSet) -> None:
+        _, origin, _ = read_supernet(tiny_supernet)
+
+        assert (colours.class_names, fingerprint(colours)) == (origin.class_names, origin.fingerprint)
+        assert load_supernet(tiny_supernet).class_names == colours.class_names
+
+    def test_file_from_before_they_were_kept_can_be_read(self, tiny_supernet: Path, tmp_path: Path) -> None:
+        old = _as_before(tiny_supernet, tmp_path / "old.safetensors")
+
+        assert load_supernet(old).class_names is None
+        assert load_supernet(old).num_classes == 4
+
     def test_weights_of_a_network_are_no_supernet(self, tmp_path: Path) -> None:
         from safetensors.torch import save_file
 
@@ -44,3 +58,12 @@ class TestFiles:
 
         with pytest.raises(InputError, match="is no supernet: nas supernet train makes one"):
             load_supernet(tmp_path / "x.safetensors")
+
+
+def _as_before(path: Path, old: Path) -> Path:
+    """Write a supernet as it was written before its file kept the fingerprint and the classes of the data."""
+    from safetensors.torch import save_file
+
+    tensors, origin, _ = read_supernet(path)
+    save_file(tensors, old, {"supernet": origin.model_dump_json(exclude={"fingerprint", "class_names"})})
+    return old

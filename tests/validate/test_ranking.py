@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from nas.validate.ranking import bootstrap_interval, deviation_within_seeds, kendall_tau_b, pooled_deviation
+from nas.validate.ranking import (
+    bootstrap_interval,
+    deviation_by_chance,
+    deviation_within_seeds,
+    kendall_tau_b,
+    lead_interval,
+    pooled_deviation,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +58,63 @@ def test_the_bootstrap_interval_repeats_and_covers_what_it_is_drawn_from() -> No
     assert bootstrap_interval(first, first) == (1.0, 1.0)
     assert bootstrap_interval([1, 2], [1, 2]) is None
     assert bootstrap_interval([1, 1, 1], [1, 2, 3]) is None
+
+
+def test_the_lead_is_paired_over_the_same_networks() -> None:
+    truth = list(range(12))
+    shuffled = [3, 0, 1, 6, 2, 4, 5, 10, 7, 8, 11, 9]
+
+    assert lead_interval(shuffled, [shuffled], truth) == (0.0, 0.0)
+    assert bootstrap_interval(shuffled, truth) != (0.0, 0.0)
+
+
+def test_the_best_ranking_is_chosen_again_in_every_resample() -> None:
+    # Each of the others is right about one half of the networks, so which of them is best depends on the resample.
+    truth = list(range(12))
+    others = [[0, 1, 2, 3, 4, 5, 7, 6, 9, 8, 11, 10], [1, 0, 3, 2, 5, 4, 6, 7, 8, 9, 10, 11]]
+    both = lead_interval(truth, others, truth)
+    alone = [lead_interval(truth, [other], truth) for other in others]
+    assert both is not None
+
+    for single in alone:
+        assert single is not None
+        assert both[0] <= single[0]
+        assert both[1] < single[1]
+
+
+def test_a_lead_above_one_ranking_is_not_a_lead_above_the_best() -> None:
+    truth, first = list(range(12)), [0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10]
+    worst, best = truth[::-1], truth
+    above, below = lead_interval(first, [worst], truth), lead_interval(first, [worst, best], truth)
+    assert above is not None and below is not None
+
+    assert above[0] > 1.0
+    assert below[1] <= 0.0
+    assert lead_interval([1, 2], [[1, 2]], [1, 2]) is None
+    assert lead_interval([1, 1, 1], [[1, 2, 3]], [1, 2, 3]) is None
+
+
+def test_a_ranking_of_ties_alone_does_not_hide_the_others() -> None:
+    truth = list(range(8))
+
+    assert lead_interval(truth, [[1] * 8, truth], truth) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("n", [2, 7, 11, 40])
+def test_without_ties_the_spread_by_chance_is_that_of_the_formula(n: int) -> None:
+    assert deviation_by_chance(range(n)) == pytest.approx((2 * (2 * n + 5) / (9 * n * (n - 1))) ** 0.5)
+
+
+def test_the_spread_by_chance_is_that_of_random_orders() -> None:
+    truth = [74.1, 77.1, 78.8, 78.8, 79.1, 79.4, 79.8, 80.2, 80.4, 80.4, 81.9]  # the eleven networks of a supernet
+    generator = np.random.default_rng(0)
+    orders = generator.permuted(np.tile(np.arange(11), (20000, 1)), axis=1)
+    taus = kendall_tau_b(orders, np.tile(truth, (20000, 1)))
+
+    assert deviation_by_chance(truth) == pytest.approx(float(taus.std()), rel=0.02)
+    assert round(deviation_by_chance(truth) or 0.0, 2) == 0.24
+    assert deviation_by_chance([1.0, 1.0]) is None
+    assert deviation_by_chance([]) is None
 
 
 def test_the_deviation_within_seeds_is_what_no_seed_does_to_all() -> None:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,8 @@ from nas.proxies import Proxy, Score, ScoringFailed
 from nas.report import validation_sections, write_validation
 from nas.search import SearchResult, hypervolume
 from nas.validate import Request, Validation, published_points, read_budgets
-from nas.validate.records import Gap, Noise, ScoredNetwork, SeedScore
+from nas.validate.agreement import ScoredNetwork, SeedScore
+from nas.validate.records import Gap, Noise
 from nas.validate.run import run_validation
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +108,7 @@ class Bench:
         stop_at: int | None = None,
         proxies: Sequence[str] = ("scripted",),
         settings: Mapping[str, str] = MappingProxyType({}),
+        say: Callable[[str], None] = lambda _: None,
         **options: Any,
     ) -> tuple[Validation, list[tuple[str, int]]]:
         asked: list[tuple[str, int]] = []
@@ -118,7 +121,7 @@ class Bench:
             return {name: Scripted(own[name], asked, seed=seed, stop_at=stop_at, **settings) for name in proxies}
 
         try:
-            return run_validation(request, build, out=self.out, resume=resume), asked
+            return run_validation(request, build, out=self.out, resume=resume, say=say), asked
         except KeyboardInterrupt:
             return Validation.load(self.out), asked
 
@@ -260,7 +263,8 @@ def test_a_proxy_that_scores_by_accuracy_is_in_full_agreement(bench: Bench) -> N
     assert part.all_rows.tau == pytest.approx(1.0)
     assert part.all_rows.seeds == pytest.approx({0: 1.0, 1: 1.0, 2: 1.0})
     assert part.all_rows.rankers["published latency"] == pytest.approx(kendalltau(latency, top1).statistic)
-    assert set(part.all_rows.rankers) == {"params", "macs", "published latency"}
+    assert set(part.all_rows.rankers) == {"params", "macs", "published latency", "depth", "sum of log weights"}
+    assert (part.all_rows.rankers["depth"], part.near_rows.rankers["depth"]) == pytest.approx((0.797, 0.868), abs=1e-3)
     assert part.deviation == pytest.approx(1.0)
     assert part.within_seeds == pytest.approx(0.0, abs=1e-9)  # a seed shifts all scores by the same amount
     assert part.rows[0].mean == pytest.approx(74.1)
@@ -384,6 +388,125 @@ def test_seeds_may_have_a_file_each(bench: Bench) -> None:
     assert asked == []
     assert {len(row.scores) for row in full.proxies[0].rows} == {2}
     assert [row.scores for row in again.proxies[0].rows] == [row.scores for row in full.proxies[0].rows]
+
+
+# Stage widths
+
+
+def by_third_width(network: Architecture, seed: int) -> float:
+    """Published accuracy, or for other networks the width of stage 3."""
+    return by_accuracy(network, seed) if network.id in IDS else float(network.stages[2].channels)
+
+
+def test_widths_are_fitted_to_random_networks_of_the_band_under_the_first_seed(bench: Bench) -> None:
+    validation, asked = bench.run(by_third_width, space=SearchSpace.find("iformer"), band_networks=8)
+    part = validation.proxies[0].widths
+    assert part is not None
+    ids = [network.id for network in part.networks]
+
+    assert (part.seed, part.asked, part.drawn, part.failed, len(set(ids))) == (0, 8, 8, 0, 8)
+    assert all(0.95 <= network.latency_ms <= 1.20 for network in part.networks)
+    assert [network.value for network in part.networks] == [network.widths[2] for network in part.networks]
+    assert Counter(seed for name, seed in asked if name in ids) == {0: 8}
+    assert part.r2 == pytest.approx(1.0)
+    assert part.by_chance == pytest.approx(4 / 7)
+    assert part.seconds == 4.0
+    assert validation.proxies[0].wanted == 36  # the random networks are no rows
+    assert "explains 100% of the variance of the scores (R^2); by chance 57% are expected" in words(validation)
+    assert "widths: complete" in words(validation)
+
+
+def test_scores_of_the_band_are_kept_and_gone_on_with(bench: Bench) -> None:
+    options: dict[str, Any] = {"space": SearchSpace.find("iformer"), "seeds": [0, 1]}
+    bench.run(by_third_width, **options)
+    stopped, first = bench.run(by_third_width, **options, band_networks=8, resume=True, stop_at=3)
+    validation, rest = bench.run(by_third_width, **options, band_networks=8, resume=True)
+    again, nothing = bench.run(by_third_width, **options, band_networks=8, resume=True)
+    part = validation.proxies[0].widths
+    assert part is not None
+
+    assert stopped.unfinished == {"widths": "3 of 8 scores are there"}
+    assert "widths: not finished, 3 of 8 scores are there" in words(stopped)
+    assert Counter(first + rest) == Counter((network.id, 0) for network in part.networks)
+    assert (nothing, again.unfinished, again.proxies) == ([], {}, validation.proxies)
+
+
+def test_more_random_networks_are_added_to_what_is_there(bench: Bench) -> None:
+    space = SearchSpace.find("iformer")
+    bench.run(by_third_width, space=space, seeds=[0], band_networks=6)
+    validation, asked = bench.run(by_third_width, space=space, seeds=[0], band_networks=8, resume=True)
+
+    assert len(asked) == 2
+    assert validation.unfinished == {}
+
+
+def test_a_band_outside_the_space_is_told_and_nothing_of_it_is_scored(bench: Bench) -> None:
+    said: list[str] = []
+    validation, asked = bench.run(seeds=[0], band_networks=6, say=said.append)
+
+    assert len(asked) == 12
+    assert validation.unfinished == {}
+    assert said[0].startswith("widths: only 0 of 6 random networks predicted at 0.95 to 1.20 ms were found")
+    assert "0 of 6 random networks predicted at 0.95 to 1.20 ms were found in the space" in words(validation)
+
+
+def test_too_few_networks_of_the_band_are_left_out_and_nothing_stays_open(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {network.id: network for network in SearchSpace.find("tiny").references.values()}
+    monkeypatch.setattr("nas.validate.run.draw_networks", lambda *_: few)
+    validation, asked = bench.run(seeds=[0], band_networks=6)
+
+    assert 0 < len(few) < 6
+    assert len(asked) == 12
+    assert validation.unfinished == {}
+    assert f"{len(few)} of 6 random networks predicted at 0.95 to 1.20 ms were found in the space" in words(validation)
+
+
+def test_the_proxies_of_one_seed_are_in_memory_at_a_time(bench: Bench) -> None:
+    built: weakref.WeakSet[Scripted] = weakref.WeakSet()
+    seen = []
+
+    def build(seed: int) -> dict[str, Proxy]:
+        seen.append(len(built))  # before this seed has its own
+        proxy = Scripted(by_third_width, [], seed=seed, stop_at=None)
+        built.add(proxy)
+        return {"scripted": proxy}
+
+    request = Request(
+        space=SearchSpace.find("iformer"),
+        table=TABLE,
+        points=tuple(ROWS.values()),
+        proxies=("scripted",),
+        seeds=(0, 1, 2),
+        band_networks=6,
+        names={"space": "iformer", "table": "iphone13", "data": "made up"},
+    )
+    run_validation(request, build, out=bench.out)
+
+    assert seen == [0, 0, 0]
+
+
+def test_the_time_of_the_band_is_said_for_what_is_missing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(number: int, **options: Any) -> str:
+        said: list[str] = []
+        space = SearchSpace.find("iformer")
+        bench.run(by_third_width, space=space, seeds=[0], band_networks=number, say=said.append, **options)
+        return said[0]
+
+    monkeypatch.setattr(Scripted, "estimate_seconds", lambda *_: 90.0)
+
+    assert "widths: 6 random networks" in (first := run(6))
+    assert "time about scripted 9.0 min" in first
+    assert "time about scripted 3.0 min" in run(8, resume=True)
+    assert "time about scripted 0.0 min" in run(8, resume=True)
+
+
+def test_no_random_network_is_scored_unless_asked_for(bench: Bench) -> None:
+    validation, _ = bench.run(seeds=[0], space=SearchSpace.find("iformer"))
+
+    assert validation.proxies[0].widths is None
+    assert "widths" not in words(validation)
 
 
 # Recovery
@@ -714,6 +837,7 @@ def test_ctrl_c_ends_with_130_and_prints_what_there_is(
         (["--rows", "nan.csv"], 2, "nan.csv: row 2 (iformer_t): top1: input should be a finite number, got 'nan'"),
         (["--rows", "same.csv"], 2, "same.csv: column name: iformer_t is in"),
         (["--rows", "twin.csv"], 2, "twin.csv: row twin is the same network as iformer_t: it would count twice"),
+        (["--band-networks", "5"], 2, "--band-networks must be at least 6, to fit a mean and 4 widths, or 0 to leave"),
         (["--budgets", "nan"], 2, "--budgets must be milliseconds such as 0.60,1.10, or none, got 'nan'"),
         (["--budgets", "soon"], 2, "--budgets must be milliseconds such as 0.60,1.10, or none, got 'soon'"),
         (["--budgets", "0.01"], 4, "the cheapest is predicted at"),

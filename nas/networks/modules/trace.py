@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -30,7 +31,7 @@ from torch.fx import Node
 from nas.errors import InputError
 from nas.networks.operations import Operation
 
-__all__ = ["traced_operations"]
+__all__ = ["Traced", "traced", "traced_operations"]
 
 _SAME = {"alias", "clone", "contiguous", "dropout", "detach", "expand", "expand_as", "to"}
 _SLICES = {"chunk", "getitem", "select", "slice", "split", "split_with_sizes", "unbind"}
@@ -58,6 +59,21 @@ _ELEMENTWISE = _AFFINE | {
 _COMPUTING = _WEIGHTED | _PRODUCTS | {"softmax", "batch_norm"} | _NORMS | _REDUCTIONS | _RESIZES | _ELEMENTWISE
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    """A traced module.
+
+    Attributes:
+        operations: in the order in which they run.
+        gates: products of two computed tensors of equal size, element by element.
+        scalings: products of computed tensors of different sizes, such as squeeze-and-excitation.
+    """
+
+    operations: tuple[Operation, ...]
+    gates: int
+    scalings: int
+
+
 def traced_operations(module: nn.Module, *inputs: Tensor) -> tuple[Operation, ...]:
     """The operations of a module in eval mode for these inputs at batch 1.
 
@@ -76,6 +92,15 @@ def traced_operations(module: nn.Module, *inputs: Tensor) -> tuple[Operation, ..
         dense 2048 144 128 256
         elementwise 0 0 256 256
     """
+    return traced(module, *inputs).operations
+
+
+def traced(module: nn.Module, *inputs: Tensor) -> Traced:
+    """The operations of a module, as `traced_operations` gives them, and how many products are among them.
+
+    Raises:
+        InputError: the module has a step without a rule; the text names the step.
+    """
     with torch.no_grad():
         program = torch.export.export(module, inputs)
     users = {
@@ -83,7 +108,10 @@ def traced_operations(module: nn.Module, *inputs: Tensor) -> tuple[Operation, ..
         for spec in program.graph_signature.input_specs
         if spec.kind is InputKind.USER_INPUT and hasattr(spec.arg, "name")
     }
-    return tuple(_Trace(list(program.graph.nodes), users).operations())
+    trace = _Trace(list(program.graph.nodes), users)
+    operations = tuple(trace.operations())
+    equal = [len(set(map(_elements, factors))) == 1 for factors in trace.products()]
+    return Traced(operations=operations, gates=sum(equal), scalings=len(equal) - sum(equal))
 
 
 class _Trace:
@@ -114,6 +142,14 @@ class _Trace:
                         yield from self._movement(operand, into_product=_name(node) in _PRODUCTS)
                 if node.op != "output":
                     yield from self._computed(node)
+
+    def products(self) -> Iterator[tuple[Node, Node]]:
+        """The factors of each product of two computed tensors; `operations` has to run first."""
+        for node in self.nodes:
+            if _name(node) == "mul":
+                factors = [operand for operand in node.all_input_nodes if operand not in self.constants]
+                if len(factors) == 2:
+                    yield factors[0], factors[1]
 
     def _movement(self, node: Node, *, into_product: bool) -> Iterator[Operation]:
         """The move between a tensor and the step that computed it, if there is one and it is not counted yet."""

@@ -1,0 +1,73 @@
+"""How an architecture is built, as named numbers: where do two networks differ, and what do labels reach?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from nas.networks import Architecture, AttentionSpec, ConvSpec
+
+__all__ = ["Ranges", "beyond", "differences", "ranges", "structure"]
+
+Ranges = Mapping[str, tuple[float, float]]
+
+
+def structure(network: Architecture) -> dict[str, float | str]:
+    """What a network is made of, stage by stage. What a stage lacks is absent.
+
+    Blocks of one kind are alike within a stage of a search space; of others, the first counts.
+    """
+    facts: dict[str, float | str] = {"stem kernel": network.stem.kernel, "stem expansion": network.stem.expansion}
+    for number, stage in enumerate(network.stages, start=1):
+        where = f"stage {number}"
+        convs = [block for block in stage.blocks if isinstance(block, ConvSpec)]
+        units = [block for block in stage.blocks if isinstance(block, AttentionSpec)]
+        facts |= {
+            f"{where} channels": stage.channels,
+            f"{where} convolution blocks": len(convs),
+            f"{where} attention units": len(units),
+        }
+        if convs:
+            facts |= {f"{where} kernel": convs[0].kernel, f"{where} convolution expansion": convs[0].expansion}
+        if units:
+            facts |= {
+                f"{where} attention": units[0].attention,
+                f"{where} query reduction": units[0].query_reduction,
+                f"{where} modulation": units[0].modulation,
+                f"{where} attention expansion": units[0].expansion,
+                f"{where} position kernel": units[0].position_kernel,
+            }
+    return facts
+
+
+def differences(network: Architecture, other: Architecture) -> list[str]:
+    """Where a network differs from another one, such as `stage 1 channels 64 (48)`: its own number, and the other's."""
+    mine, theirs = structure(network), structure(other)
+    return [
+        f"{name} {_word(mine.get(name))} ({_word(theirs.get(name))})"
+        for name in {**mine, **theirs}
+        if mine.get(name) != theirs.get(name)
+    ]
+
+
+def ranges(networks: Iterable[Architecture]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest number of each kind over some networks."""
+    found: dict[str, tuple[float, float]] = {}
+    for network in networks:
+        for name, value in structure(network).items():
+            if isinstance(value, int | float):
+                low, high = found.get(name, (value, value))
+                found[name] = (min(low, value), max(high, value))
+    return found
+
+
+def beyond(network: Architecture, known: Ranges) -> list[str]:
+    """Numbers of a network outside the ranges of others, such as `stage 1 channels 64 (32 to 48)`."""
+    return [
+        f"{name} {value:g} ({known[name][0]:g}{f' to {known[name][1]:g}' if known[name][0] < known[name][1] else ''})"
+        for name, value in structure(network).items()
+        if isinstance(value, int | float) and name in known and not known[name][0] <= value <= known[name][1]
+    ]
+
+
+def _word(value: float | str | None) -> str:
+    return "none" if value is None else value if isinstance(value, str) else f"{value:g}"

@@ -1,0 +1,51 @@
+"""`nas accuracy`: predict the ImageNet accuracy of a network."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from nas.cli import options
+from nas.cli.terminal import print_data, print_json
+
+__all__ = ["accuracy"]
+
+
+def accuracy(
+    network: Annotated[str, typer.Argument(help="A reference (iformer_m), an architecture file, or - for stdin.")],
+    table: Annotated[str, typer.Option(help="Accuracy table: a name, its beginning, or a .json file.")] = "iformer",
+    as_json: options.Json = False,
+) -> None:
+    """Predict the ImageNet-1k top-1 accuracy of a network from published results, with a 90 % interval.
+
+    Example: nas accuracy iformer_m
+    """
+    from nas.accuracy import AccuracyTable, beyond
+    from nas.networks import count, find_network
+
+    name, architecture = find_network(network, stdin=sys.stdin.buffer)
+    found, path = AccuracyTable.find(table)
+    (predicted,) = found.predict([architecture])
+    unsupported = beyond(architecture, found.published.ranges)
+    if as_json:
+        print_json(
+            {
+                "id": architecture.id,
+                "top1": round(predicted.top1, 4),
+                "interval": [round(predicted.low, 4), round(predicted.high, 4)],
+                "source": found.origin.source,
+                "table": path.name.removesuffix(".json"),
+                "beyond": unsupported,
+            }
+        )
+        return
+    counts = count(architecture)
+    print_data(f"{name}  {architecture.summary}")
+    print_data(f"{counts.params / 1e6:.3f} M parameters, {counts.macs / 1e9:.3f} GMACs at {architecture.resolution} px")
+    print_data(f"{predicted.top1:.1f} % [{predicted.low:.1f}, {predicted.high:.1f}], predicted ImageNet-1k top-1")
+    if unsupported:
+        print_data(f"no published network of the family supports (their range in brackets): {', '.join(unsupported)}")
+    for line in found.describe():
+        print_data(line)

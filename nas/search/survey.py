@@ -1,0 +1,237 @@
+"""A search that trains nothing: tens of thousands of networks, looked at by latency table and accuracy table alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from nas.errors import InputError
+from nas.latency import LatencyTable
+from nas.networks import Architecture, SearchSpace
+from nas.proxies import Proxy, Score
+from nas.search.evolution import Found, evolve
+from nas.search.plan import check_budget, known_ms, limited_ms
+from nas.search.records import Candidate, Kind, run_of
+from nas.search.result import ResultsFolder, SearchResult, order_of
+
+__all__ = ["NETWORKS", "BatchProxy", "SurveyPlan", "plan_survey", "run_survey"]
+
+NETWORKS = 20_000
+_TIMED = 100  # networks whose time is measured for the plan
+
+
+@runtime_checkable
+class BatchProxy(Proxy, Protocol):
+    """A proxy that scores thousands of networks in seconds, without failures."""
+
+    def score_all(self, architectures: Sequence[Architecture]) -> list[Score]:
+        """The score of each network."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurveyPlan:
+    """What a survey is going to do.
+
+    Attributes:
+        size: number of networks of the space.
+        cheapest: the cheapest network of the space.
+        cheapest_ms: its predicted latency, or with a confidence the upper end of its interval.
+        budget_ms: upper limit of the predicted latency.
+        confidence: if given, the budget limits the upper end of an interval of this coverage instead.
+        origin: source of the latencies, and how far they can be trusted.
+        trust: how far the scores can be trusted.
+        references: known networks inside the budget, by name.
+        networks: number of networks to look at.
+        seconds: estimated time.
+    """
+
+    size: int
+    cheapest: Architecture
+    cheapest_ms: float
+    budget_ms: float
+    confidence: float | None
+    origin: str
+    trust: str
+    references: dict[str, Architecture]
+    networks: int
+    seconds: float
+
+    def describe(self) -> list[str]:
+        """The plan in words, one fact per line."""
+        limit = f"; upper end at {self.confidence:.0%} inside the budget" if self.confidence else ""
+        return [
+            f"space: {self.size:.2e} networks, the cheapest in {self.cheapest_ms:.3f} ms",
+            f"latency: {self.origin}{limit}",
+            f"accuracy: predicted ImageNet-1k top-1; {self.trust}",
+            f"survey: {self.networks} networks inside {self.budget_ms:g} ms, nothing is trained; "
+            f"for comparison {', '.join(self.references) or 'none'}",
+            f"time: about {self.seconds:.0f} s",
+        ]
+
+
+def plan_survey(
+    space: SearchSpace,
+    table: LatencyTable,
+    proxy: BatchProxy,
+    *,
+    budget_ms: float,
+    confidence: float | None = None,
+    networks: int = NETWORKS,
+    time_limit_s: float | None = None,
+) -> SurveyPlan:
+    """Plan a survey, and refuse one that cannot work.
+
+    Raises:
+        BudgetError, InputError, MissingLatencyError: as in `check_budget`.
+    """
+    cheapest_ms = check_budget(space, table, budget_ms, confidence)
+    cheapest = space.extreme(table.layer_ms)
+    references = {
+        name: network for name, network in space.references.items() if known_ms(table, network, confidence) <= budget_ms
+    }
+    start = time.perf_counter()
+    evolve(
+        space,
+        lambda network: limited_ms(table, network, confidence),
+        lambda found: [order_of(score.value, score.details) for score in proxy.score_all(found)],
+        budget_ms=budget_ms,
+        networks=_TIMED,
+        seed=0,
+        begin_with=[cheapest],
+    )
+    seconds = (time.perf_counter() - start) / _TIMED * networks
+    return SurveyPlan(
+        size=space.count(),
+        cheapest=cheapest,
+        cheapest_ms=cheapest_ms,
+        budget_ms=budget_ms,
+        confidence=confidence,
+        origin=f"{table.provenance.label}; {table.trust}",
+        trust=str(proxy.settings().get("trust", "its errors are not known")),
+        references=references,
+        networks=networks,
+        seconds=min(seconds, time_limit_s or seconds),
+    )
+
+
+def run_survey(
+    space: SearchSpace,
+    table: LatencyTable,
+    proxy: BatchProxy,
+    *,
+    plan: SurveyPlan,
+    seed: int,
+    out: Path,
+    names: dict[str, str],
+    time_limit_s: float | None = None,
+    resume: bool = False,
+    command: Sequence[str] = (),
+    on_progress: Callable[[int, int], None] | None = None,
+) -> SearchResult:
+    """Look at the plan's networks, and keep the best of every band of latency in a results folder.
+
+    The whole survey is one step: it takes a minute or two, and one that was stopped begins again.
+
+    Args:
+        space: the networks to choose from.
+        table: predicts the latency.
+        proxy: scores the networks inside the budget.
+        plan: from `plan_survey()` with the same arguments; contains the budget.
+        seed: random seed of the evolution.
+        out: the results folder.
+        names: names of `space`, `table` and `proxy`, for run.json.
+        time_limit_s: look at no further networks after this many seconds.
+        resume: do it again in a folder that has a run of the same settings, for example with more networks.
+        command: the command line, for run.json.
+        on_progress: called with the number of networks looked at, and the number to look at.
+    Raises:
+        InputError: the folder has a run, and `resume` is not set; or it belongs to another run.
+    """
+    started = time.monotonic()
+    run = run_of(
+        space,
+        table,
+        proxy,
+        budget_ms=plan.budget_ms,
+        confidence=plan.confidence,
+        seed=seed,
+        names=names,
+        command=command,
+    )
+    folder = ResultsFolder(out, run, resume=resume)
+
+    def is_late() -> bool:
+        return time_limit_s is not None and time.monotonic() - started > time_limit_s
+
+    looked_at = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal looked_at
+        looked_at = done
+        if on_progress:
+            on_progress(done, total)
+
+    found = evolve(
+        space,
+        lambda network: limited_ms(table, network, plan.confidence),
+        lambda networks: [order_of(score.value, score.details) for score in proxy.score_all(networks)],
+        budget_ms=plan.budget_ms,
+        networks=plan.networks,
+        seed=seed,
+        begin_with=[plan.cheapest, *plan.references.values()],
+        is_late=is_late,
+        on_progress=progress,
+    )
+    if not found:
+        raise InputError(f"no network of the space was found inside {plan.budget_ms:g} ms")
+    searched = [one.network for one in _ordered(found)]
+    known = list(plan.references.items())
+    scores = proxy.score_all([*searched, *(network for _, network in known)])
+    candidates = [
+        _candidate(table, network, score, kind="searched", looked_at=looked_at, coverage=plan.confidence)
+        for network, score in zip(searched, scores[: len(searched)], strict=True)
+    ]
+    candidates += [
+        _candidate(table, network, score, kind="reference", name=name, looked_at=looked_at, coverage=plan.confidence)
+        for (name, network), score in zip(known, scores[len(searched) :], strict=True)
+    ]
+    folder.replace_all(candidates)
+    return folder.finish()
+
+
+def _ordered(found: Sequence[Found]) -> list[Found]:
+    return sorted(found, key=lambda one: one.latency_ms)
+
+
+def _candidate(
+    table: LatencyTable,
+    network: Architecture,
+    score: Score,
+    *,
+    kind: Kind,
+    looked_at: int,
+    coverage: float | None,
+    name: str | None = None,
+) -> Candidate:
+    latency = table.latency(network, coverage=coverage)
+    details = {**score.details, "looked_at": looked_at}
+    if kind == "reference" and (published := table.published.get(network.id)):
+        details["published_ms"] = published.latency_ms
+        if published.top1 is not None:
+            details["published_top1"] = published.top1
+    return Candidate(
+        id=network.id,
+        kind=kind,
+        name=name,
+        latency_ms=latency.latency_ms,
+        low_ms=latency.low_ms,
+        high_ms=latency.high_ms,
+        score=score.value,
+        seconds=score.seconds,
+        details=details,
+        architecture=network,
+    )

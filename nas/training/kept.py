@@ -1,0 +1,143 @@
+"""Where nas keeps the supernets that it trains by itself: in the cache, found again by all that they depend on.
+
+The file's name is a digest of the space, the content of the images, the seed, the recipe and the limit. Number format
+and device are not part of it: they change how long a training takes, and the weights by no more than rounding.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nas.data import ImageSet, fingerprint
+from nas.errors import InputError
+from nas.files import cache_folder, digest_of
+from nas.networks import SearchSpace
+from nas.training.sandwich import Limit, TrainingProgress, step_seconds, train_supernet
+from nas.training.supernet import SupernetRecipe, checkpoint_path, is_supernet, read_origin
+
+__all__ = ["estimate_seconds", "find_supernet", "kept_supernet"]
+
+_FORMAT = 1  # part of every name; increase it when the same settings give other weights
+_PART = "supernets"
+
+
+def kept_supernet(
+    space: SearchSpace,
+    image_set: ImageSet,
+    *,
+    recipe: SupernetRecipe,
+    seed: int,
+    device: str | None = None,
+    limit: Limit | None = None,
+    on_progress: Callable[[TrainingProgress], None],
+    on_wait: Callable[[], None] | None = None,
+) -> Path:
+    """The file of the supernet with these settings: the one that is kept, or else a new one, trained now.
+
+    A training that was stopped goes on from its checkpoint. While another process trains the same supernet, this one
+    waits for it. If that process ends early, this one goes on in its place.
+
+    Args:
+        space: search space of the networks to train.
+        image_set: images to train on. A copy of the same images at another path has the same supernet.
+        recipe: how to train.
+        seed: random seed of weights, networks, and the order of images.
+        device: `cpu` or `cuda`; by default a GPU if there is one.
+        limit: restricts the training to some networks of the space; by default all are trained.
+        on_progress: called after every step; not called if the supernet is there already.
+        on_wait: called once if another process trains this supernet, before waiting for it.
+    Raises:
+        InputError: the cache cannot be written, the device cannot be used, or torchrun started this process.
+        BudgetError: `limit` admits none of the randomly drawn networks.
+        NasError: training diverged, or memory ran out.
+    """
+    path = _place(space, image_set, recipe, seed, limit)
+    if is_supernet(path):
+        return path
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # Processes that wait for each other here would never train together.
+        raise InputError("under torchrun only nas supernet train trains a supernet; give its file with --supernet")
+    cache_folder(_PART, keeps="supernets")
+    with _alone(path.with_suffix(".lock"), on_wait):
+        if not is_supernet(path):  # Another process may have finished it in the meantime.
+            path.unlink(missing_ok=True)  # a file that is damaged
+            train_supernet(
+                space,
+                image_set,
+                path,
+                recipe=recipe,
+                seed=seed,
+                device=device,
+                limit=limit,
+                on_progress=on_progress,
+            )
+    return path
+
+
+def find_supernet(
+    space: SearchSpace, image_set: ImageSet, *, recipe: SupernetRecipe, seed: int, limit: Limit | None = None
+) -> Path | None:
+    """The file that `kept_supernet` would return at once; None if it would have to train."""
+    path = _place(space, image_set, recipe, seed, limit)
+    return path if is_supernet(path) else None
+
+
+def estimate_seconds(
+    space: SearchSpace,
+    image_set: ImageSet,
+    *,
+    recipe: SupernetRecipe,
+    seed: int,
+    device: str | None = None,
+    limit: Limit | None = None,
+) -> float:
+    """How long `kept_supernet` would train: the missing steps times that of a step, measured here (`step_seconds`).
+
+    0 if the supernet is there. The steps of a checkpoint are not missing.
+
+    Raises:
+        InputError: the device cannot be used, or the checkpoint cannot be read.
+        BudgetError: `limit` admits none of the randomly drawn networks.
+        NasError: memory ran out.
+    """
+    path = _place(space, image_set, recipe, seed, limit)
+    if is_supernet(path):
+        return 0.0
+    done, precision = 0, None
+    if checkpoint_path(path).exists():
+        origin, done = read_origin(checkpoint_path(path))
+        precision = origin.precision
+    step_s = step_seconds(space, image_set, recipe=recipe, seed=seed, device=device, precision=precision, limit=limit)
+    return (recipe.steps() - done) * step_s
+
+
+def _place(space: SearchSpace, image_set: ImageSet, recipe: SupernetRecipe, seed: int, limit: Limit | None) -> Path:
+    """Where the supernet with these settings is kept, whether it is there or not."""
+    words = limit.words if limit else None
+    key = json.dumps([_FORMAT, space.digest, fingerprint(image_set), seed, recipe.model_dump(), words])
+    return cache_folder(_PART) / f"{digest_of(key)}.safetensors"
+
+
+@contextmanager
+def _alone(lock: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
+    """Let one process at a time into the block, and call `on_wait` if this one has to wait.
+
+    The system takes the lock from a process that ends, however it ends. The empty file stays: a process that waits has
+    it open, and would not see that another one replaced it.
+    """
+    try:
+        file = lock.open("w")
+    except OSError as error:
+        raise InputError(f"{lock}: cannot be written ({error.strerror}); set NAS_CACHE to another folder") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait:
+                on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,71 @@
+"""`nas supernet`: what it trains, prints and refuses."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from nas.training.supernet import read_supernet
+
+Nas = Callable[..., subprocess.CompletedProcess[str]]
+Refused = Callable[[subprocess.CompletedProcess[str]], str]
+
+
+def test_a_supernet_scores_the_data_that_it_was_trained_on_and_no_renamed_class(
+    nas: Nas, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # Tiny networks are much slower on several threads of a busy machine.
+    _draw(tmp_path / "pets", classes=("cat", "dog"))
+    small = ["--space", "tiny", "--resolution", "32", "--images", "32", "--batch-size", "16", "--out", "x.safetensors"]
+    trained = nas("supernet", "train", "--data", "pets", *small, cwd=tmp_path)
+    shutil.copytree(tmp_path / "pets", tmp_path / "copy")
+    scoring = [
+        "--budget-ms",
+        "1.1",
+        "--space",
+        "tiny",
+        "--trials",
+        "1",
+        "--proxy",
+        "supernet",
+        "--option",
+        "precision=fp32",
+    ]
+    scored = nas("search", *scoring, "--supernet", "x.safetensors", "--data", "copy", cwd=tmp_path)
+    (tmp_path / "copy" / "dog").rename(tmp_path / "copy" / "hound")
+    renamed = nas("search", *scoring, "--supernet", "x.safetensors", "--data", "copy", cwd=tmp_path)
+
+    assert (trained.returncode, trained.stdout) == (0, "x.safetensors\n"), trained.stderr
+    assert "--data pets" in trained.stderr
+    assert read_supernet(tmp_path / "x.safetensors")[1].class_names == ("cat", "dog")
+    assert scored.returncode == 0, scored.stderr
+    assert renamed.returncode == 2
+    assert refused(renamed) == (
+        "error: x.safetensors was trained with 'dog' as class 1, copy has 'hound' there: "
+        "give the data that it was trained on, with the same names of classes"
+    )
+
+
+def test_a_file_that_is_no_safetensors_is_refused(nas: Nas, refused: Refused, tmp_path: Path) -> None:
+    done = nas("supernet", "train", "--space", "tiny", "--out", "x.pth", cwd=tmp_path)
+
+    assert (done.returncode, refused(done)) == (2, "error: x.pth: a supernet is a .safetensors file")
+
+
+def test_a_resolution_that_cannot_be_halved_five_times_is_refused(nas: Nas, refused: Refused, tmp_path: Path) -> None:
+    done = nas("supernet", "train", "--space", "tiny", "--resolution", "48", cwd=tmp_path)
+
+    assert (done.returncode, refused(done)) == (2, "error: --resolution must be a multiple of 32, got 48")
+
+
+def _draw(folder: Path, *, classes: tuple[str, ...]) -> None:
+    """A folder of class folders with twelve images each, brighter and brighter."""
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for index in range(12):
+            Image.new("RGB", (32, 32), (20 * index, 100, 100)).save(folder / name / f"{index}.png")
