@@ -128,7 +128,7 @@ def fit_kernel(traits: Array, labels: Labels, targets: Array, *, seed: int | Non
     start = middle if seed is None else middle + spread * np.random.default_rng(seed).normal(size=len(middle))
     problem = _Problem(traits=traits, labels=labels, targets=targets, middle=middle, spread=spread)
     found = minimize(problem.loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": 1e-12})
-    return problem.kernel(found.x)
+    return problem.kernel(_rounded(np.exp(found.x)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,8 +141,8 @@ class _Problem:
     middle: Array
     spread: Array
 
-    def kernel(self, logarithms: Array) -> Kernel:
-        values, width = _rounded(np.exp(logarithms)), self.traits.shape[1]
+    def kernel(self, values: Array) -> Kernel:
+        width = self.traits.shape[1]
         others = dict(zip(_OTHERS, values[2 * width + 1 :], strict=True))
         return Kernel(
             linear=tuple(values[:width]),
@@ -154,7 +154,8 @@ class _Problem:
     def loss(self, logarithms: Array) -> tuple[float, Array]:
         """The loss and its gradient."""
         x, n = self.traits, len(self.targets)
-        kernel = self.kernel(logarithms)
+        # Not rounded: the loss would be a staircase, and its gradient wrong.
+        kernel = self.kernel(np.exp(logarithms))
         own = covariance(kernel, x, self.labels, x, self.labels) + kernel.noise**2 * np.eye(n)
         factor = cho_factor(own, lower=True)
         weights: Array = cho_solve(factor, self.targets)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from nas.accuracy.table import Row
 from nas.accuracy.traits import TALLY, traits
@@ -60,6 +61,8 @@ def read_rows(networks: Path, results: Path) -> list[Row]:
                     traits=found[key],
                 )
             )
+        except ValidationError as error:
+            raise InputError.from_validation(f"{results}, line {line} ({row['network']})", error) from error
         except ValueError as error:
             raise InputError(f"{results}, line {line} ({row['network']}): {error}") from error
     return rows

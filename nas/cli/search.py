@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,8 @@ import typer
 
 from nas.cli import options
 from nas.cli.results import print_result, result_json
-from nas.cli.terminal import data_watch, print_json, say, say_progress
+from nas.cli.supernet import supernet_watch
+from nas.cli.terminal import data_watch, print_json, say, say_candidate, say_progress, say_settled
 from nas.errors import InputError, NasError
 
 if TYPE_CHECKING:
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from nas.search import BatchProxy, SearchResult
 
 __all__ = ["search"]
+
+_ON_IMAGES = "supernet,short-training:standard"  # scores, and settles
+_RESOLUTION = 64  # of the supernet's images
+_LEAST_S = 120.0  # for scores by a supernet; with less, training one is not worth it
 
 
 def search(
@@ -75,31 +81,23 @@ def search(
     """
     from nas.latency import LatencyTable
     from nas.networks import SearchSpace
-    from nas.proxies import build_proxies
-    from nas.search import BatchProxy, check_budget
+    from nas.search import check_budget
 
-    names = proxy or ("accuracy-table" if data is None else "accuracy-table,supernet")
-    if screen is not None and "," not in names:
-        raise InputError(f"--screen {screen} needs a proxy that screens: --proxy CHEAP,{names}")
+    # Options of a proxy without --proxy are for short training, which alone has any that are needed.
+    names = proxy or ("short-training" if option or effort else None)
+    if screen is not None and "," not in (names or ""):
+        raise InputError(f"--screen {screen} needs a proxy that screens: --proxy CHEAP,{names or 'DEAR'}")
     # SIGTERM ends a search as Ctrl-C does: the files of the finished part are written.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     search_space = SearchSpace.find(space)
     latency_table, table_path = LatencyTable.find(table)
     # A budget that cannot be met is refused before any image is made or read.
     check_budget(search_space, latency_table, budget_ms, confidence)
-    with data_watch() as watch:
-        built = build_proxies(
-            names,
-            data=data or "synthetic",
-            seed=seed,
-            options=options.read_settings(option, effort=effort, supernet=supernet),
-            progress=watch,
-        )
-    decides, last = built.popitem()
     asked = _Asked(
         space=search_space,
         table=latency_table,
-        names={"space": space, "table": table_path.name.removesuffix(".json"), "proxy": decides},
+        names={"space": space, "table": table_path.name.removesuffix(".json")},
+        data=data,
         budget_ms=budget_ms,
         confidence=confidence,
         trials=trials,
@@ -109,10 +107,15 @@ def search(
         out=out or _default_out(space, budget_ms, resume=resume),
         resume=resume,
     )
-    if isinstance(last, BatchProxy) and not built:
-        result = _survey(asked, last)
+    if names is None and (data is not None or supernet is not None):
+        result = _guided(asked, supernet)
     else:
-        result = _search(asked, last, screens=built, screen=8 if screen is None else screen)
+        result = _by_proxies(
+            asked,
+            names or "accuracy-table",
+            settings=options.read_settings(option, effort=effort, supernet=supernet),
+            screen=8 if screen is None else screen,
+        )
     if result.winner is None:
         raise NasError(f"{asked.out}: no network has a score yet; see its report.md for the reasons")
     if as_json:
@@ -128,6 +131,7 @@ class _Asked:
     space: SearchSpace
     table: LatencyTable
     names: dict[str, str]
+    data: str | None
     budget_ms: float
     confidence: float | None
     trials: int | None
@@ -142,13 +146,113 @@ class _Asked:
         return ["nas", *sys.argv[1:]]
 
 
-def _survey(asked: _Asked, proxy: BatchProxy) -> SearchResult:
+def _by_proxies(asked: _Asked, names: str, *, settings: dict[str, str], screen: int) -> SearchResult:
+    """A search by the proxies that are named."""
+    from nas.proxies import build_proxies
+    from nas.search import BatchProxy, random_inside
+
+    # Any panel compares its members on the same random networks, those that a resume compares them on as well.
+    band = random_inside(asked.space, asked.table, asked.budget_ms, asked.confidence) if "+" in names else ()
+    with data_watch() as watch:
+        built = build_proxies(
+            names, data=asked.data or "synthetic", seed=asked.seed, options=settings, progress=watch, band=band
+        )
+    decides, last = built.popitem()
+    if isinstance(last, BatchProxy) and not built:
+        return _survey(asked, last, decides)
+    return _search(asked, last, decides, screens=built, screen=screen)
+
+
+def _guided(asked: _Asked, supernet: Path | None) -> SearchResult:
+    """A search on the user's images, with a supernet that is found or trained."""
+    from nas.data import load_images
+    from nas.proxies import build_proxies
+    from nas.report import write_report
+    from nas.search import BatchProxy, SearchResult, plan_guided, plan_survey, run_guided
+    from nas.training import SupernetRecipe, estimate_seconds, find_supernet, kept_supernet
+
+    started = time.monotonic()
+    _refuse_storage(asked)
+    data = asked.data or "synthetic"
+    (foretell,) = build_proxies("accuracy-table", data=data, seed=asked.seed).values()
+    assert isinstance(foretell, BatchProxy)
+    survey = plan_survey(asked.space, asked.table, foretell, budget_ms=asked.budget_ms, confidence=asked.confidence)
+    for line in survey.describe()[:3]:
+        say(line)
+    if supernet is None:
+        recipe = SupernetRecipe()
+        with data_watch() as watch:
+            images = load_images(data, resolution=_RESOLUTION, seed=asked.seed, progress=watch)
+        say(f"data: {images.description}")
+        supernet = find_supernet(asked.space, images, recipe=recipe, seed=asked.seed)
+        if supernet:
+            say(f"supernet: of these images, {supernet}")
+        else:
+            training_s = estimate_seconds(asked.space, images, recipe=recipe, seed=asked.seed)
+            if asked.time_limit_s is not None and training_s + survey.seconds + _LEAST_S > asked.time_limit_s:
+                say(
+                    f"supernet: its training would take about {training_s / 60:.0f} min, which does not fit into "
+                    "--time-limit; the accuracy table alone decides, and your images are not used"
+                )
+                return _survey(asked, foretell, "accuracy-table")
+            say(f"supernet: trained on these images now, once, about {training_s / 60:.0f} min; kept in the cache")
+            with supernet_watch() as watch_training:
+                supernet = kept_supernet(
+                    asked.space,
+                    images,
+                    recipe=recipe,
+                    seed=asked.seed,
+                    on_progress=watch_training,
+                    on_wait=lambda: say("another process trains this supernet: waiting for it"),
+                )
+    settings = {"supernet": str(supernet), "init": str(supernet)}
+    with data_watch() as watch:
+        built = build_proxies(_ON_IMAGES, data=data, seed=asked.seed, options=settings, progress=watch)
+    scorer, settler = built.values()
+    limit_s = None if asked.time_limit_s is None else max(1.0, asked.time_limit_s - (time.monotonic() - started))
+    planned = plan_guided(survey, scorer, settler, trials=asked.trials, time_limit_s=limit_s)
+    for line in (*planned.describe(), f"results: {asked.out}"):
+        say(line)
+    names = dict(zip(("scorer", "settler"), built, strict=True)) | {"foretell": "accuracy-table", **asked.names}
+    try:
+        with data_watch() as watch:
+            result = run_guided(
+                asked.space,
+                asked.table,
+                foretell,
+                scorer,
+                settler,
+                plan=planned,
+                seed=asked.seed,
+                out=asked.out,
+                names=names,
+                time_limit_s=limit_s,
+                resume=asked.resume,
+                command=asked.command,
+                on_survey=lambda done, total: watch("Looking at networks", done, total),
+                on_candidate=say_candidate,
+                on_settled=say_settled,
+            )
+    except KeyboardInterrupt:
+        if (asked.out / "run.json").exists():
+            write_report(SearchResult.load(asked.out))
+        say(f"\nstopped; go on with: nas search --resume --out {asked.out} and the same options")
+        raise
+    write_report(result)
+    return result
+
+
+def _refuse_storage(asked: _Asked) -> None:
+    if asked.storage is not None:
+        raise InputError("--storage is for searches by --proxy that train; this one has no use for it: leave it out")
+
+
+def _survey(asked: _Asked, proxy: BatchProxy, name: str) -> SearchResult:
     """A search that trains nothing."""
     from nas.report import write_report
     from nas.search import NETWORKS, plan_survey, run_survey
 
-    if asked.storage is not None:
-        raise InputError(f"--storage is for searches that train; {asked.names['proxy']} needs none: leave it out")
+    _refuse_storage(asked)
     planned = plan_survey(
         asked.space,
         asked.table,
@@ -168,7 +272,7 @@ def _survey(asked: _Asked, proxy: BatchProxy) -> SearchResult:
             plan=planned,
             seed=asked.seed,
             out=asked.out,
-            names=asked.names,
+            names={**asked.names, "proxy": name},
             time_limit_s=asked.time_limit_s,
             resume=asked.resume,
             command=asked.command,
@@ -178,7 +282,7 @@ def _survey(asked: _Asked, proxy: BatchProxy) -> SearchResult:
     return result
 
 
-def _search(asked: _Asked, proxy: Proxy, *, screens: dict[str, Proxy], screen: int) -> SearchResult:
+def _search(asked: _Asked, proxy: Proxy, name: str, *, screens: dict[str, Proxy], screen: int) -> SearchResult:
     """A search by Optuna, with proxies that take their time."""
     from nas.report import write_report
     from nas.search import SearchResult, plan_search
@@ -207,7 +311,7 @@ def _search(asked: _Asked, proxy: Proxy, *, screens: dict[str, Proxy], screen: i
             plan=planned,
             seed=asked.seed,
             out=asked.out,
-            names=asked.names,
+            names={**asked.names, "proxy": name},
             time_limit_s=limit_s,
             storage=asked.storage,
             resume=asked.resume,

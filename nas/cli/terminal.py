@@ -8,9 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["data_watch", "print_data", "print_json", "print_table", "progress_bar", "say", "say_progress"]
+__all__ = [
+    "data_watch",
+    "print_data",
+    "print_json",
+    "print_table",
+    "progress_bar",
+    "say",
+    "say_candidate",
+    "say_progress",
+    "say_settled",
+]
 
 if TYPE_CHECKING:
+    from nas.search import Candidate, Screening
     from nas.search.run import Progress
 
 
@@ -63,6 +74,18 @@ def data_watch() -> Iterator[Callable[[str, int, int], None]]:
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
         yield lambda what, done, total: bar.update(task, total=total, completed=done, description=what)
+
+
+def say_candidate(candidate: Candidate) -> None:
+    """Print one line for a finished candidate."""
+    outcome = f"score {candidate.score:.4f}" if candidate.score is not None else f"failed: {candidate.failure}"
+    say(f"{candidate.label:12s}  {candidate.latency_ms:.3f} ms  {outcome}  {candidate.seconds:.0f} s")
+
+
+def say_settled(candidate: Candidate, settled: Screening) -> None:
+    """Print one line for a network of the last comparison."""
+    outcome = f"score {settled.value:.4f}" if settled.value is not None else f"failed: {settled.failure}"
+    say(f"{candidate.label:12s}  settled by {settled.proxy}: {outcome}  {settled.seconds:.0f} s")
 
 
 def say_progress(progress: Progress) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from nas.errors import InputError, NasError
 from nas.files import write_beside
 from nas.latency import LatencyTable, PublishedTime
+from nas.report.predicted import is_predicted
 from nas.report.words import score_meaning, score_words
-from nas.search import Candidate, SearchResult
+from nas.search import Candidate, SearchResult, score_of
 from nas.validate.records import LADDER, ProxyPart, RecoveryPart
 
 __all__ = ["fronts_figure", "score_figure", "write_plot"]
@@ -54,6 +55,8 @@ def _figure(results: Sequence[SearchResult]) -> Any:
     import plotly.graph_objects as go
 
     figure = go.Figure()
+    # Predicted and published accuracies share a unit, so they share an axis.
+    foretold = all(is_predicted(result) for result in results)
     for number, result in enumerate(results):
         colour = _COLOURS[number % len(_COLOURS)]
         name = f"{result.path.name}: " if len(results) > 1 else ""
@@ -62,7 +65,15 @@ def _figure(results: Sequence[SearchResult]) -> Any:
         line = {"color": colour, "width": 2, "shape": "hv"}
         marker = {"color": colour, "size": 9}
         figure.add_trace(
-            _points(go, result.front, f"{name}Pareto front", mode="lines+markers", line=line, marker=marker)
+            _points(
+                go,
+                result.front,
+                f"{name}Pareto front" + (", 90 % intervals" if foretold else ""),
+                mode="lines+markers",
+                line=line,
+                marker=marker,
+                **({"error_y": _intervals(result.front)} if foretold else {}),
+            )
         )
         star = {"color": colour, "size": 12, "symbol": "star", "line": {"color": "black", "width": 1}}
         figure.add_trace(
@@ -82,7 +93,7 @@ def _figure(results: Sequence[SearchResult]) -> Any:
             go.Scatter(
                 x=[point.latency_ms for point in published],
                 y=[point.top1 for point in published],
-                name="published latency and top-1 (right axis)",
+                name="published latency and top-1" + ("" if foretold else " (right axis)"),
                 cliponaxis=False,
                 mode="lines+markers+text",
                 text=[point.name for point in published],
@@ -93,7 +104,7 @@ def _figure(results: Sequence[SearchResult]) -> Any:
                 hoverinfo="text",
                 marker={"color": _PUBLISHED_COLOUR, "symbol": "diamond-open", "size": 9},
                 line={"color": _PUBLISHED_COLOUR, "dash": "dash", "width": 1},
-                yaxis="y2",
+                yaxis="y" if foretold else "y2",
             )
         )
     origins = sorted({f"{result.run.table.origin}" for result in results})
@@ -103,11 +114,22 @@ def _figure(results: Sequence[SearchResult]) -> Any:
         title={"text": f"Latency and score<br><sup>latency: {'; '.join(origins)}<br>score: {'; '.join(scores)}</sup>"},
         margin={"t": 110},
         xaxis=_axis(_LATENCY),
-        yaxis=_axis(f"proxy score{score_meaning(*results)}"),
-        yaxis2=_axis(_TOP1, overlaying="y", tickformat=".1f", side="right", showgrid=False),
+        yaxis=_axis("ImageNet top-1, %" if foretold else f"proxy score{score_meaning(*results)}"),
+        **(
+            {} if foretold else {"yaxis2": _axis(_TOP1, overlaying="y", tickformat=".1f", side="right", showgrid=False)}
+        ),
         legend=_LEGEND,
     )
     return figure
+
+
+def _intervals(candidates: Sequence[Candidate]) -> dict[str, object]:
+    """Error bars from the ends of the intervals; `_points` orders the candidates in the same way."""
+    ordered = sorted(candidates, key=lambda c: c.latency_ms)
+    scores = [score_of(c) for c in ordered]
+    above = [float(c.details["high"]) - score for c, score in zip(ordered, scores, strict=True)]
+    below = [score - float(c.details["low"]) for c, score in zip(ordered, scores, strict=True)]
+    return {"type": "data", "array": above, "arrayminus": below, "thickness": 0.7, "width": 2}
 
 
 def _axis(title: str, **more: object) -> dict[str, object]:

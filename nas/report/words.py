@@ -8,7 +8,8 @@ from typing import Any
 
 from nas.networks import count
 from nas.report.predicted import accuracy_words, is_predicted, predicted_summary
-from nas.search import Candidate, SearchResult, hypervolume
+from nas.search import Candidate, SearchResult, hypervolume, score_of
+from nas.validate.ranking import kendall_tau_b
 
 __all__ = ["markdown", "score_meaning", "score_words", "screening_values", "settings_words", "summary"]
 
@@ -37,7 +38,7 @@ def summary(result: SearchResult) -> list[str]:
             f"  beside {reference.label} ({reference.latency_ms:.3f} ms, score {score_words(reference)}): "
             f"{gain:+.4f}, {verdict}"
         )
-    lines += _savings(result)
+    lines += _settling(result, winner) + _agreement(result) + _savings(result)
     failed = sum(1 for c in result.candidates if c.failure)
     numbers = f"{len(result.scored)} networks scored, {failed} failed, {len(result.front)} on the front"
     lines.append(f"{numbers}; files in {result.path}")
@@ -64,10 +65,44 @@ def _noise_words(result: SearchResult) -> str:
     return f"{score_meaning(result)}, +- one standard error of the held-out images; the spread over seeds comes on top"
 
 
+def _settling(result: SearchResult, winner: Candidate) -> list[str]:
+    """How the last comparison ended. Nothing for a run without one."""
+    settled = {one.id: one.value for one in result.settled.values() if one.value is not None}
+    if not settled:
+        return []
+    name = result.run.proxy["settles"]["name"]
+    labels = {candidate.id: candidate.label for candidate in (*result.candidates,)}
+    ordered = sorted(settled.items(), key=lambda item: -item[1])
+    values = ", ".join(f"{labels.get(network, network)} {value:.4f}" for network, value in ordered)
+    best = max((c for c in result.scored if c.id in settled), key=score_of, default=winner)
+    agreed = "as by the score" if best.id == winner.id else f"by the score {best.label} was best"
+    return [f"settled by {name} from the supernet: {values}; the winner is the best searched one of these, {agreed}"]
+
+
+def _agreement(result: SearchResult) -> list[str]:
+    """How well the steps of a search on the user's images agree in order. Nothing for other runs."""
+    if "settles" not in result.run.proxy:
+        return []
+    scores = {c.id: score_of(c) for c in (*result.scored, *result.references)}
+    steps = {
+        f"{name} and the score": {i: values[name] for i, values in result.screened.items() if name in values}
+        for name in result.run.screens
+    }
+    settled = {one.id: one.value for one in result.settled.values() if one.value is not None}
+    steps[f"the score and {result.run.proxy['settles']['name']}"] = settled
+    words = []
+    for name, values in steps.items():
+        shared = sorted(values.keys() & scores.keys())
+        if len(shared) > 2:
+            tau = float(kendall_tau_b([values[i] for i in shared], [scores[i] for i in shared]))
+            words.append(f"{name} {tau:.2f} over {len(shared)} networks")
+    return [f"agreement in order (Kendall's tau): {'; '.join(words)}"] if words else []
+
+
 def _savings(result: SearchResult) -> list[str]:
     """The time that screening took, and an estimate of the time that it saved. Nothing for a single proxy."""
     *screens, last = result.spending
-    if not screens:
+    if not screens or "settles" in result.run.proxy:
         return []
     every, mean_s = screens[0].networks, last.seconds / last.networks
     spent = ", ".join(f"{one.networks} by {one.proxy} in {_time(one.seconds)}" for one in result.spending)

@@ -4,14 +4,16 @@ plan.py plans a search and run.py runs it. study.py (Optuna) proposes networks, 
 result.py keeps every result in the results folder, as the records of records.py. pareto.py is the Pareto front.
 
 survey.py is the search that trains nothing: it looks at thousands of networks by tables alone, with evolution.py.
+guided.py is the search on the user's images, which begins with a survey.
 
 run.py and study.py load Optuna. To keep this package light, import `run_search` from nas.search.run.
 """
 
 from __future__ import annotations
 
+from nas.search.guided import GuidedPlan, plan_guided, run_guided
 from nas.search.pareto import hypervolume, undominated
-from nas.search.plan import Plan, check_budget, plan_search
+from nas.search.plan import Plan, check_budget, plan_search, random_inside
 from nas.search.records import Candidate, Run, Screening, SpaceUsed, Spending, TableUsed, versions
 from nas.search.result import ResultsFolder, SearchResult, score_of
 from nas.search.survey import NETWORKS, BatchProxy, SurveyPlan, plan_survey, run_survey
@@ -20,6 +22,7 @@ __all__ = [
     "NETWORKS",
     "BatchProxy",
     "Candidate",
+    "GuidedPlan",
     "Plan",
     "ResultsFolder",
     "Run",
@@ -31,8 +34,11 @@ __all__ = [
     "TableUsed",
     "check_budget",
     "hypervolume",
+    "plan_guided",
     "plan_search",
     "plan_survey",
+    "random_inside",
+    "run_guided",
     "run_survey",
     "score_of",
     "undominated",

@@ -114,7 +114,7 @@ class _Bands:
 
     def __init__(self, *, budget_ms: float) -> None:
         self._budget_ms = budget_ms
-        self._kept: dict[int, list[Found]] = {}
+        self._kept: dict[int, dict[str, Found]] = {}
 
     @property
     def occupied(self) -> bool:
@@ -122,20 +122,27 @@ class _Bands:
         return bool(self._kept)
 
     def add(self, found: Found) -> None:
-        """Keep a network if it is among the best of its band."""
+        """Keep a network if it is among the best of its band. Of those with equal widths and blocks, one stays."""
         below = math.log(self._budget_ms / found.latency_ms) / math.log(10)
-        band = self._kept.setdefault(int(below * _BANDS), [])
-        band.append(found)
-        band.sort(key=lambda one: (-one.rank, one.latency_ms))
-        del band[_ELITES:]
+        band = self._kept.setdefault(int(below * _BANDS), {})
+        summary = found.network.summary
+        if summary not in band or _goodness(found) > _goodness(band[summary]):
+            band[summary] = found
+            if len(band) > _ELITES:
+                del band[min(band, key=lambda one: _goodness(band[one]))]
 
     def parent(self, draw: random.Random) -> Architecture:
         """One of the kept networks; every band is as likely as every other."""
-        return draw.choice(self._kept[draw.choice(list(self._kept))]).network
+        band = self._kept[draw.choice(list(self._kept))]
+        return band[draw.choice(list(band))].network
 
     def best(self) -> list[Found]:
         """All kept networks, fastest first."""
-        return sorted((one for band in self._kept.values() for one in band), key=lambda one: one.latency_ms)
+        return sorted((one for band in self._kept.values() for one in band.values()), key=lambda one: one.latency_ms)
+
+
+def _goodness(found: Found) -> tuple[float, float]:
+    return found.rank, -found.latency_ms
 
 
 def _child(space: SearchSpace, parent: Architecture, other: Architecture, draw: random.Random) -> Architecture:

@@ -10,7 +10,18 @@ from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace, random_choice
 from nas.proxies import Proxy, ScoringFailed
 
-__all__ = ["Plan", "check_budget", "known_ms", "limited_ms", "plan_search", "seconds_with_screening"]
+__all__ = [
+    "Plan",
+    "check_budget",
+    "known_ms",
+    "limited_ms",
+    "plan_search",
+    "random_inside",
+    "seconds_with_screening",
+]
+
+_BAND = 0.2  # relative width of the band below the budget in which networks are compared
+_BAND_DRAWS = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +195,26 @@ def seconds_with_screening(
 def limited_ms(table: LatencyTable, network: Architecture, confidence: float | None) -> float:
     """The latency that a budget limits: the prediction, or with a confidence the upper end of its interval."""
     return table.latency_ms(network) if confidence is None else table.upper_ms(network, confidence)
+
+
+def random_inside(
+    space: SearchSpace, table: LatencyTable, budget_ms: float, confidence: float | None = None, *, networks: int = 24
+) -> tuple[Architecture, ...]:
+    """Random networks of the band below a budget; the same ones in every call. Fewer where few are found.
+
+    If the band is nearly empty, networks from below it are taken as well.
+    """
+    choose = random_choice(seed=0)
+    found: dict[str, Architecture] = {}
+    faster: dict[str, Architecture] = {}
+    for _ in range(_BAND_DRAWS):
+        network = space.sample(choose)
+        latency_ms = limited_ms(table, network, confidence)
+        if latency_ms <= budget_ms:
+            (found if latency_ms >= (1 - _BAND) * budget_ms else faster)[network.id] = network
+            if len(found) == networks:
+                break
+    return tuple([*found.values(), *faster.values()][:networks])
 
 
 def known_ms(table: LatencyTable, network: Architecture, confidence: float | None) -> float:

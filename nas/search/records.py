@@ -209,6 +209,7 @@ def run_of(
     command: Sequence[str],
     screens: Mapping[str, Proxy] | None = None,
     screen: int | None = None,
+    settles: tuple[str, Proxy] | None = None,
 ) -> Run:
     """The record of what is asked.
 
@@ -223,11 +224,16 @@ def run_of(
         command: the command line; that of this process if it is empty.
         screens: screening proxies by name, in order.
         screen: networks in a round of screening.
+        settles: name and proxy of the last comparison, between the best candidates.
     """
     settings = {"name": names["proxy"], **proxy.settings()}
     if screens:
         own = [{"name": name, **cheap.settings()} for name, cheap in screens.items()]
-        settings |= {"screens": own, "screen": screen}
+        settings |= {"screens": own} | ({"screen": screen} if screen is not None else {})
+    if settles:
+        name, proxy = settles
+        own_settings = {key: value for key, value in proxy.settings().items() if key not in CIRCUMSTANCES}
+        settings |= {"settles": {"name": name, **own_settings}}
     return Run(
         command=shlex.join(command or sys.argv),
         started=datetime.now(UTC).isoformat(timespec="seconds"),

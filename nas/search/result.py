@@ -6,6 +6,7 @@
       run.json             what was asked, with which versions, seed, table and data; written first
       candidates.jsonl     one finished candidate a line, appended and flushed as it comes
       screened.jsonl       one screening a line, in the same way (only with several proxies)
+      settled.jsonl        the best candidates, compared once more by a dearer proxy (only if a run settles)
       study.journal        Optuna's own record of the search (absent with --storage)
       weights/ID.safetensors   weights of the best candidate so far and of the references, from their proxy training
       winner.json          the winner's architecture                    -+
@@ -92,6 +93,15 @@ class SearchResult:
         return values
 
     @cached_property
+    def settled(self) -> dict[str, Screening]:
+        """The last comparison, between the best candidates and a reference: results by network id; empty if none.
+
+        Raises:
+            InputError: the file is broken.
+        """
+        return {one.id: one for one in read_records(self.path / "settled.jsonl", Screening)}
+
+    @cached_property
     def spending(self) -> tuple[Spending, ...]:
         """The time of each proxy: screening proxies first, the deciding proxy last."""
 
@@ -114,7 +124,14 @@ class SearchResult:
 
     @property
     def winner(self) -> Candidate | None:
-        """The best searched candidate inside the budget; of equal scores the faster. None before the first score."""
+        """The best searched candidate inside the budget; of equal scores the faster. None before the first score.
+
+        Where the best candidates were compared once more, the best of that comparison.
+        """
+        values = {one.id: one.value for one in self.settled.values() if one.value is not None}
+        compared = [c for c in self.scored if c.id in values and c.latency_ms <= self.run.budget_ms]
+        if compared:
+            return max(compared, key=lambda c: (values[c.id], -c.latency_ms))
         return self.best_under(self.run.budget_ms)
 
     def best_under(self, budget_ms: float) -> Candidate | None:
@@ -137,7 +154,7 @@ class SearchResult:
 
         if self.winner is None:
             raise InputError(f"{self.path}: the run has no winner yet")
-        weights = _weights_file(self.path, self.winner)
+        weights = _weights_file(self.path, self.winner.id)
         if not weights.exists():
             raise InputError(f"{weights}: not there; get the architecture with nas front, and export that instead")
         return load_model(_trained(self.winner), weights)
@@ -188,7 +205,7 @@ class ResultsFolder:
                 )
         else:
             write_beside(path / "run.json", run.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
-        for journal in ("candidates.jsonl", "screened.jsonl", "study.journal"):
+        for journal in ("candidates.jsonl", "screened.jsonl", "settled.jsonl", "study.journal"):
             drop_half_line(path / journal)
 
     def load(self) -> SearchResult:
@@ -198,6 +215,23 @@ class ResultsFolder:
     def add_screening(self, screening: Screening) -> None:
         """Keep a finished screening."""
         append_record(self.path / "screened.jsonl", screening)
+
+    def replace_screenings(self, screenings: Sequence[Screening]) -> None:
+        """Keep these screenings, all at once, in place of any that there are."""
+        lines = (screening.model_dump_json(exclude_none=True).encode() + b"\n" for screening in screenings)
+        write_beside(self.path / "screened.jsonl", b"".join(lines))
+
+    def add_settled(self, settled: Screening, weights: Mapping[str, Any] | None, *, trained: Architecture) -> None:
+        """Keep a result of the last comparison, and the weights in place of those of the candidate.
+
+        Args:
+            settled: the result.
+            weights: tensors by parameter name, or None if there are none.
+            trained: the network that the weights belong to, with their number of classes.
+        """
+        if weights is not None:
+            self._write_weights(settled.id, trained, weights)
+        append_record(self.path / "settled.jsonl", settled)
 
     def add(self, candidate: Candidate, weights: Mapping[str, Any] | None) -> SearchResult:
         """Keep a finished candidate. Weights are kept for the best candidate inside the budget and for references.
@@ -209,16 +243,12 @@ class ResultsFolder:
             Everything that is finished so far.
         """
         if weights is not None:
-            from safetensors.torch import save
-
-            # The same form as a file of nas.networks.modules.save_weights.
-            origin = f"proxy training in {self.path.name}"
-            metadata = {"architecture": _trained(candidate).to_json(), "origin": origin}
-            write_beside(_weights_file(self.path, candidate), save(dict(weights), metadata=metadata))
+            self._write_weights(candidate.id, _trained(candidate), weights)
         append_record(self.path / "candidates.jsonl", candidate)
         result = self.load()
         # A reference may still become the winner, if the sampler proposes it.
-        kept = {_weights_file(self.path, c) for c in (result.winner, *result.references) if c}
+        kept = {_weights_file(self.path, c.id) for c in (result.winner, *result.references) if c}
+        kept |= {_weights_file(self.path, network_id) for network_id in result.settled}
         for other in set(self.path.glob("weights/*.safetensors")) - kept:
             other.unlink()
         return result
@@ -228,13 +258,20 @@ class ResultsFolder:
         lines = (candidate.model_dump_json(exclude_none=True).encode() + b"\n" for candidate in candidates)
         write_beside(self.path / "candidates.jsonl", b"".join(lines))
 
+    def _write_weights(self, network_id: str, trained: Architecture, weights: Mapping[str, Any]) -> None:
+        from safetensors.torch import save
+
+        # The same form as a file of nas.networks.modules.save_weights.
+        metadata = {"architecture": trained.to_json(), "origin": f"proxy training in {self.path.name}"}
+        write_beside(_weights_file(self.path, network_id), save(dict(weights), metadata=metadata))
+
     def finish(self) -> SearchResult:
         """Write the winner's files and the front."""
         result = self.load()
         write_beside(self.path / "front.csv", result.front_csv().encode())
         if result.winner:
             write_beside(self.path / "winner.json", result.winner.architecture.to_json().encode())
-            weights = _weights_file(self.path, result.winner)
+            weights = _weights_file(self.path, result.winner.id)
             if weights.exists():
                 write_beside(self.path / "winner.safetensors", weights.read_bytes())
             else:
@@ -242,8 +279,8 @@ class ResultsFolder:
         return result
 
 
-def _weights_file(folder: Path, candidate: Candidate) -> Path:
-    return folder / "weights" / f"{candidate.id}.safetensors"
+def _weights_file(folder: Path, network_id: str) -> Path:
+    return folder / "weights" / f"{network_id}.safetensors"
 
 
 def _trained(candidate: Candidate) -> Architecture:

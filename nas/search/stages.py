@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from nas.latency import LatencyTable
 from nas.networks import Architecture
@@ -17,7 +17,9 @@ from nas.proxies import Proxy, Score, attempt
 from nas.search.plan import seconds_with_screening
 from nas.search.records import Candidate, Kind, Screening
 from nas.search.result import ResultsFolder
-from nas.search.study import Proposal, Study
+
+if TYPE_CHECKING:  # study.py loads Optuna
+    from nas.search.study import Proposal, Study
 
 __all__ = ["Decision", "Funnel", "Screen"]
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from nas.errors import InputError
 from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace
 from nas.proxies import Proxy, Score
@@ -17,7 +16,7 @@ from nas.search.plan import check_budget, known_ms, limited_ms
 from nas.search.records import Candidate, Kind, run_of
 from nas.search.result import ResultsFolder, SearchResult, order_of
 
-__all__ = ["NETWORKS", "BatchProxy", "SurveyPlan", "plan_survey", "run_survey"]
+__all__ = ["NETWORKS", "BatchProxy", "SurveyPlan", "look", "plan_survey", "run_survey"]
 
 NETWORKS = 20_000
 _TIMED = 100  # networks whose time is measured for the plan
@@ -93,17 +92,18 @@ def plan_survey(
     references = {
         name: network for name, network in space.references.items() if known_ms(table, network, confidence) <= budget_ms
     }
+    networks = min(networks, space.count())
     start = time.perf_counter()
     evolve(
         space,
         lambda network: limited_ms(table, network, confidence),
         lambda found: [order_of(score.value, score.details) for score in proxy.score_all(found)],
         budget_ms=budget_ms,
-        networks=_TIMED,
+        networks=min(_TIMED, networks),
         seed=0,
         begin_with=[cheapest],
     )
-    seconds = (time.perf_counter() - start) / _TIMED * networks
+    seconds = (time.perf_counter() - start) / min(_TIMED, networks) * networks
     return SurveyPlan(
         size=space.count(),
         cheapest=cheapest,
@@ -151,7 +151,6 @@ def run_survey(
     Raises:
         InputError: the folder has a run, and `resume` is not set; or it belongs to another run.
     """
-    started = time.monotonic()
     run = run_of(
         space,
         table,
@@ -163,11 +162,40 @@ def run_survey(
         command=command,
     )
     folder = ResultsFolder(out, run, resume=resume)
+    found, looked_at = look(
+        space, table, proxy, plan=plan, seed=seed, time_limit_s=time_limit_s, on_progress=on_progress
+    )
+    searched = [one.network for one in found]
+    known = list(plan.references.items())
+    scores = proxy.score_all([*searched, *(network for _, network in known)])
+    candidates = [
+        _candidate(table, network, score, kind="searched", looked_at=looked_at, coverage=plan.confidence)
+        for network, score in zip(searched, scores[: len(searched)], strict=True)
+    ]
+    candidates += [
+        _candidate(table, network, score, kind="reference", name=name, looked_at=looked_at, coverage=plan.confidence)
+        for (name, network), score in zip(known, scores[len(searched) :], strict=True)
+    ]
+    folder.replace_all(candidates)
+    return folder.finish()
 
-    def is_late() -> bool:
-        return time_limit_s is not None and time.monotonic() - started > time_limit_s
 
-    looked_at = 0
+def look(
+    space: SearchSpace,
+    table: LatencyTable,
+    proxy: BatchProxy,
+    *,
+    plan: SurveyPlan,
+    seed: int,
+    time_limit_s: float | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Found], int]:
+    """Look at the plan's networks.
+
+    Returns:
+        The best networks of every band of latency, fastest first; and how many were looked at.
+    """
+    started, looked_at = time.monotonic(), 0
 
     def progress(done: int, total: int) -> None:
         nonlocal looked_at
@@ -183,28 +211,10 @@ def run_survey(
         networks=plan.networks,
         seed=seed,
         begin_with=[plan.cheapest, *plan.references.values()],
-        is_late=is_late,
+        is_late=lambda: time_limit_s is not None and time.monotonic() - started > time_limit_s,
         on_progress=progress,
     )
-    if not found:
-        raise InputError(f"no network of the space was found inside {plan.budget_ms:g} ms")
-    searched = [one.network for one in _ordered(found)]
-    known = list(plan.references.items())
-    scores = proxy.score_all([*searched, *(network for _, network in known)])
-    candidates = [
-        _candidate(table, network, score, kind="searched", looked_at=looked_at, coverage=plan.confidence)
-        for network, score in zip(searched, scores[: len(searched)], strict=True)
-    ]
-    candidates += [
-        _candidate(table, network, score, kind="reference", name=name, looked_at=looked_at, coverage=plan.confidence)
-        for (name, network), score in zip(known, scores[len(searched) :], strict=True)
-    ]
-    folder.replace_all(candidates)
-    return folder.finish()
-
-
-def _ordered(found: Sequence[Found]) -> list[Found]:
-    return sorted(found, key=lambda one: one.latency_ms)
+    return found, looked_at
 
 
 def _candidate(

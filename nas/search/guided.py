@@ -1,0 +1,263 @@
+"""A search on the user's own images: tables propose, a supernet scores, and training from it settles the last few.
+
+The steps, each of which goes on where it was stopped:
+
+1. a survey of thousands of networks by latency table and accuracy table (survey.py),
+2. the best of every band of latency are scored with the weights of a supernet that was trained on the images,
+3. the best of these, and a known network beside them, are trained a little from the supernet; that decides.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from nas.latency import LatencyTable
+from nas.networks import Architecture, SearchSpace
+from nas.proxies import Proxy, Score, attempt
+from nas.search.evolution import Found
+from nas.search.records import Candidate, Screening, run_of
+from nas.search.result import ResultsFolder, SearchResult, score_of
+from nas.search.stages import Decision
+from nas.search.survey import BatchProxy, SurveyPlan, look
+
+__all__ = ["GuidedPlan", "plan_guided", "run_guided"]
+
+SCORED = 120  # networks that the supernet scores if time allows; the best of every band are among them
+SETTLED = 3  # candidates that are trained at the end
+_NEAR = 0.08  # relative distance to the budget within which every second network is taken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuidedPlan:
+    """What a search on the user's images is going to do after its survey.
+
+    Attributes:
+        survey: the plan of the survey.
+        scored: networks to score with the supernet, references included.
+        score_s: estimated time of one.
+        settled: networks to settle, a reference included. 0 if there is no time for it.
+        settle_s: estimated time of one.
+    """
+
+    survey: SurveyPlan
+    scored: int
+    score_s: float
+    settled: int
+    settle_s: float
+
+    @property
+    def seconds(self) -> float:
+        """Estimated time of all steps."""
+        return self.survey.seconds + self.scored * self.score_s + self.settled * self.settle_s
+
+    def describe(self) -> list[str]:
+        """The steps in words, each with its time."""
+        settling = (
+            f"settling: the best {self.settled - 1} and a reference are trained from the supernet, about "
+            f"{_time(self.settled * self.settle_s)}"
+            if self.settled
+            else "settling: left out, there is no time for it"
+        )
+        return [
+            f"survey: {self.survey.networks} networks inside {self.survey.budget_ms:g} ms by tables alone, about "
+            f"{_time(self.survey.seconds)}",
+            f"scoring: the best {self.scored} of every latency by the supernet, about "
+            f"{_time(self.scored * self.score_s)}",
+            settling,
+        ]
+
+
+def plan_guided(
+    survey: SurveyPlan, scorer: Proxy, settler: Proxy, *, trials: int | None, time_limit_s: float | None
+) -> GuidedPlan:
+    """Divide the time: half of it at most for settling, the rest for scores by the supernet.
+
+    Args:
+        survey: the plan of the survey.
+        scorer: scores with the supernet.
+        settler: trains from the supernet.
+        trials: networks to score; None for as many as the time allows, 120 at most.
+        time_limit_s: for the survey, the scores and the settling together.
+    """
+    timed = list(survey.references.values())[-1:] or [survey.cheapest]
+    score_s, settle_s = (max(1e-3, proxy.estimate_seconds(timed[0])) for proxy in (scorer, settler))
+    scored, settled = trials or SCORED, SETTLED + 1
+    if time_limit_s is not None:
+        left_s = max(0.0, time_limit_s - survey.seconds)
+        settled = min(settled, int(left_s / 2 / settle_s))
+        settled = settled if settled > 1 else 0
+        scored = min(scored, max(1, int((left_s - settled * settle_s) / score_s)))
+    return GuidedPlan(survey=survey, scored=scored, score_s=score_s, settled=settled, settle_s=settle_s)
+
+
+def run_guided(
+    space: SearchSpace,
+    table: LatencyTable,
+    foretell: BatchProxy,
+    scorer: Proxy,
+    settler: Proxy,
+    *,
+    plan: GuidedPlan,
+    seed: int,
+    out: Path,
+    names: Mapping[str, str],
+    time_limit_s: float | None = None,
+    resume: bool = False,
+    command: Sequence[str] = (),
+    on_survey: Callable[[int, int], None] | None = None,
+    on_candidate: Callable[[Candidate], None] | None = None,
+    on_settled: Callable[[Candidate, Screening], None] | None = None,
+) -> SearchResult:
+    """Search on the user's images; every result is on disk before the next network is tried.
+
+    Args:
+        space: the networks to choose from.
+        table: predicts the latency.
+        foretell: ranks the networks of the survey.
+        scorer: scores the best of them; its score is the score of a candidate.
+        settler: decides between the best candidates.
+        plan: from `plan_guided()` with the same arguments.
+        seed: random seed of the survey.
+        out: the results folder.
+        names: names of `space`, `table`, and of `foretell`, `scorer` and `settler`, for run.json.
+        time_limit_s: after this many seconds no further network is scored. Settling may take longer by one training.
+        resume: go on with the run in the folder.
+        command: the command line, for run.json.
+        on_survey: called with the number of networks that the survey looked at, and the number to look at.
+        on_candidate: called after every score.
+        on_settled: called after every training of the last step.
+    Raises:
+        InputError: the folder has a run, and `resume` is not set; or it belongs to another run.
+    """
+    started = time.monotonic()
+    run = run_of(
+        space,
+        table,
+        scorer,
+        budget_ms=plan.survey.budget_ms,
+        confidence=plan.survey.confidence,
+        seed=seed,
+        names={**names, "proxy": names["scorer"]},
+        command=command,
+        screens={names["foretell"]: foretell},
+        settles=(names["settler"], settler),
+    )
+    folder = ResultsFolder(out, run, resume=resume)
+    try:
+        shortlist = _shortlist(folder, space, table, foretell, plan, seed, names["foretell"], on_survey)
+        decision = Decision(folder, table, scorer, coverage=plan.survey.confidence)
+        if on_candidate:
+            decision.on_kept = on_candidate
+
+        def is_late(ahead_s: float) -> bool:
+            used_s = time.monotonic() - started
+            return time_limit_s is not None and decision.kept > 0 and used_s + ahead_s > time_limit_s
+
+        settling_s = plan.settled * plan.settle_s
+        for name, network in plan.survey.references.items():
+            if network.id not in decision.known and not is_late(decision.mean_seconds() + settling_s):
+                decision.score(network, kind="reference", name=name)
+        for network in shortlist:
+            if len(decision.known) >= plan.scored or is_late(decision.mean_seconds() + settling_s):
+                break
+            if not decision.has_searched(network.id):
+                decision.take(network, trial=None)
+        if plan.settled:
+            _settle(folder, settler, plan, names["settler"], on_settled)
+    finally:
+        result = folder.finish()
+    return result
+
+
+def _shortlist(
+    folder: ResultsFolder,
+    space: SearchSpace,
+    table: LatencyTable,
+    foretell: BatchProxy,
+    plan: GuidedPlan,
+    seed: int,
+    name: str,
+    on_survey: Callable[[int, int], None] | None,
+) -> list[Architecture]:
+    """The networks to score, best first: those that are kept, else those of a survey, which are kept then."""
+    kept = folder.load().screenings
+    if kept:
+        return [one.architecture for one in kept if one.kind == "searched"]
+    found, _ = look(space, table, foretell, plan=plan.survey, seed=seed, on_progress=on_survey)
+    networks = list(_in_order(found, plan.survey.budget_ms))
+    known = list(plan.survey.references.values())
+    scores = foretell.score_all([*networks, *known])
+    folder.replace_screenings(
+        [
+            Screening(
+                id=network.id,
+                proxy=name,
+                kind="searched" if number < len(networks) else "reference",
+                value=score.value,
+                seconds=score.seconds,
+                details=dict(score.details),
+                architecture=network,
+            )
+            for number, (network, score) in enumerate(zip([*networks, *known], scores, strict=True))
+        ]
+    )
+    return networks
+
+
+def _in_order(found: Sequence[Found], budget_ms: float) -> Iterator[Architecture]:
+    """Networks by rank: in turns one near the budget and one of any faster band, so that the front is known as well."""
+    near = sorted((one for one in found if one.latency_ms >= budget_ms * (1 - _NEAR)), key=lambda one: -one.rank)
+    rest = [one for one in found if one.latency_ms < budget_ms * (1 - _NEAR)]
+    bands: dict[int, list[Found]] = {}
+    for one in sorted(rest, key=lambda one: -one.rank):
+        bands.setdefault(round(one.latency_ms / budget_ms / _NEAR), []).append(one)
+    by_band = [bands[band] for band in sorted(bands, reverse=True)]
+    others = [one for level in zip_longest(*by_band) for one in level if one is not None]
+    for pair in zip_longest(near, others):
+        yield from (one.network for one in pair if one is not None)
+
+
+def _settle(
+    folder: ResultsFolder,
+    settler: Proxy,
+    plan: GuidedPlan,
+    name: str,
+    on_settled: Callable[[Candidate, Screening], None] | None,
+) -> None:
+    """Let the settler score the best candidates near the budget, and the reference nearest to it."""
+    result = folder.load()
+    budget_ms = plan.survey.budget_ms
+    inside = [c for c in result.scored if c.latency_ms <= budget_ms]
+    best = sorted(inside, key=score_of, reverse=True)[: plan.settled - 1]
+    nearest = sorted(result.references, key=lambda c: c.latency_ms)[-1:]
+    for candidate in (*best, *nearest):
+        if candidate.id in result.settled:
+            continue
+        outcome = attempt(settler, candidate.architecture)
+        settled = Screening(
+            id=candidate.id,
+            proxy=name,
+            kind=candidate.kind,
+            value=outcome.value,
+            architecture=candidate.architecture,
+            **outcome.account,
+        )
+        folder.add_settled(settled, _weights(outcome.score), trained=_at_classes(candidate))
+        if on_settled:
+            on_settled(candidate, settled)
+
+
+def _weights(score: Score | None) -> Mapping[str, object] | None:
+    return score.weights if score else None
+
+
+def _at_classes(candidate: Candidate) -> Architecture:
+    return candidate.architecture.at(num_classes=int(candidate.details.get("classes", 0)) or None)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
