@@ -72,7 +72,7 @@ def _figure(results: Sequence[SearchResult]) -> Any:
                 mode="lines+markers",
                 line=line,
                 marker=marker,
-                **({"error_y": _intervals(result.front)} if foretold else {}),
+                error_y=_intervals(result.front) if foretold else None,
             )
         )
         star = {"color": colour, "size": 12, "symbol": "star", "line": {"color": "black", "width": 1}}
@@ -115,9 +115,7 @@ def _figure(results: Sequence[SearchResult]) -> Any:
         margin={"t": 110},
         xaxis=_axis(_LATENCY),
         yaxis=_axis("ImageNet top-1, %" if foretold else f"proxy score{score_meaning(*results)}"),
-        **(
-            {} if foretold else {"yaxis2": _axis(_TOP1, overlaying="y", tickformat=".1f", side="right", showgrid=False)}
-        ),
+        yaxis2=None if foretold else _axis(_TOP1, overlaying="y", tickformat=".1f", side="right", showgrid=False),
         legend=_LEGEND,
     )
     return figure

@@ -22,8 +22,8 @@ __all__ = ["Found", "evolve"]
 
 T = TypeVar("T")
 
-_BANDS = 24
-_ELITES = 12  # networks that a band keeps
+_BANDS = 48  # in a factor of ten
+_ELITES = 8  # networks that a band keeps
 _GENERATION = 1000  # networks between two selections
 _RANDOM_SHARE = 0.1  # of a generation; the rest are children
 _CROSSED_SHARE = 0.25  # of the children: these take stages from a second parent
@@ -110,7 +110,7 @@ def evolve(
 
 
 class _Bands:
-    """The best networks of each band of latency. Bands are equally wide in the logarithm, 24 for a factor of ten."""
+    """The best networks of each band of latency. Bands are equally wide in the logarithm."""
 
     def __init__(self, *, budget_ms: float) -> None:
         self._budget_ms = budget_ms
