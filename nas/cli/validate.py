@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["print_validation", "validate"]
 
+_FORETELLS = "accuracy-table"
+
 
 def validate(
     data: options.Data = "synthetic",
-    proxy: Annotated[str, typer.Option(help="What to validate: proxies, each alone; the first searches.")] = (
-        "short-training"
-    ),
+    proxy: Annotated[
+        str, typer.Option(help="What to validate: proxies, each alone; the first that takes images searches.")
+    ] = "accuracy-table",
     option: Annotated[
         list[str] | None,
         typer.Option("--option", help="NAME=VALUE of the proxies; may be repeated.", show_default=False),
@@ -47,33 +49,40 @@ def validate(
     time_limit: Annotated[
         str | None, typer.Option(help="End each search after this long.", show_default="10m without --trials")
     ] = None,
+    survey: Annotated[int, typer.Option(min=0, help="Networks that the accuracy table looks at; 0 for none.")] = 20_000,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results/validation"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what the folder holds.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Say how far latencies and scores can be trusted, by published figures; leaves a page and a JSON document.
 
-    Example: nas validate --proxy zero-cost --option measure=params --budgets none
+    Example: nas validate
     """
+    from nas.accuracy import AccuracyTable
     from nas.latency import LatencyTable
     from nas.networks import SearchSpace
     from nas.proxies import Proxy, build_proxies
+    from nas.proxies.accuracy_table import PredictedAccuracy
     from nas.report import write_validation
-    from nas.validate import Request, Validation, published_points, read_budgets
+    from nas.validate import Request, Validation, accuracy_part, published_points, read_budgets
+    from nas.validate.accuracy import AccuracyPart
     from nas.validate.run import run_validation
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     latency_table, table_path = LatencyTable.find(table)
     points, further = published_points(table_path, rows)
+    asked = proxy.split(",")
+    # An accuracy table has seen the published rows, so it does not score them like other proxies: each is left out.
+    scoring = [name for name in asked if name != _FORETELLS]
     request = Request(
         space=SearchSpace.find(space),
         table=latency_table,
         points=tuple(points),
         further=tuple(further),
-        proxies=tuple(proxy.split(",")),
+        proxies=tuple(scoring),
         seeds=tuple(range(seeds)),
         band_networks=band_networks,
-        budgets_ms=read_budgets(budgets),
+        budgets_ms=read_budgets(budgets) if scoring else (),
         trials=trials,
         time_limit_s=options.read_seconds(time_limit) if time_limit else None if trials else 600.0,
         names={"space": space, "table": table_path.name.removesuffix(".json"), "data": data},
@@ -82,12 +91,35 @@ def validate(
     settings = options.read_settings(option, effort=effort, supernet=supernet)
 
     def build(seed: int) -> dict[str, Proxy]:
+        if not scoring:
+            return {}
         with data_watch() as watch:
-            return build_proxies(proxy, data=data, seed=seed, options=settings, progress=watch)
+            return build_proxies(",".join(scoring), data=data, seed=seed, options=settings, progress=watch)
+
+    def foretell() -> AccuracyPart:
+        accuracies, path = AccuracyTable.find("iformer")
+        name = path.name.removesuffix(".json")
+        with data_watch() as watch:
+            return accuracy_part(
+                request,
+                accuracies,
+                PredictedAccuracy(table=accuracies, name=name),
+                name=name,
+                networks=survey,
+                on_progress=lambda done, total: watch("Looking at networks", done, total),
+            )
 
     refused = (out / "validation.json").exists() and not resume
     try:
-        validation = run_validation(request, build, out=out, resume=resume, say=say, on_search=say_progress)
+        validation = run_validation(
+            request,
+            build,
+            out=out,
+            foretell=foretell if _FORETELLS in asked else None,
+            resume=resume,
+            say=say,
+            on_search=say_progress,
+        )
     except KeyboardInterrupt:
         if (out / "validation.json").exists():
             print_validation(Validation.load(out), as_json=as_json)

@@ -10,6 +10,7 @@ from typing import Any
 from nas.report.figures import fronts_figure, score_figure
 from nas.report.words import settings_words
 from nas.validate import Validation
+from nas.validate.accuracy import AccuracyPart
 from nas.validate.agreement import NEAR_MS, RANKERS, RankAgreement
 from nas.validate.earlier import completed
 from nas.validate.records import CLEAR, EPOCHS, RESOLUTION, Gap, ProxyPair, ProxyPart, RecoveryPart
@@ -38,6 +39,7 @@ def validation_sections(validation: Validation) -> list[Section]:
     parts = ["latency", *(f"proxy {part.proxy}" for part in validation.proxies)]
     parts += ["widths"] if any(part.widths for part in validation.proxies) else []
     parts += ["recovery"] if validation.recovery else []
+    parts += ["accuracy"] if validation.accuracy else []
     state = [
         f"{part}: not finished, {validation.unfinished[part]}" if part in validation.unfinished else f"{part}: complete"
         for part in parts
@@ -54,6 +56,8 @@ def validation_sections(validation: Validation) -> list[Section]:
         ],
     )
     sections = [origin, _latency_section(validation), _rows_section(validation)]
+    if validation.accuracy:
+        sections += _accuracy_sections(validation.accuracy)
     for part in validation.proxies:
         sections += _proxy_sections(part)
     if validation.pairs:
@@ -77,6 +81,41 @@ def _latency_section(validation: Validation) -> Section:
         rows.append((row.name, timed, f"{row.published_ms:.2f}", *seen, row.skipped or row.source))
     header = ("network", "timed", "published ms", "predicted", "error", "from the others", "printed in, or why not")
     return Section(title="Latency: predicted against published", notes=notes, header=header, rows=rows)
+
+
+def _accuracy_sections(part: AccuracyPart) -> list[Section]:
+    near = (
+        "" if part.tau_near is None else f"; over those of {NEAR_MS[0]:.2f} to {NEAR_MS[1]:.2f} ms {part.tau_near:.2f}"
+    )
+    rows = [
+        (row.name, f"{row.top1:.1f}", f"{row.predicted:.2f}", f"{row.low:.1f} to {row.high:.1f}", _yes(row.inside))
+        for row in part.rows
+    ]
+    sections = [
+        Section(
+            title=f"Accuracy: foretold by {part.table} against published",
+            notes=[
+                *(f"{what}: {errors.describe()}" for what, errors in part.errors.items()),
+                f"rows of the family, each left out: Kendall's tau {part.tau:.2f}{near}",
+            ],
+            header=("network", "published %", "from all others", "90 % interval", "inside"),
+            rows=rows,
+        )
+    ]
+    if part.front:
+        front = [
+            (
+                *(row.variant, f"{row.variant_ms:.3f}", f"{row.top1:.1f}", row.id, f"{row.latency_ms:.3f}"),
+                *(f"{row.predicted:.2f}", f"{row.low:.1f} to {row.high:.1f}", row.verdict),
+            )
+            for row in part.front
+        ]
+        header = ("variant", "ms", "published %", "found", "ms", "predicted %", "90 % interval", "the front passes")
+        note = f"{part.looked_at} networks looked at; the variants themselves do not count as found"
+        sections.append(
+            Section(title="The front of a survey beside the variants", notes=[note], header=header, rows=front)
+        )
+    return sections
 
 
 def _rows_section(validation: Validation) -> Section:

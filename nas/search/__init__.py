@@ -16,7 +16,7 @@ from nas.search.pareto import hypervolume, undominated
 from nas.search.plan import Plan, check_budget, plan_search, random_inside
 from nas.search.records import Candidate, Run, Screening, SpaceUsed, Spending, TableUsed, versions
 from nas.search.result import ResultsFolder, SearchResult, score_of
-from nas.search.survey import NETWORKS, BatchProxy, SurveyPlan, plan_survey, run_survey
+from nas.search.survey import NETWORKS, BatchProxy, SurveyPlan, look, plan_survey, run_survey
 
 __all__ = [
     "NETWORKS",
@@ -34,6 +34,7 @@ __all__ = [
     "TableUsed",
     "check_budget",
     "hypervolume",
+    "look",
     "plan_guided",
     "plan_search",
     "plan_survey",

@@ -13,6 +13,7 @@ from pydantic import Field
 from nas.files import Record, read_record
 from nas.latency import Agreement
 from nas.search import TableUsed
+from nas.validate.accuracy import AccuracyPart
 from nas.validate.agreement import RankAgreement, ScoredNetwork
 from nas.validate.widths import WidthPart
 
@@ -297,6 +298,7 @@ class Validation(Record):
         unfinished: what is missing, by part. Empty at the end.
         left_out: published rows that proxies are not compared on, each with the reason.
         pairs: every proxy beside every later proxy.
+        accuracy: what an accuracy table foretells, if it was asked for.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -314,6 +316,7 @@ class Validation(Record):
     proxies: tuple[ProxyPart, ...]
     pairs: tuple[ProxyPair, ...] = ()
     recovery: RecoveryPart | None = None
+    accuracy: AccuracyPart | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Validation:

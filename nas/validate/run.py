@@ -12,6 +12,7 @@ from nas.networks import Architecture
 from nas.proxies import Proxy, ScoringFailed
 from nas.search import SearchResult, check_budget, plan_search
 from nas.search.run import Progress, run_search
+from nas.validate.accuracy import AccuracyPart
 from nas.validate.agreement import NEAR_MS
 from nas.validate.assemble import assemble, latency_part
 from nas.validate.records import Validation
@@ -40,6 +41,7 @@ def run_validation(
     build: Callable[[int], Mapping[str, Proxy]],
     *,
     out: Path,
+    foretell: Callable[[], AccuracyPart] | None = None,
     resume: bool = False,
     say: Callable[[str], None] = _ignore,
     on_search: Callable[[Progress], None] = _ignore,
@@ -51,6 +53,7 @@ def run_validation(
         build: makes the proxies of a seed, by name. It is called for one seed after the other, so that the proxies of
             one seed are in memory at a time.
         out: the folder.
+        foretell: computes what an accuracy table foretells, if that is asked for.
         resume: continue the validation in the folder. Seeds, proxies, rows or trials may be added.
         say: gets a line of text for every finished score and every next step.
         on_search: gets the progress of the searches, as `run_search` reports it.
@@ -75,6 +78,7 @@ def run_validation(
     built = {seeds[0]: build(seeds[0])}
     ended = _ended_searches(request, built[seeds[0]], out)
     latency = latency_part(request)
+    accuracy = foretell() if foretell else None
     drop_half_line(out / "searches.jsonl")
     scores = KeptScores(out / "scores.jsonl")
     scores.use_all(seeds[0], built[seeds[0]])
@@ -84,6 +88,7 @@ def run_validation(
 
     def keep() -> Validation:
         validation = assemble(findings(), latency, band, seconds=time.monotonic() - started)
+        validation = validation.model_copy(update={"accuracy": accuracy})
         content = validation.model_dump_json(by_alias=True, exclude_none=True, indent=1)
         write_beside(out / "validation.json", content.encode() + b"\n")
         return validation
@@ -98,7 +103,7 @@ def run_validation(
 
     try:
         keep()
-        if request.band_networks:
+        if request.band_networks and request.proxies:
             say(_band_plan(request, band, built[seeds[0]], scores))
         for seed in seeds:
             score_first(built.pop(seed) if seed in built else build(seed), seed)
@@ -215,6 +220,8 @@ def _ended_searches(request: Request, proxies: Mapping[str, Proxy], out: Path) -
     Raises:
         InputError: a search was started with other settings.
     """
+    if not request.budgets_ms:
+        return set()
     limits, name = (request.trials, request.time_limit_s), request.proxies[0]
     asked = {
         "space": request.space.digest,

@@ -1,0 +1,110 @@
+"""Accuracies foretold by an accuracy table, beside those that are published; and its front beside the variants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nas.accuracy import AccuracyTable
+from nas.networks import Architecture
+from nas.search import BatchProxy, look, plan_survey
+from nas.validate.accuracy import AccuracyPart, ForetoldRow, FrontRow
+from nas.validate.agreement import NEAR_MS
+from nas.validate.ranking import kendall_tau_b
+from nas.validate.request import Request
+
+__all__ = ["accuracy_part"]
+
+_REACH = 1.02  # the survey looks a little beyond the slowest variant
+
+
+def accuracy_part(
+    request: Request,
+    table: AccuracyTable,
+    proxy: BatchProxy,
+    *,
+    name: str,
+    networks: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> AccuracyPart:
+    """Foretell each published row from the others, and survey the space up to the slowest variant.
+
+    Args:
+        request: what is asked.
+        table: foretells the accuracies.
+        proxy: the same table as a proxy.
+        name: by which the table was found.
+        networks: how many networks to look at; 0 leaves the survey out.
+        on_progress: called with the number of networks looked at, and the number to look at.
+    """
+    published = table.published
+    family = [number for number, row in enumerate(published.rows) if row.family == table.origin.family]
+    top1, low, high = published.left_out(range(len(published.rows)))
+    rows = [
+        ForetoldRow(
+            name=published.rows[number].name,
+            top1=published.rows[number].top1,
+            predicted=round(float(top1[number]), 3),
+            low=round(float(low[number]), 3),
+            high=round(float(high[number]), 3),
+        )
+        for number in family
+    ]
+    published_ms = {point.name: point.latency_ms for point in (*request.points, *request.further)}
+    near = [row for row in rows if NEAR_MS[0] <= published_ms.get(row.name, 0.0) <= NEAR_MS[1]]
+    front, looked_at = _front(request, proxy, networks, on_progress) if networks else ([], 0)
+    return AccuracyPart(
+        table=name,
+        digest=table.digest(),
+        errors=published.errors,
+        rows=tuple(rows),
+        tau=_tau(rows),
+        tau_near=_tau(near) if len(near) > 2 else None,
+        looked_at=looked_at,
+        front=tuple(front),
+    )
+
+
+def _tau(rows: list[ForetoldRow]) -> float:
+    return round(float(kendall_tau_b([row.predicted for row in rows], [row.top1 for row in rows])), 4)
+
+
+def _front(
+    request: Request, proxy: BatchProxy, networks: int, on_progress: Callable[[int, int], None] | None
+) -> tuple[list[FrontRow], int]:
+    """The best network of a survey at the latency of each variant. The variants themselves do not count."""
+    known: dict[str, Architecture] = request.space.references
+    published = {point.architecture().id: point for point in request.compared}
+    variants = {
+        name: (latency_ms, float(published[network.id].top1 or 0.0))
+        for name, network in known.items()
+        if network.id in published and network in request.space and (latency_ms := request.latency_ms(network))
+    }
+    if not variants:
+        return [], 0
+    budget_ms = _REACH * max(latency_ms for latency_ms, _ in variants.values())
+    plan = plan_survey(request.space, request.table, proxy, budget_ms=budget_ms, networks=networks)
+    found, looked_at = look(
+        request.space, request.table, proxy, plan=plan, seed=request.seeds[0], on_progress=on_progress
+    )
+    ids = {network.id for network in known.values()}
+    others = [one for one in found if one.network.id not in ids]
+    rows = []
+    for variant, (variant_ms, top1) in sorted(variants.items(), key=lambda item: item[1]):
+        faster = [one for one in others if one.latency_ms <= variant_ms]
+        if not faster:
+            continue
+        best = max(faster, key=lambda one: one.rank)
+        score = proxy.score(best.network)
+        rows.append(
+            FrontRow(
+                variant=variant,
+                variant_ms=round(variant_ms, 4),
+                top1=top1,
+                id=best.network.id,
+                latency_ms=round(best.latency_ms, 4),
+                predicted=round(score.value, 3),
+                low=round(float(score.details["low"]), 3),
+                high=round(float(score.details["high"]), 3),
+            )
+        )
+    return rows, looked_at
