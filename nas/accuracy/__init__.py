@@ -1,12 +1,13 @@
 """What a network is worth, before any training: accuracy tables, the twins of latency tables. No torch.
 
-traits.py turns a network into numbers, process.py foretells accuracies from those that are known, table.py is the file
-in accuracy_tables/ and the look-up in it, and fit.py makes one. structure.py says in words where two networks differ.
+published.py foretells from published accuracies, by what operations a network has (traits.py). trained.py foretells
+from the scores of supernets, by what it is made of (structure.py). Both are Gaussian processes (process.py). table.py
+is the file in accuracy_tables/, and weighs the two; fit.py makes one.
 """
 
 from __future__ import annotations
 
 from nas.accuracy.structure import beyond, differences
-from nas.accuracy.table import Accuracy, AccuracyTable
+from nas.accuracy.table import WORDS, Accuracy, AccuracyTable
 
-__all__ = ["Accuracy", "AccuracyTable", "beyond", "differences"]
+__all__ = ["WORDS", "Accuracy", "AccuracyTable", "beyond", "differences"]

@@ -13,14 +13,18 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, spearmanr
 
-from nas.accuracy.process import Kernel, Labels, covariance
-from nas.accuracy.table import INTERVAL, Errors, Published, Row
+from nas.accuracy.process import Kernel, Labels, Process, covariance
+from nas.accuracy.published import INTERVAL, Errors, Published, Row
+from nas.accuracy.structure import NUMBERS, numbers
+from nas.accuracy.table import AccuracyTable
+from nas.accuracy.trained import Foretelling, Line, ScoredBySupernets, SupernetUsed, Trained, same_labels
 from nas.accuracy.traits import TRAITS
 from nas.errors import InputError
+from nas.networks import Architecture
 
-__all__ = ["fit_kernel", "fit_published"]
+__all__ = ["errors_of", "fit_kernel", "fit_published", "fit_trained", "weigh"]
 
 Array = npt.NDArray[np.float64]
 
@@ -36,6 +40,7 @@ _OTHERS = {
     "noise": (0.05, 0.7),
 }
 _DIGITS = 5
+_FEWEST_IN_BAND = 15  # networks of a band, for a rank correlation
 
 
 def fit_published(
@@ -111,6 +116,92 @@ def _errors(known: Sequence[float], top1: Array, low: Array, high: Array) -> Err
         tau=float(_rounded(kendalltau(top1, truth).statistic)),
         covered=float(_rounded(((low <= truth) & (truth <= high)).mean())),
     )
+
+
+def fit_trained(
+    networks: Sequence[Architecture],
+    scores: Mapping[SupernetUsed, Mapping[str, float]],
+    *,
+    latencies_ms: Sequence[float],
+    family: Mapping[str, tuple[str, float]],
+) -> Trained:
+    """Distil the scores of supernets.
+
+    Args:
+        networks: the scored networks.
+        scores: by supernet and network id; higher is better. A network that some supernet has not scored is left out.
+        latencies_ms: of the networks, for the rank correlation inside bands.
+        family: for each published network of the family by name: its id, and its top-1 accuracy in %.
+    """
+    kept = [n for n, network in enumerate(networks) if all(network.id in own for own in scores.values())]
+    ids = [networks[n].id for n in kept]
+    values = np.asarray([[own[network_id] for network_id in ids] for own in scores.values()])
+    targets = _rounded(((values - values.mean(1, keepdims=True)) / values.std(1, keepdims=True)).mean(0))
+    matrix = np.round(numbers([networks[n] for n in kept]), _DIGITS)
+    centre, scale = _rounded(matrix.mean(0)), _rounded(np.maximum(matrix.std(0), 1e-6))
+    standardised = (matrix - centre) / scale
+    kernel = fit_kernel(standardised, same_labels(len(kept)), targets)
+    known = dict(zip(ids, targets.tolist(), strict=True))
+    own = {name: (known[network_id], top1) for name, (network_id, top1) in family.items() if network_id in known}
+    return Trained(
+        supernets=tuple(one.model_copy(update={"networks": len(kept)}) for one in scores),
+        numbers=NUMBERS,
+        centre=tuple(centre),
+        scale=tuple(scale),
+        kernel=kernel,
+        rows=tuple(
+            ScoredBySupernets(id=network_id, numbers=tuple(row), score=score)
+            for network_id, row, score in zip(ids, matrix.tolist(), targets.tolist(), strict=True)
+        ),
+        family={name: score for name, (score, _) in own.items()},
+        line=Line.through(*(np.asarray(column) for column in zip(*own.values(), strict=True))),
+        foretelling=_foretelling(standardised, targets, kernel, np.asarray([latencies_ms[n] for n in kept])),
+    )
+
+
+def _foretelling(matrix: Array, targets: Array, kernel: Kernel, latencies_ms: Array) -> Foretelling:
+    """Foretell every fifth network from the others, five times."""
+    fold = np.random.default_rng(0).permutation(len(targets)) % 5
+    labels, foretold = same_labels(len(targets)), np.empty_like(targets)
+    for number in range(5):
+        out, seen = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+        process = Process(kernel, matrix[seen], labels[seen], targets[seen])
+        foretold[out] = process.predict(matrix[out], labels[out])[0]
+    bands = np.floor(latencies_ms * 10 + 1e-9).astype(int)
+    inside = {
+        f"{band / 10:.1f}": float(_rounded(spearmanr(foretold[bands == band], targets[bands == band]).statistic))
+        for band in np.unique(bands).tolist()
+        if (bands == band).sum() >= _FEWEST_IN_BAND
+    }
+    overall = float(_rounded(spearmanr(foretold, targets).statistic))
+    return Foretelling(networks=len(targets), rank_correlation=overall, in_bands=inside)
+
+
+def weigh(table: AccuracyTable, axes: Mapping[str, str]) -> AccuracyTable:
+    """The table with the weight of its trained part, and the errors of both parts together.
+
+    The weight is the one of 0, 0.05, ... 1 with which the rows of the family are foretold best when all rows of an axis
+    are left out together.
+    """
+
+    def missed(weight: float) -> float:
+        return errors_of(table.model_copy(update={"weight": weight}), axes).mean
+
+    weight = min((step / 20 for step in range(21)), key=missed) if table.trained else 0.0
+    chosen = table.model_copy(update={"weight": weight})
+    errors = {
+        "each row of the family left out": errors_of(chosen, {name: name for name in axes}),
+        "each axis of the family left out": errors_of(chosen, axes),
+    }
+    return chosen.model_copy(update={"errors": errors})
+
+
+def errors_of(table: AccuracyTable, groups: Mapping[str, object]) -> Errors:
+    """How far the rows of the family are foretold wrong, each without its whole group."""
+    found = table.left_out(groups)
+    top1 = {row.name: row.top1 for row in table.published.rows if row.name in found}
+    low, middle, high = (np.asarray([getattr(found[name], end) for name in found]) for end in ("low", "top1", "high"))
+    return _errors([top1[name] for name in found], middle, low, high)
 
 
 def fit_kernel(traits: Array, labels: Labels, targets: Array, *, seed: int | None = None) -> Kernel:

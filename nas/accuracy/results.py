@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from nas.accuracy.table import Row
+from nas.accuracy.published import Row
 from nas.accuracy.traits import TALLY, traits
 from nas.errors import InputError
 

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from nas.networks import Architecture, AttentionSpec, ConvSpec
 
-__all__ = ["Ranges", "beyond", "differences", "ranges", "structure"]
+__all__ = ["NUMBERS", "Ranges", "beyond", "differences", "numbers", "ranges", "structure"]
 
 Ranges = Mapping[str, tuple[float, float]]
+
+_KINDS = ("shma", "sha", "mha")
+_OF_STAGE = (
+    "log channels",
+    "convolution blocks",
+    "attention units",
+    "log blocks",
+    "kernel",
+    "convolution expansion",
+    "query reduction",
+    "modulation",
+    "attention expansion",
+    "position kernel",
+    "place of attention",  # mean position of the attention units, from 0 (first) to 1 (last)
+    *_KINDS,
+)
+# Columns of `numbers`.
+NUMBERS = (
+    "stem kernel",
+    "stem expansion",
+    *(f"stage {stage} {name}" for stage in range(1, 5) for name in _OF_STAGE),
+)
 
 
 def structure(network: Architecture) -> dict[str, float | str]:
@@ -71,3 +97,24 @@ def beyond(network: Architecture, known: Ranges) -> list[str]:
 
 def _word(value: float | str | None) -> str:
     return "none" if value is None else value if isinstance(value, str) else f"{value:g}"
+
+
+def numbers(networks: Sequence[Architecture]) -> npt.NDArray[np.float64]:
+    """What networks are made of as numbers, (N, len(NUMBERS)). What a stage lacks is 0, its attention in the middle."""
+    return np.asarray([_numbers(network) for network in networks], dtype=np.float64)
+
+
+def _numbers(network: Architecture) -> list[float]:
+    facts, row = structure(network), [float(network.stem.kernel), float(network.stem.expansion)]
+    for number, stage in enumerate(network.stages, start=1):
+        where, length = f"stage {number}", len(stage.blocks)
+        places = [place for place, block in enumerate(stage.blocks) if isinstance(block, AttentionSpec)]
+        row += [
+            math.log(stage.channels),
+            *(float(facts[f"{where} {name}"]) for name in ("convolution blocks", "attention units")),
+            math.log(length),
+            *(float(facts.get(f"{where} {name}", 0)) for name in _OF_STAGE[4:10]),
+            sum(places) / len(places) / max(1, length - 1) if places else 0.5,
+            *(float(facts.get(f"{where} attention") == kind) for kind in _KINDS),
+        ]
+    return row

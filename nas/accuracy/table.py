@@ -7,170 +7,53 @@ code.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from nas import catalog
-from nas.accuracy.process import Kernel, Labels, Process
+from nas.accuracy.process import Labels
+from nas.accuracy.published import Errors, Published
+from nas.accuracy.trained import Line, Trained
 from nas.accuracy.traits import traits_of
 from nas.files import Record, digest_of, read_record, write_beside
 from nas.networks import Architecture
 
-__all__ = ["INTERVAL", "Accuracy", "AccuracyTable", "Errors", "Origin", "Published", "Row"]
+__all__ = ["WORDS", "Accuracy", "AccuracyTable", "Origin", "Part"]
+
+WORDS = {"published": "published results", "trained": "supernets"}  # where each part of a prediction comes from
 
 Array = npt.NDArray[np.float64]
-INTERVAL = 1.6449  # half of a 90 % interval, in standard deviations
 _BATCH = 1000
 _CLASSES = 1000  # of ImageNet-1k
 
-_Number = Annotated[float, Field(allow_inf_nan=False)]
-_Share = Annotated[float, Field(ge=0, le=1)]
-_Percent = Annotated[float, Field(ge=0, lt=100)]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accuracy:
-    """A predicted ImageNet-1k top-1 accuracy in %, with a 90 % interval."""
+class Part:
+    """What one kind of evidence says: a top-1 accuracy in %, with a 90 % interval."""
 
     top1: float
     low: float
     high: float
 
 
-class Row(Record):
-    """A trained network with its published accuracy.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """A predicted ImageNet-1k top-1 accuracy in %, with a 90 % interval.
 
     Attributes:
-        name: of the network.
-        family: of networks by the same authors, built alike.
-        recipe: how it was trained; networks with the same recipe share its offset.
-        distilled: whether it learnt from a teacher.
-        top1: ImageNet-1k top-1 accuracy in %.
-        traits: numbers of `nas.accuracy.traits`, in the order of the table's `traits`.
+        parts: what it is made of, by name: `published`, and `trained` where the table has scores of supernets.
     """
 
-    name: str
-    family: str
-    recipe: str
-    distilled: bool = False
-    top1: _Percent
-    traits: tuple[_Number, ...]
-
-
-class Errors(Record):
-    """How far predictions were from published accuracies that they had not seen.
-
-    Attributes:
-        networks: number of accuracies.
-        mean: mean absolute error in points.
-        worst: largest absolute error in points.
-        tau: Kendall's tau of the order.
-        covered: share inside the 90 % interval.
-    """
-
-    networks: int
-    mean: _Number
-    worst: _Number
-    tau: _Number
-    covered: _Share
-
-    def describe(self) -> str:
-        """The errors in words."""
-        return (
-            f"{self.mean:.2f} points in the mean, {self.worst:.2f} at worst, Kendall's tau {self.tau:.2f}, "
-            f"{self.covered:.0%} inside the 90 % interval, over {self.networks} accuracies"
-        )
-
-
-class Published(Record):
-    """What published accuracies say about a network.
-
-    Attributes:
-        traits: names of the traits.
-        centre: mean of each trait over the networks of other families.
-        scale: standard deviation of each trait over them.
-        target_centre: mean of the targets over them. A target is -log(100 - top1).
-        target_scale: standard deviation of the targets over them.
-        kernel: learnt from the networks of other families.
-        widening: factor of all intervals, so that 90 % of networks lay inside when their family was left out.
-        rows: the networks, those of other families first.
-        errors: predictions of accuracies that were left out, by what was left out.
-        ranges: smallest and largest number of everything that the networks of the family are made of. No label says
-            anything about networks beyond.
-    """
-
-    traits: tuple[str, ...]
-    centre: tuple[_Number, ...]
-    scale: tuple[_Number, ...]
-    target_centre: _Number
-    target_scale: _Number
-    kernel: Kernel
-    widening: _Number
-    rows: Annotated[tuple[Row, ...], Field(min_length=1)]
-    errors: dict[str, Errors]
-    ranges: dict[str, tuple[_Number, _Number]] = Field(default_factory=dict)
-
-    @staticmethod
-    def target(top1: Array) -> Array:
-        """The number that is predicted: logarithms of errors are nearer to a line in those of MACs and weights."""
-        return -np.log(100 - top1)
-
-    @staticmethod
-    def labels(rows: Sequence[Row]) -> Labels:
-        """What the rows are, apart from their traits."""
-        return Labels(
-            family=np.asarray([row.family for row in rows]),
-            recipe=np.asarray([row.recipe for row in rows]),
-            network=np.asarray([row.name for row in rows]),
-            distilled=np.asarray([row.distilled for row in rows]),
-        )
-
-    @cached_property
-    def process(self) -> Process:
-        """The Gaussian process that has seen all rows."""
-        targets = self.target(np.asarray([row.top1 for row in self.rows]))
-        return Process(
-            self.kernel,
-            self._standardised(np.asarray([row.traits for row in self.rows])),
-            self.labels(self.rows),
-            (targets - self.target_centre) / self.target_scale,
-        )
-
-    def predict(self, traits: Array, labels: Labels) -> tuple[Array, Array, Array]:
-        """Top-1 accuracy in % and both ends of its 90 % interval, each (N,)."""
-        return self._percent(*self.process.predict(self._standardised(traits), labels))
-
-    def with_rows(self, rows: Sequence[Row]) -> Published:
-        """The same kernel, having seen these rows instead."""
-        own = {name: getattr(self, name) for name in Published.model_fields}
-        return Published(**own | {"rows": tuple(rows)})
-
-    def foretold(self, rows: Sequence[Row]) -> tuple[Array, Array, Array]:
-        """The same for rows that the process has not seen."""
-        return self.predict(np.asarray([row.traits for row in rows]), self.labels(rows))
-
-    def left_out(self, groups: Sequence[object]) -> tuple[Array, Array, Array]:
-        """The same for its own rows, each without its whole group."""
-        return self._percent(*self.process.leave_out(groups))
-
-    def _standardised(self, traits: Array) -> Array:
-        standardised: Array = (traits - np.asarray(self.centre)) / np.asarray(self.scale)
-        return standardised
-
-    def _percent(self, mean: Array, deviation: Array) -> tuple[Array, Array, Array]:
-        reach = INTERVAL * self.widening * deviation
-        top1, low, high = (
-            100 - np.exp(-(self.target_centre + self.target_scale * value))
-            for value in (mean, mean - reach, mean + reach)
-        )
-        return top1, low, high
+    top1: float
+    low: float
+    high: float
+    parts: Mapping[str, Part]
 
 
 class Origin(Record):
@@ -196,11 +79,22 @@ class Origin(Record):
 
 
 class AccuracyTable(Record):
-    """Predicted accuracy of the networks of a family, as stored in accuracy_tables/*.json."""
+    """Predicted accuracy of the networks of a family, as stored in accuracy_tables/*.json.
+
+    Attributes:
+        origin: where it comes from.
+        published: what published accuracies say.
+        trained: what supernets say, if any were asked.
+        weight: of the trained part; the rest is that of the published part.
+        errors: of both together on the published networks of the family, by what was left out.
+    """
 
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
     origin: Origin
     published: Published
+    trained: Trained | None = None
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.0
+    errors: dict[str, Errors] = Field(default_factory=dict)
 
     @classmethod
     def find(cls, name: str) -> tuple[AccuracyTable, Path]:
@@ -214,56 +108,119 @@ class AccuracyTable(Record):
 
     def save(self, path: Path) -> None:
         """Write the table beside `path`, then rename it. Rows are one per line, for readable diffs."""
-        data = self.model_dump(mode="json", by_alias=True)
-        published = data.pop("published")
-        rows = ",\n  ".join(map(json.dumps, published.pop("rows")))
-        parts = [f'"{name}": {json.dumps(value)}' for name, value in published.items()]
-        head = ",\n ".join(f'"{name}": {json.dumps(value)}' for name, value in data.items())
-        inner = ",\n  ".join([*parts, f'"rows": [\n  {rows}\n ]'])
-        write_beside(path, f'{{{head},\n "published": {{\n  {inner}}}}}\n'.encode())
+        data = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        parts = [
+            f'"{name}": {_by_rows(value) if name in ("published", "trained") else json.dumps(value)}'
+            for name, value in data.items()
+        ]
+        write_beside(path, ("{" + ",\n ".join(parts) + "}\n").encode())
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that change with any content of the table."""
         return digest_of(self.model_dump_json(by_alias=True))
 
     def predict(self, networks: Sequence[Architecture]) -> list[Accuracy]:
-        """Predict the ImageNet-1k top-1 accuracy of networks; about 0.2 ms each, most of it for counting."""
+        """Predict the ImageNet-1k top-1 accuracy of networks; about 0.3 ms each, most of it for counting."""
         found: list[Accuracy] = []
         for start in range(0, len(networks), _BATCH):
             part = [network.at(num_classes=_CLASSES) for network in networks[start : start + _BATCH]]
-            values = self.published.predict(traits_of(part), self._labels(part))
-            found += [
-                Accuracy(top1=top1, low=low, high=high)
-                for top1, low, high in zip(*map(np.ndarray.tolist, values), strict=True)
-            ]
+            published = self.published.predict(traits_of(part), self._labels(part))
+            found += self._together(published, self.trained.predict(part) if self.trained else None)
         return found
+
+    def left_out(self, groups: Mapping[str, object]) -> dict[str, Accuracy]:
+        """The rows of the family as they are foretold without their whole group.
+
+        Args:
+            groups: the group of each row of the family, by name.
+        """
+        rows = self.published.rows
+        own = [number for number, row in enumerate(rows) if row.family == self.origin.family]
+        every = [f"own {groups[row.name]}" if row.family == self.origin.family else i for i, row in enumerate(rows)]
+        published = [values[own] for values in self.published.left_out(every)]
+        names = [rows[number].name for number in own]
+        top1 = {rows[number].name: rows[number].top1 for number in own}
+        found = {}
+        for place, name in enumerate(names):
+            trained = None
+            if self.trained and name in self.trained.family:
+                others = [other for other in self.trained.family if groups[other] != groups[name]]
+                line = Line.through(
+                    np.asarray([self.trained.family[other] for other in others]),
+                    np.asarray([top1[other] for other in others]),
+                )
+                score = np.asarray([self.trained.family[name]])
+                trained = self.trained.percent(score, np.zeros(1), line)
+            one = tuple(values[place : place + 1] for values in published)
+            (found[name],) = self._together((one[0], one[1], one[2]), trained)
+        return found
+
+    def _together(self, published: tuple[Array, Array, Array], trained: tuple[Array, Array] | None) -> list[Accuracy]:
+        """Both parts, weighed. Their errors may have one cause, so the intervals are added as if they had."""
+        parts = {"published": published}
+        together = published
+        if trained is not None:
+            top1, reach = trained
+            parts["trained"] = (top1, top1 - reach, top1 + reach)
+            together = tuple(  # type: ignore[assignment]
+                (1 - self.weight) * one + self.weight * other
+                for one, other in zip(published, parts["trained"], strict=True)
+            )
+        return [
+            Accuracy(
+                top1=float(together[0][number]),
+                low=float(together[1][number]),
+                high=float(together[2][number]),
+                parts={
+                    name: Part(top1=float(part[0][number]), low=float(part[1][number]), high=float(part[2][number]))
+                    for name, part in parts.items()
+                },
+            )
+            for number in range(len(published[0]))
+        ]
 
     def _labels(self, networks: Sequence[Architecture]) -> Labels:
         return Labels(
             family=np.full(len(networks), self.origin.family),
             recipe=np.full(len(networks), self.origin.recipe),
-            network=np.asarray([""] * len(networks)),
+            network=np.full(len(networks), ""),
             distilled=np.zeros(len(networks), dtype=bool),
         )
 
     @property
     def trust(self) -> str:
         """How far a prediction can be trusted, in one sentence."""
-        errors = self.published.errors
-        own, others = errors["each row of the family left out"], errors["each family left out"]
+        own = self.errors["each row of the family left out"]
+        others = self.published.errors["each family left out"]
         return (
-            f"{own.mean:.1f} points off in the mean over {own.networks} networks of the family, each left out; "
-            f"{others.mean:.1f} over {others.networks} of other families, each family left out"
+            f"{own.mean:.1f} points off in the mean over {own.networks} networks of the family, each left out; from "
+            f"published results alone {others.mean:.1f} over {others.networks} of other families, each family left out"
         )
 
     def describe(self) -> Iterator[str]:
         """Lines of text about the origin of the table, and how far it can be trusted."""
         yield f"predicted ImageNet-1k top-1 accuracy of {self.origin.family}, trained for {self.origin.training}"
-        yield f"data: {self.origin.data}"
         yield f"versions: {', '.join(map(' '.join, self.origin.versions.items()))}; date: {self.origin.date}"
-        for what, errors in self.published.errors.items():
+        for what, errors in self.errors.items():
             yield f"{what}: {errors.describe()}"
+        yield f"published part, weight {1 - self.weight:.2f}: {self.origin.data}"
+        for what, errors in self.published.errors.items():
+            yield f"  {what}: {errors.describe()}"
         yield (
-            f"intervals are {self.published.widening:.2f} times those of the model, so that 90 % of the networks of "
+            f"  intervals are {self.published.widening:.2f} times those of the model, so that 90 % of the networks of "
             "families left out lie inside"
         )
+        if self.trained:
+            yield f"trained part, weight {self.weight:.2f}: {self.trained.foretelling.describe()}"
+            for one in self.trained.supernets:
+                yield (
+                    f"  supernet {one.name}: {one.data} at {one.resolution} px, seed {one.seed}, {one.images} images; "
+                    f"{one.networks} networks scored"
+                )
+
+
+def _by_rows(part: dict[str, Any]) -> str:
+    """A part as JSON, with its rows one per line."""
+    rows = ",\n   ".join(map(json.dumps, part.pop("rows")))
+    fields = [f'"{name}": {json.dumps(value)}' for name, value in part.items()]
+    return "{\n  " + ",\n  ".join([*fields, f'"rows": [\n   {rows}\n  ]']) + "}"

@@ -22,7 +22,7 @@ def accuracy(
 
     Example: nas accuracy iformer_m
     """
-    from nas.accuracy import AccuracyTable, beyond
+    from nas.accuracy import WORDS, AccuracyTable, beyond
     from nas.networks import count, find_network
 
     name, architecture = find_network(network, stdin=sys.stdin.buffer)
@@ -36,6 +36,10 @@ def accuracy(
                 "top1": round(predicted.top1, 4),
                 "interval": [round(predicted.low, 4), round(predicted.high, 4)],
                 "source": found.origin.source,
+                "parts": {
+                    name: {"top1": round(part.top1, 4), "interval": [round(part.low, 4), round(part.high, 4)]}
+                    for name, part in predicted.parts.items()
+                },
                 "table": path.name.removesuffix(".json"),
                 "beyond": unsupported,
             }
@@ -45,6 +49,8 @@ def accuracy(
     print_data(f"{name}  {architecture.summary}")
     print_data(f"{counts.params / 1e6:.3f} M parameters, {counts.macs / 1e9:.3f} GMACs at {architecture.resolution} px")
     print_data(f"{predicted.top1:.1f} % [{predicted.low:.1f}, {predicted.high:.1f}], predicted ImageNet-1k top-1")
+    for part, said in predicted.parts.items():
+        print_data(f"  by {WORDS[part]}: {said.top1:.1f} % [{said.low:.1f}, {said.high:.1f}]")
     if unsupported:
         print_data(f"no published network of the family supports (their range in brackets): {', '.join(unsupported)}")
     for line in found.describe():

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from nas.accuracy import AccuracyTable
+from nas.accuracy import Accuracy, AccuracyTable
 from nas.files import Record
 from nas.networks import Architecture
 from nas.proxies import Inputs, Score
@@ -51,9 +51,18 @@ class PredictedAccuracy:
         found = self.table.predict(architectures)
         seconds = (time.perf_counter() - start) / max(1, len(found))
         return [
-            Score(value=one.top1, seconds=seconds, details={"low": one.low, "high": one.high, "unit": "% top-1"})
+            Score(value=one.top1, seconds=seconds, details={"low": one.low, "high": one.high, **_parts(one)})
             for one in found
         ]
+
+
+def _parts(accuracy: Accuracy) -> dict[str, float]:
+    """What each kind of evidence says, with its interval."""
+    return {
+        f"{name}{end}": value
+        for name, part in accuracy.parts.items()
+        for end, value in (("", part.top1), (" low", part.low), (" high", part.high))
+    }
 
 
 class Options(Record):

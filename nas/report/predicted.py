@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nas.accuracy import AccuracyTable, beyond, differences
+from nas.accuracy import WORDS, AccuracyTable, beyond, differences
 from nas.errors import InputError
 from nas.networks import count
 from nas.search import Candidate, SearchResult, score_of
@@ -30,6 +30,7 @@ def predicted_summary(result: SearchResult) -> list[str]:
         f"winner {winner.id}: {winner.latency_ms:.3f} ms [{winner.low_ms:.3f}, {winner.high_ms:.3f}] of "
         f"{result.run.budget_ms:g} ms, predicted ImageNet top-1 {accuracy_words(winner)}",
         f"  {winner.architecture.summary}; {counts.params / 1e6:.2f} M parameters, {counts.macs / 1e9:.2f} GMACs",
+        *_parts(winner),
         *(_beside(winner, reference) for reference in references),
     ]
     if references:
@@ -42,7 +43,7 @@ def predicted_summary(result: SearchResult) -> list[str]:
         *lines,
         f"{looked_at} networks looked at, {len(result.front)} on the front; files in {result.path}",
         f"latency: {result.run.table.origin} (predicted; {result.run.table.trust or 'see the table for its errors'})",
-        "accuracy: foretold from published results, nothing was trained or measured "
+        "accuracy: foretold by an accuracy table, nothing was trained or measured "
         f"({result.run.proxy.get('trust', 'its errors are not known')}); "
         "ordered by the lower end of the 90 % interval",
         "go on with:",
@@ -66,6 +67,17 @@ def landmarks(front: Sequence[Candidate]) -> list[Candidate]:
 def accuracy_words(candidate: Candidate) -> str:
     """A predicted accuracy with its interval."""
     return f"{score_of(candidate):.1f} % [{candidate.details['low']:.1f}, {candidate.details['high']:.1f}]"
+
+
+def _parts(winner: Candidate) -> list[str]:
+    """What each kind of evidence says about the winner."""
+    details = winner.details
+    said = [
+        f"by {words} {details[name]:.1f} % [{details[f'{name} low']:.1f}, {details[f'{name} high']:.1f}]"
+        for name, words in WORDS.items()
+        if name in details
+    ]
+    return [f"  {'; '.join(said)}"] if len(said) > 1 else []
 
 
 def published_words(candidate: Candidate) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas.accuracy.table import Errors
+from nas.accuracy.published import Errors
 from nas.files import Record
 
 __all__ = ["AccuracyPart", "ForetoldRow", "FrontRow"]

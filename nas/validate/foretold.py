@@ -36,18 +36,17 @@ def accuracy_part(
         networks: how many networks to look at; 0 leaves the survey out.
         on_progress: called with the number of networks looked at, and the number to look at.
     """
-    published = table.published
-    family = [number for number, row in enumerate(published.rows) if row.family == table.origin.family]
-    top1, low, high = published.left_out(range(len(published.rows)))
+    names = [row.name for row in table.published.rows if row.family == table.origin.family]
+    top1 = {row.name: row.top1 for row in table.published.rows}
     rows = [
         ForetoldRow(
-            name=published.rows[number].name,
-            top1=published.rows[number].top1,
-            predicted=round(float(top1[number]), 3),
-            low=round(float(low[number]), 3),
-            high=round(float(high[number]), 3),
+            name=name,
+            top1=top1[name],
+            predicted=round(one.top1, 3),
+            low=round(one.low, 3),
+            high=round(one.high, 3),
         )
-        for number in family
+        for name, one in table.left_out({name: name for name in names}).items()
     ]
     published_ms = {point.name: point.latency_ms for point in (*request.points, *request.further)}
     near = [row for row in rows if NEAR_MS[0] <= published_ms.get(row.name, 0.0) <= NEAR_MS[1]]
@@ -55,7 +54,7 @@ def accuracy_part(
     return AccuracyPart(
         table=name,
         digest=table.digest(),
-        errors=published.errors,
+        errors={**table.errors, **{f"published part, {what}": own for what, own in table.published.errors.items()}},
         rows=tuple(rows),
         tau=_tau(rows),
         tau_near=_tau(near) if len(near) > 2 else None,

@@ -123,9 +123,7 @@ def test_a_family_has_a_curve_of_its_own_that_is_local() -> None:
     same = covariance(KERNEL, far, _labels(["a", "a"]), far, _labels(["a", "a"]))
     apart = covariance(KERNEL, far, _labels(["a", "a"]), far, _labels(["b", "b"]))
 
-    np.testing.assert_allclose(
-        [[0.5**2 + 0.3**2, 0.5**2], [0.5**2, 0.5**2 + 0.3**2]], same - apart, rtol=0, atol=1e-12
-    )
+    np.testing.assert_allclose([[0.5**2 + 0.3**2, 0.5**2], [0.5**2, 0.5**2 + 0.3**2]], same - apart, rtol=0, atol=1e-12)
 
 
 def test_covariance_of_two_networks_is_the_sum_of_what_they_have_in_common() -> None:

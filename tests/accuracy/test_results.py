@@ -11,7 +11,9 @@ from nas.accuracy.traits import TALLY, TRAITS, traits
 from nas.errors import InputError
 
 SUMS = {name: float(number) for number, name in enumerate(TALLY, start=2)} | {"macs": 100.0}
-NETWORK = {"network": "net", "family": "kin", "resolution": "224"} | {name: f"{value:g}" for name, value in SUMS.items()}
+NETWORK = {"network": "net", "family": "kin", "resolution": "224"} | {
+    name: f"{value:g}" for name, value in SUMS.items()
+}
 RESULT = {"network": "net", "recipe": "a1_in1k", "resolution": "224", "top1": "75.5"}
 
 
@@ -40,12 +42,12 @@ def test_a_row_joins_a_result_with_its_network_at_its_resolution(networks: Path,
     expected = traits(np.asarray([list((SUMS | {"macs": 200.0}).values())]), [256])[0]
 
     assert Row(name="net", family="kin", recipe="a1_in1k", top1=75.5, traits=usual.traits) == usual
-    assert ("net", "fb_dist_in1k", True, 77.25) == (
+    assert (
         distilled.name,
         distilled.recipe,
         distilled.distilled,
         distilled.top1,
-    )
+    ) == ("net", "fb_dist_in1k", True, 77.25)
     assert tuple(round(value, 5) for value in expected.tolist()) == distilled.traits
     assert usual.traits[TRAITS.index("log resolution")] == 0
 
@@ -96,9 +98,7 @@ def test_a_cell_of_a_network_that_is_no_number_is_named(
         ("nan", "top1: input should be .*, got nan"),
     ],
 )
-def test_an_accuracy_that_is_none_is_named_in_one_line(
-    top1: str, message: str, networks: Path, tmp_path: Path
-) -> None:
+def test_an_accuracy_that_is_none_is_named_in_one_line(top1: str, message: str, networks: Path, tmp_path: Path) -> None:
     results = _write(tmp_path / "results.csv", RESULT_COLUMNS, RESULT, RESULT | {"top1": top1})
 
     with pytest.raises(InputError, match=rf"^.*results\.csv, line 5 \(net\): {message}$"):

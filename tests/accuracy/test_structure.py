@@ -11,13 +11,13 @@ def _with_stage(network: Architecture, number: int, stage: StageSpec) -> Archite
 
 
 def test_two_published_networks_differ_where_the_paper_says(references: dict[str, Architecture]) -> None:
-    assert [
+    assert differences(references["m"], references["s"]) == [
         "stage 1 channels 48 (32)",
         "stage 2 channels 96 (64)",
         "stage 3 channels 192 (176)",
         "stage 3 attention units 4 (3)",
         "stage 4 channels 384 (320)",
-    ] == differences(references["m"], references["s"])
+    ]
     assert differences(references["m"], references["m"]) == []
 
 
@@ -25,7 +25,7 @@ def test_what_one_network_lacks_is_none(references: dict[str, Architecture]) -> 
     network = references["m"]
     convolutions = StageSpec(channels=384, blocks=(ConvSpec(kernel=5, expansion=4),) * 3)
 
-    assert [
+    assert differences(_with_stage(network, 4, convolutions), network) == [
         "stage 4 convolution blocks 3 (0)",
         "stage 4 attention units 0 (2)",
         "stage 4 kernel 5 (none)",
@@ -35,7 +35,7 @@ def test_what_one_network_lacks_is_none(references: dict[str, Architecture]) -> 
         "stage 4 modulation none (1)",
         "stage 4 attention expansion none (3)",
         "stage 4 position kernel none (3)",
-    ] == differences(_with_stage(network, 4, convolutions), network)
+    ]
 
 
 def test_kinds_of_attention_and_halves_are_told(references: dict[str, Architecture]) -> None:
@@ -43,7 +43,7 @@ def test_kinds_of_attention_and_halves_are_told(references: dict[str, Architectu
     unit = AttentionSpec(attention="sha", query_reduction=4, modulation=0.5, expansion=3)
     other = _with_stage(network, 4, StageSpec(channels=384, blocks=(unit, unit)))
 
-    assert ["stage 4 attention sha (shma)", "stage 4 modulation 0.5 (1)"] == differences(other, network)
+    assert differences(other, network) == ["stage 4 attention sha (shma)", "stage 4 modulation 0.5 (1)"]
 
 
 def test_published_networks_are_not_beyond_the_published_ones(
@@ -52,7 +52,7 @@ def test_published_networks_are_not_beyond_the_published_ones(
     known = table.published.ranges
 
     assert [beyond(references[name], known) for name in ("t", "s", "m", "l")] == [[], [], [], []]
-    assert (32, 48) == known["stage 1 channels"]
+    assert known["stage 1 channels"] == (32, 48)
 
 
 def test_numbers_outside_the_published_ones_are_named_with_their_range(
@@ -61,11 +61,11 @@ def test_numbers_outside_the_published_ones_are_named_with_their_range(
     wide = StageSpec(channels=64, blocks=(ConvSpec(kernel=3, expansion=4),) * 2)
     network = _with_stage(references["m"], 1, wide).model_copy(update={"stem": StemSpec(kernel=5, expansion=2)})
 
-    assert [
+    assert beyond(network, table.published.ranges) == [
         "stem expansion 2 (4)",
         "stage 1 channels 64 (32 to 48)",
         "stage 1 kernel 3 (7)",
-    ] == beyond(network, table.published.ranges)
+    ]
 
 
 def test_the_ends_of_a_range_are_inside_it(references: dict[str, Architecture]) -> None:
@@ -77,9 +77,9 @@ def test_the_ends_of_a_range_are_inside_it(references: dict[str, Architecture]) 
 def test_ranges_span_all_networks_and_know_numbers_alone(references: dict[str, Architecture]) -> None:
     found = ranges(references[name] for name in ("t", "m", "l"))
 
-    assert (128, 256) == found["stage 3 channels"]
-    assert (3, 8) == found["stage 3 attention units"]
-    assert (2, 3) == found["stage 3 attention expansion"]
+    assert found["stage 3 channels"] == (128, 256)
+    assert found["stage 3 attention units"] == (3, 8)
+    assert found["stage 3 attention expansion"] == (2, 3)
     assert "stage 3 attention" not in found  # a kind, not a number
     assert "stage 4 kernel" not in found  # no network has convolutions there
     assert structure(references["m"])["stage 3 attention"] == "shma"

@@ -66,7 +66,7 @@ def test_its_own_networks_lie_in_their_interval_when_they_are_left_out(
     }
 
     assert len(known) == len(own) >= 12
-    assert [] == [name for name, (top1, bottom, top) in known.items() if not bottom <= top1 <= top]
+    assert [name for name, (top1, bottom, top) in known.items() if not bottom <= top1 <= top] == []
     assert {f"iformer_{name}": top1 for name, top1 in PUBLISHED.items()} == {
         name: known[name][0] for name in ("iformer_t", "iformer_s", "iformer_m", "iformer_l")
     }
@@ -144,7 +144,7 @@ def test_its_rows_are_those_of_the_files_beside_it_and_of_the_papers_networks(
 
     assert (*others, *maker.own_rows(points)) == table.published.rows
     assert ranges(point.architecture() for point in points) == table.published.ranges
-    assert TRAITS == table.published.traits
+    assert table.published.traits == TRAITS
 
 
 def test_its_centre_and_scale_are_those_of_the_other_families(
@@ -209,7 +209,7 @@ def test_a_wrong_accuracy_and_a_table_that_is_not_there_are_named(tmp_path: Path
 
     with pytest.raises(InputError, match=r"published.rows\[3\].top1: input should be less than 100, got 100"):
         AccuracyTable.find(str(tmp_path / "wrong.json"))
-    with pytest.raises(InputError, match="no accuracy table named 'ifomer': .*iformer.imagenet"):
+    with pytest.raises(InputError, match=r"no accuracy table named 'ifomer': .*iformer\.imagenet"):
         AccuracyTable.find("ifomer")
 
 

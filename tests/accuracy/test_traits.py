@@ -22,7 +22,9 @@ def _with_attention(network: Architecture, **changes: object) -> Architecture:
         StageSpec(
             channels=stage.channels,
             blocks=tuple(
-                AttentionSpec.model_validate(block.model_dump() | changes) if isinstance(block, AttentionSpec) else block
+                AttentionSpec.model_validate(block.model_dump() | changes)
+                if isinstance(block, AttentionSpec)
+                else block
                 for block in stage.blocks
             ),
         )
@@ -54,9 +56,7 @@ def _trait(name: str, *of: Architecture) -> list[float]:
     return [float(value) for value in traits_of(of)[:, TRAITS.index(name)]]
 
 
-@pytest.mark.parametrize(
-    "name", ["iformer_t", "sha", "mha", "convolutions alone", "windows and every attention"]
-)
+@pytest.mark.parametrize("name", ["iformer_t", "sha", "mha", "convolutions alone", "windows and every attention"])
 def test_a_network_has_the_traits_of_its_traced_module(name: str, networks: dict[str, Architecture]) -> None:
     network = networks[name]
 
@@ -74,18 +74,20 @@ def test_every_network_has_its_own_row_of_numbers(networks: dict[str, Architectu
 def test_traits_tell_kinds_of_attention_and_their_heads_apart(networks: dict[str, Architecture]) -> None:
     kinds = [networks[name] for name in ("iformer_t", "sha", "mha", "convolutions alone")]
 
-    assert [1, 1, 1, 0] == _trait("has attention", *kinds)
+    assert _trait("has attention", *kinds) == [1, 1, 1, 0]
     assert pytest.approx([math.log1p(5), 0, 0, 0]) == _trait("log gates", *kinds)  # T has 3 + 2 attention units
     assert pytest.approx([0, 0, math.log(8), 0]) == _trait("log heads", *kinds)
 
 
 def test_traits_of_size_are_those_of_the_image_too(references: dict[str, Architecture]) -> None:
     usual, large = references["m"], references["m"].at(resolution=448)
-    more_macs = np.subtract(*_trait("log macs", large, usual))
+    at_large, at_usual = _trait("log macs", large, usual)
 
     assert pytest.approx([0, math.log(2)]) == _trait("log resolution", usual, large)
     assert _trait("log weights", usual) == _trait("log weights", large)
-    assert math.log(4) < more_macs < math.log(4.5)  # four times the positions; products of attention grow faster
+    assert (
+        math.log(4) < at_large - at_usual < math.log(4.5)
+    )  # four times the positions; products of attention grow faster
 
 
 # Tallies of single operations. Maps of 16 x 16 positions of an image of 64 pixels are in stage 1.
@@ -136,7 +138,8 @@ def test_width_is_that_of_stage_3() -> None:
     sums = _tally(layers, side=4)
     width = traits(np.asarray([[sums.get(name, 0.0) for name in TALLY]]), [64])[0, TRAITS.index("log width in stage 3")]
 
-    assert (2, pytest.approx(math.log(64) + math.log(16))) == (sums["dense_3"], sums["log_width_3"])
+    assert sums["dense_3"] == 2
+    assert sums["log_width_3"] == pytest.approx(math.log(64) + math.log(16))
     assert math.exp(width) == pytest.approx(32)
     assert "dense_3" not in _tally(layers, side=8)
 
@@ -179,4 +182,4 @@ def test_an_attention_is_two_products_after_its_projection() -> None:
 def test_gates_and_scalings_are_told_by_the_caller() -> None:
     sums = dict(zip(TALLY, tally([], resolution=64, gates=2, scalings=3), strict=True))
 
-    assert {"gates": 2, "scalings": 3} == {name: value for name, value in sums.items() if value}
+    assert {name: value for name, value in sums.items() if value} == {"gates": 2, "scalings": 3}

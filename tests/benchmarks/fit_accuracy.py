@@ -1,32 +1,40 @@
-"""Make the accuracy table of iFormer from published accuracies, and print how far it can be trusted.
+"""Make the accuracy table of iFormer, and print how far it can be trusted.
 
     python tests/benchmarks/fit_accuracy.py              writes accuracy_tables/iformer.imagenet.json
     python tests/benchmarks/fit_accuracy.py --restarts 5 --out /tmp/again.json
 
-The kernel is learnt from the networks of other families (imagenet.networks.csv and imagenet.results.csv there); then
-come the rows of the family itself (latency_tables/iphone13.points.csv: batch norm, 224 px, 300 epochs, no
-distillation). `--restarts` learns the kernel again from random starts, and prints the largest change of any prediction.
+The published part learns its kernel from the networks of other families (imagenet.networks.csv and
+imagenet.results.csv there); then come the rows of the family itself (latency_tables/iphone13.points.csv: batch norm,
+224 px, 300 epochs, no distillation). The trained part distils the scores of the supernets of results/supernet-study.
+`--restarts` learns the first kernel again from random starts, and prints the largest change of any prediction.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from nas.accuracy.fit import fit_published
+from nas.accuracy.fit import errors_of, fit_published, fit_trained, weigh
+from nas.accuracy.published import Row
 from nas.accuracy.results import read_rows, rounded_traits
 from nas.accuracy.structure import ranges
-from nas.accuracy.table import AccuracyTable, Origin, Row
+from nas.accuracy.table import AccuracyTable, Origin
+from nas.accuracy.trained import SupernetUsed, Trained
 from nas.accuracy.traits import traits_of
+from nas.latency import LatencyTable
 from nas.latency.published import PublishedPoint, read_points
+from nas.networks import Architecture
 
 ROOT = Path(__file__).parents[2]
 TABLES = ROOT / "accuracy_tables"
+STUDY = ROOT / "results" / "supernet-study"
 EPOCHS, RESOLUTION = 300, 224
 # What each row varies. Rows of one axis are left out together; fixed before any prediction of a row was looked at.
 AXES = {
@@ -55,6 +63,8 @@ def main() -> None:
     own = own_rows(points)
     published = fit_published(others, own, axes=AXES)
     published = published.model_copy(update={"ranges": ranges(point.architecture() for point in points)})
+    known = {point.name: (point.architecture().id, point.top1 or 0.0) for point in points}
+    trained = trained_part(known)
     table = AccuracyTable(
         origin=Origin(
             family="iformer",
@@ -69,22 +79,51 @@ def main() -> None:
             date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         ),
         published=published,
+        trained=trained,
     )
+    table = weigh(table, AXES)
     table.save(asked.out)
     for line in table.describe():
         sys.stdout.write(f"{line}\n")
-    top1, low, high = published.left_out([*range(len(others)), *(row.name for row in own)])
+    alone, together = table.left_out({row.name: row.name for row in own}), table.left_out(AXES)
     unseen = published.with_rows(others).foretold(own)[0]
-    sys.stdout.write("\nrow                    published  left out [90 %]          no row of the family seen\n")
+    header = ("row", "published", "left out [90 %]", "published part", "trained part", "axis left out", "family unseen")
+    sys.stdout.write("\n" + "  ".join(f"{word:>22s}" for word in header) + "\n")
     for number, row in enumerate(own):
-        at = len(others) + number
-        sys.stdout.write(
-            f"{row.name:22s} {row.top1:9.1f}  {top1[at]:8.2f} [{low[at]:.2f}, {high[at]:.2f}]  {unseen[number]:8.2f}\n"
+        one = alone[row.name]
+        cells = (
+            row.name,
+            f"{row.top1:.1f}",
+            f"{one.top1:.2f} [{one.low:.1f}, {one.high:.1f}]",
+            *(f"{one.parts[name].top1:.2f}" if name in one.parts else "-" for name in ("published", "trained")),
+            f"{together[row.name].top1:.2f}",
+            f"{unseen[number]:.2f}",
         )
+        sys.stdout.write("  ".join(f"{cell:>22s}" for cell in cells) + "\n")
+    sys.stdout.write("\nweight of the trained part, and mean error with each axis left out:\n")
+    for step in range(0, 21, 2):
+        errors = errors_of(table.model_copy(update={"weight": step / 20}), AXES)
+        sys.stdout.write(f"  {step / 20:.1f}  {errors.describe()}\n")
     for seed in range(asked.restarts):
         again = fit_published(others, own, axes=AXES, seed=seed)
         change = np.abs(again.left_out(range(len(again.rows)))[0] - published.left_out(range(len(published.rows)))[0])
         sys.stdout.write(f"restart {seed}: the largest change of a prediction is {change.max():.4f} points\n")
+
+
+def trained_part(family: Mapping[str, tuple[str, float]]) -> Trained | None:
+    """What the supernets of results/supernet-study say; None if it has no scores."""
+    described = [json.loads(line) for line in (STUDY / "supernets.jsonl").read_text().splitlines()]
+    scores = {}
+    for one in described:
+        lines = (STUDY / f"scores.{one['name']}.jsonl").read_text().splitlines()
+        own = {line["id"]: -line["cross_entropy"] for line in map(json.loads, lines)}
+        scores[SupernetUsed(**one, networks=len(own))] = own
+    if not scores:
+        return None
+    table, _ = LatencyTable.find("iphone13")
+    networks = [Architecture.from_json(line) for line in (STUDY / "networks.jsonl").read_text().splitlines()]
+    latencies_ms = [table.latency_ms(network) for network in networks]
+    return fit_trained(networks, scores, latencies_ms=latencies_ms, family=family)
 
 
 def own_points() -> list[PublishedPoint]:

@@ -139,3 +139,113 @@ def test_a_round_of_screening_has_two_networks_or_more(nas: Nas, tmp_path: Path)
 
     assert done.returncode == 2
     assert "Invalid value for '--screen'" in done.stderr
+
+
+# Without --data and --proxy nothing is trained: an accuracy table decides.
+
+SURVEY = ["search", "--budget-ms", "1.1", "--trials", "300"]
+
+
+@pytest.fixture(scope="module")
+def surveyed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A small survey of the iformer space; its last line on stderr says which large libraries it loaded."""
+    folder = tmp_path_factory.mktemp("surveyed")
+    code = (
+        "import atexit, sys\n"
+        "large = {'torch', 'optuna', 'datasets', 'pyarrow', 'PIL'}\n"
+        "atexit.register(lambda: print('loaded:', sorted(large & set(sys.modules)), file=sys.stderr))\n"
+        "from nas.cli import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code, *SURVEY, "--out", "run", "--json"]
+    return folder, subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_a_search_without_images_loads_neither_torch_nor_optuna(
+    surveyed: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    _, done = surveyed
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "loaded: []"
+
+
+def test_a_survey_ends_with_the_promised_document_and_files(
+    surveyed: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = surveyed
+    document = json.loads(done.stdout)
+    winner, front = document["winner"], document["front"]
+
+    assert {"results", "winner", "front"} == set(document)
+    assert document["results"] == "run"
+    assert winner == front[-1]
+    assert len(front) > 10
+    assert winner["latency_ms"] <= 1.1
+    assert 70 < winner["score"] < 90  # % top-1
+    assert Architecture.from_json(json.dumps(winner["architecture"])).id == winner["id"]
+    files = {path.name for path in (folder / "run").iterdir()}
+    assert {"run.json", "candidates.jsonl", "front.csv", "winner.json", "pareto.html", "report.md"} <= files
+    assert not {"study.journal", "screened.jsonl", "winner.safetensors"} & files
+
+
+def test_a_survey_says_first_what_it_will_do(surveyed: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    words = surveyed[1].stderr
+
+    for expected in (
+        "space: 8.71e+15 networks, the cheapest in 0.34",
+        "latency: calibrated: iPhone 13",
+        "accuracy: predicted ImageNet-1k top-1; ",
+        "survey: 300 networks inside 1.1 ms, nothing is trained; for comparison iformer_t, iformer_s, iformer_m",
+        "time: about ",
+        "results: run",
+    ):
+        assert expected in words
+
+
+def test_a_survey_is_shown_with_predicted_and_published_accuracies(
+    surveyed: tuple[Path, subprocess.CompletedProcess[str]], nas: Nas
+) -> None:
+    shown = nas("show", "run", cwd=surveyed[0]).stdout
+    within = nas("front", "run", "--budget-ms", "0.7", cwd=surveyed[0])
+
+    assert re.search(r"winner \w+: 1\.0\d\d ms \[.*\] of 1\.1 ms, predicted ImageNet top-1 \d\d\.\d % \[", shown)
+    assert re.search(r"network +ms +predicted top-1 \[90 %\] +published +blocks", shown)
+    assert re.search(r"iformer_m +1\.089 +\d\d\.\d % \[\d\d\.\d, \d\d\.\d\] +80\.4 % at 1\.10 ms +48-96-192-384", shown)
+    assert "300 networks looked at" in shown
+    assert within.returncode == 0, within.stderr
+    assert Architecture.from_json(within.stdout).resolution == 224
+
+
+def test_a_finished_survey_is_done_again_with_resume_alone(
+    surveyed: tuple[Path, subprocess.CompletedProcess[str]], nas: Nas, refused: Refused
+) -> None:
+    folder, first = surveyed
+    run = (folder / "run" / "run.json").read_bytes()
+    twice = nas(*SURVEY, "--out", "run", cwd=folder)
+    again = nas(*SURVEY, "--out", "run", "--resume", "--json", cwd=folder)
+    other = nas(*SURVEY, "--out", "run", "--resume", "--seed", "1", cwd=folder)
+
+    assert twice.returncode == 2
+    assert "holds a run already: go on with it (--resume)" in refused(twice)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == json.loads(first.stdout)
+    assert (folder / "run" / "run.json").read_bytes() == run
+    assert other.returncode == 2
+    assert "was begun with another seed (0, not 1)" in refused(other)
+
+
+def test_a_survey_has_no_use_for_a_storage(nas: Nas, refused: Refused, tmp_path: Path) -> None:
+    done = nas(*SURVEY, "--storage", "sqlite:///x.db", "--out", "run", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "--storage is for searches by --proxy that train" in refused(done)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_below_the_cheapest_network_is_refused(nas: Nas, refused: Refused, tmp_path: Path) -> None:
+    done = nas("search", "--budget-ms", "0.1", "--out", "run", cwd=tmp_path)
+
+    assert done.returncode == 4
+    assert "no network of the space runs in 0.1 ms: the cheapest is predicted at 0.34" in refused(done)
+    assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ from functools import lru_cache
 import pytest
 
 from nas.networks import Architecture, SearchSpace, count, random_choice
-from nas.search.evolution import Found, evolve
+from nas.search.evolution import _BANDS, Found, evolve
 
 TINY = SearchSpace.find("tiny")
 BUDGET_MS = 1.2  # of 0.78 to 1.93 in the tiny space, with the latencies of this file
@@ -58,8 +58,8 @@ def _evolve(ranking: _Ranking, *, networks: int = 60, seed: int = 0, budget_ms: 
 
 
 def _band(latency_ms: float) -> int:
-    """Bands are equally wide in the logarithm, 24 for a factor of ten, and end at the budget."""
-    return int(24 * math.log10(BUDGET_MS / latency_ms))
+    """Bands are equally wide in the logarithm and end at the budget."""
+    return int(_BANDS * math.log10(BUDGET_MS / latency_ms))
 
 
 def test_over_budget_network_is_never_ranked(ranking: _Ranking) -> None:
@@ -127,7 +127,7 @@ def test_it_ends_when_every_network_has_been_seen(ranking: _Ranking) -> None:
     )
 
     assert EIGHT.count() == len(ranking.seen) == 8
-    assert (8, 40) == progress[-1]
+    assert progress[-1] == (8, 40)
     assert max(map(ranking.of, ranking.seen)) == max(one.rank for one in found)
 
 

@@ -9,6 +9,7 @@ import torch
 from nas.errors import InputError
 from nas.networks import SearchSpace, random_choice
 from nas.search import Candidate, ResultsFolder, Run, Screening, SearchResult, SpaceUsed, Spending, TableUsed
+from nas.search.result import order_of, rank_of
 
 RESULTS = Path(__file__).parents[2] / "results"
 TINY = SearchSpace.find("tiny")
@@ -91,6 +92,36 @@ def test_the_winner_is_the_best_inside_the_budget_and_of_equals_the_faster(tmp_p
     assert best is not None
     assert best.id == NETWORKS[3].id
     assert result.best_under(0.1) is None
+
+
+def test_a_narrower_interval_wins_over_the_same_score() -> None:
+    narrow, wide = {"low": 79.0, "high": 81.0}, {"low": 75.0, "high": 84.0}
+
+    assert order_of(80.0, narrow) > order_of(80.0, wide)
+    assert order_of(80.0, narrow) > order_of(82.0, wide)
+    assert order_of(80.0, {"val_images": 400}) == 80.0
+    assert rank_of(candidate(0, 0.5, 80.0, details=narrow)) == 79.0
+
+
+def test_the_lower_end_of_intervals_decides_the_winner_and_the_front(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    doubtful = candidate(0, 0.5, 82.0, details={"low": 70.0})
+    sure = candidate(1, 0.6, 80.0, details={"low": 79.0})
+    folder.replace_all([doubtful, sure, candidate(2, 0.7, 85.0, details={"low": 78.0})])
+    result = folder.load()
+
+    assert result.winner == sure
+    assert (doubtful, sure) == result.front
+
+
+def test_candidates_are_replaced_all_at_once(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    folder.replace_all([candidate(0, 0.5, 0.3), candidate(1, 0.6, 0.4)])
+    later = (candidate(2, 0.7, 0.5), candidate(3, 0.8, 0.6, kind="reference", name="r"))
+    folder.replace_all(later)
+
+    assert later == folder.load().candidates
+    assert (tmp_path / "run" / "candidates.jsonl").read_bytes().count(b"\n") == 2
 
 
 def test_only_the_weights_of_the_best_and_of_references_are_kept(tmp_path: Path) -> None:

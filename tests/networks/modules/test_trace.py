@@ -10,7 +10,7 @@ from nas.errors import InputError
 from nas.latency.published import read_operations
 from nas.networks import Architecture, AttentionSpec, ConvSpec, Operation, OperationKind, StageSpec, operations
 from nas.networks.modules import build_model, fuse
-from nas.networks.modules.trace import traced_operations
+from nas.networks.modules.trace import traced, traced_operations
 
 BASELINES = Path(__file__).parents[3] / "latency_tables" / "iphone13.baselines.operations.csv"
 
@@ -33,6 +33,18 @@ class _Steps(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+class _SqueezeExcite(_Steps):
+    """x * sigmoid(W2 relu(W1 mean(x))), one factor a channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reduce, self.expand = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.expand(self.reduce(x.mean((2, 3), keepdim=True)).relu())
+        return x * gate.sigmoid()
 
 
 @pytest.mark.parametrize("name", ["t", "m", "l2"])
@@ -121,19 +133,53 @@ def test_convolution_in_groups_is_dense_within_a_group() -> None:
 
 
 def test_squeeze_and_excite_pools_and_multiplies_by_one_number_a_channel() -> None:
-    class SqueezeExcite(_Steps):
-        def __init__(self) -> None:
-            super().__init__()
-            self.reduce, self.expand = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            gate = self.expand(self.reduce(x.mean((2, 3), keepdim=True)).relu())
-            return x * gate.sigmoid()
-
-    parts = traced_operations(SqueezeExcite(), torch.zeros(1, 16, 8, 8))
+    parts = traced_operations(_SqueezeExcite(), torch.zeros(1, 16, 8, 8))
 
     assert _kinds(parts) == ["pool", "dense", "elementwise", "dense", "elementwise", "elementwise"]
     assert parts[-1] == Operation(kind="elementwise", reads=16 * 64 + 16, writes=16 * 64)
+
+
+def test_product_of_equal_maps_is_a_gate_and_of_unequal_ones_a_scaling() -> None:
+    class Gated(_Steps):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = nn.Conv2d(16, 16, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.gate(x).sigmoid()
+
+    image = torch.zeros(1, 16, 8, 8)
+    gated, scaled, both = (
+        traced(module, image)
+        for module in (Gated(), _SqueezeExcite(), nn.Sequential(Gated(), _SqueezeExcite(), Gated()))
+    )
+
+    assert (gated.gates, gated.scalings) == (1, 0)
+    assert (scaled.gates, scaled.scalings) == (0, 1)
+    assert (both.gates, both.scalings) == (2, 1)
+    assert gated.operations == traced_operations(Gated(), image)
+
+
+def test_sums_and_factors_of_parameters_are_no_gates() -> None:
+    class Scaled(_Steps):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.map = nn.Parameter(torch.ones(16, 1, 1)), nn.Parameter(torch.ones(16, 8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * self.scale).relu() * self.map * 2.0 + x
+
+    seen = traced(Scaled(), torch.zeros(1, 16, 8, 8))
+
+    assert (seen.gates, seen.scalings) == (0, 0)
+
+
+def test_single_head_modulation_attention_has_one_gate_a_unit(references: dict[str, Architecture]) -> None:
+    network = references["t"].at(resolution=64, num_classes=10)
+    seen = traced(fuse(build_model(network)), torch.zeros(1, 3, 64, 64))
+    units = sum(isinstance(block, AttentionSpec) for stage in network.stages for block in stage.blocks)
+
+    assert (seen.gates, seen.scalings) == (units, 0)
 
 
 def test_views_and_permutations_between_two_steps_move_once() -> None:

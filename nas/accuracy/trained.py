@@ -1,0 +1,153 @@
+"""What supernets say about a network: their scores of some networks, distilled so that they foretell those of others.
+
+A score of a supernet orders networks and has no unit, so each supernet's scores are standardised over the same random
+networks, and averaged. A Gaussian process over what networks are made of (structure.py) foretells the average. A line
+through the published networks of the family turns it into percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from nas.accuracy.process import Kernel, Labels, Process
+from nas.accuracy.published import INTERVAL
+from nas.accuracy.structure import numbers
+from nas.files import Record
+from nas.networks import Architecture
+
+__all__ = ["Foretelling", "Line", "ScoredBySupernets", "SupernetUsed", "Trained", "same_labels"]
+
+Array = npt.NDArray[np.float64]
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class SupernetUsed(Record):
+    """A supernet whose scores are in a table: what it was trained on, and with which seed.
+
+    Attributes:
+        images: number of training images that it had seen, with repetition.
+        networks: number of networks that it scored.
+    """
+
+    name: str
+    data: str
+    resolution: int
+    seed: int
+    images: int
+    networks: int
+
+
+class ScoredBySupernets(Record):
+    """A network with its mean standardised score.
+
+    Attributes:
+        id: of the architecture.
+        numbers: what it is made of, in the order of `Trained.numbers`.
+        score: mean over the supernets, in standard deviations over random networks; higher is better.
+    """
+
+    id: str
+    numbers: tuple[_Number, ...]
+    score: _Number
+
+
+class Foretelling(Record):
+    """How well scores were foretold of networks that were left out, a fifth at a time.
+
+    Attributes:
+        networks: how many there are.
+        rank_correlation: Spearman's, over all of them.
+        in_bands: the same inside bands of latency 0.1 ms wide, by the lower end of the band.
+    """
+
+    networks: int
+    rank_correlation: _Number
+    in_bands: dict[str, _Number]
+
+    def describe(self) -> str:
+        """In words."""
+        worst = min(self.in_bands.values(), default=float("nan"))
+        return (
+            f"scores of {self.networks} networks foretold by the others with rank correlation "
+            f"{self.rank_correlation:.3f}, inside bands of 0.1 ms {worst:.2f} at least"
+        )
+
+
+class Line(Record):
+    """From a score to percent: `offset + slope * score`, with the standard deviation of what is left."""
+
+    offset: _Number
+    slope: _Number
+    rest: _Number
+
+    @classmethod
+    def through(cls, scores: Array, top1: Array) -> Line:
+        """The line of least squares; at least three points."""
+        slope, offset = np.polyfit(scores, top1, 1)
+        rest = np.sqrt(((top1 - offset - slope * scores) ** 2).sum() / max(1, len(scores) - 2))
+        return cls(offset=float(offset), slope=float(slope), rest=float(rest))
+
+
+class Trained(Record):
+    """What supernets say about a network.
+
+    Attributes:
+        supernets: whose scores are averaged.
+        numbers: names of what a network is made of.
+        centre: mean of each number over the scored networks.
+        scale: standard deviation of each number over them.
+        kernel: learnt from the scored networks.
+        rows: the scored networks.
+        family: scores of the published networks of the family, by name.
+        line: from scores to percent, through these.
+        foretelling: how well scores are foretold.
+    """
+
+    supernets: tuple[SupernetUsed, ...]
+    numbers: tuple[str, ...]
+    centre: tuple[_Number, ...]
+    scale: tuple[_Number, ...]
+    kernel: Kernel
+    rows: Annotated[tuple[ScoredBySupernets, ...], Field(min_length=1)]
+    family: dict[str, _Number]
+    line: Line
+    foretelling: Foretelling
+
+    @cached_property
+    def process(self) -> Process:
+        """The Gaussian process that has seen all scores."""
+        return Process(
+            self.kernel,
+            self._standardised(np.asarray([row.numbers for row in self.rows])),
+            same_labels(len(self.rows)),
+            np.asarray([row.score for row in self.rows]),
+        )
+
+    def predict(self, networks: Sequence[Architecture]) -> tuple[Array, Array]:
+        """Percent, and half of a 90 % interval, each (N,)."""
+        scores, deviations = self.process.predict(self._standardised(numbers(networks)), same_labels(len(networks)))
+        return self.percent(scores, deviations, self.line)
+
+    @staticmethod
+    def percent(scores: Array, deviations: Array, line: Line) -> tuple[Array, Array]:
+        """Percent of some scores, and half of a 90 % interval: what the line leaves, and what the score leaves."""
+        reach = INTERVAL * np.sqrt(line.rest**2 + (line.slope * deviations) ** 2)
+        return line.offset + line.slope * scores, reach
+
+    def _standardised(self, matrix: Array) -> Array:
+        standardised: Array = (matrix - np.asarray(self.centre)) / np.asarray(self.scale)
+        return standardised
+
+
+def same_labels(networks: int) -> Labels:
+    """Labels of networks that all come from one place."""
+    same = np.full(networks, "")
+    own = np.asarray([f"{number}" for number in range(networks)])
+    return Labels(family=same, recipe=same, network=own, distilled=np.zeros(networks, dtype=bool))

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas.networks import Architecture, ConvSpec, SearchSpace, StageSpec
+from nas.proxies import build_proxies
+from nas.report import accuracy_words, is_predicted, landmarks, published_words, summary
+from nas.report.predicted import predicted_summary
+from nas.search import Candidate, ResultsFolder, Run, SearchResult, SpaceUsed, TableUsed
+
+REFERENCES = SearchSpace.find("iformer").references
+T, M, L = (REFERENCES[f"iformer_{size}"] for size in "tml")
+# M with a first stage that is wider than any published one.
+WIDE = M.model_copy(
+    update={"stages": (StageSpec(channels=64, blocks=(ConvSpec(kernel=7, expansion=4),) * 2), *M.stages[1:])}
+)
+
+Survey = Callable[..., SearchResult]
+
+
+def _candidate(network: Architecture, latency_ms: float, top1: float, low: float, high: float) -> Candidate:
+    return Candidate(
+        id=network.id,
+        kind="searched",
+        latency_ms=latency_ms,
+        low_ms=0.9 * latency_ms,
+        high_ms=1.1 * latency_ms,
+        score=top1,
+        seconds=0.0,
+        details={"low": low, "high": high, "unit": "% top-1", "looked_at": 300},
+        architecture=network,
+    )
+
+
+def _reference(name: str, latency_ms: float, top1: float, **published: float) -> Candidate:
+    one = _candidate(REFERENCES[name], latency_ms, top1, top1 - 1, top1 + 1)
+    return one.model_copy(update={"kind": "reference", "name": name, "details": one.details | published})
+
+
+@pytest.fixture
+def survey(tmp_path: Path) -> Survey:
+    """Make the folder of a survey with these candidates."""
+    (settings,) = (proxy.settings() for proxy in build_proxies("accuracy-table", data="", seed=0).values())
+
+    def make(*candidates: Candidate, **changes: Any) -> SearchResult:
+        run = Run(
+            command="nas search --budget-ms 1.1",
+            started="2026-01-01T00:00:00+00:00",
+            versions={"python": "3.11"},
+            space=SpaceUsed(name="iformer", digest="0", networks=10**15),
+            table=TableUsed(name="iphone13.coreml.fp16", digest="0", origin="calibrated: iPhone 13", trust="3 % off"),
+            budget_ms=1.1,
+            proxy={"name": "accuracy-table", **settings} | changes,
+            seed=0,
+        )
+        folder = ResultsFolder(tmp_path / "run", run, resume=False)
+        folder.replace_all(candidates)
+        return folder.finish()
+
+    return make
+
+
+def _beside(result: SearchResult, name: str) -> str:
+    (line,) = (line for line in predicted_summary(result) if line.startswith(f"  beside {name} "))
+    return line
+
+
+def test_the_winner_stands_beside_published_networks_with_what_is_published(survey: Survey) -> None:
+    result = survey(
+        _candidate(WIDE, 1.05, 81.0, 80.0, 82.0),
+        _reference("iformer_m", 1.09, 80.1, published_top1=80.4, published_ms=1.10),
+        _reference("iformer_t", 0.605, 74.0, published_top1=74.1, published_ms=0.60),
+    )
+    lines = predicted_summary(result)
+
+    assert lines[0] == (
+        f"winner {WIDE.id}: 1.050 ms [0.945, 1.155] of 1.1 ms, predicted ImageNet top-1 81.0 % [80.0, 82.0]"
+    )
+    assert lines[1].startswith("  64-96-192-384: 2C | 2C | 9C 4A 1C | 2A; ")
+    assert lines[2:4] == [  # the faster reference first
+        "  beside iformer_t (predicted 0.605 ms; published 74.1 % at 0.60 ms): +6.9 points [+5.9, +7.9], better",
+        "  beside iformer_m (predicted 1.090 ms; published 80.4 % at 1.10 ms): +0.6 points [-0.4, +1.6], "
+        "less than the interval, so not shown",
+    ]
+    assert lines[4] == "what separates it from iformer_m (in brackets): stage 1 channels 64 (48)"
+    assert lines == summary(result)
+
+
+@pytest.mark.parametrize(
+    ("published", "verdict"),
+    [
+        (79.9, "+1.1 points [+0.1, +2.1], better"),
+        (80.1, "+0.9 points [-0.1, +1.9], less than the interval, so not shown"),
+        (81.9, "-0.9 points [-1.9, +0.1], less than the interval, so not shown"),
+        (82.1, "-1.1 points [-2.1, -0.1], worse"),
+    ],
+)
+def test_a_verdict_needs_the_published_accuracy_outside_the_interval(
+    published: float, verdict: str, survey: Survey
+) -> None:
+    winner = _candidate(WIDE, 1.05, 81.0, 80.0, 82.0)
+    result = survey(winner, _reference("iformer_m", 1.09, 75.0, published_top1=published))
+
+    assert _beside(result, "iformer_m") == (
+        f"  beside iformer_m (predicted 1.090 ms; published {published:.1f} %): {verdict}"
+    )
+
+
+def test_a_reference_without_published_accuracy_is_compared_by_its_prediction(survey: Survey) -> None:
+    result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0), _reference("iformer_m", 1.09, 79.5))
+
+    assert _beside(result, "iformer_m") == (
+        "  beside iformer_m (predicted 1.090 ms; predicted 79.5 %): +1.5 points [+0.5, +2.5], better"
+    )
+
+
+def test_what_no_published_network_supports_is_named(survey: Survey) -> None:
+    lines = predicted_summary(survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0)))
+
+    assert lines[2] == (
+        "no published network of the family supports (their range in brackets): stage 1 channels 64 (32 to 48)"
+    )
+
+
+def test_a_winner_within_the_published_ones_is_said_to_be(survey: Survey) -> None:
+    lines = predicted_summary(survey(_candidate(M, 1.09, 80.0, 79.4, 80.8), _reference("iformer_m", 1.09, 80.0)))
+
+    assert "what separates it from iformer_m (in brackets): nothing" in lines
+    assert "it lies within the range of the published networks of the family" in lines
+
+
+def test_without_its_accuracy_table_a_run_can_still_be_read(survey: Survey) -> None:
+    result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0), accuracy_table="moved")
+
+    assert "published network" not in "\n".join(predicted_summary(result))
+
+
+def test_a_summary_says_that_nothing_was_measured_and_what_comes_next(survey: Survey) -> None:
+    result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0), _candidate(T, 0.6, 74.0, 73.0, 75.0))
+    words = "\n".join(predicted_summary(result))
+
+    assert f"300 networks looked at, 2 on the front; files in {result.path}" in words
+    assert "latency: calibrated: iPhone 13 (predicted; 3 % off)" in words
+    assert "accuracy: foretold from published results, nothing was trained or measured (0.3 points off in the" in words
+    assert "ordered by the lower end of the 90 % interval" in words
+    assert "  nas search --budget-ms 1.1 --data YOUR_IMAGES" in words
+    assert f"nas.Architecture.load('{result.path}/winner.json')" in words
+
+
+def test_a_survey_without_a_winner_says_so(survey: Survey) -> None:
+    result = survey(_candidate(L, 1.6, 81.8, 81.0, 82.6))
+
+    assert predicted_summary(result) == [f"{result.path}: no network inside 1.1 ms was found"]
+
+
+def test_only_scores_of_an_accuracy_table_are_predicted_accuracies(survey: Survey, result: SearchResult) -> None:
+    assert is_predicted(survey(_candidate(M, 1.09, 80.0, 79.4, 80.8)))
+    assert not is_predicted(result)
+    assert "ImageNet" not in "\n".join(summary(result))
+
+
+def test_accuracies_have_one_decimal_and_their_interval() -> None:
+    predicted = _candidate(M, 1.09, 80.04, 79.36, 80.78)
+
+    assert accuracy_words(predicted) == "80.0 % [79.4, 80.8]"
+    assert published_words(predicted) == ""
+    assert published_words(_reference("iformer_m", 1.09, 80.0, published_top1=80.4)) == "80.4 %"
+    assert published_words(_reference("iformer_m", 1.09, 80.0, published_top1=80.4, published_ms=1.1)) == (
+        "80.4 % at 1.10 ms"
+    )
+
+
+def test_landmarks_of_a_front_are_some_percent_apart_and_include_its_end() -> None:
+    latencies = [0.50, 0.51, 0.53, 0.54, 0.60, 0.601, 0.602]
+    front = [_candidate(M, latency_ms, 80.0, 79.0, 81.0) for latency_ms in latencies]
+
+    assert [one.latency_ms for one in landmarks(front)] == [0.50, 0.53, 0.60, 0.602]
+    assert [one.latency_ms for one in landmarks(front[:1])] == [0.50]
+    assert landmarks([]) == []
