@@ -14,6 +14,7 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
+from scipy.special import stdtrit
 
 from nas.accuracy.process import Kernel, Labels, Process
 from nas.accuracy.published import INTERVAL
@@ -81,18 +82,42 @@ class Foretelling(Record):
 
 
 class Line(Record):
-    """From a score to percent: `offset + slope * score`, with the standard deviation of what is left."""
+    """From a score to percent, by least squares: `offset + slope * score`.
+
+    Attributes:
+        rest: standard deviation of what is left, in percent.
+        points: number of published networks that the line goes through.
+        centre: mean of their scores.
+        spread: sum of squared differences from that mean.
+    """
 
     offset: _Number
     slope: _Number
     rest: _Number
+    points: int
+    centre: _Number
+    spread: _Number
 
     @classmethod
     def through(cls, scores: Array, top1: Array) -> Line:
         """The line of least squares; at least three points."""
         slope, offset = np.polyfit(scores, top1, 1)
-        rest = np.sqrt(((top1 - offset - slope * scores) ** 2).sum() / max(1, len(scores) - 2))
-        return cls(offset=float(offset), slope=float(slope), rest=float(rest))
+        rest = np.sqrt(((top1 - offset - slope * scores) ** 2).sum() / (len(scores) - 2))
+        return cls(
+            offset=float(offset),
+            slope=float(slope),
+            rest=float(rest),
+            points=len(scores),
+            centre=float(scores.mean()),
+            spread=float(((scores - scores.mean()) ** 2).sum()),
+        )
+
+    def reach(self, scores: Array) -> Array:
+        """Half of a 90 % prediction interval for a new network with each score; wider away from the points."""
+        quantile = float(stdtrit(self.points - 2, 0.95))
+        away = (scores - self.centre) ** 2 / self.spread
+        reach: Array = quantile * self.rest * np.sqrt(1 + 1 / self.points + away)
+        return reach
 
 
 class Trained(Record):
@@ -132,13 +157,14 @@ class Trained(Record):
 
     def predict(self, networks: Sequence[Architecture]) -> tuple[Array, Array]:
         """Percent, and half of a 90 % interval, each (N,)."""
-        scores, deviations = self.process.predict(self._standardised(numbers(networks)), same_labels(len(networks)))
+        labels = same_labels(len(networks), name="new")
+        scores, deviations = self.process.predict(self._standardised(numbers(networks)), labels)
         return self.percent(scores, deviations, self.line)
 
     @staticmethod
     def percent(scores: Array, deviations: Array, line: Line) -> tuple[Array, Array]:
         """Percent of some scores, and half of a 90 % interval: what the line leaves, and what the score leaves."""
-        reach = INTERVAL * np.sqrt(line.rest**2 + (line.slope * deviations) ** 2)
+        reach = np.sqrt(line.reach(scores) ** 2 + (INTERVAL * line.slope * deviations) ** 2)
         return line.offset + line.slope * scores, reach
 
     def _standardised(self, matrix: Array) -> Array:
@@ -146,8 +172,8 @@ class Trained(Record):
         return standardised
 
 
-def same_labels(networks: int) -> Labels:
-    """Labels of networks that all come from one place."""
+def same_labels(networks: int, *, name: str = "row") -> Labels:
+    """Labels of networks that all come from one place; each is another network than those of another `name`."""
     same = np.full(networks, "")
-    own = np.asarray([f"{number}" for number in range(networks)])
+    own = np.asarray([f"{name} {number}" for number in range(networks)])
     return Labels(family=same, recipe=same, network=own, distilled=np.zeros(networks, dtype=bool))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nas.errors import BudgetError, InputError, NasError
+from nas.errors import BudgetError, InputError, MissingLatencyError, NasError
 from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace, random_choice
 from nas.proxies import Proxy, ScoringFailed
@@ -218,7 +219,13 @@ def random_inside(
 
 
 def known_ms(table: LatencyTable, network: Architecture, confidence: float | None) -> float:
-    """The lower of the predicted and the published latency: one of them inside the budget is enough for a reference."""
-    predicted = limited_ms(table, network, confidence)
+    """The lower of the predicted and the published latency: one of them inside the budget is enough for a reference.
+
+    Infinite for a network that the table does not cover.
+    """
+    try:
+        predicted = limited_ms(table, network, confidence)
+    except MissingLatencyError:  # A reference may lie outside the space, and so outside a table that was measured.
+        return math.inf
     published = table.published.get(network.id)
     return min(predicted, published.latency_ms) if published else predicted

@@ -6,7 +6,8 @@ import pytest
 
 from nas.accuracy.fit import _Problem, fit_kernel, fit_published
 from nas.accuracy.process import Labels, Process
-from nas.accuracy.table import AccuracyTable, Published, Row
+from nas.accuracy.published import Published, Row
+from nas.accuracy.table import AccuracyTable
 from nas.errors import InputError
 
 Array = npt.NDArray[np.float64]

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nas.accuracy.published import Row
 from nas.accuracy.results import NETWORK_COLUMNS, RESULT_COLUMNS, read_rows
-from nas.accuracy.table import Row
 from nas.accuracy.traits import TALLY, TRAITS, traits
 from nas.errors import InputError
 

@@ -152,7 +152,7 @@ def surveyed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess
     folder = tmp_path_factory.mktemp("surveyed")
     code = (
         "import atexit, sys\n"
-        "large = {'torch', 'optuna', 'datasets', 'pyarrow', 'PIL'}\n"
+        "large = {'torch', 'optuna', 'datasets', 'pyarrow'}\n"
         "atexit.register(lambda: print('loaded:', sorted(large & set(sys.modules)), file=sys.stderr))\n"
         "from nas.cli import main\n"
         "main()\n"

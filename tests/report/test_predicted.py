@@ -57,7 +57,7 @@ def survey(tmp_path: Path) -> Survey:
             proxy={"name": "accuracy-table", **settings} | changes,
             seed=0,
         )
-        folder = ResultsFolder(tmp_path / "run", run, resume=False)
+        folder = ResultsFolder(tmp_path / "survey", run, resume=False)
         folder.replace_all(candidates)
         return folder.finish()
 
