@@ -25,6 +25,7 @@ __all__ = ["app", "supernet_watch"]
 
 app = typer.Typer(help="Supernets: one network that scores thousands.", no_args_is_help=True)
 _LOG_EVERY_S = 60.0
+_AVERAGE = 0.1  # share of the steps, for a training that ends by --until
 
 
 @app.command("train")
@@ -34,6 +35,15 @@ def supernet_train(
     images: Annotated[
         int, typer.Option(min=1, help="Images that each network of a step sees, with repetition.")
     ] = 32_000,
+    until: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=0.99,
+            help="End when the largest network's held-out loss is this share of log(classes); --images at most.",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step, on each GPU.")] = 64,
     resolution: Annotated[int, typer.Option(help="Height and width of the images, a multiple of 32.")] = 64,
     budget_ms: Annotated[
@@ -78,7 +88,9 @@ def supernet_train(
         )
     with data_watch() as watch:
         image_set = load_images(data, resolution=resolution, seed=seed, progress=watch)
-    recipe = SupernetRecipe(images=images, batch_size=batch_size)
+    recipe = SupernetRecipe(
+        images=images, batch_size=batch_size, until=until, average=0.0 if until is None else _AVERAGE
+    )
     with supernet_watch() as watch_training:
         train_supernet(
             search_space, image_set, path, recipe=recipe, seed=seed, init=init, limit=limit, on_progress=watch_training
@@ -99,6 +111,8 @@ def supernet_watch() -> Iterator[Callable[[TrainingProgress], None]]:
         def show(progress: TrainingProgress) -> None:
             nonlocal said
             losses = f"loss {progress.largest:.2f} largest, {progress.smallest:.2f} smallest"
+            if progress.entropy_share is not None:
+                losses += f"; {progress.entropy_share:.2f} of log(classes) left"
             bar.update(task, total=progress.steps, completed=progress.done, description=losses)
             if not sys.stderr.isatty() and time.monotonic() - said > _LOG_EVERY_S:
                 say(f"step {progress.done} of {progress.steps}: {losses}")

@@ -1,14 +1,16 @@
 """How networks and supernets are trained.
 
 recipe.py has what all trainings share: initial weights, optimizer, schedule, device and number formats. Import these
-from nas.training.recipe. supernet.py defines what a supernet is, sandwich.py trains one, and kept.py keeps those that
+from nas.training.recipe. supernet.py defines what a supernet is, sandwich.py trains one
+step by step (step.py), and kept.py keeps those that
 nas trains by itself.
 """
 
 from __future__ import annotations
 
 from nas.training.kept import estimate_seconds, find_supernet, kept_supernet
-from nas.training.sandwich import Limit, TrainingProgress, train_supernet
+from nas.training.sandwich import TrainingProgress, train_supernet
+from nas.training.step import Limit
 from nas.training.supernet import Supernet, SupernetRecipe, is_supernet, load_supernet
 
 __all__ = [

@@ -17,7 +17,8 @@ from nas.data import ImageSet, fingerprint
 from nas.errors import InputError
 from nas.files import cache_folder, digest_of
 from nas.networks import SearchSpace
-from nas.training.sandwich import Limit, TrainingProgress, step_seconds, train_supernet
+from nas.training.sandwich import TrainingProgress, step_seconds, train_supernet
+from nas.training.step import Limit
 from nas.training.supernet import SupernetRecipe, checkpoint_path, is_supernet, read_origin
 
 __all__ = ["estimate_seconds", "find_supernet", "kept_supernet"]

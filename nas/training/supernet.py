@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -19,7 +19,7 @@ from nas.errors import InputError
 from nas.files import Record, digest, write_beside
 from nas.networks import Architecture, SearchSpace
 from nas.networks.modules import Network, SharedWeights, build_model
-from nas.training.recipe import Precision, batch_norms
+from nas.training.recipe import Precision, batch_norms, schedule
 
 __all__ = [
     "Origin",
@@ -48,6 +48,10 @@ class SupernetRecipe(Record):
         warmup: share of the steps in which the learning rates rise.
         label_smoothing: label smoothing of the largest network's targets.
         random_networks: number of random networks that each step trains besides the largest and the smallest.
+        average: if above 0, learning rates stay at their peak after the warm-up, and the weights that are kept are an
+            average over about this share of the steps. So a training can end anywhere.
+        until: end when the held-out cross-entropy of the largest network is this share of log(classes), or after
+            `images`. Needs an average.
     """
 
     images: int = Field(32_000, ge=1)
@@ -58,6 +62,21 @@ class SupernetRecipe(Record):
     warmup: float = 0.1
     label_smoothing: float = 0.1
     random_networks: int = Field(2, ge=0)
+    average: float = Field(0.0, ge=0, le=1)
+    until: float | None = Field(None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _ends_anywhere(self) -> Self:
+        if self.until is not None and not self.average:
+            raise ValueError("until needs an average: without one the learning rates fall to the last of the images")
+        return self
+
+    def rates(self, done: int, *, steps: int) -> float:
+        """Share of the peak learning rates in the step after `done` of `steps`."""
+        if not self.average:
+            return schedule((done + 1) / (steps + 1), warmup=self.warmup)
+        rising = self.warmup * SupernetRecipe().images / self.batch_size
+        return min(1.0, (done + 1) / max(1.0, rising))
 
     def steps(self, *, workers: int = 1) -> int:
         """Number of steps of the training, with this number of processes."""

@@ -17,8 +17,9 @@ from nas.data import ImageSet
 from nas.errors import BudgetError, InputError, NasError
 from nas.networks import Architecture, SearchSpace, count, operations
 from nas.networks.modules import build_model, save_weights
-from nas.training import Limit, SupernetRecipe, TrainingProgress, load_supernet, sandwich, train_supernet
+from nas.training import Limit, SupernetRecipe, TrainingProgress, load_supernet, train_supernet
 from nas.training.recipe import Optimizer
+from nas.training.step import Sandwich
 from nas.training.supernet import checkpoint_path, read_supernet, write_supernet
 
 SPACE = SearchSpace.find("tiny")
@@ -48,6 +49,47 @@ class TestTraining:
         assert seen[-1].largest < seen[0].largest - 0.1
         assert seen[-1].smallest < seen[0].smallest - 0.1
         assert [progress.steps for progress in seen] == [24] * 24
+
+    def test_averaged_weights_are_kept_and_survive_a_kill(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nas.training.sandwich._CHECKPOINT_S", -1.0)
+        recipe = SupernetRecipe(images=256, batch_size=64, average=0.5)
+        straight = _train(colours, tmp_path / "straight.safetensors", recipe=recipe)
+        with pytest.raises(_StopError):
+            _train(colours, tmp_path / "stopped.safetensors", recipe=recipe, stop_after=3)
+        stopped = _train(colours, tmp_path / "stopped.safetensors", recipe=recipe)
+        last = _train(colours, tmp_path / "last.safetensors", recipe=SupernetRecipe(images=256, batch_size=64))
+
+        assert straight.read_bytes() == stopped.read_bytes()
+        kept, others = (load_supernet(path).weights.tensors for path in (straight, last))
+        assert all(torch.isfinite(tensor).all() for tensor in kept.values())
+        assert any(not torch.equal(kept[name], others[name]) for name in kept)
+
+    def test_training_ends_where_little_of_the_task_is_left(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nas.training.sandwich._LOOK_STEPS", 2)
+        shares = iter([0.9, 0.7, 0.5])
+        monkeypatch.setattr(Sandwich, "entropy_share", lambda self, images: next(shares))
+        seen: list[TrainingProgress] = []
+
+        recipe = SupernetRecipe(images=64 * 20, batch_size=64, average=0.1, until=0.7)
+        path = _train(colours, tmp_path / "x.safetensors", recipe=recipe, on_progress=seen.append)
+
+        assert [progress.entropy_share for progress in seen] == [None, 0.9, 0.9, 0.7]
+        assert load_supernet(path).num_classes == colours.num_classes
+
+    def test_what_is_left_of_the_task_falls_from_one(self, colours: ImageSet, tmp_path: Path) -> None:
+        seen: list[TrainingProgress] = []
+
+        recipe = SupernetRecipe(images=64 * 75, batch_size=64, average=0.1, until=0.01)
+        _train(colours, tmp_path / "x.safetensors", recipe=recipe, on_progress=seen.append)
+
+        looks = [progress.entropy_share for progress in seen if progress.done % 25 == 0]
+        assert looks[0] is not None
+        assert looks[-1] is not None
+        assert 1.5 > looks[0] > looks[-1] > 0
 
     def test_killed_training_goes_on_to_the_same_weights(
         self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -134,7 +176,7 @@ class TestTraining:
     def test_limit_that_nothing_meets_is_refused(
         self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("nas.training.sandwich._POOL_DRAWS", 100)
+        monkeypatch.setattr("nas.training.step._POOL_DRAWS", 100)
         nothing = Limit(admits=lambda network: False, words="at most 0 ms")
 
         with pytest.raises(BudgetError, match="of 100 random networks of the space none is at most 0 ms"):
@@ -143,7 +185,7 @@ class TestTraining:
     def test_networks_too_rare_to_be_met_again_are_taken_from_those_met_first(
         self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("nas.training.sandwich._STEP_DRAWS", 0)
+        monkeypatch.setattr("nas.training.step._STEP_DRAWS", 0)
 
         assert _train(colours, tmp_path / "x.safetensors", limit=Limit(admits=lambda network: True, words="any"))
 
@@ -194,7 +236,7 @@ class TestTraining:
     ) -> None:
         passes: list[tuple[Architecture, Tensor]] = []
         told: list[Tensor] = []
-        logits, cross_entropy = sandwich._Training._logits, F.cross_entropy
+        logits, cross_entropy = Sandwich._logits, F.cross_entropy
 
         def watched(self: Any, architecture: Architecture, images: Tensor) -> Tensor:
             passes.append((architecture, logits(self, architecture, images)))
@@ -204,8 +246,8 @@ class TestTraining:
             told.append(targets)
             return cross_entropy(outputs, targets, **options)
 
-        monkeypatch.setattr(sandwich._Training, "_logits", watched)
-        monkeypatch.setattr("nas.training.sandwich.F.cross_entropy", compared)
+        monkeypatch.setattr(Sandwich, "_logits", watched)
+        monkeypatch.setattr("nas.training.step.F.cross_entropy", compared)
         _train(colours, tmp_path / "x.safetensors", recipe=SupernetRecipe(images=192, batch_size=64))
 
         steps = [[count(network).macs for network, _ in passes[start : start + 4]] for start in (0, 4, 8)]
@@ -228,7 +270,7 @@ class TestTraining:
         def full(*_: object) -> None:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-        monkeypatch.setattr(sandwich._Training, "losses", full)
+        monkeypatch.setattr(Sandwich, "losses", full)
 
         with pytest.raises(
             NasError, match=r"out of memory on cpu with 64 images a step of 32 px; try a smaller --batch"
@@ -262,22 +304,22 @@ class TestTraining:
         (tmp_path / "watched.py").write_text(
             "import torch.distributed as dist\n"
             "import torch\n"
-            "from nas.training import sandwich\n"
+            "from nas.training.step import Sandwich\n"
             "from nas.cli import main\n"
-            "update, losses = sandwich._Training.update, sandwich._Training.losses\n"
+            "update, losses = Sandwich.update, Sandwich.losses\n"
             "def apart(self, images, labels):\n"
             "    both = [torch.empty_like(images) for _ in range(2)]\n"
             "    dist.all_gather(both, images)\n"
             "    assert not torch.equal(*both), 'the processes see the same images'\n"
             "    return losses(self, images, labels)\n"
-            "sandwich._Training.losses = apart\n"
+            "Sandwich.losses = apart\n"
             "def watched(self, share):\n"
             "    update(self, share)\n"
             "    own = torch.stack([tensor.detach().double().sum() for tensor in self.weights.tensors.values()])\n"
             "    both = [torch.zeros_like(own) for _ in range(2)]\n"
             "    dist.all_gather(both, own)\n"
             "    assert torch.equal(*both), 'the processes have other weights'\n"
-            "sandwich._Training.update = watched\n"
+            "Sandwich.update = watched\n"
             "main()\n"
         )
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

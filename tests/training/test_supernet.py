@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from nas.data import ImageSet, fingerprint
 from nas.errors import InputError
 from nas.networks import SearchSpace, random_choice
-from nas.training import load_supernet
+from nas.training import SupernetRecipe, load_supernet
 from nas.training.supernet import read_supernet
 
 SPACE = SearchSpace.find("tiny")
@@ -67,3 +68,15 @@ def _as_before(path: Path, old: Path) -> Path:
     tensors, origin, _ = read_supernet(path)
     save_file(tensors, old, {"supernet": origin.model_dump_json(exclude={"fingerprint", "class_names"})})
     return old
+
+
+def test_ending_anywhere_needs_averaged_weights() -> None:
+    with pytest.raises(ValidationError, match="until needs an average"):
+        SupernetRecipe(until=0.8)
+
+
+def test_rates_fall_to_the_last_image_or_stay_with_an_average() -> None:
+    falling, staying = SupernetRecipe(), SupernetRecipe(average=0.1)
+
+    assert falling.rates(499, steps=500) < 0.01
+    assert [round(staying.rates(done, steps=2000), 2) for done in (0, 24, 49, 1999)] == [0.02, 0.5, 1.0, 1.0]
