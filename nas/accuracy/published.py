@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nas.accuracy.process import Kernel, Labels, Process
+from nas.accuracy.traits import TRAITS
 from nas.files import Record
 
 __all__ = ["INTERVAL", "Errors", "Published", "Row"]
@@ -95,6 +96,14 @@ class Published(Record):
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     errors: dict[str, Errors]
     ranges: dict[str, tuple[_Number, _Number]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _knows_the_traits(self) -> Self:
+        if self.traits != TRAITS:
+            raise ValueError(
+                "traits are not those of this version of nas: make the table again (accuracy_tables/README.md)"
+            )
+        return self
 
     @staticmethod
     def target(top1: Array) -> Array:

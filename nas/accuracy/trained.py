@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 from scipy.special import stdtrit
 
 from nas.accuracy.process import Kernel, Labels, Process
 from nas.accuracy.published import INTERVAL
-from nas.accuracy.structure import numbers
+from nas.accuracy.structure import NUMBERS, numbers
 from nas.files import Record
 from nas.networks import Architecture
 
@@ -74,10 +74,10 @@ class Foretelling(Record):
 
     def describe(self) -> str:
         """In words."""
-        worst = min(self.in_bands.values(), default=float("nan"))
+        inside = f", inside bands of 0.1 ms {min(self.in_bands.values()):.2f} at least" if self.in_bands else ""
         return (
             f"scores of {self.networks} networks foretold by the others with rank correlation "
-            f"{self.rank_correlation:.3f}, inside bands of 0.1 ms {worst:.2f} at least"
+            f"{self.rank_correlation:.3f}{inside}"
         )
 
 
@@ -144,6 +144,14 @@ class Trained(Record):
     family: dict[str, _Number]
     line: Line
     foretelling: Foretelling
+
+    @model_validator(mode="after")
+    def _knows_the_numbers(self) -> Self:
+        if self.numbers != NUMBERS:
+            raise ValueError(
+                "numbers are not those of this version of nas: make the table again (accuracy_tables/README.md)"
+            )
+        return self
 
     @cached_property
     def process(self) -> Process:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 _BANDS = 48  # in a factor of ten
 _ELITES = 8  # networks that a band keeps
-_GENERATION = 1000  # networks between two selections
+_GENERATION = 250  # networks between two selections
 _RANDOM_SHARE = 0.1  # of a generation; the rest are children
 _CROSSED_SHARE = 0.25  # of the children: these take stages from a second parent
 _CHANGES = 1.5  # choices that differ between parent and child, on average

@@ -162,7 +162,8 @@ def run_guided(
             if network.id not in decision.known and not is_late(decision.mean_seconds() + settling_s):
                 decision.score(network, kind="reference", name=name)
         for network in shortlist:
-            if len(decision.known) >= plan.scored or is_late(decision.mean_seconds() + settling_s):
+            enough = len(decision.known) >= plan.scored or is_late(decision.mean_seconds() + settling_s)
+            if enough and decision.searched:  # Without a single candidate there would be no winner.
                 break
             if not decision.has_searched(network.id):
                 decision.take(network, trial=None)
@@ -234,7 +235,8 @@ def _settle(
     inside = [c for c in result.scored if c.latency_ms <= budget_ms]
     best = sorted(inside, key=score_of, reverse=True)[: plan.settled - 1]
     nearest = sorted(result.references, key=lambda c: c.latency_ms)[-1:]
-    for candidate in (*best, *nearest):
+    proposed = {candidate.id for candidate in best}  # The survey may have found the reference as well.
+    for candidate in (*best, *(reference for reference in nearest if reference.id not in proposed)):
         if candidate.id in result.settled:
             continue
         outcome = attempt(settler, candidate.architecture)

@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from nas.accuracy import AccuracyTable
+from nas.accuracy.fit import fit_published
 from nas.accuracy.published import Errors, Published, Row
 from nas.accuracy.results import read_rows
 from nas.accuracy.structure import ranges
@@ -169,3 +170,13 @@ def test_another_recipe_or_a_teacher_is_worth_another_accuracy(published: Publis
 
     assert better > found
     assert taught_high - taught_low > high - low  # less is known about it
+
+
+def test_the_kernel_in_the_file_is_the_one_that_its_rows_give(
+    published: Published, others: list[Row], own: list[Row], maker: ModuleType
+) -> None:
+    again = fit_published(others, own, axes=maker.AXES)
+
+    for name, value in again.kernel.model_dump().items():
+        np.testing.assert_allclose(value, getattr(published.kernel, name), rtol=1e-2, err_msg=name)
+    np.testing.assert_allclose(again.foretold(own), published.foretold(own), rtol=0, atol=1e-3)

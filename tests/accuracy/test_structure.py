@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
+import pytest
+
 from nas.accuracy import AccuracyTable, beyond, differences
-from nas.accuracy.structure import ranges, structure
+from nas.accuracy.structure import NUMBERS, numbers, ranges, structure
 from nas.networks import Architecture, AttentionSpec, ConvSpec, StageSpec, StemSpec
 
 
@@ -84,3 +87,28 @@ def test_ranges_span_all_networks_and_know_numbers_alone(references: dict[str, A
     assert "stage 4 kernel" not in found  # no network has convolutions there
     assert structure(references["m"])["stage 3 attention"] == "shma"
     assert ranges([]) == {}
+
+
+def test_numbers_tell_where_attention_stands(references: dict[str, Architecture]) -> None:
+    late = references["m"]
+    stage = late.stages[2]
+    turned = stage.model_copy(update={"blocks": stage.blocks[::-1]})
+    early = late.model_copy(update={"stages": (*late.stages[:2], turned, late.stages[3])})
+    rows = numbers([late, early])
+    different = [name for name, one, other in zip(NUMBERS, *rows, strict=True) if one != other]
+
+    assert rows.shape == (2, len(NUMBERS))
+    assert different == ["stage 3 place of attention"]
+    assert rows[0][NUMBERS.index("stage 3 place of attention")] > 0.5 > rows[1][NUMBERS.index(different[0])]
+
+
+def test_numbers_are_what_a_network_is_made_of(references: dict[str, Architecture]) -> None:
+    row = dict(zip(NUMBERS, numbers([references["m"]])[0].tolist(), strict=True))
+
+    assert (row["stem kernel"], row["stem expansion"]) == (5, 4)
+    assert row["stage 3 log channels"] == pytest.approx(np.log(192))
+    assert (row["stage 3 convolution blocks"], row["stage 3 attention units"]) == (10, 4)
+    assert row["stage 3 log blocks"] == pytest.approx(np.log(14))
+    assert (row["stage 3 kernel"], row["stage 3 convolution expansion"], row["stage 3 query reduction"]) == (7, 4, 2)
+    assert (row["stage 3 shma"], row["stage 3 sha"], row["stage 3 mha"]) == (1, 0, 0)
+    assert (row["stage 1 shma"], row["stage 1 query reduction"], row["stage 1 place of attention"]) == (0, 0, 0.5)

@@ -26,7 +26,10 @@ def test_a_score_is_the_predicted_accuracy_with_its_interval() -> None:
     table, _ = AccuracyTable.find("iformer")
     for network, predicted, score in zip(NETWORKS, table.predict(NETWORKS), _build().score_all(NETWORKS), strict=True):
         assert score.value == predicted.top1
-        assert score.details == {"low": predicted.low, "high": predicted.high, "unit": "% top-1"}
+        assert (score.details["low"], score.details["high"]) == (predicted.low, predicted.high)
+        for name, part in predicted.parts.items():
+            ends = [score.details[f"{name}{end}"] for end in (" low", "", " high")]
+            assert ends == [part.low, part.top1, part.high]
         assert score.weights is None
         assert _build().score(network).value == pytest.approx(predicted.top1)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from nas.accuracy import WORDS
 from nas.networks import Architecture, ConvSpec, SearchSpace, StageSpec
 from nas.proxies import build_proxies
 from nas.report import accuracy_words, is_predicted, landmarks, published_words, summary
@@ -46,7 +47,7 @@ def survey(tmp_path: Path) -> Survey:
     """Make the folder of a survey with these candidates."""
     (settings,) = (proxy.settings() for proxy in build_proxies("accuracy-table", data="", seed=0).values())
 
-    def make(*candidates: Candidate, **changes: Any) -> SearchResult:
+    def make(*candidates: Candidate, out: str = "survey", **changes: Any) -> SearchResult:
         run = Run(
             command="nas search --budget-ms 1.1",
             started="2026-01-01T00:00:00+00:00",
@@ -57,7 +58,7 @@ def survey(tmp_path: Path) -> Survey:
             proxy={"name": "accuracy-table", **settings} | changes,
             seed=0,
         )
-        folder = ResultsFolder(tmp_path / "survey", run, resume=False)
+        folder = ResultsFolder(tmp_path / out, run, resume=False)
         folder.replace_all(candidates)
         return folder.finish()
 
@@ -88,6 +89,19 @@ def test_the_winner_stands_beside_published_networks_with_what_is_published(surv
     ]
     assert lines[4] == "what separates it from iformer_m (in brackets): stage 1 channels 64 (48)"
     assert lines == summary(result)
+
+
+def test_what_published_results_and_supernets_say_stands_below_the_winner(survey: Survey) -> None:
+    winner = _candidate(WIDE, 1.05, 81.0, 80.0, 82.0)
+    published = {"published": 80.9, "published low": 79.9, "published high": 81.9}
+    trained = {"trained": 81.3, "trained low": 80.3, "trained high": 82.3}
+    one, both = (
+        predicted_summary(survey(winner.model_copy(update={"details": winner.details | parts}), out=name))
+        for name, parts in (("one", published), ("both", published | trained))
+    )
+
+    assert both[2] == (f"  by {WORDS['published']} 80.9 % [79.9, 81.9]; by {WORDS['trained']} 81.3 % [80.3, 82.3]")
+    assert not any("80.9" in line for line in one)  # one part says what the first line says
 
 
 @pytest.mark.parametrize(
@@ -145,8 +159,10 @@ def test_a_summary_says_that_nothing_was_measured_and_what_comes_next(survey: Su
 
     assert f"300 networks looked at, 2 on the front; files in {result.path}" in words
     assert "latency: calibrated: iPhone 13 (predicted; 3 % off)" in words
-    assert "accuracy: foretold from published results, nothing was trained or measured (0.3 points off in the" in words
-    assert "ordered by the lower end of the 90 % interval" in words
+    assert (
+        f"accuracy: foretold by an accuracy table, nothing was trained or measured ({result.run.proxy['trust']}); "
+        "ordered by the lower end of the 90 % interval"
+    ) in words
     assert "  nas search --budget-ms 1.1 --data YOUR_IMAGES" in words
     assert f"nas.Architecture.load('{result.path}/winner.json')" in words
 

@@ -101,6 +101,7 @@ def test_the_best_of_every_band_come_back_fastest_first(ranking: _Ranking) -> No
     assert best == returned
     assert sorted(one.latency_ms for one in found) == [one.latency_ms for one in found]
     assert len(found) < len(ranking.seen)  # not all that were looked at
+    assert len({(_band(one.latency_ms), one.network.summary) for one in found}) == len(found)  # all of another kind
     for one in found:
         assert (_latency_ms(one.network), ranking.of(one.network)) == (one.latency_ms, one.rank)
 

@@ -43,7 +43,7 @@ class _SqueezeExcite(_Steps):
         self.reduce, self.expand = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.expand(self.reduce(x.mean((2, 3), keepdim=True)).relu())
+        gate: Tensor = self.expand(self.reduce(x.mean((2, 3), keepdim=True)).relu())
         return x * gate.sigmoid()
 
 
@@ -146,7 +146,8 @@ def test_product_of_equal_maps_is_a_gate_and_of_unequal_ones_a_scaling() -> None
             self.gate = nn.Conv2d(16, 16, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            return x * self.gate(x).sigmoid()
+            gate: Tensor = self.gate(x)
+            return x * gate.sigmoid()
 
     image = torch.zeros(1, 16, 8, 8)
     gated, scaled, both = (

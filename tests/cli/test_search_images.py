@@ -1,0 +1,213 @@
+"""`nas search --data`: finds or trains the supernet of these images, scores with it, and settles the last few.
+
+In this process, so that the supernet, the settling and the survey can be made small.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import nas.search
+from nas.cli import main
+from nas.networks import Architecture
+from nas.proxies import short_training
+from nas.search import Candidate, SearchResult
+from nas.training import SupernetRecipe, load_supernet
+
+Command = Callable[..., int]
+CLASSES = ("blue", "green", "red")
+IMAGES = 96  # that the supernet is trained on
+SMALL = ["--budget-ms", "0.3", "--space", "tiny"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of twelve PNG files of 40 px, each with a colour of its own."""
+    folder, draw = tmp_path_factory.mktemp("photos") / "photos", random.Random(0)
+    for channel, name in enumerate(reversed(CLASSES)):
+        (folder / name).mkdir(parents=True)
+        for index in range(12):
+            colour = [draw.randrange(100) for _ in range(3)]
+            colour[channel] += 150
+            Image.new("RGB", (40, 40), tuple(colour)).save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def command(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Run `nas search` in a folder with the photos, with everything that takes long made small."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # as the command sets it; monkeypatch restores it
+    shutil.copytree(photos, "photos")
+    recipe = functools.partial(SupernetRecipe, images=IMAGES, batch_size=16)
+    monkeypatch.setattr("nas.training.SupernetRecipe", recipe)
+    monkeypatch.setattr("nas.training.sandwich._TIMED_S", 1e-9)  # one step
+    monkeypatch.setattr("nas.proxies.supernet._CALIBRATION_IMAGES", 64)
+    monkeypatch.setitem(short_training._PRESETS, "standard", short_training._Preset(images=64))
+    for module in ("nas.training.sandwich", "nas.proxies.supernet", "nas.proxies.short_training"):
+        monkeypatch.setattr(f"{module}.faster_precision", lambda device: "fp32")
+    monkeypatch.setattr("nas.search.plan_survey", functools.partial(nas.search.plan_survey, networks=40))
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["nas", "search", *SMALL, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+def _supernets() -> list[Path]:
+    return sorted(Path("cache").glob("supernets/*.safetensors"))
+
+
+def test_a_search_on_photos_trains_their_supernet_once_and_settles_with_it(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = command("--data", "photos", "--trials", "4", "--out", "run")
+    shown, words = capsys.readouterr()
+    (supernet,) = _supernets()
+    trained_at = supernet.stat().st_mtime_ns
+    shutil.copytree("photos", "elsewhere/copy")
+    shutil.rmtree("photos")
+    second = command("--data", "elsewhere/copy", "--trials", "2", "--out", "again", "--json")
+    document, again = capsys.readouterr()
+    result = SearchResult.load(Path("run"))
+
+    assert (first, second) == (0, 0), words + again
+    # The plan, with its times, before anything is scored.
+    for expected in (
+        r"space: 2\.24e\+02 networks, the cheapest in 0\.2\d\d ms\n",
+        r"accuracy: predicted ImageNet-1k top-1; ",
+        r"data: photos: 33 train and 3 val images of 3 classes at 64 px\n",
+        r"supernet: trained on these images now, once, about \d+ min; kept in the cache\n",
+        r"survey: 40 networks inside 0\.3 ms by tables alone, about \d+ s\n",
+        r"scoring: the best 4 of every latency by the supernet, about \d+ s\n",
+        r"settling: the best 3 and a reference are trained from the supernet, about \d+ s\n",
+        r"results: run\ntiny_a ",
+    ):
+        assert re.search(expected, words), expected
+    assert len(re.findall(r"settled by short-training:standard: score 0\.\d+", words)) == len(result.settled) >= 3
+    assert load_supernet(supernet).class_names == CLASSES
+
+    assert f"supernet: of these images, {supernet.absolute()}" in again
+    assert "trained on these images now" not in again
+    assert _supernets() == [supernet]
+    assert supernet.stat().st_mtime_ns == trained_at
+    assert json.loads(document)["winner"]["latency_ms"] <= 0.3
+
+    assert result.run.proxy["name"] == "supernet"
+    assert result.run.screens == ["accuracy-table"]
+    assert result.run.proxy["settles"]["name"] == "short-training:standard"
+    assert result.run.proxy["settles"]["init"] == result.run.proxy["supernet"] == str(supernet.absolute())
+    assert len({c.id for c in result.candidates}) == 4
+    assert result.winner is not None
+    assert result.winner.id in result.settled
+    assert result.build_winner().architecture.num_classes == 3
+    assert f"winner {result.winner.id}: " in shown
+    assert "settled by short-training:standard from the supernet: " in shown
+    files = {path.name for path in result.path.iterdir()}
+    assert {"screened.jsonl", "settled.jsonl", "front.csv", "winner.safetensors", "report.md", "pareto.html"} <= files
+
+
+def test_a_stopped_search_on_photos_says_how_to_go_on_and_does(
+    command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--data", "photos", "--trials", "2", "--out", "run"]
+    with monkeypatch.context() as patched:
+        patched.setattr("nas.cli.search.say_candidate", _stop)
+        stopped = command(*options)
+    words = capsys.readouterr().err
+    left = SearchResult.load(Path("run"))
+    report = Path("run/report.md").read_text()
+    resumed = command(*options, "--resume")
+    again = capsys.readouterr().err
+    result = SearchResult.load(Path("run"))
+
+    assert (stopped, resumed) == (130, 0), again
+    assert "stopped; go on with: nas search --resume --out run and the same options" in words
+    assert "everything finished so far is saved" in words
+    assert [c.name for c in left.candidates] == ["tiny_a"]
+    assert "no network inside 0.3 ms is scored yet" in report
+    assert "trained on these images now" not in again
+    assert left.candidates == result.candidates[:1]
+    assert result.winner is not None
+    assert f"winner {result.winner.id}: " in Path("run/report.md").read_text()
+
+
+def _stop(candidate: Candidate) -> None:
+    raise KeyboardInterrupt
+
+
+def test_without_time_for_a_supernet_the_accuracy_table_decides_and_says_so(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = command("--data", "photos", "--time-limit", "5s", "--out", "run")
+    shown, words = capsys.readouterr()
+    result = SearchResult.load(Path("run"))
+
+    assert code == 0, words
+    assert re.search(
+        r"supernet: its training would take about \d+ min, which does not fit into --time-limit; the accuracy table "
+        r"alone decides, and your images are not used\n",
+        words,
+    )
+    assert _supernets() == []
+    assert result.run.proxy["name"] == "accuracy-table"
+    assert "settles" not in result.run.proxy
+    assert result.winner is not None
+    assert float(result.winner.details["looked_at"]) > 1
+    assert "predicted ImageNet top-1" in shown
+    assert not (result.path / "settled.jsonl").exists()
+
+
+def test_a_search_on_images_has_no_use_for_a_storage(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    code = command("--data", "photos", "--storage", "sqlite:///x.db", "--out", "run")
+    words = capsys.readouterr().err
+
+    assert code == 2
+    assert words.splitlines()[-1].startswith("error: --storage is for searches by --proxy that train")
+    assert not Path("run").exists()
+    assert not Path("cache").exists()
+
+
+def test_a_given_supernet_is_used_and_none_is_trained(
+    command: Command, capsys: pytest.CaptureFixture[str], tiny_supernet: Path
+) -> None:
+    """A supernet of four classes does not fit these photos, which shows that it was asked."""
+    code = command("--data", "photos", "--supernet", str(tiny_supernet), "--out", "run")
+    words = capsys.readouterr().err
+
+    assert code == 2
+    assert words.splitlines()[-1].startswith(f"error: {tiny_supernet} was trained for 4 classes, photos has 3: ")
+    assert _supernets() == []
+
+
+def test_an_option_without_a_proxy_is_one_of_short_training(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["--option", "images=64", "--option", "resolution=32"]
+    code = command("--data", "photos", *quick, "--trials", "1", "--out", "run")
+    words = capsys.readouterr().err
+    result = SearchResult.load(Path("run"))
+
+    assert code == 0, words
+    assert result.run.proxy["name"] == "short-training"
+    assert (result.run.proxy["images"], result.run.proxy["resolution"]) == (64, 32)
+    assert (result.run.screens, "settles" in result.run.proxy) == ([], False)
+    assert _supernets() == []
+    assert Architecture.load(Path("run/winner.json")).resolution == 64
