@@ -24,7 +24,7 @@ from nas.accuracy.traits import TRAITS
 from nas.errors import InputError
 from nas.networks import Architecture
 
-__all__ = ["errors_of", "fit_kernel", "fit_published", "fit_trained", "weigh"]
+__all__ = ["WEIGHTS", "errors_of", "fit_kernel", "fit_published", "fit_trained", "weigh"]
 
 Array = npt.NDArray[np.float64]
 
@@ -40,6 +40,8 @@ _OTHERS = {
     "noise": (0.05, 0.7),
 }
 _DIGITS = 5
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # of the trained part, to choose from
+_AS_GOOD = 1.02  # a squared error this much larger is not told apart
 _FEWEST_IN_BAND = 15  # networks of a band, for a rank correlation
 
 
@@ -180,15 +182,16 @@ def _foretelling(matrix: Array, targets: Array, kernel: Kernel, latencies_ms: Ar
 def weigh(table: AccuracyTable, axes: Mapping[str, str]) -> AccuracyTable:
     """The table with the weight of its trained part, and the errors of both parts together.
 
-    The weight is the one of 0, 0.05, ... 1 with the least mean squared error on the rows of the family, where all rows
-    of an axis are left out together.
+    The weight is one of `WEIGHTS`: that with the least mean squared error on the rows of the family, where all rows of
+    an axis are left out together. A smaller one is taken whose error is larger by less than a fiftieth.
     """
 
     def missed(weight: float) -> float:
         found = table.model_copy(update={"weight": weight}).left_out(axes)
         return sum((found[row.name].top1 - row.top1) ** 2 for row in table.published.rows if row.name in found)
 
-    weight = min((step / 20 for step in range(21)), key=missed) if table.trained else 0.0
+    errors_by = {weight: missed(weight) for weight in (WEIGHTS if table.trained else (0.0,))}
+    weight = min(one for one, error in errors_by.items() if error <= _AS_GOOD * min(errors_by.values()))
     chosen = table.model_copy(update={"weight": weight})
     errors = {
         "each row of the family left out": errors_of(chosen, {name: name for name in axes}),

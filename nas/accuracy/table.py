@@ -85,7 +85,8 @@ class AccuracyTable(Record):
         origin: where it comes from.
         published: what published accuracies say.
         trained: what supernets say, if any were asked.
-        weight: of the trained part; the rest is that of the published part.
+        weight: how much the trained part counts. Each part counts by the inverse square of its interval, so that one
+            which knows little about a network says little; the trained part `weight` times that.
         errors: of both together on the published networks of the family, by what was left out.
     """
 
@@ -93,7 +94,7 @@ class AccuracyTable(Record):
     origin: Origin
     published: Published
     trained: Trained | None = None
-    weight: Annotated[float, Field(ge=0, le=1)] = 0.0
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     errors: dict[str, Errors] = Field(default_factory=dict)
 
     @classmethod
@@ -162,9 +163,10 @@ class AccuracyTable(Record):
         if trained is not None:
             top1, reach = trained
             parts["trained"] = (top1, top1 - reach, top1 + reach)
+            inverse = 1 / ((published[2] - published[1]) / 2) ** 2
+            share = self.weight / reach**2 / (inverse + self.weight / reach**2)
             together = tuple(  # type: ignore[assignment]
-                (1 - self.weight) * one + self.weight * other
-                for one, other in zip(published, parts["trained"], strict=True)
+                (1 - share) * one + share * other for one, other in zip(published, parts["trained"], strict=True)
             )
         return [
             Accuracy(
@@ -203,7 +205,7 @@ class AccuracyTable(Record):
         yield f"versions: {', '.join(map(' '.join, self.origin.versions.items()))}; date: {self.origin.date}"
         for what, errors in self.errors.items():
             yield f"{what}: {errors.describe()}"
-        yield f"published part, weight {1 - self.weight:.2f}: {self.origin.data}"
+        yield f"published part: {self.origin.data}"
         for what, errors in self.published.errors.items():
             yield f"  {what}: {errors.describe()}"
         yield (
@@ -211,7 +213,7 @@ class AccuracyTable(Record):
             "families left out lie inside"
         )
         if self.trained:
-            yield f"trained part, weight {self.weight:.2f}: {self.trained.foretelling.describe()}"
+            yield f"trained part, counting {self.weight:g} times by its interval: {self.trained.foretelling.describe()}"
             for one in self.trained.supernets:
                 yield (
                     f"  supernet {one.name}: {one.data} at {one.resolution} px, seed {one.seed}, {one.images} images; "

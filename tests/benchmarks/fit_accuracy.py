@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.accuracy.fit import errors_of, fit_published, fit_trained, weigh
+from nas.accuracy.fit import WEIGHTS, errors_of, fit_published, fit_trained, weigh
 from nas.accuracy.published import Row
 from nas.accuracy.results import read_rows, rounded_traits
 from nas.accuracy.structure import ranges
@@ -100,10 +100,10 @@ def main() -> None:
             f"{unseen[number]:.2f}",
         )
         sys.stdout.write("  ".join(f"{cell:>22s}" for cell in cells) + "\n")
-    sys.stdout.write("\nweight of the trained part, and mean error with each axis left out:\n")
-    for step in range(0, 21, 2):
-        errors = errors_of(table.model_copy(update={"weight": step / 20}), AXES)
-        sys.stdout.write(f"  {step / 20:.1f}  {errors.describe()}\n")
+    sys.stdout.write("\nweight of the trained part, and errors with each axis left out:\n")
+    for weight in WEIGHTS:
+        errors = errors_of(table.model_copy(update={"weight": weight}), AXES)
+        sys.stdout.write(f"  {weight:4g}  {errors.describe()}\n")
     for seed in range(asked.restarts):
         again = fit_published(others, own, axes=AXES, seed=seed)
         change = np.abs(again.left_out(range(len(again.rows)))[0] - published.left_out(range(len(published.rows)))[0])
