@@ -103,6 +103,9 @@ class Published(Record):
             raise ValueError(
                 "traits are not those of this version of nas: make the table again (accuracy_tables/README.md)"
             )
+        lengths = {len(self.centre), len(self.scale), len(self.kernel.linear), len(self.kernel.lengths)}
+        if lengths | {len(row.traits) for row in self.rows} != {len(TRAITS)}:
+            raise ValueError(f"every row, centre, scale and kernel must have {len(TRAITS)} traits")
         return self
 
     @staticmethod

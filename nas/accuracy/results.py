@@ -27,10 +27,15 @@ __all__ = ["NETWORK_COLUMNS", "RESULT_COLUMNS", "read_rows", "rounded_traits"]
 NETWORK_COLUMNS = ("network", "family", "resolution", *TALLY)
 RESULT_COLUMNS = ("network", "recipe", "resolution", "top1")
 _DIGITS = 5  # decimals of a trait
+_AUTHORS = ("in1k", "r224_in1k", "r256_in1k")
+_DISTILLED = ("dist", "usi")
 
 
 def read_rows(networks: Path, results: Path) -> list[Row]:
-    """The trained networks of both files. A recipe with `dist` in its name learnt from a teacher.
+    """The trained networks of both files.
+
+    `dist` or `usi` in the name of a network or a recipe means that it learnt from a teacher. A recipe that is only
+    named after the data is the authors' own, so it is another one in each family.
 
     Raises:
         InputError: a file cannot be read, a column is missing, a number is none, or a result has no network.
@@ -55,8 +60,8 @@ def read_rows(networks: Path, results: Path) -> list[Row]:
                 Row(
                     name=row["network"],
                     family=families[key],
-                    recipe=row["recipe"],
-                    distilled="dist" in row["recipe"],
+                    recipe=f"{families[key]} {row['recipe']}" if row["recipe"] in _AUTHORS else row["recipe"],
+                    distilled=any(word in f"{key[0]}.{row['recipe']}" for word in _DISTILLED),
                     top1=float(row["top1"]),
                     traits=found[key],
                 )

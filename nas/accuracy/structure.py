@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from nas.networks import Architecture, AttentionSpec, ConvSpec
+from nas.networks import Architecture, AttentionSpec, ConvSpec, StageSpec
 
 __all__ = ["NUMBERS", "Ranges", "beyond", "differences", "numbers", "ranges", "structure"]
 
@@ -42,7 +42,12 @@ def structure(network: Architecture) -> dict[str, float | str]:
 
     Blocks of one kind are alike within a stage of a search space; of others, the first counts.
     """
-    facts: dict[str, float | str] = {"stem kernel": network.stem.kernel, "stem expansion": network.stem.expansion}
+    facts: dict[str, float | str] = {
+        "resolution": network.resolution,
+        "stem kernel": network.stem.kernel,
+        "stem expansion": network.stem.expansion,
+        "downsample kernel": network.downsample.kernel,
+    }
     for number, stage in enumerate(network.stages, start=1):
         where = f"stage {number}"
         convs = [block for block in stage.blocks if isinstance(block, ConvSpec)]
@@ -61,8 +66,17 @@ def structure(network: Architecture) -> dict[str, float | str]:
                 f"{where} modulation": units[0].modulation,
                 f"{where} attention expansion": units[0].expansion,
                 f"{where} position kernel": units[0].position_kernel,
+                f"{where} place of attention": round(_place(stage), 2),
+                f"{where} window": units[0].window,
+                f"{where} heads": units[0].heads or 1,
             }
     return facts
+
+
+def _place(stage: StageSpec) -> float:
+    """Mean position of the attention units of a stage, from 0 (first) to 1 (last); the middle where there are none."""
+    places = [place for place, block in enumerate(stage.blocks) if isinstance(block, AttentionSpec)]
+    return sum(places) / len(places) / max(1, len(stage.blocks) - 1) if places else 0.5
 
 
 def differences(network: Architecture, other: Architecture) -> list[str]:
@@ -108,13 +122,12 @@ def _numbers(network: Architecture) -> list[float]:
     facts, row = structure(network), [float(network.stem.kernel), float(network.stem.expansion)]
     for number, stage in enumerate(network.stages, start=1):
         where, length = f"stage {number}", len(stage.blocks)
-        places = [place for place, block in enumerate(stage.blocks) if isinstance(block, AttentionSpec)]
         row += [
             math.log(stage.channels),
             *(float(facts[f"{where} {name}"]) for name in ("convolution blocks", "attention units")),
             math.log(length),
             *(float(facts.get(f"{where} {name}", 0)) for name in _OF_STAGE[4:10]),
-            sum(places) / len(places) / max(1, length - 1) if places else 0.5,
+            _place(stage),
             *(float(facts.get(f"{where} attention") == kind) for kind in _KINDS),
         ]
     return row

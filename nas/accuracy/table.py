@@ -7,18 +7,18 @@ code.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nas import catalog
 from nas.accuracy.process import Labels
-from nas.accuracy.published import Errors, Published
+from nas.accuracy.published import INTERVAL, Errors, Published
 from nas.accuracy.trained import Line, Trained
 from nas.accuracy.traits import traits_of
 from nas.files import Record, digest_of, read_record, write_beside
@@ -47,7 +47,8 @@ class Accuracy:
     """A predicted ImageNet-1k top-1 accuracy in %, with a 90 % interval.
 
     Attributes:
-        parts: what it is made of, by name: `published`, and `trained` where the table has scores of supernets.
+        parts: what it is made of, by name: `published`, and `trained` where the table has scores of supernets and a
+            network's score lies among those of published networks.
     """
 
     top1: float
@@ -97,6 +98,12 @@ class AccuracyTable(Record):
     weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     errors: dict[str, Errors] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _is_of_its_family(self) -> Self:
+        if not any(row.family == self.origin.family for row in self.published.rows):
+            raise ValueError(f"published.rows: none is of the family {self.origin.family}")
+        return self
+
     @classmethod
     def find(cls, name: str) -> tuple[AccuracyTable, Path]:
         """Find a table by its path, its file stem or the unique beginning of its stem.
@@ -129,6 +136,18 @@ class AccuracyTable(Record):
             found += self._together(published, self.trained.predict(part) if self.trained else None)
         return found
 
+    def without(self, names: Collection[str]) -> AccuracyTable:
+        """The table as if these published networks of the family were not known."""
+        rows = [row for row in self.published.rows if row.name not in names]
+        trained = self.trained
+        if trained is not None:
+            family = {name: score for name, score in trained.family.items() if name not in names}
+            top1 = {row.name: row.top1 for row in rows}
+            line = Line.through(np.asarray([*family.values()]), np.asarray([top1[name] for name in family]))
+            own = {name: getattr(trained, name) for name in Trained.model_fields}
+            trained = Trained(**own | {"family": family, "line": line})
+        return self.model_copy(update={"published": self.published.with_rows(rows), "trained": trained})
+
     def left_out(self, groups: Mapping[str, object]) -> dict[str, Accuracy]:
         """The rows of the family as they are foretold without their whole group.
 
@@ -157,17 +176,26 @@ class AccuracyTable(Record):
         return found
 
     def _together(self, published: tuple[Array, Array, Array], trained: tuple[Array, Array] | None) -> list[Accuracy]:
-        """Both parts, weighed. Their errors may have one cause, so the intervals are added as if they had."""
+        """Both parts, weighed by their intervals.
+
+        Their errors may have one cause, so the weighed intervals are added as if they had. Where the parts disagree,
+        the interval is wider, by the spread of a mixture of both.
+        """
         parts = {"published": published}
         together = published
         if trained is not None:
             top1, reach = trained
             parts["trained"] = (top1, top1 - reach, top1 + reach)
             inverse = 1 / ((published[2] - published[1]) / 2) ** 2
-            share = self.weight / reach**2 / (inverse + self.weight / reach**2)
-            together = tuple(  # type: ignore[assignment]
-                (1 - share) * one + share * other for one, other in zip(published, parts["trained"], strict=True)
+            known = self.weight / reach**2  # 0 where the reach is infinite
+            share = known / (inverse + known)
+            middle = (1 - share) * published[0] + share * top1
+            apart = INTERVAL * np.sqrt(share * (1 - share)) * np.abs(top1 - published[0])
+            finite = np.where(np.isfinite(reach), reach, 0.0)
+            below, above = (
+                np.hypot((1 - share) * np.abs(end - published[0]) + share * finite, apart) for end in published[1:]
             )
+            together = (middle, middle - below, middle + above)
         return [
             Accuracy(
                 top1=float(together[0][number]),
@@ -176,6 +204,7 @@ class AccuracyTable(Record):
                 parts={
                     name: Part(top1=float(part[0][number]), low=float(part[1][number]), high=float(part[2][number]))
                     for name, part in parts.items()
+                    if np.isfinite(part[1][number])
                 },
             )
             for number in range(len(published[0]))
@@ -192,11 +221,13 @@ class AccuracyTable(Record):
     @property
     def trust(self) -> str:
         """How far a prediction can be trusted, in one sentence."""
-        own = self.errors["each row of the family left out"]
-        others = self.published.errors["each family left out"]
+        own = self.errors.get("each row of the family left out")
+        others = self.published.errors.get("each family left out")
+        if own is None or others is None:
+            return "its errors are not known"
         return (
-            f"{own.mean:.1f} points off in the mean over {own.networks} networks of the family, each left out; from "
-            f"published results alone {others.mean:.1f} over {others.networks} of other families, each family left out"
+            f"{own.mean:.1f} points off in the mean over {own.networks} published networks of the family, each left "
+            f"out; {others.mean:.1f} over {others.networks} networks whose whole family was left out"
         )
 
     def describe(self) -> Iterator[str]:

@@ -89,6 +89,8 @@ class Line(Record):
         points: number of published networks that the line goes through.
         centre: mean of their scores.
         spread: sum of squared differences from that mean.
+        lowest: the lowest of their scores.
+        highest: the highest of their scores. No label says what a score beyond these means.
     """
 
     offset: _Number
@@ -97,6 +99,8 @@ class Line(Record):
     points: int
     centre: _Number
     spread: _Number
+    lowest: _Number
+    highest: _Number
 
     @classmethod
     def through(cls, scores: Array, top1: Array) -> Line:
@@ -110,14 +114,22 @@ class Line(Record):
             points=len(scores),
             centre=float(scores.mean()),
             spread=float(((scores - scores.mean()) ** 2).sum()),
+            lowest=float(scores.min()),
+            highest=float(scores.max()),
         )
 
     def reach(self, scores: Array) -> Array:
-        """Half of a 90 % prediction interval for a new network with each score; wider away from the points."""
+        """Half of a 90 % prediction interval for a new network with each score; infinite beyond the points."""
         quantile = float(stdtrit(self.points - 2, 0.95))
         away = (scores - self.centre) ** 2 / self.spread
         reach: Array = quantile * self.rest * np.sqrt(1 + 1 / self.points + away)
-        return reach
+        beyond = (scores < self.lowest - self.margin) | (scores > self.highest + self.margin)
+        return np.where(beyond, np.inf, reach)
+
+    @property
+    def margin(self) -> float:
+        """How far beyond the points a score still counts as among them: a tenth of their range."""
+        return 0.1 * (self.highest - self.lowest)
 
 
 class Trained(Record):
@@ -151,6 +163,9 @@ class Trained(Record):
             raise ValueError(
                 "numbers are not those of this version of nas: make the table again (accuracy_tables/README.md)"
             )
+        lengths = {len(self.centre), len(self.scale), len(self.kernel.linear), len(self.kernel.lengths)}
+        if lengths | {len(row.numbers) for row in self.rows} != {len(NUMBERS)}:
+            raise ValueError(f"every row, centre, scale and kernel must have {len(NUMBERS)} numbers")
         return self
 
     @cached_property

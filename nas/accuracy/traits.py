@@ -69,7 +69,7 @@ TRAITS = (
 )
 
 
-def tally(parts: Iterable[Operation], *, resolution: int, gates: int = 0, scalings: int = 0) -> Array:
+def tally(parts: Iterable[Operation], *, resolution: int, gates: int = 0, scalings: int = 0, windows: int = 1) -> Array:
     """Sums over some operations of a network, (len(TALLY),).
 
     Args:
@@ -77,6 +77,7 @@ def tally(parts: Iterable[Operation], *, resolution: int, gates: int = 0, scalin
         resolution: height and width of the network's image.
         gates: products of two feature maps among the operations. An operation does not tell a product from a sum.
         scalings: feature maps scaled by computed factors per channel.
+        windows: number of windows that attention works in; an operation does not tell windows from heads.
     """
     sums = np.zeros(len(TALLY))
 
@@ -96,7 +97,7 @@ def tally(parts: Iterable[Operation], *, resolution: int, gates: int = 0, scalin
             if products % 2:  # queries times keys; the second product is attention times values
                 add(f"mixers_{stage}", 1)
                 add("attentions", 1)
-                add("log_heads", math.log(_heads(part)))
+                add("log_heads", math.log(max(1.0, _heads(part) / windows)))
         elif part.kind in ("dense", "depthwise"):
             kernel, groups = _kernel_and_groups(part)
             size = part.writes / max(part.outputs, 1) / groups
@@ -173,8 +174,11 @@ def traits_of(networks: Sequence[Architecture]) -> Array:
 
 @lru_cache(maxsize=16384)
 def _of_layer(layer: Layer, resolution: int) -> Array:
-    gated = isinstance(layer, AttentionLayer) and layer.spec.attention == "shma"
-    return tally(operations(layer), resolution=resolution, gates=int(gated))
+    if not isinstance(layer, AttentionLayer):
+        return tally(operations(layer), resolution=resolution)
+    windows = layer.height * layer.width // layer.spec.window**2 if layer.spec.window else 1
+    gates = int(layer.spec.attention == "shma")
+    return tally(operations(layer), resolution=resolution, gates=gates, windows=windows)
 
 
 def _stage(resolution: int, positions: float) -> int:
@@ -201,4 +205,4 @@ def _heads(part: Operation) -> float:
     """
     width = part.macs / part.writes
     rows = part.reads / (2 * width)
-    return max(1.0, rows * rows / part.writes)
+    return rows * rows / part.writes

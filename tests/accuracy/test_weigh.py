@@ -50,33 +50,41 @@ def _noise(names: Mapping[str, float], seed: int) -> dict[str, float]:
     return dict(zip(names, np.random.default_rng(seed).normal(size=len(names)).tolist(), strict=True))
 
 
-def test_a_supernet_that_knows_the_accuracies_has_all_the_weight(
+def _nearly_exact(top1: Mapping[str, float]) -> dict[str, float]:
+    """Scores on a line through the accuracies, but for three hundredths of a point."""
+    return {name: (top1[name] - 70) / 3 + 0.01 * own for name, own in _noise(top1, 0).items()}
+
+
+def _squares(table: AccuracyTable, axes: Mapping[str, str], top1: Mapping[str, float]) -> float:
+    return sum((one.top1 - top1[name]) ** 2 for name, one in table.left_out(axes).items())
+
+
+def test_a_supernet_that_knows_the_accuracies_decides(
     table: AccuracyTable, trained: Trained, top1: dict[str, float], maker: ModuleType
 ) -> None:
-    exact = weigh(_with_scores(table, trained, {name: (value - 78) / 2 for name, value in top1.items()}), maker.AXES)
+    weighed = weigh(_with_scores(table, trained, _nearly_exact(top1)), maker.AXES)
+    found = weighed.left_out(maker.AXES)
 
-    assert exact.weight == 1.0
-    assert exact.errors[AXIS].mean == pytest.approx(0, abs=1e-9)
-    assert exact.errors[AXIS].networks == len(top1)
+    assert weighed.weight > 0
+    assert weighed.errors[AXIS].mean < 0.1
+    assert weighed.errors[AXIS].networks == len(top1)
+    for one in found.values():
+        assert one.top1 == pytest.approx(one.parts["trained"].top1, abs=0.1)
 
 
-def test_a_supernet_that_knows_nothing_has_little_weight(
-    table: AccuracyTable, trained: Trained, top1: dict[str, float], maker: ModuleType
+@pytest.mark.parametrize("seed", range(6))
+def test_a_supernet_that_knows_nothing_counts_little_and_makes_nothing_worse(
+    table: AccuracyTable, trained: Trained, top1: dict[str, float], maker: ModuleType, seed: int
 ) -> None:
-    """Not always none: the line through noise is nearly the mean of the other rows, and a little of that may help."""
-    weights = [weigh(_with_scores(table, trained, _noise(top1, seed)), maker.AXES).weight for seed in range(8)]
-
-    assert max(weights) <= 0.25
-
-
-def test_a_supernet_that_is_far_off_has_no_weight(
-    table: AccuracyTable, trained: Trained, top1: dict[str, float], maker: ModuleType
-) -> None:
-    wrong = weigh(_with_scores(table, trained, _noise(top1, 0) | {"iformer_t": 1000.0}), maker.AXES)
+    """Not always nothing: the line through noise is nearly the mean of the other rows, and a little of that helps."""
     alone = table.model_copy(update={"trained": None})
+    weighed = weigh(_with_scores(table, trained, _noise(top1, seed)), maker.AXES)
 
-    assert wrong.weight == 0.0
-    assert wrong.errors[AXIS] == errors_of(alone, maker.AXES)
+    assert weighed.weight <= 0.5
+    assert _squares(weighed, maker.AXES, top1) <= 1.03 * _squares(alone, maker.AXES, top1)
+    for one in weighed.left_out(maker.AXES).values():
+        published, other = one.parts["published"], one.parts["trained"]
+        assert abs(one.top1 - published.top1) <= 0.25 * abs(other.top1 - published.top1)
 
 
 def test_a_table_without_a_supernet_is_weighed_as_well(table: AccuracyTable, maker: ModuleType) -> None:
@@ -84,34 +92,33 @@ def test_a_table_without_a_supernet_is_weighed_as_well(table: AccuracyTable, mak
 
     assert alone.weight == 0.0
     assert set(alone.errors) == {"each row of the family left out", AXIS}
-    assert alone.trust
+    assert alone.errors[AXIS] == errors_of(table.model_copy(update={"trained": None}), maker.AXES)
 
 
 def test_a_row_that_is_left_out_does_not_pull_the_line(
     table: AccuracyTable, trained: Trained, top1: dict[str, float]
 ) -> None:
     """All scores lie on a line, except that of M: the others foretell it as if it lay there, too."""
-    scores = {name: (value - 70) / 3 for name, value in top1.items()} | {"iformer_m": 9.0}
-    pulled = _with_scores(table, trained, scores)
+    pulled = _with_scores(table, trained, _nearly_exact(top1) | {"iformer_m": 9.0})
     found = {name: one.parts["trained"] for name, one in pulled.left_out({name: name for name in top1}).items()}
 
-    assert found["iformer_m"].top1 == pytest.approx(70 + 3 * 9.0)
-    assert found["iformer_m"].high - found["iformer_m"].low == pytest.approx(0, abs=1e-6)
-    assert abs(found["iformer_l"].top1 - top1["iformer_l"]) > 0.1  # M pulls the lines of the others
-    assert found["iformer_l"].low < found["iformer_l"].top1 < found["iformer_l"].high
+    assert found["iformer_m"].top1 == pytest.approx(70 + 3 * 9.0, abs=0.3)
+    assert found["iformer_m"].high - found["iformer_m"].low < 1
+    assert found["iformer_l"].top1 != pytest.approx(top1["iformer_l"], abs=0.3)  # M pulls the lines of the others
+    assert found["iformer_l"].high - found["iformer_l"].low > 3
 
 
 def test_a_whole_group_that_is_left_out_does_not_pull_the_line(
     table: AccuracyTable, trained: Trained, top1: dict[str, float]
 ) -> None:
     astray = {"iformer_m": 9.0, "iformer_l": -9.0}
-    pulled = _with_scores(table, trained, {name: (value - 70) / 3 for name, value in top1.items()} | astray)
+    pulled = _with_scores(table, trained, _nearly_exact(top1) | astray)
     together = pulled.left_out({name: "size" if name in astray else name for name in top1})
     alone = pulled.left_out({name: name for name in top1})
 
     for name, score in astray.items():
-        assert together[name].parts["trained"].top1 == pytest.approx(70 + 3 * score)
-        assert alone[name].parts["trained"].top1 != pytest.approx(70 + 3 * score, abs=1.0)
+        assert together[name].parts["trained"].top1 == pytest.approx(70 + 3 * score, abs=0.5)
+        assert alone[name].parts["trained"].top1 != pytest.approx(70 + 3 * score, abs=5)
 
 
 def test_a_row_that_no_supernet_scored_is_foretold_by_publications_alone(
@@ -120,10 +127,10 @@ def test_a_row_that_no_supernet_scored_is_foretold_by_publications_alone(
     scores = {name: value for name, value in _noise(top1, 0).items() if name != "ladder_bn"}
     weighed = _with_scores(table, trained, scores).model_copy(update={"weight": 0.5})
     found = weighed.left_out({name: name for name in top1})
+    published, other = found["ladder_sha"].parts["published"], found["ladder_sha"].parts["trained"]
 
     assert {name for name, one in found.items() if "trained" not in one.parts} == {"ladder_bn"}
     assert found["ladder_bn"].top1 == found["ladder_bn"].parts["published"].top1
-    assert found["ladder_sha"].top1 == pytest.approx(
-        (found["ladder_sha"].parts["published"].top1 + found["ladder_sha"].parts["trained"].top1) / 2
-    )
+    assert abs(found["ladder_sha"].top1 - published.top1) < abs(other.top1 - published.top1)
+    assert found["ladder_sha"].top1 != pytest.approx(published.top1, abs=1e-6)
     assert set(found) == set(top1)

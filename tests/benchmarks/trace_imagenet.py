@@ -56,6 +56,8 @@ def main() -> None:
         for key, sums in sorted(kept.items())
         if PARAMETERS[0] <= sums[weights] <= PARAMETERS[1] and MACS[0] <= sums[macs] <= MACS[1]
     }
+    # One training under two names counts once.
+    networks = {key: sums for key, sums in networks.items() if not key[0].startswith("levit_conv_")}
     import timm
 
     origin = f"# python tests/benchmarks/trace_imagenet.py: timm {timm.__version__}, torch {torch.__version__}, batch 1"
@@ -76,8 +78,11 @@ def main() -> None:
 
 def family(name: str) -> str:
     """The family of a timm network: its name up to a version or size, without the prefixes of ports."""
-    plain = re.sub(r"^(tf_|gc_|lambda_|halo_|se)", "", name)
-    return match[0] if (match := re.match(r"[a-z]+(?:v\d)?", plain)) else plain
+    plain = re.sub(r"^(tf_|gc_|lambda_|halo_|legacy_|ese_|eca_|se(?=mnas|res))", "", name)
+    plain = plain.replace("densenetblur", "densenet")
+    match = re.match(r"[a-z]+", plain)
+    assert match is not None
+    return match[0].removesuffix("v") if plain[match.end() :][:1].isdigit() else match[0]
 
 
 def _traced(wanted: set[tuple[str, int]], path: Path) -> dict[tuple[str, int], list[float]]:

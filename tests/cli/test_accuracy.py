@@ -85,12 +85,14 @@ def test_accuracy_takes_an_architecture_from_stdin_and_from_a_file(nas: Nas, tmp
 def test_a_table_of_ones_own_is_used(nas: Nas, tmp_path: Path) -> None:
     wider = TABLE.published.model_copy(update={"widening": 3 * TABLE.published.widening})
     TABLE.model_copy(update={"published": wider}).save(tmp_path / "own.json")
-    own, shipped = (
+    documents = [
         json.loads(nas("accuracy", "iformer_m", *table, "--json", cwd=tmp_path).stdout)
         for table in (["--table", "own.json"], [])
-    )
+    ]
+    own, shipped = (document["parts"]["published"] for document in documents)
 
-    assert (own["table"], own["top1"]) == ("own", shipped["top1"])
+    assert [document["table"] for document in documents] == ["own", "iformer.imagenet"]
+    assert own["top1"] == shipped["top1"]
     assert own["interval"][0] < shipped["interval"][0] < shipped["interval"][1] < own["interval"][1]
 
 
