@@ -20,7 +20,7 @@ from nas import catalog
 from nas.accuracy.process import Labels
 from nas.accuracy.published import INTERVAL, Errors, Published
 from nas.accuracy.trained import Line, Trained
-from nas.accuracy.traits import traits_of
+from nas.accuracy.traits import TRAITS, traits_of
 from nas.files import Record, digest_of, read_record, write_beside
 from nas.networks import Architecture
 
@@ -132,8 +132,12 @@ class AccuracyTable(Record):
         found: list[Accuracy] = []
         for start in range(0, len(networks), _BATCH):
             part = [network.at(num_classes=_CLASSES) for network in networks[start : start + _BATCH]]
-            published = self.published.predict(traits_of(part), self._labels(part))
-            found += self._together(published, self.trained.predict(part) if self.trained else None)
+            traits = traits_of(part)
+            trained = None
+            if self.trained:
+                top1, reach = self.trained.predict(part)
+                trained = top1, np.where(self._among_the_family(traits), reach, np.inf)
+            found += self._together(self.published.predict(traits, self._labels(part)), trained)
         return found
 
     def without(self, names: Collection[str]) -> AccuracyTable:
@@ -209,6 +213,16 @@ class AccuracyTable(Record):
             )
             for number in range(len(published[0]))
         ]
+
+    def _among_the_family(self, traits: Array) -> npt.NDArray[np.bool_]:
+        """Whether networks have no fewer and no more MACs and weights than the published networks of the family, (N,).
+
+        What a supernet's score means was learnt from these; beyond, no label says.
+        """
+        columns = [TRAITS.index(name) for name in ("log macs", "log weights")]
+        known = np.asarray([row.traits for row in self.published.rows if row.family == self.origin.family])[:, columns]
+        inside = (traits[:, columns] >= known.min(0) - 1e-4) & (traits[:, columns] <= known.max(0) + 1e-4)
+        return np.asarray(inside.all(1))
 
     def _labels(self, networks: Sequence[Architecture]) -> Labels:
         return Labels(

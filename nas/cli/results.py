@@ -68,6 +68,7 @@ def front(
     Example: nas front results/iformer-1.1ms --budget-ms 0.9
     """
     from nas.errors import BudgetError
+    from nas.report import score_words
     from nas.search import SearchResult
 
     result = SearchResult.load(results)
@@ -78,7 +79,7 @@ def front(
             f"{results} has no network of at most {budget_ms:g} ms"
             + (f"; its fastest is {fastest:.3f} ms" if fastest else "; nothing is scored yet")
         )
-    say(f"{best.label}: {best.latency_ms:.3f} ms ({result.run.table.origin}), score {best.score:.4f}")
+    say(f"{best.label}: {best.latency_ms:.3f} ms ({result.run.table.origin}), score {score_words(best)}")
     print_data(best.architecture.to_json(), end="")
 
 
@@ -93,10 +94,12 @@ def result_json(result: SearchResult) -> dict[str, Any]:
 
 
 def _candidate_json(candidate: Candidate) -> dict[str, Any]:
+    interval = [candidate.details[end] for end in ("low", "high") if end in candidate.details]
     return {
         "id": candidate.id,
         "latency_ms": round(candidate.latency_ms, 6),
         "score": candidate.score,
+        **({"score_interval": interval} if interval else {}),
         "architecture": candidate.architecture.to_dict(),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +28,8 @@ __all__ = ["search"]
 _ON_IMAGES = "supernet,short-training:standard"  # scores, and settles
 _RESOLUTION = 64  # of the supernet's images
 _LEAST_S = 120.0  # for scores by a supernet; with less, training one is not worth it
+# What a score and a settling take, in steps of the supernet's training (results/validation: 4 and 46 s beside 3.5 s).
+_SCORE_STEPS, _SETTLE_STEPS = 1.2, 13.0
 
 
 def search(
@@ -37,8 +39,8 @@ def search(
     proxy: Annotated[
         str | None,
         typer.Option(
-            help="What scores a candidate; of CHEAP,DEAR the cheap one screens and the dear one decides.",
-            show_default="accuracy-table",
+            help="What scores a candidate; of A,B the first screens and the second decides, A+B is a panel.",
+            show_default="accuracy-table, with --data a supernet",
         ),
     ] = None,
     screen: Annotated[
@@ -53,10 +55,11 @@ def search(
     supernet: options.Supernet = None,
     data: options.SearchData = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Candidates to score.", show_default="20000 by accuracy-table")
+        int | None, typer.Option(min=1, help="Candidates to score.", show_default="20000 by tables, 120 with --data")
     ] = None,
     time_limit: Annotated[
-        str | None, typer.Option(help="End after this long: 90s, 10m, 2h.", show_default="10m without --trials")
+        str | None,
+        typer.Option(help="End after this long: 90s, 10m, 2h.", show_default="10m with --proxy, without --trials"),
     ] = None,
     confidence: Annotated[
         float | None,
@@ -168,11 +171,13 @@ def _guided(asked: _Asked, supernet: Path | None) -> SearchResult:
     from nas.data import load_images
     from nas.proxies import build_proxies
     from nas.report import write_report
-    from nas.search import BatchProxy, SearchResult, plan_guided, plan_survey, run_guided
+    from nas.search import BatchProxy, SearchResult, check_folder, plan_guided, plan_survey, run_guided
+    from nas.search.guided import SCORED, SETTLED
     from nas.training import SupernetRecipe, estimate_seconds, find_supernet, kept_supernet
 
     started = time.monotonic()
     _refuse_storage(asked)
+    check_folder(asked.out, resume=asked.resume)  # before the hour that a supernet may take
     data = asked.data or "synthetic"
     (foretell,) = build_proxies("accuracy-table", data=data, seed=asked.seed).values()
     assert isinstance(foretell, BatchProxy)
@@ -189,22 +194,33 @@ def _guided(asked: _Asked, supernet: Path | None) -> SearchResult:
             say(f"supernet: of these images, {supernet}")
         else:
             training_s = estimate_seconds(asked.space, images, recipe=recipe, seed=asked.seed)
-            if asked.time_limit_s is not None and training_s + survey.seconds + _LEAST_S > asked.time_limit_s:
+            left_s = None if asked.time_limit_s is None else asked.time_limit_s - (time.monotonic() - started)
+            if left_s is not None and training_s + survey.seconds + _LEAST_S > left_s:
                 say(
                     f"supernet: its training would take about {training_s / 60:.0f} min, which does not fit into "
                     "--time-limit; the accuracy table alone decides, and your images are not used"
                 )
-                return _survey(asked, foretell, "accuracy-table")
+                return _survey(replace(asked, trials=None, time_limit_s=max(1.0, left_s)), foretell, "accuracy-table")
             say(f"supernet: trained on these images now, once, about {training_s / 60:.0f} min; kept in the cache")
-            with supernet_watch() as watch_training:
-                supernet = kept_supernet(
-                    asked.space,
-                    images,
-                    recipe=recipe,
-                    seed=asked.seed,
-                    on_progress=watch_training,
-                    on_wait=lambda: say("another process trains this supernet: waiting for it"),
-                )
+            step_s = training_s / recipe.steps()
+            say(
+                f"then: survey, about {survey.seconds:.0f} s; scoring of {asked.trials or SCORED} networks, about "
+                f"{(asked.trials or SCORED) * _SCORE_STEPS * step_s / 60:.0f} min; settling of {SETTLED + 1}, about "
+                f"{(SETTLED + 1) * _SETTLE_STEPS * step_s / 60:.0f} min"
+            )
+            try:
+                with supernet_watch() as watch_training:
+                    supernet = kept_supernet(
+                        asked.space,
+                        images,
+                        recipe=recipe,
+                        seed=asked.seed,
+                        on_progress=watch_training,
+                        on_wait=lambda: say("another process trains this supernet: waiting for it"),
+                    )
+            except KeyboardInterrupt:
+                say("\nstopped; the same command goes on with the training of the supernet")
+                raise
     settings = {"supernet": str(supernet), "init": str(supernet)}
     with data_watch() as watch:
         built = build_proxies(_ON_IMAGES, data=data, seed=asked.seed, options=settings, progress=watch)

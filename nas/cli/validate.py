@@ -11,6 +11,7 @@ import typer
 
 from nas.cli import options
 from nas.cli.terminal import data_watch, print_data, print_json, print_table, say, say_progress
+from nas.errors import InputError
 
 if TYPE_CHECKING:
     from nas.validate import Validation
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["print_validation", "validate"]
 
 _FORETELLS = "accuracy-table"
+_PANEL_NETWORKS = 24  # random networks that the members of a panel are compared on
 
 
 def validate(
-    data: options.Data = "synthetic",
+    data: options.SearchData = None,
     proxy: Annotated[
         str, typer.Option(help="What to validate: proxies, each alone; the first that takes images searches.")
     ] = "accuracy-table",
@@ -60,20 +62,26 @@ def validate(
     """
     from nas.accuracy import AccuracyTable
     from nas.latency import LatencyTable
-    from nas.networks import SearchSpace
+    from nas.networks import Architecture, SearchSpace
     from nas.proxies import Proxy, build_proxies
-    from nas.proxies.accuracy_table import PredictedAccuracy
     from nas.report import write_validation
     from nas.validate import Request, Validation, accuracy_part, published_points, read_budgets
     from nas.validate.accuracy import AccuracyPart
+    from nas.validate.agreement import NEAR_MS
     from nas.validate.run import run_validation
+    from nas.validate.widths import draw_networks
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     latency_table, table_path = LatencyTable.find(table)
     points, further = published_points(table_path, rows)
     asked = proxy.split(",")
+    settings = options.read_settings(option, effort=effort, supernet=supernet)
+    table_name = settings.pop("accuracy_table", "iformer") if _FORETELLS in asked else "iformer"
     # An accuracy table has seen the published rows, so it does not score them like other proxies: each is left out.
     scoring = [name for name in asked if name != _FORETELLS]
+    if not scoring and (data is not None or settings):
+        what = "--data" if data is not None else f"--option {next(iter(settings))}"
+        raise InputError(f"{what} is for proxies that score images, such as --proxy supernet: name one")
     request = Request(
         space=SearchSpace.find(space),
         table=latency_table,
@@ -85,25 +93,33 @@ def validate(
         budgets_ms=read_budgets(budgets) if scoring else (),
         trials=trials,
         time_limit_s=options.read_seconds(time_limit) if time_limit else None if trials else 600.0,
-        names={"space": space, "table": table_path.name.removesuffix(".json"), "data": data},
+        names={
+            "space": space,
+            "table": table_path.name.removesuffix(".json"),
+            "data": data or ("synthetic" if scoring else "none"),
+        },
         command=["nas", *sys.argv[1:]],
     )
-    settings = options.read_settings(option, effort=effort, supernet=supernet)
+
+    band: tuple[Architecture, ...] = ()
+    if "+" in proxy:
+        band = tuple(draw_networks(request.space, request.latency_ms, NEAR_MS, _PANEL_NETWORKS).values())
 
     def build(seed: int) -> dict[str, Proxy]:
         if not scoring:
             return {}
         with data_watch() as watch:
-            return build_proxies(",".join(scoring), data=data, seed=seed, options=settings, progress=watch)
+            return build_proxies(
+                ",".join(scoring), data=data or "synthetic", seed=seed, options=settings, progress=watch, band=band
+            )
 
     def foretell() -> AccuracyPart:
-        accuracies, path = AccuracyTable.find("iformer")
+        accuracies, path = AccuracyTable.find(table_name)
         name = path.name.removesuffix(".json")
         with data_watch() as watch:
             return accuracy_part(
                 request,
                 accuracies,
-                PredictedAccuracy(table=accuracies, name=name),
                 name=name,
                 networks=survey,
                 on_progress=lambda done, total: watch("Looking at networks", done, total),

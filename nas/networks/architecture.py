@@ -169,14 +169,14 @@ class Architecture(Record):
             raise InputError.from_validation(where, error) from error
 
     @classmethod
-    def load(cls, path: Path) -> Architecture:
+    def load(cls, path: Path | str) -> Architecture:
         """Read an architecture file.
 
         Raises:
             InputError: the file cannot be read, or does not hold an architecture.
         """
         try:
-            text = path.read_bytes()
+            text = Path(path).read_bytes()
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         return cls.from_json(text, where=str(path))

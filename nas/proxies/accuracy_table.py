@@ -82,4 +82,5 @@ def build(options: Options, inputs: Inputs) -> PredictedAccuracy:  # noqa: ARG00
         InputError: there is no such table, or the file is broken.
     """
     table, path = AccuracyTable.find(options.accuracy_table)
-    return PredictedAccuracy(table=table, name=path.name.removesuffix(".json"))
+    given = options.accuracy_table
+    return PredictedAccuracy(table=table, name=given if "/" in given else path.name.removesuffix(".json"))

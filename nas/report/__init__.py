@@ -10,7 +10,7 @@ from nas.report.figures import write_plot
 from nas.report.page import write_report, write_validation
 from nas.report.predicted import accuracy_words, is_predicted, landmarks, published_words
 from nas.report.sections import Section, validation_sections
-from nas.report.words import screening_values, summary
+from nas.report.words import score_words, screening_values, summary
 
 __all__ = [
     "Section",
@@ -18,6 +18,7 @@ __all__ = [
     "is_predicted",
     "landmarks",
     "published_words",
+    "score_words",
     "screening_values",
     "summary",
     "validation_sections",

@@ -54,6 +54,8 @@ def write_plot(results: Sequence[SearchResult], out: Path) -> None:
 def _figure(results: Sequence[SearchResult]) -> Any:
     import plotly.graph_objects as go
 
+    if len({is_predicted(result) for result in results}) > 1:
+        raise InputError("predicted accuracies and scores on images have no axis in common: plot these runs apart")
     figure = go.Figure()
     # Predicted and published accuracies share a unit, so they share an axis.
     foretold = all(is_predicted(result) for result in results)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Sequence
 
 from nas.accuracy import WORDS, AccuracyTable, beyond, differences
@@ -9,7 +11,7 @@ from nas.errors import InputError
 from nas.networks import count
 from nas.search import Candidate, SearchResult, score_of
 
-__all__ = ["accuracy_words", "is_predicted", "landmarks", "predicted_summary", "published_words"]
+__all__ = ["accuracy_words", "is_predicted", "landmarks", "predicted_summary", "published_top1", "published_words"]
 
 _STEP = 0.05  # relative difference in latency between the rows of a front that are printed
 
@@ -20,24 +22,30 @@ def is_predicted(result: SearchResult) -> bool:
 
 
 def predicted_summary(result: SearchResult) -> list[str]:
-    """The outcome of a survey in a few lines."""
+    """The outcome of a survey in a few lines: the winner first, then what is known beside it, then how sure that is."""
     winner = result.winner
     if winner is None:
         return [f"{result.path}: no network inside {result.run.budget_ms:g} ms was found"]
-    counts = count(winner.architecture)
+    table, counts = _table(result), count(winner.architecture)
     references = sorted(result.references, key=lambda c: c.latency_ms)
     lines = [
         f"winner {winner.id}: {winner.latency_ms:.3f} ms [{winner.low_ms:.3f}, {winner.high_ms:.3f}] of "
         f"{result.run.budget_ms:g} ms, predicted ImageNet top-1 {accuracy_words(winner)}",
         f"  {winner.architecture.summary}; {counts.params / 1e6:.2f} M parameters, {counts.macs / 1e9:.2f} GMACs",
         *_parts(winner),
-        *(_beside(winner, reference) for reference in references),
+        *(_beside(result, reference, table) for reference in reversed(references)),
     ]
     if references:
         nearest = references[-1]
         parts = differences(winner.architecture, nearest.architecture)
         lines.append(f"what separates it from {nearest.label} (in brackets): {', '.join(parts) or 'nothing'}")
-    lines += _without_labels(result, winner)
+    if table:
+        beyond_labels = beyond(winner.architecture, table.published.ranges)
+        lines.append(
+            f"no published network of the family supports (their range in brackets): {', '.join(beyond_labels)}"
+            if beyond_labels
+            else "it lies within the range of the published networks of the family"
+        )
     looked_at = winner.details.get("looked_at", len(result.scored))
     return [
         *lines,
@@ -47,10 +55,28 @@ def predicted_summary(result: SearchResult) -> list[str]:
         f"({result.run.proxy.get('trust', 'its errors are not known')}); "
         "ordered by the lower end of the 90 % interval",
         "go on with:",
-        f"  nas search --budget-ms {result.run.budget_ms:g} --data YOUR_IMAGES      scores networks on your images",
-        f"  python -c \"import nas; nas.build_model(nas.Architecture.load('{result.path}/winner.json'))\""
-        "       builds the winner, for training in full",
+        f"  {_on_images(result)}      scores networks on your images",
+        f"  in Python: nas.build_model(nas.Architecture.load({str(result.path / 'winner.json')!r}))      builds the "
+        "winner, for training in full",
     ]
+
+
+def _on_images(result: SearchResult) -> str:
+    """The command that goes on with images, for the same question."""
+    run = result.run
+    options = {"--budget-ms": f"{run.budget_ms:g}"}
+    options |= {"--space": run.space.name} if run.space.name != "iformer" else {}
+    options |= {"--table": run.table.name} if not run.table.name.startswith("iphone13") else {}
+    options |= {"--confidence": f"{run.confidence:g}"} if run.confidence is not None else {}
+    return f"nas search {' '.join(f'{name} {shlex.quote(value)}' for name, value in options.items())} --data IMAGES"
+
+
+def _table(result: SearchResult) -> AccuracyTable | None:
+    """The table of a run, if it can still be found."""
+    try:
+        return AccuracyTable.find(str(result.run.proxy["accuracy_table"]))[0]
+    except (InputError, KeyError):
+        return None
 
 
 def landmarks(front: Sequence[Candidate]) -> list[Candidate]:
@@ -87,25 +113,36 @@ def published_words(candidate: Candidate) -> str:
     return f"{top1} at {float(details['published_ms']):.2f} ms" if "published_ms" in details else top1
 
 
-def _beside(winner: Candidate, reference: Candidate) -> str:
-    """The winner beside a known network: beside its published accuracy if there is one, else the predicted one."""
-    published = reference.details.get("published_top1")
-    known = float(published) if published is not None else score_of(reference)
-    low, high = (float(winner.details[end]) - known for end in ("low", "high"))
+def _beside(result: SearchResult, reference: Candidate, table: AccuracyTable | None) -> str:
+    """The front at the latency of a known network, beside its published accuracy if there is one, else the predicted.
+
+    Of a published accuracy nothing is uncertain here; a predicted one has its own interval.
+    """
+    best = result.best_under(reference.latency_ms)
+    known = published_top1(reference, table)
+    what = f"{reference.label}, {reference.latency_ms:.3f} ms"
+    if known is not None:
+        at = f" at {float(reference.details['published_ms']):.2f} ms" if "published_ms" in reference.details else ""
+        what += f", published {known:.1f} %{at}"
+    else:
+        what += f", predicted {accuracy_words(reference)}"
+    if best is None or best.id == reference.id:
+        return f"  beside {what}: nothing better was found that is no slower"
+    top1 = known if known is not None else score_of(reference)
+    spread = 0.0 if known is not None else (float(reference.details["high"]) - float(reference.details["low"])) / 2
+    gain = score_of(best) - top1
+    low = gain - math.hypot(score_of(best) - float(best.details["low"]), spread)
+    high = gain + math.hypot(float(best.details["high"]) - score_of(best), spread)
     verdict = "better" if low > 0 else "worse" if high < 0 else "less than the interval, so not shown"
-    what = f"published {published_words(reference)}" if published is not None else f"predicted {known:.1f} %"
-    return (
-        f"  beside {reference.label} (predicted {reference.latency_ms:.3f} ms; {what}): "
-        f"{score_of(winner) - known:+.1f} points [{low:+.1f}, {high:+.1f}], {verdict}"
-    )
+    who = "the winner" if result.winner and best.id == result.winner.id else f"no slower, {best.id}"
+    return f"  beside {what}: {who} {gain:+.1f} points [{low:+.1f}, {high:+.1f}], {verdict}"
 
 
-def _without_labels(result: SearchResult, winner: Candidate) -> list[str]:
-    try:
-        table, _ = AccuracyTable.find(str(result.run.proxy["accuracy_table"]))
-    except (InputError, KeyError):
-        return []  # The user has moved the table.
-    parts = beyond(winner.architecture, table.published.ranges)
-    if not parts:
-        return ["it lies within the range of the published networks of the family"]
-    return [f"no published network of the family supports (their range in brackets): {', '.join(parts)}"]
+def published_top1(reference: Candidate, table: AccuracyTable | None) -> float | None:
+    """The published ImageNet accuracy of a known network in %, from the latency table or the accuracy table."""
+    if "published_top1" in reference.details:
+        return float(reference.details["published_top1"])
+    if table is None:
+        return None
+    rows = (row for row in table.published.rows if row.family == table.origin.family)
+    return next((row.top1 for row in rows if row.name == reference.name), None)

@@ -111,7 +111,10 @@ def _accuracy_sections(part: AccuracyPart) -> list[Section]:
             for row in part.front
         ]
         header = ("variant", "ms", "published %", "found", "ms", "predicted %", "90 % interval", "the front passes")
-        note = f"{part.looked_at} networks looked at; the variants themselves do not count as found"
+        note = (
+            f"{part.looked_at} networks looked at, by a table that has not seen the accuracies of the variants; the "
+            "variants themselves do not count, networks near them do"
+        )
         sections.append(
             Section(title="The front of a survey beside the variants", notes=[note], header=header, rows=front)
         )

@@ -8,10 +8,13 @@ from typing import Any
 
 from nas.networks import count
 from nas.report.predicted import accuracy_words, is_predicted, predicted_summary
-from nas.search import Candidate, SearchResult, hypervolume, score_of
+from nas.search import Candidate, Screening, SearchResult, hypervolume, score_of
 from nas.validate.ranking import kendall_tau_b
 
 __all__ = ["markdown", "score_meaning", "score_words", "screening_values", "settings_words", "summary"]
+
+
+_FEWEST_IN_ORDER = 8  # networks, for an agreement in order to say anything
 
 
 def summary(result: SearchResult) -> list[str]:
@@ -60,6 +63,8 @@ def score_meaning(*results: SearchResult) -> str:
 
 
 def _noise_words(result: SearchResult) -> str:
+    if is_predicted(result):
+        return ": predicted ImageNet-1k top-1 in %, with its 90 % interval"
     if not score_meaning(result):
         return ", which orders networks and has no unit"
     return f"{score_meaning(result)}, +- one standard error of the held-out images; the spread over seeds comes on top"
@@ -73,10 +78,19 @@ def _settling(result: SearchResult, winner: Candidate) -> list[str]:
     name = result.run.proxy["settles"]["name"]
     labels = {candidate.id: candidate.label for candidate in (*result.candidates,)}
     ordered = sorted(settled.items(), key=lambda item: -item[1])
-    values = ", ".join(f"{labels.get(network, network)} {value:.4f}" for network, value in ordered)
+    values = ", ".join(
+        f"{labels.get(network, network)} {value:.4f}{_plus_minus(result.settled[network])}"
+        for network, value in ordered
+    )
     best = max((c for c in result.scored if c.id in settled), key=score_of, default=winner)
     agreed = "as by the score" if best.id == winner.id else f"by the score {best.label} was best"
     return [f"settled by {name} from the supernet: {values}; the winner is the best searched one of these, {agreed}"]
+
+
+def _plus_minus(settled: Screening) -> str:
+    """The standard error over the held-out images, where it is known."""
+    error = settled.details.get("standard_error")
+    return f" +- {float(error):.4f}" if error is not None else ""
 
 
 def _agreement(result: SearchResult) -> list[str]:
@@ -93,7 +107,7 @@ def _agreement(result: SearchResult) -> list[str]:
     words = []
     for name, values in steps.items():
         shared = sorted(values.keys() & scores.keys())
-        if len(shared) > 2:
+        if len(shared) >= _FEWEST_IN_ORDER:
             tau = float(kendall_tau_b([values[i] for i in shared], [scores[i] for i in shared]))
             words.append(f"{name} {tau:.2f} over {len(shared)} networks")
     return [f"agreement in order (Kendall's tau): {'; '.join(words)}"] if words else []

@@ -15,7 +15,7 @@ from nas.search.guided import GuidedPlan, plan_guided, run_guided
 from nas.search.pareto import hypervolume, undominated
 from nas.search.plan import Plan, check_budget, plan_search, random_inside
 from nas.search.records import Candidate, Run, Screening, SpaceUsed, Spending, TableUsed, versions
-from nas.search.result import ResultsFolder, SearchResult, score_of
+from nas.search.result import ResultsFolder, SearchResult, check_folder, score_of
 from nas.search.survey import NETWORKS, BatchProxy, SurveyPlan, look, plan_survey, run_survey
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "SurveyPlan",
     "TableUsed",
     "check_budget",
+    "check_folder",
     "hypervolume",
     "look",
     "plan_guided",

@@ -9,6 +9,7 @@ The steps, each of which goes on where it was stopped:
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from nas.search.result import ResultsFolder, SearchResult, score_of
 from nas.search.stages import Decision
 from nas.search.survey import BatchProxy, SurveyPlan, look
 
-__all__ = ["GuidedPlan", "plan_guided", "run_guided"]
+__all__ = ["SCORED", "SETTLED", "GuidedPlan", "plan_guided", "run_guided"]
 
 SCORED = 120  # networks that the supernet scores if time allows; the best of every band are among them
 SETTLED = 3  # candidates that are trained at the end
@@ -65,7 +66,7 @@ class GuidedPlan:
         return [
             f"survey: {self.survey.networks} networks inside {self.survey.budget_ms:g} ms by tables alone, about "
             f"{_time(self.survey.seconds)}",
-            f"scoring: the best {self.scored} of every latency by the supernet, about "
+            f"scoring: {self.scored} networks, the best of every latency, by the supernet, about "
             f"{_time(self.scored * self.score_s)}",
             settling,
         ]
@@ -124,7 +125,7 @@ def run_guided(
         seed: random seed of the survey.
         out: the results folder.
         names: names of `space`, `table`, and of `foretell`, `scorer` and `settler`, for run.json.
-        time_limit_s: after this many seconds no further network is scored. Settling may take longer by one training.
+        time_limit_s: after this many seconds no further network is scored or settled, but for the first two.
         resume: go on with the run in the folder.
         command: the command line, for run.json.
         on_survey: called with the number of networks that the survey looked at, and the number to look at.
@@ -168,7 +169,7 @@ def run_guided(
             if not decision.has_searched(network.id):
                 decision.take(network, trial=None)
         if plan.settled:
-            _settle(folder, settler, plan, names["settler"], on_settled)
+            _settle(folder, settler, plan, names["settler"], on_settled, is_late)
     finally:
         result = folder.finish()
     return result
@@ -228,17 +229,22 @@ def _settle(
     plan: GuidedPlan,
     name: str,
     on_settled: Callable[[Candidate, Screening], None] | None,
+    is_late: Callable[[float], bool],
 ) -> None:
-    """Let the settler score the best candidates near the budget, and the reference nearest to it."""
+    """Let the settler score the best candidates, and the reference nearest to the budget; two of them in any case."""
     result = folder.load()
     budget_ms = plan.survey.budget_ms
     inside = [c for c in result.scored if c.latency_ms <= budget_ms]
     best = sorted(inside, key=score_of, reverse=True)[: plan.settled - 1]
     nearest = sorted(result.references, key=lambda c: c.latency_ms)[-1:]
     proposed = {candidate.id for candidate in best}  # The survey may have found the reference as well.
-    for candidate in (*best, *(reference for reference in nearest if reference.id not in proposed)):
-        if candidate.id in result.settled:
+    beside = [reference for reference in nearest if reference.id not in proposed]
+    for candidate in (*best[:1], *beside, *best[1:]):
+        settled_already = folder.load().settled
+        if candidate.id in settled_already:
             continue
+        if len(settled_already) > 1 and is_late(statistics.fmean(one.seconds for one in settled_already.values())):
+            break
         outcome = attempt(settler, candidate.architecture)
         settled = Screening(
             id=candidate.id,

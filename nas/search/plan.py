@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 _BAND = 0.2  # relative width of the band below the budget in which networks are compared
-_BAND_DRAWS = 20_000
+_BAND_DRAWS = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

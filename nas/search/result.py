@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ResultsFolder",
     "SearchResult",
+    "check_folder",
     "order_of",
     "rank_of",
     "score_of",
@@ -187,11 +188,7 @@ class ResultsFolder:
 
     def __init__(self, path: Path, run: Run, *, resume: bool) -> None:
         self.path = path
-        begun = (path / "run.json").exists()
-        if begun and not resume:
-            raise InputError(f"{path} holds a run already: go on with it (--resume), or choose another --out")
-        if resume and not begun:
-            raise InputError(f"{path} holds no run to go on with: leave --resume out to begin one")
+        begun = check_folder(path, resume=resume)
         try:
             (path / "weights").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -277,6 +274,20 @@ class ResultsFolder:
             else:
                 (self.path / "winner.safetensors").unlink(missing_ok=True)
         return result
+
+
+def check_folder(path: Path, *, resume: bool) -> bool:
+    """Whether a folder holds a run.
+
+    Raises:
+        InputError: it does, and `resume` is not set; or it does not, and `resume` is set.
+    """
+    begun = (path / "run.json").exists()
+    if begun and not resume:
+        raise InputError(f"{path} holds a run already: go on with it (--resume), or choose another --out")
+    if resume and not begun:
+        raise InputError(f"{path} holds no run to go on with: leave --resume out to begin one")
+    return begun
 
 
 def _weights_file(folder: Path, network_id: str) -> Path:

@@ -210,7 +210,7 @@ def look(
         budget_ms=plan.budget_ms,
         networks=plan.networks,
         seed=seed,
-        begin_with=[plan.cheapest, *plan.references.values()],
+        begin_with=[plan.cheapest, *(network for network in plan.references.values() if network in space)],
         is_late=lambda: time_limit_s is not None and time.monotonic() - started > time_limit_s,
         on_progress=progress,
     )

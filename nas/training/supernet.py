@@ -34,6 +34,9 @@ __all__ = [
 ]
 
 
+_IMAGES = 32_000
+
+
 class SupernetRecipe(Record):
     """How a supernet is trained.
 
@@ -45,7 +48,7 @@ class SupernetRecipe(Record):
         matrix_rate: learning rate of Muon.
         rate: learning rate of AdamW.
         weight_decay: weight decay of the parameters that AdamW trains, except vectors.
-        warmup: share of the steps in which the learning rates rise.
+        warmup: share of the steps in which the learning rates rise; with `average` of those of 32,000 images at most.
         label_smoothing: label smoothing of the largest network's targets.
         random_networks: number of random networks that each step trains besides the largest and the smallest.
         average: if above 0, learning rates stay at their peak after the warm-up, and the weights that are kept are an
@@ -54,7 +57,7 @@ class SupernetRecipe(Record):
             `images`. Needs an average.
     """
 
-    images: int = Field(32_000, ge=1)
+    images: int = Field(_IMAGES, ge=1)
     batch_size: int = Field(64, ge=2)
     matrix_rate: float = 0.02
     rate: float = 3e-3
@@ -75,7 +78,7 @@ class SupernetRecipe(Record):
         """Share of the peak learning rates in the step after `done` of `steps`."""
         if not self.average:
             return schedule((done + 1) / (steps + 1), warmup=self.warmup)
-        rising = self.warmup * SupernetRecipe().images / self.batch_size
+        rising = self.warmup * min(self.images, _IMAGES) / self.batch_size
         return min(1.0, (done + 1) / max(1.0, rising))
 
     def steps(self, *, workers: int = 1) -> int:

@@ -49,7 +49,7 @@ class FrontRow(Record):
         """How the front passes the variant."""
         if self.low <= self.top1 <= self.high:
             return "through it, within the interval"
-        return "above it, by more than the interval" if self.top1 < self.low else "below it: not recovered"
+        return f"{'above' if self.top1 < self.low else 'below'} it by more than the interval: not recovered"
 
 
 class AccuracyPart(Record):
@@ -63,7 +63,8 @@ class AccuracyPart(Record):
         tau: Kendall's tau over these rows.
         tau_near: the same over rows of 0.95 to 1.20 ms; None if there are fewer than three.
         looked_at: networks of the survey.
-        front: the survey's front at the latencies of the published variants.
+        front: the front of a survey at the latencies of the published variants, with a table that has not seen their
+            accuracies, and without the variants as parents.
     """
 
     table: str

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from nas.accuracy import AccuracyTable
 from nas.networks import Architecture
-from nas.search import BatchProxy, look, plan_survey
+from nas.proxies.accuracy_table import PredictedAccuracy
+from nas.search import look, plan_survey
 from nas.validate.accuracy import AccuracyPart, ForetoldRow, FrontRow
 from nas.validate.agreement import NEAR_MS
 from nas.validate.ranking import kendall_tau_b
@@ -20,7 +22,6 @@ _REACH = 1.02  # the survey looks a little beyond the slowest variant
 def accuracy_part(
     request: Request,
     table: AccuracyTable,
-    proxy: BatchProxy,
     *,
     name: str,
     networks: int,
@@ -31,7 +32,6 @@ def accuracy_part(
     Args:
         request: what is asked.
         table: foretells the accuracies.
-        proxy: the same table as a proxy.
         name: by which the table was found.
         networks: how many networks to look at; 0 leaves the survey out.
         on_progress: called with the number of networks looked at, and the number to look at.
@@ -50,7 +50,7 @@ def accuracy_part(
     ]
     published_ms = {point.name: point.latency_ms for point in (*request.points, *request.further)}
     near = [row for row in rows if NEAR_MS[0] <= published_ms.get(row.name, 0.0) <= NEAR_MS[1]]
-    front, looked_at = _front(request, proxy, networks, on_progress) if networks else ([], 0)
+    front, looked_at = _front(request, table, name, networks, on_progress) if networks else ([], 0)
     return AccuracyPart(
         table=name,
         digest=table.digest(),
@@ -68,9 +68,16 @@ def _tau(rows: list[ForetoldRow]) -> float:
 
 
 def _front(
-    request: Request, proxy: BatchProxy, networks: int, on_progress: Callable[[int, int], None] | None
+    request: Request,
+    table: AccuracyTable,
+    name: str,
+    networks: int,
+    on_progress: Callable[[int, int], None] | None,
 ) -> tuple[list[FrontRow], int]:
-    """The best network of a survey at the latency of each variant. The variants themselves do not count."""
+    """The best network of a survey at the latency of each variant.
+
+    The table has not seen the accuracies of the variants, and the evolution does not begin with them.
+    """
     known: dict[str, Architecture] = request.space.references
     published = {point.architecture().id: point for point in request.compared}
     variants = {
@@ -81,7 +88,10 @@ def _front(
     if not variants:
         return [], 0
     budget_ms = _REACH * max(latency_ms for latency_ms, _ in variants.values())
-    plan = plan_survey(request.space, request.table, proxy, budget_ms=budget_ms, networks=networks)
+    proxy = PredictedAccuracy(table=table.without(set(variants)), name=name)
+    plan = replace(
+        plan_survey(request.space, request.table, proxy, budget_ms=budget_ms, networks=networks), references={}
+    )
     found, looked_at = look(
         request.space, request.table, proxy, plan=plan, seed=request.seeds[0], on_progress=on_progress
     )

@@ -78,7 +78,9 @@ def run_validation(
     built = {seeds[0]: build(seeds[0])}
     ended = _ended_searches(request, built[seeds[0]], out)
     latency = latency_part(request)
-    accuracy = foretell() if foretell else None
+    # What an earlier run of the command found out stays.
+    known = Validation.load(out).accuracy if (out / "validation.json").exists() else None
+    accuracy = foretell() if foretell else known
     drop_half_line(out / "searches.jsonl")
     scores = KeptScores(out / "scores.jsonl")
     scores.use_all(seeds[0], built[seeds[0]])
