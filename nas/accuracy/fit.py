@@ -18,7 +18,7 @@ from scipy.stats import kendalltau, spearmanr
 from nas.accuracy.process import Kernel, Labels, Process, covariance
 from nas.accuracy.published import Errors, Published, Row
 from nas.accuracy.structure import NUMBERS, numbers
-from nas.accuracy.table import AccuracyTable
+from nas.accuracy.table import AccuracyTable, share_of_trained
 from nas.accuracy.trained import Foretelling, Line, ScoredBySupernets, SupernetUsed, Trained, same_labels
 from nas.accuracy.traits import TRAITS
 from nas.errors import InputError
@@ -41,7 +41,7 @@ _OTHERS = {
 }
 _DIGITS = 5
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # of the trained part, to choose from
-_AS_GOOD = 1.02  # a squared error this much larger is not told apart
+_DRAWS, _LIKELY = 100, 0.1  # random orders of scores, and the share of them that would make it chance
 _GROUPS = 6  # of families, for errors of fits that have not seen them
 _FEWEST_IN_BAND = 15  # networks of a band, for a rank correlation
 
@@ -205,21 +205,48 @@ def weigh(table: AccuracyTable, axes: Mapping[str, str]) -> AccuracyTable:
     """The table with the weight of its trained part, and the errors of both parts together.
 
     The weight is one of `WEIGHTS`: that with the least mean squared error on the rows of the family, where all rows of
-    an axis are left out together. A smaller one is taken whose error is larger by less than a fiftieth.
+    an axis are left out together. It only counts if scores in random order do as well in fewer than a tenth of draws;
+    else the weight is 0, because a line through few rows pulls predictions to their mean, and that helps by itself.
     """
-
-    def missed(weight: float) -> float:
-        found = table.model_copy(update={"weight": weight}).left_out(axes)
-        return sum((found[row.name].top1 - row.top1) ** 2 for row in table.published.rows if row.name in found)
-
-    errors_by = {weight: missed(weight) for weight in (WEIGHTS if table.trained else (0.0,))}
-    weight = min(one for one, error in errors_by.items() if error <= _AS_GOOD * min(errors_by.values()))
-    chosen = table.model_copy(update={"weight": weight})
+    weight, chance = 0.0, None
+    if table.trained:
+        names, scores = list(table.trained.family), list(table.trained.family.values())
+        weight, error = _best_weight(table, axes)
+        draws = [np.random.default_rng(seed).permutation(scores).tolist() for seed in range(_DRAWS)]
+        shuffled = [
+            table.model_copy(
+                update={"trained": table.trained.model_copy(update={"family": dict(zip(names, draw, strict=True))})}
+            )
+            for draw in draws
+        ]
+        chance = sum(_best_weight(one, axes)[1] <= error for one in shuffled) / _DRAWS
+        weight = weight if chance < _LIKELY else 0.0
+    chosen = table.model_copy(update={"weight": weight, "chance": chance})
     errors = {
         "each row of the family left out": errors_of(chosen, {name: name for name in axes}),
         "each axis of the family left out": errors_of(chosen, axes),
     }
     return chosen.model_copy(update={"errors": errors})
+
+
+def _best_weight(table: AccuracyTable, axes: Mapping[str, str]) -> tuple[float, float]:
+    """The weight with the least mean squared error when axes are left out, and that error."""
+    found = table.left_out(axes)
+    top1 = {row.name: row.top1 for row in table.published.rows}
+
+    def error(weight: float) -> float:
+        misses = []
+        for name, one in found.items():
+            published, trained, middle = one.parts["published"], one.parts.get("trained"), one.parts["published"].top1
+            if trained:
+                one_reach, other_reach = (np.asarray([(part.high - part.low) / 2]) for part in (published, trained))
+                share = float(share_of_trained(one_reach, other_reach, weight)[0])
+                middle = (1 - share) * published.top1 + share * trained.top1
+            misses.append((middle - top1[name]) ** 2)
+        return float(np.mean(misses))
+
+    best = min(WEIGHTS, key=error)
+    return best, error(best)
 
 
 def errors_of(table: AccuracyTable, groups: Mapping[str, object]) -> Errors:

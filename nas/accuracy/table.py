@@ -24,7 +24,7 @@ from nas.accuracy.traits import TRAITS, traits_of
 from nas.files import Record, digest_of, read_record, write_beside
 from nas.networks import Architecture
 
-__all__ = ["WORDS", "Accuracy", "AccuracyTable", "Origin", "Part"]
+__all__ = ["WORDS", "Accuracy", "AccuracyTable", "Origin", "Part", "share_of_trained"]
 
 WORDS = {"published": "published results", "trained": "supernets"}  # where each part of a prediction comes from
 
@@ -88,6 +88,8 @@ class AccuracyTable(Record):
         trained: what supernets say, if any were asked.
         weight: how much the trained part counts. Each part counts by the inverse square of its interval, so that one
             which knows little about a network says little; the trained part `weight` times that.
+        chance: share of random orders of the family's scores that foretell its rows at least as well. The trained part
+            only counts if this is small.
         errors: of both together on the published networks of the family, by what was left out.
     """
 
@@ -96,6 +98,7 @@ class AccuracyTable(Record):
     published: Published
     trained: Trained | None = None
     weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    chance: Annotated[float, Field(ge=0, le=1)] | None = None
     errors: dict[str, Errors] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -190,9 +193,7 @@ class AccuracyTable(Record):
         if trained is not None:
             top1, reach = trained
             parts["trained"] = (top1, top1 - reach, top1 + reach)
-            inverse = 1 / ((published[2] - published[1]) / 2) ** 2
-            known = self.weight / reach**2  # 0 where the reach is infinite
-            share = known / (inverse + known)
+            share = share_of_trained((published[2] - published[1]) / 2, reach, self.weight)
             middle = (1 - share) * published[0] + share * top1
             apart = INTERVAL * np.sqrt(share * (1 - share)) * np.abs(top1 - published[0])
             finite = np.where(np.isfinite(reach), reach, 0.0)
@@ -259,11 +260,23 @@ class AccuracyTable(Record):
         )
         if self.trained:
             yield f"trained part, counting {self.weight:g} times by its interval: {self.trained.foretelling.describe()}"
+            if self.chance is not None:
+                yield (
+                    f"  of random orders of its scores {self.chance:.0%} foretell the family's rows at least as well"
+                    + ("; so it is shown and does not count" if not self.weight else "")
+                )
             for one in self.trained.supernets:
                 yield (
                     f"  supernet {one.name}: {one.data} at {one.resolution} px, seed {one.seed}, {one.images} images; "
                     f"{one.networks} networks scored"
                 )
+
+
+def share_of_trained(published: Array, trained: Array, weight: float) -> Array:
+    """Share of the trained part in a prediction, from half of both intervals; 0 where its interval is infinite."""
+    known = weight * published**2
+    share: Array = known / (trained**2 + known)
+    return share
 
 
 def _by_rows(part: dict[str, Any]) -> str:

@@ -42,7 +42,6 @@ def test_accuracy_as_json_names_the_parts_of_the_prediction(nas: Nas, tmp_path: 
         "top1": pytest.approx(predicted.parts["published"].top1, abs=1e-4),
         "interval": pytest.approx([predicted.parts["published"].low, predicted.parts["published"].high], abs=1e-4),
     }
-    assert ("trained" in parts) == (TABLE.trained is not None)
 
 
 def test_accuracy_in_words_shows_network_prediction_origin_and_trust(nas: Nas, tmp_path: Path) -> None:
@@ -66,7 +65,8 @@ def test_what_no_published_network_of_the_family_supports_is_told(nas: Nas, tmp_
     words = nas("accuracy", "tiny_a", cwd=tmp_path).stdout
     document = json.loads(nas("accuracy", "tiny_a", "--json", cwd=tmp_path).stdout)
 
-    assert "no published network of the family supports (their range in brackets): stem expansion 2 (4), " in words
+    assert "no published network of the family supports (their range in brackets): " in words
+    assert "stem expansion 2 (4), " in words
     assert "stage 1 channels 16 (32 to 48)" in document["beyond"]
 
 

@@ -96,7 +96,7 @@ def test_a_search_on_photos_trains_their_supernet_once_and_settles_with_it(
         r"data: photos: 33 train and 3 val images of 3 classes at 64 px\n",
         r"supernet: trained on these images now, once, about \d+ min; kept in the cache\n",
         r"survey: 40 networks inside 0\.3 ms by tables alone, about \d+ s\n",
-        r"scoring: the best 4 of every latency by the supernet, about \d+ s\n",
+        r"scoring: 4 networks, the best of every latency, by the supernet, about \d+ s\n",
         r"settling: the best 3 and a reference are trained from the supernet, about \d+ s\n",
         r"results: run\ntiny_a ",
     ):
