@@ -28,7 +28,7 @@ NETWORK_COLUMNS = ("network", "family", "resolution", *TALLY)
 RESULT_COLUMNS = ("network", "recipe", "resolution", "top1")
 _DIGITS = 5  # decimals of a trait
 _AUTHORS = ("in1k", "r224_in1k", "r256_in1k")
-_DISTILLED = ("dist", "usi")
+_DISTILLED = ("dist", ".usi")
 
 
 def read_rows(networks: Path, results: Path) -> list[Row]:

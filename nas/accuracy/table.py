@@ -275,8 +275,8 @@ class AccuracyTable(Record):
 def share_of_trained(published: Array, trained: Array, weight: float) -> Array:
     """Share of the trained part in a prediction, from half of both intervals; 0 where its interval is infinite."""
     known = weight * published**2
-    share: Array = known / (trained**2 + known)
-    return share
+    both = trained**2 + known
+    return np.divide(known, both, out=np.zeros_like(known), where=both > 0)
 
 
 def _by_rows(part: dict[str, Any]) -> str:

@@ -53,6 +53,39 @@ def test_a_row_joins_a_result_with_its_network_at_its_resolution(networks: Path,
 
 
 @pytest.mark.parametrize(
+    ("network", "recipe", "expected"),
+    [
+        ("net", "a1_in1k", ("a1_in1k", False)),
+        ("net", "in1k", ("kin in1k", False)),
+        ("net", "r224_in1k", ("kin r224_in1k", False)),
+        ("net", "r256_in1k", ("kin r256_in1k", False)),
+        ("net", "fb_dist_in1k", ("fb_dist_in1k", True)),
+        ("net", "usi_in1k", ("usi_in1k", True)),
+        ("net_distilled", "in1k", ("kin in1k", True)),
+    ],
+)
+def test_authors_have_recipes_of_their_own_and_some_networks_had_a_teacher(
+    network: str, recipe: str, expected: tuple[str, bool], tmp_path: Path
+) -> None:
+    networks = _write(tmp_path / "networks.csv", NETWORK_COLUMNS, NETWORK | {"network": network})
+    results = _write(tmp_path / "results.csv", RESULT_COLUMNS, RESULT | {"network": network, "recipe": recipe})
+    (row,) = read_rows(networks, results)
+
+    assert expected == (row.recipe, row.distilled)
+
+
+def test_recipes_of_the_authors_are_others_in_each_family(tmp_path: Path) -> None:
+    others = NETWORK | {"network": "other", "family": "stranger"}
+    trainings = [
+        RESULT | {"network": name, "recipe": recipe} for recipe in ("in1k", "a1_in1k") for name in ("net", "other")
+    ]
+    networks = _write(tmp_path / "networks.csv", NETWORK_COLUMNS, NETWORK, others)
+    rows = read_rows(networks, _write(tmp_path / "results.csv", RESULT_COLUMNS, *trainings))
+
+    assert [row.recipe for row in rows] == ["kin in1k", "stranger in1k", "a1_in1k", "a1_in1k"]
+
+
+@pytest.mark.parametrize(
     ("file", "columns", "missing"),
     [("networks.csv", NETWORK_COLUMNS, "macs_3"), ("results.csv", RESULT_COLUMNS, "recipe")],
 )

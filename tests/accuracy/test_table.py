@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from nas.accuracy import AccuracyTable
+from nas.accuracy.fit import WEIGHTS, weigh
 from nas.accuracy.structure import NUMBERS
 from nas.accuracy.trained import Foretelling, Line, ScoredBySupernets, Trained
 from nas.errors import InputError
@@ -61,8 +63,24 @@ def test_a_published_network_is_foretold_what_is_published(
         assert found[name].low < top1 < found[name].high
 
 
+def _weighed(
+    published: tuple[float, float, float], trained: tuple[float, float], weight: float
+) -> tuple[float, float, float]:
+    """Both parts as one: accuracy, and both ends of its interval."""
+    (top1, low, high), (middle, reach) = published, trained
+    sure, other = ((high - low) / 2) ** -2, weight * reach**-2
+    share = other / (sure + other)
+    both = (1 - share) * top1 + share * middle
+    apart = 1.6449 * math.sqrt(share * (1 - share) * (middle - top1) ** 2)
+    below, above = (math.hypot((1 - share) * half + share * reach, apart) for half in (top1 - low, high - top1))
+    return both, both - below, both + above
+
+
 def _together(table: AccuracyTable, groups: Mapping[str, str]) -> dict[str, tuple[float, float, float]]:
-    """Accuracy and interval of each row of the family without its group: every part fitted again, and weighed."""
+    """Accuracy and interval of each row of the family without its group: every part fitted again, and weighed.
+
+    Each part counts by the inverse square of its interval, and the interval holds how far the parts are apart.
+    """
     others = [row for row in table.published.rows if row.family != table.origin.family]
     own = [row for row in table.published.rows if row.family == table.origin.family]
     found = {}
@@ -74,12 +92,8 @@ def _together(table: AccuracyTable, groups: Mapping[str, str]) -> dict[str, tupl
             scores = table.trained.family
             line = Line.through(*np.asarray([(scores[one.name], one.top1) for one in rest if one.name in scores]).T)
             middle, reach = line.offset + line.slope * scores[row.name], line.reach(np.asarray(scores[row.name])).item()
-            weight = table.weight
-            found[row.name] = (
-                (1 - weight) * top1 + weight * middle,
-                (1 - weight) * low + weight * (middle - reach),
-                (1 - weight) * high + weight * (middle + reach),
-            )
+            if math.isfinite(reach):
+                found[row.name] = _weighed((top1, low, high), (middle, reach), table.weight)
     return found
 
 
@@ -107,17 +121,21 @@ def test_the_errors_in_the_file_are_those_of_its_parts(table: AccuracyTable, mak
     assert table.errors["each row of the family left out"].mean <= 0.6
 
 
-def test_the_weight_in_the_file_is_the_best_with_axes_left_out(table: AccuracyTable, maker: ModuleType) -> None:
+def test_the_weight_in_the_file_is_the_best_with_axes_left_out_unless_chance_does_as_well(
+    table: AccuracyTable, maker: ModuleType
+) -> None:
     top1 = {row.name: row.top1 for row in table.published.rows if row.family == table.origin.family}
 
     def missed(weight: float) -> float:
         found = table.model_copy(update={"weight": weight}).left_out(maker.AXES)
         return float(np.mean([(one.top1 - top1[name]) ** 2 for name, one in found.items()]))
 
-    if table.trained is None:
-        assert table.weight == 0.0
-    else:
-        assert min(missed(step / 20) for step in range(21)) == pytest.approx(missed(table.weight))
+    again = weigh(table.model_copy(update={"weight": 0.0, "chance": None, "errors": {}}), maker.AXES)
+    by_chance = table.chance is None or table.chance >= 0.1
+
+    assert (table.trained is None) == (table.chance is None)
+    assert (0.0 if by_chance else min(WEIGHTS, key=missed)) == table.weight
+    assert (again.weight, again.chance, again.errors) == (table.weight, table.chance, table.errors)
 
 
 # Any table.
@@ -202,8 +220,17 @@ def test_less_is_known_about_a_network_that_is_unlike_the_others(
     assert doubtful.high - doubtful.low > 1.5 * (known.high - known.low)
 
 
-def test_parts_are_weighed(table: AccuracyTable, references: dict[str, Architecture]) -> None:
-    """A trained part of 80 % whatever the network, through so many points that its interval is that of a normal."""
+def test_a_table_of_a_family_without_a_row_is_refused(tmp_path: Path) -> None:
+    document = json.loads(FILE.read_text())
+    document["origin"]["family"] = "iforme"
+    (tmp_path / "wrong.json").write_text(json.dumps(document))
+
+    with pytest.raises(InputError, match=r"published\.rows: none is of the family iforme$"):
+        AccuracyTable.find(str(tmp_path / "wrong.json"))
+
+
+def _with_trained(table: AccuracyTable, *, top1: float, reach: float, weight: float) -> AccuracyTable:
+    """A trained part that says the same of every network, through so many points that its interval is a normal's."""
     row = ScoredBySupernets(id="x", numbers=(0.0,) * len(NUMBERS), score=0.0)
     trained = Trained(
         supernets=(),
@@ -215,11 +242,26 @@ def test_parts_are_weighed(table: AccuracyTable, references: dict[str, Architect
         ),
         rows=(row,),
         family={},
-        line=Line(offset=80.0, slope=0.0, rest=2 / 1.6449, points=10**6, centre=0.0, spread=1e6),
+        line=Line(
+            offset=top1,
+            slope=0.0,
+            rest=reach / 1.6449,
+            points=10**6,
+            centre=0.0,
+            spread=1e6,
+            lowest=-1.0,
+            highest=1.0,
+        ),
         foretelling=Foretelling(networks=1, rank_correlation=1.0, in_bands={"1.0": 1.0}),
     )
-    both = table.model_copy(update={"trained": trained, "weight": 0.25})
-    (found,) = both.predict([references["m"]])
+    return table.model_copy(update={"trained": trained, "weight": weight})
+
+
+@pytest.mark.parametrize("weight", [0.25, 1.0, 4.0])
+def test_parts_are_weighed_by_their_intervals(
+    weight: float, table: AccuracyTable, references: dict[str, Architecture]
+) -> None:
+    (found,) = _with_trained(table, top1=80.0, reach=2.0, weight=weight).predict([references["m"]])
     (one,) = table.model_copy(update={"trained": None}).predict([references["m"]])
     published, other = found.parts["published"], found.parts["trained"]
 
@@ -227,9 +269,61 @@ def test_parts_are_weighed(table: AccuracyTable, references: dict[str, Architect
     assert published == one.parts["published"]
     assert (one.top1, one.low, one.high) == (published.top1, published.low, published.high)
     assert (other.low, other.top1, other.high) == pytest.approx((78, 80, 82), abs=1e-3)
-    assert (found.low, found.top1, found.high) == pytest.approx(
-        (0.75 * one.low + 0.25 * 78, 0.75 * one.top1 + 0.25 * 80, 0.75 * one.high + 0.25 * 82), abs=1e-3
+    assert _weighed((one.top1, one.low, one.high), (80.0, 2.0), weight) == pytest.approx(
+        (found.top1, found.low, found.high), abs=1e-3
     )
+
+
+def test_parts_that_are_disjoint_make_an_interval_with_both_middles(
+    table: AccuracyTable, references: dict[str, Architecture]
+) -> None:
+    (alone,) = table.model_copy(update={"trained": None}).predict([references["m"]])
+    reach = (alone.high - alone.low) / 2
+    (found,) = _with_trained(table, top1=70.0, reach=reach, weight=1.0).predict([references["m"]])
+    published, trained = found.parts["published"], found.parts["trained"]
+
+    assert trained.high < published.low
+    assert found.low < trained.top1 < found.top1 < published.top1 < found.high
+
+
+def test_supernets_say_nothing_of_networks_smaller_or_larger_than_the_published_ones(
+    table: AccuracyTable, references: dict[str, Architecture]
+) -> None:
+    stages = tuple(stage.model_copy(update={"channels": stage.channels // 2}) for stage in references["t"].stages)
+    small = references["t"].model_copy(update={"stages": stages})
+    networks = [small, *(references[name] for name in ("t", "m", "l", "h"))]
+    found = _with_trained(table, top1=80.0, reach=2.0, weight=1.0).predict(networks)
+    alone = table.model_copy(update={"trained": None}).predict(networks)
+
+    assert ["trained" in one.parts for one in found] == [False, True, True, True, False]
+    assert (alone[0], alone[-1]) == (found[0], found[-1])
+
+
+def test_a_table_without_some_rows_has_never_seen_them(
+    table: AccuracyTable, references: dict[str, Architecture]
+) -> None:
+    names = {"iformer_m", "ladder_sha"}
+    rest = [row for row in table.published.rows if row.name not in names]
+    without = table.without(names)
+    m = next(row for row in table.published.rows if row.name == "iformer_m")
+    found = without.predict([references["m"]])[0].parts["published"]
+
+    assert tuple(rest) == without.published.rows
+    assert (found.top1, found.low, found.high) == pytest.approx(
+        np.concatenate(
+            table.published.with_rows(rest).predict(
+                np.asarray([m.traits]), table.published.labels([m.model_copy(update={"name": ""})])
+            )
+        ),
+        abs=1e-3,
+    )
+    assert table.trained is not None
+    assert without.trained is not None
+    scores = {name: score for name, score in table.trained.family.items() if name not in names}
+    top1 = {row.name: row.top1 for row in rest}
+    line = Line.through(np.asarray([*scores.values()]), np.asarray([top1[name] for name in scores]))
+    assert (scores, line) == (without.trained.family, without.trained.line)
+    assert table.without(()).predict([references["m"]]) == table.predict([references["m"]])
 
 
 def test_a_table_says_where_it_comes_from_and_how_far_it_can_be_trusted(table: AccuracyTable) -> None:
@@ -239,5 +333,11 @@ def test_a_table_says_where_it_comes_from_and_how_far_it_can_be_trusted(table: A
     assert "predicted ImageNet-1k top-1 accuracy of iformer, trained for 300 epochs at 224 px" in words
     assert "from timm's results folder (Apache-2.0" in words
     assert f"each row of the family left out: {own.mean:.2f} points in the mean, {own.worst:.2f} at worst" in words
-    assert f"published part, weight {1 - table.weight:.2f}: " in words
-    assert table.trust.startswith(f"{own.mean:.1f} points off in the mean over {own.networks} networks of the family")
+    assert f"published part: {table.origin.data}" in words
+    assert table.trained is not None
+    assert f"trained part, counting {table.weight:g} times by its interval: scores of " in words
+    assert f"of random orders of its scores {table.chance:.0%} foretell the family's rows at least as well" in words
+    assert ("so it is shown and does not count" in words) == (table.weight == 0)
+    assert table.trust.startswith(
+        f"{own.mean:.1f} points off in the mean over {own.networks} published networks of the family"
+    )

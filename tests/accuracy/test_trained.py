@@ -100,15 +100,24 @@ def test_a_line_through_few_points_is_sure_of_little_and_less_away_from_them() -
     quantile = t.ppf(0.95, 4 - 2)
 
     assert (line.points, line.centre, line.spread) == (4, 0.0, 2.0)
-    assert line.reach(np.asarray([0.0, 3.0])) == pytest.approx(
-        [quantile * math.sqrt(1 + 1 / 4), quantile * math.sqrt(1 + 1 / 4 + 9 / 2)]
+    assert [quantile * math.sqrt(1 + 1 / 4), quantile * math.sqrt(1 + 1 / 4 + 1.15**2 / 2)] == pytest.approx(
+        line.reach(np.asarray([0.0, 1.15]))
     )
 
 
+def test_a_line_says_nothing_beyond_its_points_but_for_a_tenth_of_their_range() -> None:
+    line = Line.through(np.asarray([-1.0, 0.0, 1.0, 0.0]), np.asarray([70.0, 71.0, 70.0, 69.0]))
+    scores = np.asarray([-1.25, -1.15, 1.15, 1.25])
+
+    assert (line.lowest, line.highest) == (-1.0, 1.0)
+    assert np.isfinite(line.reach(scores)).tolist() == [False, True, True, False]
+    assert np.isfinite(Trained.percent(scores, np.full(4, 0.1), line)[1]).tolist() == [False, True, True, False]
+
+
 def test_intervals_hold_what_the_line_and_the_score_leave() -> None:
-    line = Line(offset=70.0, slope=2.0, rest=3.0, points=12, centre=0.0, spread=4.0)
+    line = Line(offset=70.0, slope=2.0, rest=3.0, points=12, centre=0.0, spread=4.0, lowest=-1.0, highest=1.0)
     percent, reach = Trained.percent(np.asarray([1.0, 1.0]), np.asarray([0.0, 2.0]), line)
     alone = line.reach(np.asarray(1.0)).item()
 
     assert percent.tolist() == [72.0, 72.0]
-    assert reach == pytest.approx([alone, math.hypot(alone, 1.6449 * 2.0 * 2.0)])
+    assert [alone, math.hypot(alone, 1.6449 * 2.0 * 2.0)] == pytest.approx(reach)

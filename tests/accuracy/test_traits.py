@@ -46,9 +46,14 @@ def networks(references: dict[str, Architecture], motley: Architecture) -> dict[
 
 
 def _by_tracing(network: Architecture) -> Array:
+    """The traits of its module. In the products of a module, an attention has its heads in each window."""
     module = fuse(build_model(network))
     seen = traced(module, torch.zeros(1, 3, network.resolution, network.resolution))
     sums = tally(seen.operations, resolution=network.resolution, gates=seen.gates, scalings=seen.scalings)
+    for number, stage in enumerate(network.stages):
+        side = network.resolution // (4 * 2**number)
+        windows = [block.window for block in stage.blocks if isinstance(block, AttentionSpec) and block.window]
+        sums[TALLY.index("log_heads")] -= sum(2 * math.log(side / window) for window in windows)
     return traits(sums[None], [network.resolution])
 
 
@@ -173,9 +178,11 @@ def test_an_attention_is_two_products_after_its_projection() -> None:
     keys = Operation(kind="product", macs=scores * width, reads=2 * heads * width * tokens, writes=scores)
     values = Operation(kind="product", macs=scores * width, reads=scores, writes=heads * width * tokens)
     sums = dict(zip(TALLY, tally([projection, keys, values], resolution=64), strict=True))
+    in_windows = dict(zip(TALLY, tally([projection, keys, values], resolution=64, windows=2), strict=True))
 
     assert (sums["attentions"], sums["mixers_3"]) == (1, 1)
     assert sums["log_heads"] == pytest.approx(math.log(heads))
+    assert sums | {"log_heads": pytest.approx(math.log(heads / 2))} == in_windows
     assert sums["macs_3"] == projection.macs + 2 * scores * width
 
 
