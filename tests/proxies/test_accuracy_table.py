@@ -68,7 +68,7 @@ def test_another_table_is_another_setting(tmp_path: Path) -> None:
     proxy, shipped = _build(accuracy_table=str(path)), _build()
     (mine, usual) = (one.score(NETWORKS[2]).details for one in (proxy, shipped))
 
-    assert proxy.settings()["accuracy_table"] == "mine"
+    assert proxy.settings()["accuracy_table"] == str(path)
     assert proxy.settings()["digest"] != shipped.settings()["digest"]
     assert float(mine["low"]) < float(usual["low"])
 

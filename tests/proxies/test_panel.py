@@ -14,7 +14,6 @@ from nas.networks import Architecture, SearchSpace, random_choice
 from nas.proxies import CIRCUMSTANCES, Inputs, Panel, Proxy, Score, ScoringFailed, build_proxies
 from nas.proxies.fake import FakeProxy
 from nas.proxies.zero_cost import Counted
-from nas.search import CIRCUMSTANCES as CIRCUMSTANCES_OF_A_SEARCH
 from nas.search.records import Run
 from nas.validate.scores import KeptScore, KeptScores
 
@@ -212,9 +211,6 @@ class TestSettings:
 
         assert run.differences(other) == ["proxy params measure (params, not macs)"]
         assert [words.split(" (")[0] for words in run.differences(elsewhere)] == ["proxy band", "proxy band_networks"]
-
-    def test_circumstances_are_those_that_a_search_leaves_out(self) -> None:
-        assert CIRCUMSTANCES == CIRCUMSTANCES_OF_A_SEARCH
 
     def test_circumstances_in_which_members_differ_are_all_there(self) -> None:
         settings = _panel(one=Stub(own={"precision": "fp32"}), two=Stub(own={"precision": "bf16"})).settings()

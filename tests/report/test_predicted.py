@@ -66,7 +66,7 @@ def survey(tmp_path: Path) -> Survey:
 
 
 def _beside(result: SearchResult, name: str) -> str:
-    (line,) = (line for line in predicted_summary(result) if line.startswith(f"  beside {name} "))
+    (line,) = (line for line in predicted_summary(result) if line.startswith(f"  beside {name}, "))
     return line
 
 
@@ -82,10 +82,10 @@ def test_the_winner_stands_beside_published_networks_with_what_is_published(surv
         f"winner {WIDE.id}: 1.050 ms [0.945, 1.155] of 1.1 ms, predicted ImageNet top-1 81.0 % [80.0, 82.0]"
     )
     assert lines[1].startswith("  64-96-192-384: 2C | 2C | 9C 4A 1C | 2A; ")
-    assert lines[2:4] == [  # the faster reference first
-        "  beside iformer_t (predicted 0.605 ms; published 74.1 % at 0.60 ms): +6.9 points [+5.9, +7.9], better",
-        "  beside iformer_m (predicted 1.090 ms; published 80.4 % at 1.10 ms): +0.6 points [-0.4, +1.6], "
+    assert lines[2:4] == [  # the reference nearest to the budget first
+        "  beside iformer_m, 1.090 ms, published 80.4 % at 1.10 ms: the winner +0.6 points [-0.4, +1.6], "
         "less than the interval, so not shown",
+        "  beside iformer_t, 0.605 ms, published 74.1 % at 0.60 ms: nothing better was found that is no slower",
     ]
     assert lines[4] == "what separates it from iformer_m (in brackets): stage 1 channels 64 (48)"
     assert lines == summary(result)
@@ -120,15 +120,31 @@ def test_a_verdict_needs_the_published_accuracy_outside_the_interval(
     result = survey(winner, _reference("iformer_m", 1.09, 75.0, published_top1=published))
 
     assert _beside(result, "iformer_m") == (
-        f"  beside iformer_m (predicted 1.090 ms; published {published:.1f} %): {verdict}"
+        f"  beside iformer_m, 1.090 ms, published {published:.1f} %: the winner {verdict}"
     )
 
 
-def test_a_reference_without_published_accuracy_is_compared_by_its_prediction(survey: Survey) -> None:
+def test_a_reference_is_compared_with_the_front_at_its_own_latency(survey: Survey) -> None:
+    fast = _candidate(L, 0.60, 76.0, 75.0, 77.0)
+    result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0), fast, _reference("iformer_t", 0.605, 74.0))
+
+    assert _beside(result, "iformer_t") == (
+        f"  beside iformer_t, 0.605 ms, published 74.1 %: no slower, {fast.id} +1.9 points [+0.9, +2.9], better"
+    )
+
+
+def test_a_published_accuracy_is_known_without_a_latency_table_that_has_it(survey: Survey) -> None:
     result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0), _reference("iformer_m", 1.09, 79.5))
 
-    assert _beside(result, "iformer_m") == (
-        "  beside iformer_m (predicted 1.090 ms; predicted 79.5 %): +1.5 points [+0.5, +2.5], better"
+    assert _beside(result, "iformer_m").startswith("  beside iformer_m, 1.090 ms, published 80.4 %: the winner +0.6 ")
+
+
+def test_a_reference_without_published_accuracy_has_its_own_interval(survey: Survey) -> None:
+    unknown = _reference("iformer_m", 1.09, 79.5).model_copy(update={"name": "mine"})
+    result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0), unknown)
+
+    assert _beside(result, "mine") == (
+        "  beside mine, 1.090 ms, predicted 79.5 % [78.5, 80.5]: the winner +1.5 points [+0.1, +2.9], better"
     )
 
 
@@ -150,7 +166,7 @@ def test_a_winner_within_the_published_ones_is_said_to_be(survey: Survey) -> Non
 def test_without_its_accuracy_table_a_run_can_still_be_read(survey: Survey) -> None:
     result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0), accuracy_table="moved")
 
-    assert "published network" not in "\n".join(predicted_summary(result))
+    assert "supports (their range" not in "\n".join(predicted_summary(result))
 
 
 def test_a_summary_says_that_nothing_was_measured_and_what_comes_next(survey: Survey) -> None:
@@ -163,8 +179,18 @@ def test_a_summary_says_that_nothing_was_measured_and_what_comes_next(survey: Su
         f"accuracy: foretold by an accuracy table, nothing was trained or measured ({result.run.proxy['trust']}); "
         "ordered by the lower end of the 90 % interval"
     ) in words
-    assert "  nas search --budget-ms 1.1 --data YOUR_IMAGES" in words
+    assert "  nas search --budget-ms 1.1 --data IMAGES" in words
     assert f"nas.Architecture.load('{result.path}/winner.json')" in words
+    assert Architecture.load(f"{result.path}/winner.json").id == WIDE.id
+
+
+def test_what_comes_next_asks_the_same_question(survey: Survey) -> None:
+    result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0))
+    table = result.run.table.model_copy(update={"name": "my phone.onnxruntime"})
+    run = result.run.model_copy(update={"table": table, "confidence": 0.9})
+    words = "\n".join(predicted_summary(SearchResult(path=result.path, run=run, candidates=result.candidates)))
+
+    assert "  nas search --budget-ms 1.1 --table 'my phone.onnxruntime' --confidence 0.9 --data IMAGES" in words
 
 
 def test_a_survey_without_a_winner_says_so(survey: Survey) -> None:

@@ -228,7 +228,9 @@ def test_a_plan_says_what_will_be_done(plan: SurveyPlan) -> None:
 
     assert space == f"space: 8.71e+15 networks, the cheapest in {plan.cheapest_ms:.3f} ms"
     assert latency == f"latency: {TABLE.provenance.label}; {TABLE.trust}"
-    assert accuracy.startswith("accuracy: predicted ImageNet-1k top-1; 0.4 points off in the mean over 12 published networks")
+    assert accuracy.startswith(
+        "accuracy: predicted ImageNet-1k top-1; 0.4 points off in the mean over 12 published networks"
+    )
     assert survey == (
         "survey: 300 networks inside 1.1 ms, nothing is trained; for comparison iformer_t, iformer_s, iformer_m"
     )

@@ -874,7 +874,7 @@ def test_an_existing_validation_is_refused_without_resume(command: Callable[...,
 
 
 def test_the_help_has_an_example(command: Callable[..., tuple[int, str, str]]) -> None:
-    assert "Example: nas validate --proxy zero-cost" in command("--help")[1]
+    assert "Example: nas validate" in command("--help")[1]
 
 
 def test_a_killed_validation_goes_on_without_computing_a_score_twice(
