@@ -99,7 +99,7 @@ def search(
     asked = _Asked(
         space=search_space,
         table=latency_table,
-        names={"space": space, "table": table_path.name.removesuffix(".json")},
+        names={"space": space, "table": table if "/" in table else table_path.name.removesuffix(".json")},
         data=data,
         budget_ms=budget_ms,
         confidence=confidence,

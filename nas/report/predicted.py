@@ -13,6 +13,7 @@ from nas.search import Candidate, SearchResult, score_of
 
 __all__ = ["accuracy_words", "is_predicted", "landmarks", "predicted_summary", "published_top1", "published_words"]
 
+_USUAL_TABLE = "iphone13.coreml.fp16"  # what --table stands for if it is not given
 _STEP = 0.05  # relative difference in latency between the rows of a front that are printed
 
 
@@ -66,7 +67,7 @@ def _on_images(result: SearchResult) -> str:
     run = result.run
     options = {"--budget-ms": f"{run.budget_ms:g}"}
     options |= {"--space": run.space.name} if run.space.name != "iformer" else {}
-    options |= {"--table": run.table.name} if not run.table.name.startswith("iphone13") else {}
+    options |= {"--table": run.table.name} if run.table.name != _USUAL_TABLE else {}
     options |= {"--confidence": f"{run.confidence:g}"} if run.confidence is not None else {}
     return f"nas search {' '.join(f'{name} {shlex.quote(value)}' for name, value in options.items())} --data IMAGES"
 

@@ -88,7 +88,8 @@ def _front(
     if not variants:
         return [], 0
     budget_ms = _REACH * max(latency_ms for latency_ms, _ in variants.values())
-    proxy = PredictedAccuracy(table=table.without(set(variants)), name=name)
+    hidden = {published[known[variant].id].name for variant in variants}
+    proxy = PredictedAccuracy(table=table.without(hidden), name=name)
     plan = replace(
         plan_survey(request.space, request.table, proxy, budget_ms=budget_ms, networks=networks), references={}
     )

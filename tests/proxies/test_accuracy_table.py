@@ -24,6 +24,7 @@ def _build(**options: str) -> PredictedAccuracy:
 
 def test_a_score_is_the_predicted_accuracy_with_its_interval() -> None:
     table, _ = AccuracyTable.find("iformer")
+
     for network, predicted, score in zip(NETWORKS, table.predict(NETWORKS), _build().score_all(NETWORKS), strict=True):
         assert score.value == predicted.top1
         assert (score.details["low"], score.details["high"]) == (predicted.low, predicted.high)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import nas
 from nas.accuracy import WORDS
 from nas.networks import Architecture, ConvSpec, SearchSpace, StageSpec
 from nas.proxies import build_proxies
@@ -180,17 +181,31 @@ def test_a_summary_says_that_nothing_was_measured_and_what_comes_next(survey: Su
         "ordered by the lower end of the 90 % interval"
     ) in words
     assert "  nas search --budget-ms 1.1 --data IMAGES" in words
-    assert f"nas.Architecture.load('{result.path}/winner.json')" in words
-    assert Architecture.load(f"{result.path}/winner.json").id == WIDE.id
+
+
+@pytest.mark.parametrize("out", ["survey", "it's 1.1 ms"])
+def test_the_line_in_python_builds_the_winner(out: str, survey: Survey) -> None:
+    fast = _candidate(T, 0.6, 74.0, 73.0, 75.0)
+    lines = predicted_summary(survey(fast, _candidate(WIDE, 1.05, 81.0, 80.0, 82.0), out=out))
+    (line,) = (line for line in lines if line.startswith("  in Python: "))
+    code, _, purpose = line.removeprefix("  in Python: ").partition("      ")
+    network = eval(code, {"nas": nas})
+
+    assert purpose == "builds the winner, for training in full"
+    assert WIDE.id == network.architecture.id
 
 
 def test_what_comes_next_asks_the_same_question(survey: Survey) -> None:
     result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0))
     table = result.run.table.model_copy(update={"name": "my phone.onnxruntime"})
-    run = result.run.model_copy(update={"table": table, "confidence": 0.9})
+    space = result.run.space.model_copy(update={"name": "my spaces/small.toml"})
+    run = result.run.model_copy(update={"space": space, "table": table, "confidence": 0.9})
     words = "\n".join(predicted_summary(SearchResult(path=result.path, run=run, candidates=result.candidates)))
 
-    assert "  nas search --budget-ms 1.1 --table 'my phone.onnxruntime' --confidence 0.9 --data IMAGES" in words
+    assert (
+        "  nas search --budget-ms 1.1 --space 'my spaces/small.toml' --table 'my phone.onnxruntime' --confidence 0.9 "
+        "--data IMAGES"
+    ) in words
 
 
 def test_a_survey_without_a_winner_says_so(survey: Survey) -> None:

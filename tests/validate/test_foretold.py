@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -211,3 +213,27 @@ def test_a_validation_without_an_accuracy_table_has_no_such_sections() -> None:
     kept = Validation.load(ROOT / "results" / "validation").model_copy(update={"accuracy": None})
 
     assert [one.title for one in validation_sections(kept) if one.title.startswith(("Accuracy", "The front of"))] == []
+
+
+# Command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--data", "x"], "--data"),
+        (["--data", "x", "--proxy", "accuracy-table"], "--data"),
+        (["--option", "batch_size=8"], "--option batch_size"),
+        (["--option", "accuracy_table=iformer", "--effort", "quick"], "--option effort"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_only_images_need_is_refused_without_a_proxy_that_takes_them(
+    arguments: list[str], named: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", "from nas.cli import main; main()", "validate", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    line = f"error: {named} is for proxies that score images, such as --proxy supernet: name one\n"
+
+    assert (2, "", line) == (done.returncode, done.stdout, done.stderr)
+    assert [*tmp_path.iterdir()] == []
