@@ -26,6 +26,7 @@ _BANDS = 48  # in a factor of ten
 _ELITES = 8  # networks that a band keeps
 _GENERATION = 250  # networks between two selections
 _RANDOM_SHARE = 0.1  # of a generation; the rest are children
+_DIGITS = 6  # of a rank
 _CROSSED_SHARE = 0.25  # of the children: these take stages from a second parent
 _CHANGES = 1.5  # choices that differ between parent and child, on average
 _NEARBY_SHARE = 0.7  # of the changed numbers: these go one option up or down
@@ -88,7 +89,8 @@ def evolve(
     def look_at(found: Sequence[tuple[Architecture, float]]) -> None:
         ranks = rank([network for network, _ in found]) if found else []
         for (network, latency), value in zip(found, ranks, strict=True):
-            bands.add(Found(network=network, latency_ms=latency, rank=value))
+            # Sums of floats differ in the last digits with the number of threads; the same seed must not.
+            bands.add(Found(network=network, latency_ms=latency, rank=round(value, _DIGITS)))
         if on_progress:
             on_progress(min(len(seen), networks), networks)
 
