@@ -6,7 +6,8 @@
 The learning rates rise over the first 3,200 images and then stay. Beside the weights runs their average over about the
 last tenth of the steps, which stands for the decay of a training that ends here. At each length of LOOKS the published
 networks are scored with the averaged weights, as `--proxy supernet` does it, and a line goes to curve.jsonl beside this
-script: cross-entropies in nats, and that of the largest network. A training that was stopped goes on from its last look.
+script: cross-entropies in nats, and that of the largest network. A training that was stopped goes on from its last
+look.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -23,20 +25,20 @@ from safetensors.torch import load_file, save_file
 from nas.data import load_images, training_batches
 from nas.latency.published import read_points
 from nas.networks import SearchSpace
+from nas.networks.modules import SharedWeights
 from nas.proxies._torch import held_out
 from nas.training import Supernet
 from nas.training.recipe import calibrate_norms, calibration_batches
 from nas.training.step import Sandwich
 from nas.training.supernet import Origin, SupernetRecipe
 from nas.validate.ranking import kendall_tau_b
-from nas.networks.modules import SharedWeights
 
 ROOT = Path(__file__).parents[2]
 LOOKS = (8_000, 12_000, 16_000, 24_000, 32_000, 48_000, 64_000, 96_000, 128_000)
 BAND = (0.95, 1.20)
 
 
-def main() -> None:
+def main() -> None:  # noqa: D103
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--resolution", type=int, default=64)
@@ -97,19 +99,19 @@ def main() -> None:
                 average[name].lerp_(tensor, 1 - keep)
         trained_s += time.monotonic() - start
         if step % 25 == 0:
-            print(step, [round(x, 3) for x in losses], f"{trained_s:.0f} s", flush=True)
+            sys.stderr.write(f"{step} {[round(x, 3) for x in losses]} {trained_s:.0f} s\n")
         if step in looks:
-            look(asked, training, average, images, scored, rows, space, trained_s)
+            look(asked, training, average, images, scored, rows, trained_s)
             state = {f"weights/{n}": t.detach().contiguous() for n, t in training.weights.tensors.items()}
             state |= {f"average/{n}": t.contiguous() for n, t in average.items()}
             state |= {f"optimizer/{n}": t.contiguous() for n, t in training._optimizer.state().items()}
             save_file(state | {"done": torch.tensor(step)}, asked.out / "training.tmp")
             (asked.out / "training.tmp").rename(checkpoint)
             save_file({n: t.contiguous() for n, t in average.items()}, asked.out / f"average-{step * 64}.safetensors")
-    print(f"ended after {time.monotonic() - began:.0f} s")
+    sys.stderr.write(f"ended after {time.monotonic() - began:.0f} s\n")
 
 
-def look(asked, training, average, images, scored, rows, space, trained_s) -> None:
+def look(asked, training, average, images, scored, rows, trained_s) -> None:  # noqa: D103
     calibration = calibration_batches(scored, images=1024, seed=asked.seed)
     supernet = Supernet(
         weights=SharedWeights(average), resolution=images.resolution, num_classes=images.num_classes, seed=asked.seed
@@ -137,7 +139,7 @@ def look(asked, training, average, images, scored, rows, space, trained_s) -> No
     }
     with (Path(__file__).parent / "curve.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
-    print({k: v for k, v in line.items() if k != "cross_entropy"}, flush=True)
+    sys.stderr.write(f"{ {k: v for k, v in line.items() if k != 'cross_entropy'} }\n")
 
 
 main()

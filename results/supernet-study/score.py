@@ -3,8 +3,8 @@
     python results/supernet-study/score.py /tmp/sup/tiny50-0/average-16000.safetensors \
         --data ../shared/data/tiny_imagenet50_64px --resolution 64 --seed 0 --name tiny50-0-16k
 
-Three kinds of networks under the iPhone's table, the same ones for every supernet: spread evenly over latencies from the
-cheapest to 1.7 ms (at random within each), drawn from the space as they come, and the best of a survey by accuracy
+Three kinds of networks under the iPhone's table, the same ones for every supernet: spread evenly over latencies from
+the cheapest to 1.7 ms (at random within each), drawn from the space as they come, and the best of a survey by accuracy
 table. Each score is a line of scores.NAME.jsonl beside this script: network id, cross-entropy in nats on 1,024 held-out
 images, with batch norms measured on 512 training images. Goes on where it was stopped. networks.jsonl has the networks.
 """
@@ -37,7 +37,7 @@ ROOT = HERE.parents[1]
 BUDGET_MS, SPREAD, PLAIN, BEST = 1.7, 2500, 150, 120
 
 
-def main() -> None:
+def main() -> None:  # noqa: D103
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--data", required=True)
@@ -74,22 +74,46 @@ def drawn() -> list[Architecture]:
     path = HERE / "networks.jsonl"  # begins with the published networks of the family
     if path.exists():
         return [Architecture.from_json(line) for line in path.read_text().splitlines()]
-    space, (table, _), (accuracies, _) = SearchSpace.find("iformer"), LatencyTable.find("iphone13"), AccuracyTable.find("iformer")
+    space, (table, _), (accuracies, _) = (
+        SearchSpace.find("iformer"),
+        LatencyTable.find("iphone13"),
+        AccuracyTable.find("iformer"),
+    )
     cheapest = space.extreme(table.layer_ms)
     noise, choose = random.Random(0), random_choice(seed=1)
-    begin = [cheapest, *(n for name, n in space.references.items() if name in ("iformer_t", "iformer_s", "iformer_m", "iformer_l"))]
-    spread = evolve(space, table.latency_ms, lambda found: [noise.random() for _ in found], budget_ms=BUDGET_MS,
-                    networks=SPREAD, seed=0, begin_with=[cheapest])
-    best = evolve(space, table.latency_ms, lambda found: [one.low for one in accuracies.predict(found)],
-                  budget_ms=BUDGET_MS, networks=10_000, seed=0, begin_with=begin)
+    begin = [
+        cheapest,
+        *(n for name, n in space.references.items() if name in ("iformer_t", "iformer_s", "iformer_m", "iformer_l")),
+    ]
+    spread = evolve(
+        space,
+        table.latency_ms,
+        lambda found: [noise.random() for _ in found],
+        budget_ms=BUDGET_MS,
+        networks=SPREAD,
+        seed=0,
+        begin_with=[cheapest],
+    )
+    best = evolve(
+        space,
+        table.latency_ms,
+        lambda found: [one.low for one in accuracies.predict(found)],
+        budget_ms=BUDGET_MS,
+        networks=10_000,
+        seed=0,
+        begin_with=begin,
+    )
     best = random.Random(0).sample(best, BEST)
     plain = (space.sample(choose) for _ in range(PLAIN * 3))
     inside = [network for network in plain if table.latency_ms(network) <= BUDGET_MS][:PLAIN]
     found = {n.id: n for n in [*(one.network for one in spread), *(one.network for one in best), *inside]}
     networks = list(found.values())
     random.Random(1).shuffle(networks)
-    rows = [p.architecture() for p in read_points(ROOT / "latency_tables" / "iphone13.points.csv")
-            if p.in_family and p.resolution == 224 and p.epochs == 300 and p.top1 and p.attention != "mha"]
+    rows = [
+        p.architecture()
+        for p in read_points(ROOT / "latency_tables" / "iphone13.points.csv")
+        if p.in_family and p.resolution == 224 and p.epochs == 300 and p.top1 and p.attention != "mha"
+    ]
     networks = list({network.id: network for network in [*rows, *networks]}.values())
     path.write_text("".join(json.dumps(network.to_dict()) + "\n" for network in networks))
     return networks
