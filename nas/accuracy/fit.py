@@ -15,7 +15,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 from scipy.stats import kendalltau, spearmanr
 
-from nas.accuracy.process import Kernel, Labels, Process, covariance
+from nas.accuracy.process import Kernel, Labels, Process, covariance, squared_distance
 from nas.accuracy.published import Errors, Published, Row
 from nas.accuracy.structure import NUMBERS, numbers
 from nas.accuracy.table import AccuracyTable, share_of_trained
@@ -68,7 +68,7 @@ def fit_published(
 def _published(others: Sequence[Row], *, seed: int | None = None) -> Published:
     """What these networks alone say."""
     matrix = np.asarray([row.traits for row in others])
-    centre, scale = _rounded(matrix.mean(0)), _rounded(np.maximum(matrix.std(0), 1e-6))
+    centre, scale = _scales(matrix)
     targets = Published.target(np.asarray([row.top1 for row in others]))
     kernel = fit_kernel(
         (matrix - centre) / scale,
@@ -162,7 +162,7 @@ def fit_trained(
     values = np.asarray([[own[network_id] for network_id in ids] for own in scores.values()])
     targets = _rounded(((values - values.mean(1, keepdims=True)) / values.std(1, keepdims=True)).mean(0))
     matrix = np.round(numbers([networks[n] for n in kept]), _DIGITS)
-    centre, scale = _rounded(matrix.mean(0)), _rounded(np.maximum(matrix.std(0), 1e-6))
+    centre, scale = _scales(matrix)
     standardised = (matrix - centre) / scale
     kernel = fit_kernel(standardised, same_labels(len(kept)), targets)
     known = dict(zip(ids, targets.tolist(), strict=True))
@@ -312,8 +312,7 @@ class _Problem:
         )
         distilled = np.outer(self.labels.distilled, self.labels.distilled)
         scaled = x / np.asarray(kernel.lengths)
-        squares = (scaled**2).sum(1)
-        distance = np.maximum(squares[:, None] + squares - 2 * scaled @ scaled.T, 0)
+        distance = squared_distance(scaled, scaled)
         curve = kernel.curve**2 * np.exp(-distance / 2)
         shorter = kernel.family_length**2
         own_curve = family * kernel.family_curve**2 * np.exp(-distance / (2 * shorter))
@@ -335,6 +334,11 @@ class _Problem:
             ]
         )
         return float(loss), gradient + away / self.spread
+
+
+def _scales(matrix: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of each column; a column that does not vary is divided by next to nothing."""
+    return _rounded(matrix.mean(0)), _rounded(np.maximum(matrix.std(0), 1e-6))
 
 
 def _rounded(values: npt.ArrayLike) -> Array:

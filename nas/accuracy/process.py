@@ -13,18 +13,18 @@ Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), chapters
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
-from scipy.linalg import cho_factor, cho_solve
 
 from nas.files import Record
 
-__all__ = ["Kernel", "Labels", "Process"]
+__all__ = ["Kernel", "Labels", "Process", "check_columns", "covariance", "squared_distance"]
 
 Array = npt.NDArray[np.float64]
 _OFFSET = 4.0  # variance of the mean of all networks, in squared standard deviations of the targets: nearly free
@@ -90,16 +90,20 @@ class Process:
     """
 
     def __init__(self, kernel: Kernel, traits: Array, labels: Labels, targets: Array) -> None:
+        # Imported here, so that reading a table, as `nas show` does, does not load scipy.
+        from scipy.linalg import cho_factor, cho_solve
+
         self.kernel, self.traits, self.labels, self.targets = kernel, traits, labels, targets
         noise = kernel.noise**2 * np.eye(len(targets))
-        self._known = cho_factor(covariance(kernel, traits, labels, traits, labels) + noise, lower=True)
-        self._weights: Array = cho_solve(self._known, targets)
+        known = cho_factor(covariance(kernel, traits, labels, traits, labels) + noise, lower=True)
+        self._solve: Callable[[Array], Array] = partial(cho_solve, known)
+        self._weights = self._solve(targets)
 
     def predict(self, traits: Array, labels: Labels) -> tuple[Array, Array]:
         """Mean and standard deviation of the targets of other networks, each (M,)."""
         shared = covariance(self.kernel, traits, labels, self.traits, self.labels)
         mean = shared @ self._weights
-        explained = np.einsum("ij,ji->i", shared, cho_solve(self._known, shared.T))
+        explained = np.einsum("ij,ji->i", shared, self._solve(shared.T))
         own = _own_variance(self.kernel, traits, labels) + self.kernel.noise**2
         return mean, np.sqrt(np.maximum(own - explained, 1e-12))
 
@@ -109,7 +113,7 @@ class Process:
         Args:
             groups: the group of each known network, (N,).
         """
-        inverse: Array = cho_solve(self._known, np.eye(len(self.targets)))
+        inverse = self._solve(np.eye(len(self.targets)))
         mean, deviation = np.empty_like(self.targets), np.empty_like(self.targets)
         names = np.asarray([str(group) for group in groups])
         for name in np.unique(names):
@@ -123,7 +127,7 @@ class Process:
 def covariance(kernel: Kernel, traits: Array, labels: Labels, others: Array, other_labels: Labels) -> Array:
     """Covariance of the targets of two sets of networks, without noise, (N, M)."""
     linear, lengths = np.asarray(kernel.linear), np.asarray(kernel.lengths)
-    distance = _squared_distance(traits / lengths, others / lengths)
+    distance = squared_distance(traits / lengths, others / lengths)
     family = labels.family[:, None] == other_labels.family
     distilled = labels.distilled[:, None] & other_labels.distilled
     shared: Array = (
@@ -146,6 +150,21 @@ def _own_variance(kernel: Kernel, traits: Array, labels: Labels) -> Array:
     return own
 
 
-def _squared_distance(first: Array, second: Array) -> Array:
+def squared_distance(first: Array, second: Array) -> Array:
+    """Squared distance of each row of one matrix to each row of another, (N, M)."""
     squares: Array = (first**2).sum(1)[:, None] + (second**2).sum(1) - 2 * first @ second.T
     return np.maximum(squares, 0.0)
+
+
+def check_columns(what: str, given: tuple[str, ...], known: tuple[str, ...], *columns: Sequence[float]) -> None:
+    """Check that a file has the columns of this version of nas, and every row of it as many numbers.
+
+    Raises:
+        ValueError: it has others, or a row is shorter or longer.
+    """
+    if given != known:
+        raise ValueError(
+            f"{what} are not those of this version of nas: make the table again (accuracy_tables/README.md)"
+        )
+    if {len(column) for column in columns} != {len(known)}:
+        raise ValueError(f"every row, centre, scale and kernel must have {len(known)} {what}")

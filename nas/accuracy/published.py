@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from nas.accuracy.process import Kernel, Labels, Process
+from nas.accuracy.process import Kernel, Labels, Process, check_columns
 from nas.accuracy.traits import TRAITS
 from nas.files import Record
 
@@ -99,13 +99,9 @@ class Published(Record):
 
     @model_validator(mode="after")
     def _knows_the_traits(self) -> Self:
-        if self.traits != TRAITS:
-            raise ValueError(
-                "traits are not those of this version of nas: make the table again (accuracy_tables/README.md)"
-            )
-        lengths = {len(self.centre), len(self.scale), len(self.kernel.linear), len(self.kernel.lengths)}
-        if lengths | {len(row.traits) for row in self.rows} != {len(TRAITS)}:
-            raise ValueError(f"every row, centre, scale and kernel must have {len(TRAITS)} traits")
+        kernel = self.kernel
+        rows = (row.traits for row in self.rows)
+        check_columns("traits", self.traits, TRAITS, self.centre, self.scale, kernel.linear, kernel.lengths, *rows)
         return self
 
     @staticmethod

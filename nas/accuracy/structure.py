@@ -15,17 +15,20 @@ __all__ = ["NUMBERS", "Ranges", "beyond", "differences", "numbers", "ranges", "s
 Ranges = Mapping[str, tuple[float, float]]
 
 _KINDS = ("shma", "sha", "mha")
-_OF_STAGE = (
-    "log channels",
-    "convolution blocks",
-    "attention units",
-    "log blocks",
+_COUNTS = ("convolution blocks", "attention units")
+_OF_BLOCKS = (
     "kernel",
     "convolution expansion",
     "query reduction",
     "modulation",
     "attention expansion",
     "position kernel",
+)
+_OF_STAGE = (
+    "log channels",
+    *_COUNTS,
+    "log blocks",
+    *_OF_BLOCKS,
     "place of attention",  # mean position of the attention units, from 0 (first) to 1 (last)
     *_KINDS,
 )
@@ -124,9 +127,9 @@ def _numbers(network: Architecture) -> list[float]:
         where, length = f"stage {number}", len(stage.blocks)
         row += [
             math.log(stage.channels),
-            *(float(facts[f"{where} {name}"]) for name in ("convolution blocks", "attention units")),
+            *(float(facts[f"{where} {name}"]) for name in _COUNTS),
             math.log(length),
-            *(float(facts.get(f"{where} {name}", 0)) for name in _OF_STAGE[4:10]),
+            *(float(facts.get(f"{where} {name}", 0)) for name in _OF_BLOCKS),
             _place(stage),
             *(float(facts.get(f"{where} attention") == kind) for kind in _KINDS),
         ]

@@ -14,9 +14,8 @@ from typing import Annotated, Self
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
-from scipy.special import stdtrit
 
-from nas.accuracy.process import Kernel, Labels, Process
+from nas.accuracy.process import Kernel, Labels, Process, check_columns
 from nas.accuracy.published import INTERVAL
 from nas.accuracy.structure import NUMBERS, numbers
 from nas.files import Record
@@ -26,7 +25,6 @@ __all__ = ["Foretelling", "Line", "ScoredBySupernets", "SupernetUsed", "Trained"
 
 Array = npt.NDArray[np.float64]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
-_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SupernetUsed(Record):
@@ -120,6 +118,8 @@ class Line(Record):
 
     def reach(self, scores: Array) -> Array:
         """Half of a 90 % prediction interval for a new network with each score; infinite beyond the points."""
+        from scipy.special import stdtrit  # not for those who only read a table
+
         quantile = float(stdtrit(self.points - 2, 0.95))
         away = (scores - self.centre) ** 2 / self.spread
         reach: Array = quantile * self.rest * np.sqrt(1 + 1 / self.points + away)
@@ -159,13 +159,9 @@ class Trained(Record):
 
     @model_validator(mode="after")
     def _knows_the_numbers(self) -> Self:
-        if self.numbers != NUMBERS:
-            raise ValueError(
-                "numbers are not those of this version of nas: make the table again (accuracy_tables/README.md)"
-            )
-        lengths = {len(self.centre), len(self.scale), len(self.kernel.linear), len(self.kernel.lengths)}
-        if lengths | {len(row.numbers) for row in self.rows} != {len(NUMBERS)}:
-            raise ValueError(f"every row, centre, scale and kernel must have {len(NUMBERS)} numbers")
+        kernel = self.kernel
+        rows = (row.numbers for row in self.rows)
+        check_columns("numbers", self.numbers, NUMBERS, self.centre, self.scale, kernel.linear, kernel.lengths, *rows)
         return self
 
     @cached_property
