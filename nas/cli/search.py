@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from nas.latency import LatencyTable
     from nas.networks import SearchSpace
     from nas.proxies import Proxy
-    from nas.search import BatchProxy, SearchResult
+    from nas.search import BatchProxy, SearchResult, SurveyPlan
 
 __all__ = ["search"]
 
@@ -84,6 +86,7 @@ def search(
     """
     from nas.latency import LatencyTable
     from nas.networks import SearchSpace
+    from nas.report import write_report
     from nas.search import check_budget
 
     # Options of a proxy without --proxy are for short training, which alone has any that are needed.
@@ -119,6 +122,7 @@ def search(
             settings=options.read_settings(option, effort=effort, supernet=supernet),
             screen=8 if screen is None else screen,
         )
+    write_report(result)
     if result.winner is None:
         raise NasError(f"{asked.out}: no network has a score yet; see its report.md for the reasons")
     if as_json:
@@ -168,12 +172,8 @@ def _by_proxies(asked: _Asked, names: str, *, settings: dict[str, str], screen: 
 
 def _guided(asked: _Asked, supernet: Path | None) -> SearchResult:
     """A search on the user's images, with a supernet that is found or trained."""
-    from nas.data import load_images
     from nas.proxies import build_proxies
-    from nas.report import write_report
-    from nas.search import BatchProxy, SearchResult, check_folder, plan_guided, plan_survey, run_guided
-    from nas.search.guided import SCORED, SETTLED
-    from nas.training import SupernetRecipe, estimate_seconds, find_supernet, kept_supernet
+    from nas.search import BatchProxy, check_folder, plan_guided, plan_survey, run_guided
 
     started = time.monotonic()
     _refuse_storage(asked)
@@ -185,42 +185,10 @@ def _guided(asked: _Asked, supernet: Path | None) -> SearchResult:
     for line in survey.describe()[:3]:
         say(line)
     if supernet is None:
-        recipe = SupernetRecipe()
-        with data_watch() as watch:
-            images = load_images(data, resolution=_RESOLUTION, seed=asked.seed, progress=watch)
-        say(f"data: {images.description}")
-        supernet = find_supernet(asked.space, images, recipe=recipe, seed=asked.seed)
-        if supernet:
-            say(f"supernet: of these images, {supernet}")
-        else:
-            training_s = estimate_seconds(asked.space, images, recipe=recipe, seed=asked.seed)
-            left_s = None if asked.time_limit_s is None else asked.time_limit_s - (time.monotonic() - started)
-            if left_s is not None and training_s + survey.seconds + _LEAST_S > left_s:
-                say(
-                    f"supernet: its training would take about {training_s / 60:.0f} min, which does not fit into "
-                    "--time-limit; the accuracy table alone decides, and your images are not used"
-                )
-                return _survey(replace(asked, trials=None, time_limit_s=max(1.0, left_s)), foretell, "accuracy-table")
-            say(f"supernet: trained on these images now, once, about {training_s / 60:.0f} min; kept in the cache")
-            step_s = training_s / recipe.steps()
-            say(
-                f"then: survey, about {survey.seconds:.0f} s; scoring of {asked.trials or SCORED} networks, about "
-                f"{(asked.trials or SCORED) * _SCORE_STEPS * step_s / 60:.0f} min; settling of {SETTLED + 1}, about "
-                f"{(SETTLED + 1) * _SETTLE_STEPS * step_s / 60:.0f} min"
-            )
-            try:
-                with supernet_watch() as watch_training:
-                    supernet = kept_supernet(
-                        asked.space,
-                        images,
-                        recipe=recipe,
-                        seed=asked.seed,
-                        on_progress=watch_training,
-                        on_wait=lambda: say("another process trains this supernet: waiting for it"),
-                    )
-            except KeyboardInterrupt:
-                say("\nstopped; the same command goes on with the training of the supernet")
-                raise
+        supernet = _supernet_of_images(asked, data, survey, started)
+    if supernet is None:
+        left_s = None if asked.time_limit_s is None else max(1.0, asked.time_limit_s - (time.monotonic() - started))
+        return _survey(replace(asked, trials=None, time_limit_s=left_s), foretell, "accuracy-table")
     settings = {"supernet": str(supernet), "init": str(supernet)}
     with data_watch() as watch:
         built = build_proxies(_ON_IMAGES, data=data, seed=asked.seed, options=settings, progress=watch)
@@ -230,32 +198,83 @@ def _guided(asked: _Asked, supernet: Path | None) -> SearchResult:
     for line in (*planned.describe(), f"results: {asked.out}"):
         say(line)
     names = dict(zip(("scorer", "settler"), built, strict=True)) | {"foretell": "accuracy-table", **asked.names}
+    with _stoppable(asked), data_watch() as watch:
+        return run_guided(
+            asked.space,
+            asked.table,
+            foretell,
+            scorer,
+            settler,
+            plan=planned,
+            seed=asked.seed,
+            out=asked.out,
+            names=names,
+            time_limit_s=limit_s,
+            resume=asked.resume,
+            command=asked.command,
+            on_survey=lambda done, total: watch("Looking at networks", done, total),
+            on_candidate=say_candidate,
+            on_settled=say_settled,
+        )
+
+
+def _supernet_of_images(asked: _Asked, data: str, survey: SurveyPlan, started: float) -> Path | None:
+    """The supernet of the images: found, or trained now. None if there is too little time for that."""
+    from nas.data import load_images
+    from nas.search.guided import SCORED, SETTLED
+    from nas.training import SupernetRecipe, estimate_seconds, find_supernet, kept_supernet
+
+    recipe = SupernetRecipe()
+    with data_watch() as watch:
+        images = load_images(data, resolution=_RESOLUTION, seed=asked.seed, progress=watch)
+    say(f"data: {images.description}")
+    found = find_supernet(asked.space, images, recipe=recipe, seed=asked.seed)
+    if found:
+        say(f"supernet: of these images, {found}")
+        return found
+    training_s = estimate_seconds(asked.space, images, recipe=recipe, seed=asked.seed)
+    used_s = time.monotonic() - started
+    if asked.time_limit_s is not None and used_s + training_s + survey.seconds + _LEAST_S > asked.time_limit_s:
+        say(
+            f"supernet: its training would take about {training_s / 60:.0f} min, which does not fit into "
+            "--time-limit; the accuracy table alone decides, and your images are not used"
+        )
+        return None
+    say(f"supernet: trained on these images now, once, about {training_s / 60:.0f} min; kept in the cache")
+    scored, step_s = asked.trials or SCORED, training_s / recipe.steps()
+    say(
+        f"then: survey, about {survey.seconds:.0f} s; scoring of {scored} networks, about "
+        f"{scored * _SCORE_STEPS * step_s / 60:.0f} min; settling of {SETTLED + 1}, about "
+        f"{(SETTLED + 1) * _SETTLE_STEPS * step_s / 60:.0f} min"
+    )
     try:
-        with data_watch() as watch:
-            result = run_guided(
+        with supernet_watch() as watch_training:
+            return kept_supernet(
                 asked.space,
-                asked.table,
-                foretell,
-                scorer,
-                settler,
-                plan=planned,
+                images,
+                recipe=recipe,
                 seed=asked.seed,
-                out=asked.out,
-                names=names,
-                time_limit_s=limit_s,
-                resume=asked.resume,
-                command=asked.command,
-                on_survey=lambda done, total: watch("Looking at networks", done, total),
-                on_candidate=say_candidate,
-                on_settled=say_settled,
+                on_progress=watch_training,
+                on_wait=lambda: say("another process trains this supernet: waiting for it"),
             )
+    except KeyboardInterrupt:
+        say("\nstopped; the same command goes on with the training of the supernet")
+        raise
+
+
+@contextmanager
+def _stoppable(asked: _Asked) -> Iterator[None]:
+    """After Ctrl-C, write the report of what the folder holds, and say how to go on."""
+    from nas.report import write_report
+    from nas.search import SearchResult
+
+    try:
+        yield
     except KeyboardInterrupt:
         if (asked.out / "run.json").exists():
             write_report(SearchResult.load(asked.out))
         say(f"\nstopped; go on with: nas search --resume --out {asked.out} and the same options")
         raise
-    write_report(result)
-    return result
 
 
 def _refuse_storage(asked: _Asked) -> None:
@@ -265,7 +284,6 @@ def _refuse_storage(asked: _Asked) -> None:
 
 def _survey(asked: _Asked, proxy: BatchProxy, name: str) -> SearchResult:
     """A search that trains nothing."""
-    from nas.report import write_report
     from nas.search import NETWORKS, plan_survey, run_survey
 
     _refuse_storage(asked)
@@ -281,7 +299,7 @@ def _survey(asked: _Asked, proxy: BatchProxy, name: str) -> SearchResult:
     for line in (*planned.describe(), f"results: {asked.out}"):
         say(line)
     with data_watch() as watch:
-        result = run_survey(
+        return run_survey(
             asked.space,
             asked.table,
             proxy,
@@ -294,14 +312,11 @@ def _survey(asked: _Asked, proxy: BatchProxy, name: str) -> SearchResult:
             command=asked.command,
             on_progress=lambda done, total: watch("Looking at networks", done, total),
         )
-    write_report(result)
-    return result
 
 
 def _search(asked: _Asked, proxy: Proxy, name: str, *, screens: dict[str, Proxy], screen: int) -> SearchResult:
     """A search by Optuna, with proxies that take their time."""
-    from nas.report import write_report
-    from nas.search import SearchResult, plan_search
+    from nas.search import plan_search
     from nas.search.run import run_search
 
     limit_s = asked.time_limit_s or (None if asked.trials else 600.0)
@@ -318,8 +333,8 @@ def _search(asked: _Asked, proxy: Proxy, name: str, *, screens: dict[str, Proxy]
     )
     for line in (*planned.describe(), f"results: {asked.out}"):
         say(line)
-    try:
-        result = run_search(
+    with _stoppable(asked):
+        return run_search(
             asked.space,
             asked.table,
             proxy,
@@ -334,12 +349,6 @@ def _search(asked: _Asked, proxy: Proxy, name: str, *, screens: dict[str, Proxy]
             command=asked.command,
             on_progress=say_progress,
         )
-    except KeyboardInterrupt:
-        write_report(SearchResult.load(asked.out))
-        say(f"\nstopped; go on with: nas search --resume --out {asked.out} and the same options")
-        raise
-    write_report(result)
-    return result
 
 
 def _default_out(space: str, budget_ms: float, *, resume: bool) -> Path:

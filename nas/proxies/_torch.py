@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from nas.data import ImageSet, validation_batches
 from nas.networks.modules import Network
 from nas.proxies import ScoringFailed
-from nas.training.recipe import Precision, autocast
+from nas.training.recipe import Precision, judged
 
-__all__ = ["HeldOut", "circumstances", "held_out", "judged", "of_seed", "portable_weights"]
+__all__ = ["HeldOut", "circumstances", "held_out", "of_seed", "portable_weights"]
 
 
 def circumstances(device: torch.device) -> dict[str, Any]:
@@ -82,14 +81,3 @@ def held_out(network: Network, image_set: ImageSet, *, batch_size: int, precisio
     error = entropies.std(correction=0).item() / math.sqrt(len(entropies))
     right = torch.cat([right for _, right in parts]).mean().item()
     return HeldOut(likelihood=likelihood, standard_error=likelihood * error, accuracy=right)
-
-
-@torch.inference_mode()
-def judged(
-    network: Network, images: torch.Tensor, labels: torch.Tensor, *, precision: Precision
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per image of a batch: the cross-entropy in nats, and 1 if the network is right, else 0; both (B,)."""
-    with autocast(images.device, precision):
-        logits = network(images)
-    entropies = F.cross_entropy(logits.float(), labels, reduction="none")
-    return entropies, (logits.argmax(1) == labels).float()

@@ -24,7 +24,7 @@ from nas.files import Record, digest
 from nas.networks import Architecture, SearchSpace
 from nas.networks.modules import Network, inherit, load_donor
 from nas.proxies import Inputs, Score, ScoringFailed
-from nas.proxies._torch import circumstances, held_out, judged, of_seed, portable_weights
+from nas.proxies._torch import circumstances, held_out, of_seed, portable_weights
 from nas.training import Supernet, is_supernet, load_supernet
 from nas.training.recipe import (
     Optimizer,
@@ -34,6 +34,7 @@ from nas.training.recipe import (
     calibration_batches,
     faster_precision,
     initial_network,
+    judged,
     memory_failures,
     schedule,
     timed,

@@ -107,11 +107,17 @@ def _parts(winner: Candidate) -> list[str]:
     return [f"  {'; '.join(said)}"] if len(said) > 1 else []
 
 
-def published_words(candidate: Candidate) -> str:
-    """The published accuracy and latency of a known network; empty for any other."""
+def published_words(candidate: Candidate, top1: float | None = None) -> str:
+    """The published accuracy and latency of a known network; empty for any other.
+
+    Args:
+        candidate: the network.
+        top1: its published accuracy in %, where that is known from elsewhere than the candidate.
+    """
     details = candidate.details
-    top1 = f"{float(details['published_top1']):.1f} %" if "published_top1" in details else ""
-    return f"{top1} at {float(details['published_ms']):.2f} ms" if "published_ms" in details else top1
+    known = details.get("published_top1", top1)
+    words = f"{float(known):.1f} %" if known is not None else ""
+    return f"{words} at {float(details['published_ms']):.2f} ms" if "published_ms" in details else words
 
 
 def _beside(result: SearchResult, reference: Candidate, table: AccuracyTable | None) -> str:
@@ -123,8 +129,7 @@ def _beside(result: SearchResult, reference: Candidate, table: AccuracyTable | N
     known = published_top1(reference, table)
     what = f"{reference.label}, {reference.latency_ms:.3f} ms"
     if known is not None:
-        at = f" at {float(reference.details['published_ms']):.2f} ms" if "published_ms" in reference.details else ""
-        what += f", published {known:.1f} %{at}"
+        what += f", published {published_words(reference, known)}"
     else:
         what += f", predicted {accuracy_words(reference)}"
     if best is None or best.id == reference.id:

@@ -72,11 +72,11 @@ def _noise_words(result: SearchResult) -> str:
 
 def _settling(result: SearchResult, winner: Candidate) -> list[str]:
     """How the last comparison ended. Nothing for a run without one."""
-    settled = {one.id: one.value for one in result.settled.values() if one.value is not None}
+    settled = result.settled_values
     if not settled:
         return []
     name = result.run.proxy["settles"]["name"]
-    labels = {candidate.id: candidate.label for candidate in (*result.candidates,)}
+    labels = {candidate.id: candidate.label for candidate in result.candidates}
     ordered = sorted(settled.items(), key=lambda item: -item[1])
     values = ", ".join(
         f"{labels.get(network, network)} {value:.4f}{_plus_minus(result.settled[network])}"
@@ -102,8 +102,7 @@ def _agreement(result: SearchResult) -> list[str]:
         f"{name} and the score": {i: values[name] for i, values in result.screened.items() if name in values}
         for name in result.run.screens
     }
-    settled = {one.id: one.value for one in result.settled.values() if one.value is not None}
-    steps[f"the score and {result.run.proxy['settles']['name']}"] = settled
+    steps[f"the score and {result.run.proxy['settles']['name']}"] = result.settled_values
     words = []
     for name, values in steps.items():
         shared = sorted(values.keys() & scores.keys())

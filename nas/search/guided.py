@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace
-from nas.proxies import Proxy, Score, attempt
+from nas.proxies import Proxy, attempt
 from nas.search.evolution import Found
 from nas.search.records import Candidate, Screening, run_of
 from nas.search.result import ResultsFolder, SearchResult, score_of
@@ -254,17 +254,9 @@ def _settle(
             architecture=candidate.architecture,
             **outcome.account,
         )
-        folder.add_settled(settled, _weights(outcome.score), trained=_at_classes(candidate))
+        folder.add_settled(settled, candidate, outcome.score.weights if outcome.score else None)
         if on_settled:
             on_settled(candidate, settled)
-
-
-def _weights(score: Score | None) -> Mapping[str, object] | None:
-    return score.weights if score else None
-
-
-def _at_classes(candidate: Candidate) -> Architecture:
-    return candidate.architecture.at(num_classes=int(candidate.details.get("classes", 0)) or None)
 
 
 def _time(seconds: float) -> str:

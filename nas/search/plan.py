@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nas.errors import BudgetError, InputError, MissingLatencyError, NasError
@@ -13,7 +13,9 @@ from nas.proxies import Proxy, ScoringFailed
 
 __all__ = [
     "Plan",
+    "cheapest_inside",
     "check_budget",
+    "draw_inside",
     "known_ms",
     "limited_ms",
     "plan_search",
@@ -86,7 +88,14 @@ class Plan:
 
 
 def check_budget(space: SearchSpace, table: LatencyTable, budget_ms: float, confidence: float | None = None) -> float:
-    """Latency of the cheapest network of the space in ms. With a confidence, the upper end of its interval.
+    """Latency of the cheapest network of the space in ms. The exceptions are those of `cheapest_inside`."""
+    return cheapest_inside(space, table, budget_ms, confidence)[1]
+
+
+def cheapest_inside(
+    space: SearchSpace, table: LatencyTable, budget_ms: float, confidence: float | None = None
+) -> tuple[Architecture, float]:
+    """The cheapest network of the space, and its latency in ms. With a confidence, the upper end of its interval.
 
     Raises:
         BudgetError: the cheapest network is over the budget.
@@ -95,13 +104,14 @@ def check_budget(space: SearchSpace, table: LatencyTable, budget_ms: float, conf
     """
     if not 0 < budget_ms < float("inf"):
         raise InputError(f"--budget-ms must be a positive number of milliseconds, got {budget_ms:g}")
-    cheapest_ms = limited_ms(table, space.extreme(table.layer_ms), confidence)
+    cheapest = space.extreme(table.layer_ms)
+    cheapest_ms = limited_ms(table, cheapest, confidence)
     if cheapest_ms > budget_ms:
         raise BudgetError(
             f"no network of the space runs in {budget_ms:g} ms: the cheapest is predicted at {cheapest_ms:.3f} ms; "
             "raise --budget-ms, or widen the space downwards"
         )
-    return cheapest_ms
+    return cheapest, cheapest_ms
 
 
 def plan_search(
@@ -205,17 +215,52 @@ def random_inside(
 
     If the band is nearly empty, networks from below it are taken as well.
     """
-    choose = random_choice(seed=0)
-    found: dict[str, Architecture] = {}
-    faster: dict[str, Architecture] = {}
-    for _ in range(_BAND_DRAWS):
+
+    def drawn(low_ms: float, high_ms: float) -> dict[str, Architecture]:
+        return draw_inside(
+            space,
+            lambda network: limited_ms(table, network, confidence),
+            (low_ms, high_ms),
+            networks,
+            seed=0,
+            draws=_BAND_DRAWS,
+        )
+
+    edge_ms = (1 - _BAND) * budget_ms
+    found = drawn(edge_ms, budget_ms)
+    if len(found) < networks:
+        found |= drawn(0.0, edge_ms)
+    return tuple([*found.values()][:networks])
+
+
+def draw_inside(
+    space: SearchSpace,
+    latency_ms: Callable[[Architecture], float | None],
+    band_ms: tuple[float, float],
+    number: int,
+    *,
+    seed: int,
+    draws: int,
+) -> dict[str, Architecture]:
+    """Distinct random networks with a latency in a band, ends included, by id; fewer if `draws` do not find as many.
+
+    Args:
+        space: the space to draw from.
+        latency_ms: latency of a network; None if it is unknown.
+        band_ms: the band.
+        number: networks to draw.
+        seed: random seed.
+        draws: networks to look at.
+    """
+    choose, found = random_choice(seed=seed), dict[str, Architecture]()
+    for _ in range(draws):
+        if len(found) == number:
+            break
         network = space.sample(choose)
-        latency_ms = limited_ms(table, network, confidence)
-        if latency_ms <= budget_ms:
-            (found if latency_ms >= (1 - _BAND) * budget_ms else faster)[network.id] = network
-            if len(found) == networks:
-                break
-    return tuple([*found.values(), *faster.values()][:networks])
+        known = latency_ms(network)
+        if known is not None and band_ms[0] <= known <= band_ms[1]:
+            found[network.id] = network
+    return found
 
 
 def known_ms(table: LatencyTable, network: Architecture, confidence: float | None) -> float:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from nas.files import Record, digest_of
-from nas.latency import LatencyTable
+from nas.latency import Latency, LatencyTable
 from nas.networks import Architecture, SearchSpace
 from nas.proxies import CIRCUMSTANCES, Proxy
 
@@ -150,6 +150,12 @@ class Candidate(Record):
     seconds: float
     details: dict[str, float | int | str] = Field(default_factory=dict)
     architecture: Architecture
+
+    @classmethod
+    def of(cls, network: Architecture, latency: Latency, **facts: Any) -> Self:
+        """The candidate that a network with this latency is; `facts` are its other attributes."""
+        times = {"latency_ms": latency.latency_ms, "low_ms": latency.low_ms, "high_ms": latency.high_ms}
+        return cls(id=network.id, architecture=network, **times, **facts)
 
     @property
     def label(self) -> str:

@@ -102,6 +102,11 @@ class SearchResult:
         """
         return {one.id: one for one in read_records(self.path / "settled.jsonl", Screening)}
 
+    @property
+    def settled_values(self) -> dict[str, float]:
+        """The values of the last comparison by network id, failures left out."""
+        return {one.id: one.value for one in self.settled.values() if one.value is not None}
+
     @cached_property
     def spending(self) -> tuple[Spending, ...]:
         """The time of each proxy: screening proxies first, the deciding proxy last."""
@@ -129,7 +134,7 @@ class SearchResult:
 
         Where the best candidates were compared once more, the best of that comparison.
         """
-        values = {one.id: one.value for one in self.settled.values() if one.value is not None}
+        values = self.settled_values
         compared = [c for c in self.scored if c.id in values and c.latency_ms <= self.run.budget_ms]
         if compared:
             return max(compared, key=lambda c: (values[c.id], -c.latency_ms))
@@ -218,16 +223,16 @@ class ResultsFolder:
         lines = (screening.model_dump_json(exclude_none=True).encode() + b"\n" for screening in screenings)
         write_beside(self.path / "screened.jsonl", b"".join(lines))
 
-    def add_settled(self, settled: Screening, weights: Mapping[str, Any] | None, *, trained: Architecture) -> None:
+    def add_settled(self, settled: Screening, candidate: Candidate, weights: Mapping[str, Any] | None) -> None:
         """Keep a result of the last comparison, and the weights in place of those of the candidate.
 
         Args:
             settled: the result.
+            candidate: the candidate that was compared.
             weights: tensors by parameter name, or None if there are none.
-            trained: the network that the weights belong to, with their number of classes.
         """
         if weights is not None:
-            self._write_weights(settled.id, trained, weights)
+            self._write_weights(candidate, weights)
         append_record(self.path / "settled.jsonl", settled)
 
     def add(self, candidate: Candidate, weights: Mapping[str, Any] | None) -> SearchResult:
@@ -240,7 +245,7 @@ class ResultsFolder:
             Everything that is finished so far.
         """
         if weights is not None:
-            self._write_weights(candidate.id, _trained(candidate), weights)
+            self._write_weights(candidate, weights)
         append_record(self.path / "candidates.jsonl", candidate)
         result = self.load()
         # A reference may still become the winner, if the sampler proposes it.
@@ -255,12 +260,12 @@ class ResultsFolder:
         lines = (candidate.model_dump_json(exclude_none=True).encode() + b"\n" for candidate in candidates)
         write_beside(self.path / "candidates.jsonl", b"".join(lines))
 
-    def _write_weights(self, network_id: str, trained: Architecture, weights: Mapping[str, Any]) -> None:
+    def _write_weights(self, candidate: Candidate, weights: Mapping[str, Any]) -> None:
         from safetensors.torch import save
 
         # The same form as a file of nas.networks.modules.save_weights.
-        metadata = {"architecture": trained.to_json(), "origin": f"proxy training in {self.path.name}"}
-        write_beside(_weights_file(self.path, network_id), save(dict(weights), metadata=metadata))
+        metadata = {"architecture": _trained(candidate).to_json(), "origin": f"proxy training in {self.path.name}"}
+        write_beside(_weights_file(self.path, candidate.id), save(dict(weights), metadata=metadata))
 
     def finish(self) -> SearchResult:
         """Write the winner's files and the front."""

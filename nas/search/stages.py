@@ -95,17 +95,8 @@ class Decision:
         """Score a network and keep the result, also if it is a failure."""
         latency = self._table.latency(network, coverage=self._coverage)
         outcome = attempt(self._proxy, network)
-        candidate = Candidate(
-            id=network.id,
-            kind=kind,
-            name=name,
-            trial=trial,
-            latency_ms=latency.latency_ms,
-            low_ms=latency.low_ms,
-            high_ms=latency.high_ms,
-            score=outcome.value,
-            architecture=network,
-            **outcome.account,
+        candidate = Candidate.of(
+            network, latency, kind=kind, name=name, trial=trial, score=outcome.value, **outcome.account
         )
         self._keep(candidate, outcome.score)
 

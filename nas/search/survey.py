@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -12,7 +13,7 @@ from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace
 from nas.proxies import Proxy, Score
 from nas.search.evolution import Found, evolve
-from nas.search.plan import check_budget, known_ms, limited_ms
+from nas.search.plan import cheapest_inside, known_ms, limited_ms
 from nas.search.records import Candidate, Kind, run_of
 from nas.search.result import ResultsFolder, SearchResult, order_of
 
@@ -85,10 +86,9 @@ def plan_survey(
     """Plan a survey, and refuse one that cannot work.
 
     Raises:
-        BudgetError, InputError, MissingLatencyError: as in `check_budget`.
+        BudgetError, InputError, MissingLatencyError: as in `cheapest_inside`.
     """
-    cheapest_ms = check_budget(space, table, budget_ms, confidence)
-    cheapest = space.extreme(table.layer_ms)
+    cheapest, cheapest_ms = cheapest_inside(space, table, budget_ms, confidence)
     references = {
         name: network for name, network in space.references.items() if known_ms(table, network, confidence) <= budget_ms
     }
@@ -97,7 +97,7 @@ def plan_survey(
     evolve(
         space,
         lambda network: limited_ms(table, network, confidence),
-        lambda found: [order_of(score.value, score.details) for score in proxy.score_all(found)],
+        partial(_ranks, proxy),
         budget_ms=budget_ms,
         networks=min(_TIMED, networks),
         seed=0,
@@ -206,7 +206,7 @@ def look(
     found = evolve(
         space,
         lambda network: limited_ms(table, network, plan.confidence),
-        lambda networks: [order_of(score.value, score.details) for score in proxy.score_all(networks)],
+        partial(_ranks, proxy),
         budget_ms=plan.budget_ms,
         networks=plan.networks,
         seed=seed,
@@ -233,15 +233,10 @@ def _candidate(
         details["published_ms"] = published.latency_ms
         if published.top1 is not None:
             details["published_top1"] = published.top1
-    return Candidate(
-        id=network.id,
-        kind=kind,
-        name=name,
-        latency_ms=latency.latency_ms,
-        low_ms=latency.low_ms,
-        high_ms=latency.high_ms,
-        score=score.value,
-        seconds=score.seconds,
-        details=details,
-        architecture=network,
+    return Candidate.of(
+        network, latency, kind=kind, name=name, score=score.value, seconds=score.seconds, details=details
     )
+
+
+def _ranks(proxy: BatchProxy, networks: Sequence[Architecture]) -> list[float]:
+    return [order_of(score.value, score.details) for score in proxy.score_all(networks)]

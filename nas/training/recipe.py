@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.data import ImageSet, training_batches
@@ -33,6 +34,7 @@ __all__ = [
     "calibration_batches",
     "faster_precision",
     "initial_network",
+    "judged",
     "memory_failures",
     "schedule",
     "seeded_network",
@@ -193,6 +195,15 @@ def calibrate_norms(network: nn.Module, batches: Sequence[Tensor], *, precision:
             with autocast(images.device, precision):
                 network(images)
     network.eval()
+
+
+@torch.inference_mode()
+def judged(network: nn.Module, images: Tensor, labels: Tensor, *, precision: Precision) -> tuple[Tensor, Tensor]:
+    """Per image of a batch: the cross-entropy in nats, and 1 if the network is right, else 0; both (B,)."""
+    with autocast(images.device, precision):
+        logits = network(images)
+    entropies = F.cross_entropy(logits.float(), labels, reduction="none")
+    return entropies, (logits.argmax(1) == labels).float()
 
 
 def schedule(done: float, *, warmup: float) -> float:

@@ -123,7 +123,7 @@ def train_supernet(
                 training.update(recipe.rates(training.done, steps=steps))
             if recipe.until is not None and training.done % _LOOK_STEPS == 0:
                 with memory_failures(_where(target, origin), NasError):
-                    share = _agreed_share(training.entropy_share(images), target)
+                    share = _of_the_first(training.entropy_share(images), target)
             if not rank:
                 on_progress(
                     TrainingProgress(
@@ -208,17 +208,13 @@ def _join() -> tuple[int, int]:
 
 def _agreed(precision: Precision, device: torch.device) -> Precision:
     """The precision that the first process chose, for all processes."""
-    if not dist.is_initialized():
-        return precision
-    choice = torch.tensor(precision == "bf16", dtype=torch.int64, device=device)
-    dist.broadcast(choice, 0)
-    return "bf16" if choice.item() else "fp32"
+    return "bf16" if _of_the_first(float(precision == "bf16"), device) else "fp32"
 
 
-def _agreed_share(share: float, device: torch.device) -> float:
-    """The share that the first process measured, for all processes, so that all of them end together."""
+def _of_the_first(value: float, device: torch.device) -> float:
+    """The number that the first process has, for all processes."""
     if not dist.is_initialized():
-        return share
-    choice = torch.tensor(share, dtype=torch.float64, device=device)
-    dist.broadcast(choice, 0)
-    return float(choice.item())
+        return value
+    told = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.broadcast(told, 0)
+    return float(told.item())

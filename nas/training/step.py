@@ -29,7 +29,7 @@ from nas.data import ImageSet, validation_batches
 from nas.errors import BudgetError, InputError, NasError
 from nas.networks import Architecture, Layer, SearchSpace, count, operations, random_choice
 from nas.networks.modules import SharedWeights, inherit, load_donor, skeleton
-from nas.training.recipe import Optimizer, autocast, calibrate_norms, calibration_batches, initial_network
+from nas.training.recipe import Optimizer, autocast, calibrate_norms, calibration_batches, initial_network, judged
 from nas.training.supernet import Origin, Supernet, write_supernet
 
 __all__ = ["Limit", "Sandwich"]
@@ -158,12 +158,11 @@ class Sandwich:
             network, calibration_batches(images, images=_LOOK_IMAGES // 2, seed=self._origin.seed), precision=precision
         )
         total, seen = 0.0, 0
-        with torch.inference_mode(), autocast(self._device, precision):
-            for pictures, labels in validation_batches(images, batch_size=128):
-                total += F.cross_entropy(network(pictures).float(), labels, reduction="sum").item()
-                seen += len(labels)
-                if seen >= _LOOK_IMAGES:
-                    break
+        for pictures, labels in validation_batches(images, batch_size=128):
+            total += judged(network, pictures, labels, precision=precision)[0].sum().item()
+            seen += len(labels)
+            if seen >= _LOOK_IMAGES:
+                break
         return total / seen / math.log(max(2, self._origin.num_classes))
 
     def _add_to_average(self, averaged: dict[str, Tensor]) -> None:

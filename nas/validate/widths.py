@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from nas.errors import InputError
 from nas.files import Record
-from nas.networks import Architecture, SearchSpace, random_choice
+from nas.networks import Architecture, SearchSpace
+from nas.search import draw_inside
 
 __all__ = ["FEWEST", "BandNetwork", "WidthPart", "draw_networks", "variance_shares", "width_part"]
 
@@ -87,15 +88,7 @@ def draw_networks(
             f"--band-networks must be at least {FEWEST}, to fit a mean and {_STAGES} widths, or 0 to leave them out, "
             f"got {number}"
         )
-    choose, found = random_choice(seed=_SEED), dict[str, Architecture]()
-    for _ in range(_DRAWS_EACH * number):
-        if len(found) == number:
-            break
-        network = space.sample(choose)
-        known_ms = latency_ms(network)
-        if known_ms is not None and band_ms[0] <= known_ms <= band_ms[1]:
-            found[network.id] = network
-    return found
+    return draw_inside(space, latency_ms, band_ms, number, seed=_SEED, draws=_DRAWS_EACH * number)
 
 
 def width_part(networks: Sequence[BandNetwork], *, seed: int, asked: int, drawn: int, seconds: float) -> WidthPart:
