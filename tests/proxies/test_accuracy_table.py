@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,12 +43,14 @@ def test_larger_published_networks_score_higher() -> None:
     assert len(set(values)) == 4
 
 
-def test_scores_take_milliseconds_and_say_so() -> None:
+def test_scores_say_how_long_they_took(monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = _build()
+    clock = iter([5.0, 5.0, 6.0, 8.0, 9.0, 9.25])
+    monkeypatch.setattr("nas.proxies.accuracy_table.time", SimpleNamespace(perf_counter=lambda: next(clock)))
 
     assert proxy.score_all([]) == []
-    assert all(0 < score.seconds < 1 for score in proxy.score_all(NETWORKS))
-    assert 0 < proxy.estimate_seconds(NETWORKS[0]) < 1
+    assert [score.seconds for score in proxy.score_all(NETWORKS)] == [0.5] * 4
+    assert proxy.estimate_seconds(NETWORKS[0]) == 0.25
 
 
 def test_settings_name_the_table_its_content_and_its_trust() -> None:
