@@ -342,7 +342,7 @@ def _scales(matrix: Array) -> tuple[Array, Array]:
 
 
 def _rounded(values: npt.ArrayLike) -> Array:
-    """To some significant digits, so that a table is equal on every machine and reads well."""
+    """To some significant digits, so that a table reads well. The last may differ with the number of threads."""
     array = np.asarray(values, dtype=np.float64)
     digits = _DIGITS - 1 - np.floor(np.log10(np.abs(np.where(array == 0, 1, array))))
     factor = 10.0**digits
