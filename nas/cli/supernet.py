@@ -55,6 +55,13 @@ def supernet_train(
         Path | None,
         typer.Option(help="Begin with the weights of an iFormer (.safetensors, .pth).", show_default=False),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn this network's labels instead, of 1000 classes: efficientnet-lite0 or efficientnet-lite2.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of weights, networks and images.")] = 0,
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default="SPACE.supernet.safetensors")] = None,
 ) -> None:
@@ -68,7 +75,7 @@ def supernet_train(
     from nas.latency import LatencyTable
     from nas.networks import SearchSpace
     from nas.search import check_budget
-    from nas.training import Limit, SupernetRecipe, train_supernet
+    from nas.training import Limit, SupernetRecipe, Teacher, train_supernet
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     search_space = SearchSpace.find(space)
@@ -86,11 +93,16 @@ def supernet_train(
             admits=lambda network: latency_table.latency_ms(network) <= budget_ms,
             words=f"at most {budget_ms:g} ms under {name} ({latency_table.digest()})",
         )
+    labeller = Teacher(teacher) if teacher else None
     with data_watch() as watch:
         image_set = load_images(data, resolution=resolution, seed=seed, progress=watch)
+        if labeller:
+            image_set = labeller.labelled(image_set, progress=watch)
     recipe = SupernetRecipe(
         images=images, batch_size=batch_size, until=until, average=0.0 if until is None else _AVERAGE
     )
+    if labeller:
+        recipe = recipe.model_copy(update={"label_smoothing": 0.0})  # soft already, and what is scored
     with supernet_watch() as watch_training:
         train_supernet(
             search_space, image_set, path, recipe=recipe, seed=seed, init=init, limit=limit, on_progress=watch_training

@@ -40,7 +40,10 @@ def read_cache(folder: Path) -> ImageSet | None:
     except (OSError, ValueError):
         return None
     return ImageSet(
-        **{name: torch.from_numpy(array) for name, array in arrays.items()},
+        train_images=torch.from_numpy(arrays["train_images"]),
+        train_labels=torch.from_numpy(arrays["train_labels"]),
+        val_images=torch.from_numpy(arrays["val_images"]),
+        val_labels=torch.from_numpy(arrays["val_labels"]),
         class_names=tuple(words["class_names"]),
         description=words["description"],
         mean=tuple(words["mean"]),

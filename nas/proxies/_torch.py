@@ -45,9 +45,10 @@ class HeldOut:
         likelihood: geometric mean of the probability that the network gives the right class, exp(-cross-entropy). In
             [0, 1]; guessing gives 1 / classes. The likelihood ranks networks with less noise than accuracy: over eleven
             published networks with the weights of one supernet, Kendall's tau against published accuracy was 0.87 by
-            likelihood and 0.56 by accuracy (results/proxy-study).
+            likelihood and 0.56 by accuracy (results/proxy-study). A teacher's label counts every class by its
+            probability, so no network gets above exp(-mean entropy of these labels).
         standard_error: standard error of the likelihood, from its spread over the images.
-        accuracy: share of the images that the network classifies correctly.
+        accuracy: share of the images that the network classifies correctly, or as the teacher does.
     """
 
     likelihood: float
@@ -61,6 +62,7 @@ class HeldOut:
             "standard_error": self.standard_error,
             "classes": image_set.num_classes,
             "val_images": len(image_set.val_labels),
+            **({"teacher": image_set.teacher} if image_set.teacher else {}),
         }
 
 

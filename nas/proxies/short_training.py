@@ -25,7 +25,7 @@ from nas.networks import Architecture, SearchSpace
 from nas.networks.modules import Network, inherit, load_donor
 from nas.proxies import Inputs, Score, ScoringFailed
 from nas.proxies._torch import circumstances, held_out, of_seed, portable_weights
-from nas.training import Supernet, is_supernet, load_supernet
+from nas.training import Supernet, Teacher, is_supernet, load_supernet
 from nas.training.recipe import (
     Optimizer,
     Precision,
@@ -62,7 +62,7 @@ class Recipe:
         rate: peak learning rate of AdamW.
         weight_decay: weight decay of the parameters that AdamW trains, except vectors.
         warmup: share of the steps in which the learning rates rise from 0. Then they fall to 0.
-        label_smoothing: share of the target that is spread over all classes.
+        label_smoothing: share of the target that is spread over all classes; `build` takes 0 with a teacher.
         calibration_images: number of images to measure the batch norm statistics on again at the end.
         precision: number format of matrix products and convolutions. Weights, norms and the loss stay in fp32.
     """
@@ -107,6 +107,11 @@ class StartingPoint:
     def split_seed(self) -> int | None:
         """Seed that chose the images held out from a supernet; None for other weights, trained on other images."""
         return self._donor.seed if isinstance(self._donor, Supernet) else None
+
+    @property
+    def teacher(self) -> str | None:
+        """Name of the teacher that a supernet was trained with; None for labels of the data, and for other weights."""
+        return self._donor.teacher if isinstance(self._donor, Supernet) else None
 
     @property
     def is_supernet(self) -> bool:
@@ -168,6 +173,7 @@ class ShortTraining:
             "resolution": self._images.resolution,
             "seed": self._seed,
             **asdict(self._recipe),
+            **({"teacher": self._images.teacher} if self._images.teacher else {}),
             **({"init": str(self._init.name), "digest": self._init.digest} if self._init else {}),
             **circumstances(self._device),
         }
@@ -299,6 +305,8 @@ class Options(Record):
         precision: number format of matrix products. The default is the faster of fp32 and bf16, timed on this machine.
         init: file of the weights to start from: a supernet, or an iFormer whose parameters have this project's, timm's
             or the authors' names. `{seed}` in the path stands for the seed.
+        teacher: network whose soft labels take the place of the data's labels: efficientnet-lite0 or -lite2. From a
+            supernet it is that of the supernet.
     """
 
     effort: Effort = "quick"
@@ -306,18 +314,27 @@ class Options(Record):
     resolution: Annotated[int | None, Field(ge=32, multiple_of=32)] = None
     precision: Precision | None = None
     init: Path | None = None
+    teacher: str | None = None
 
 
 def build(options: Options, inputs: Inputs) -> ShortTraining:
     """Load the data, choose the device and the precision, and build the proxy.
 
     Raises:
-        InputError: the data or the weights to start from cannot be read, or the device cannot be used.
+        InputError: the data or the weights to start from cannot be read, the teacher is unknown, not installed or not
+            that of the supernet, or the device cannot be used.
     """
     device, seed = usable_device(inputs.device), inputs.seed
     preset = _PRESETS[options.effort]
     init = StartingPoint(options.init, seed=seed) if options.init else None
     from_supernet = init is not None and init.is_supernet
+    name = options.teacher or (init.teacher if init else None)
+    if init and from_supernet and name != init.teacher:
+        raise InputError(
+            f"--option teacher={name}: {init.path} was trained on the labels of {init.teacher or 'its data'}; "
+            "leave the teacher out to train on these"
+        )
+    teacher = Teacher(name, device=device) if name else None
     images = options.images or (preset.images // 2 if from_supernet else preset.images)
     image_set = load_images(
         inputs.data,
@@ -329,6 +346,9 @@ def build(options: Options, inputs: Inputs) -> ShortTraining:
         progress=inputs.progress,
     )
     recipe = Recipe(images=images, precision=options.precision or faster_precision(device))
+    if teacher:
+        image_set = teacher.labelled(image_set, progress=inputs.progress)
+        recipe = replace(recipe, label_smoothing=0.0)  # soft already, and what is scored
     if from_supernet:
         matrix_rate, rate = (_FROM_SUPERNET * rate for rate in (recipe.matrix_rate, recipe.rate))
         recipe = replace(recipe, matrix_rate=matrix_rate, rate=rate)

@@ -19,7 +19,7 @@ from nas.files import Record, digest
 from nas.networks import Architecture
 from nas.proxies import Inputs, Score, ScoringFailed
 from nas.proxies._torch import circumstances, held_out, of_seed, portable_weights
-from nas.training import Supernet, load_supernet
+from nas.training import Supernet, Teacher, load_supernet
 from nas.training.recipe import (
     Precision,
     calibrate_norms,
@@ -67,6 +67,7 @@ class InheritedWeights:
             "supernet": str(self._source),
             "digest": self._digest,
             **({"trained_for": self._supernet.limit} if self._supernet.limit else {}),
+            **({"teacher": self._images.teacher} if self._images.teacher else {}),
             "calibration_images": sum(map(len, self._calibration)),
             "precision": self._precision,
             **circumstances(self._device),
@@ -113,11 +114,11 @@ class Options(Record):
 
 
 def build(options: Options, inputs: Inputs) -> InheritedWeights:
-    """Read the supernet, and the data at the supernet's resolution.
+    """Read the supernet, and the data at the supernet's resolution; its teacher labels them if it has one.
 
     Raises:
-        InputError: no supernet is given, the supernet or the data cannot be read, their classes differ, or the device
-            cannot be used.
+        InputError: no supernet is given, the supernet or the data cannot be read, their classes differ, the teacher is
+            not installed, or the device cannot be used.
     """
     if options.supernet is None:
         raise InputError("--proxy supernet: give --supernet FILE; nas supernet train makes one")
@@ -133,6 +134,8 @@ def build(options: Options, inputs: Inputs) -> InheritedWeights:
         val_limit=_VAL_LIMIT,
         progress=inputs.progress,
     )
+    if supernet.teacher:
+        images = Teacher(supernet.teacher, device=device).labelled(images, progress=inputs.progress)
     if images.num_classes != supernet.num_classes:
         raise InputError(
             f"{file} was trained for {supernet.num_classes} classes, {inputs.data} has {images.num_classes}: "

@@ -199,11 +199,15 @@ def calibrate_norms(network: nn.Module, batches: Sequence[Tensor], *, precision:
 
 @torch.inference_mode()
 def judged(network: nn.Module, images: Tensor, labels: Tensor, *, precision: Precision) -> tuple[Tensor, Tensor]:
-    """Per image of a batch: the cross-entropy in nats, and 1 if the network is right, else 0; both (B,)."""
+    """Per image of a batch: the cross-entropy in nats, and 1 if the network is right, else 0; both (B,).
+
+    Labels are class indices (B,), or the probabilities of a teacher (B, classes), whose likeliest class is then right.
+    """
     with autocast(images.device, precision):
         logits = network(images)
     entropies = F.cross_entropy(logits.float(), labels, reduction="none")
-    return entropies, (logits.argmax(1) == labels).float()
+    right = labels.argmax(1) if labels.is_floating_point() else labels
+    return entropies, (logits.argmax(1) == right).float()
 
 
 def schedule(done: float, *, warmup: float) -> float:

@@ -1,9 +1,9 @@
 """One step of a supernet's training: the sandwich rule, on weights that all networks of a space share.
 
-Each step trains the largest network on the labels. Then it trains the smallest network and two random networks on the
-largest network's predictions for the same images. This is the sandwich rule with in-place distillation
-(arXiv:1903.05134). With a limit, only networks inside it are drawn, and the largest of 200 such networks replaces the
-largest network of the space.
+Each step trains the largest network on the labels, which may be those of a teacher (teacher.py). Then it trains the
+smallest network and two random networks on the largest network's predictions for the same images. This is the sandwich
+rule with in-place distillation (arXiv:1903.05134). With a limit, only networks inside it are drawn, and the largest of
+200 such networks replaces the largest network of the space.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ class Sandwich:
     def entropy_share(self, images: ImageSet) -> float:
         """How much of the task is left: held-out cross-entropy of the largest network, divided by log(classes).
 
-        1 for guessing. It is measured with the weights to keep, on at most 512 held-out images.
+        1 for guessing. It is measured with the weights to keep, on at most 512 held-out images. A teacher's labels have
+        an entropy of their own, which is 0 on this scale, and the entropy of their mean is 1.
         """
         supernet = Supernet(
             weights=SharedWeights({name: tensor.detach() for name, tensor in self.result.items()}),
@@ -163,7 +164,8 @@ class Sandwich:
             seen += len(labels)
             if seen >= _LOOK_IMAGES:
                 break
-        return total / seen / math.log(max(2, self._origin.num_classes))
+        least, guessing = _bounds(images.val_labels[:seen], self._origin.num_classes)
+        return (total / seen - least) / (guessing - least)
 
     def _add_to_average(self, averaged: dict[str, Tensor]) -> None:
         """Take the last weights into an average that goes back over a share of all steps so far."""
@@ -241,6 +243,15 @@ def _uninterrupted() -> Iterator[None]:
             signal.signal(number, handler)
     if arrived:
         signal.raise_signal(arrived[0])
+
+
+def _bounds(labels: Tensor, classes: int) -> tuple[float, float]:
+    """Cross-entropies in nats of a perfect network, and of one that guesses without looking at the images."""
+    if not labels.is_floating_point():
+        return 0.0, math.log(max(2, classes))
+    # Of 1000 classes most occur in no image, so that guessing by the mean label is far below log(1000).
+    least, guessing = (torch.special.entr(rows).sum(-1).mean().item() for rows in (labels, labels.mean(0)))
+    return least, max(guessing, least + 1e-6)  # equal if all images have the same label
 
 
 def _largest(space: SearchSpace, kind: str) -> Architecture:

@@ -49,12 +49,13 @@ class SupernetRecipe(Record):
         rate: learning rate of AdamW.
         weight_decay: weight decay of the parameters that AdamW trains, except vectors.
         warmup: share of the steps in which the learning rates rise; with `average` of those of 32,000 images at most.
-        label_smoothing: label smoothing of the largest network's targets.
+        label_smoothing: label smoothing of the largest network's targets. `nas supernet train --teacher` sets it to 0:
+            a teacher's labels are soft already, and they are what is scored.
         random_networks: number of random networks that each step trains besides the largest and the smallest.
         average: if above 0, learning rates stay at their peak after the warm-up, and the weights that are kept are an
             average over about this share of the steps. So a training can end anywhere.
         until: end when the held-out cross-entropy of the largest network is this share of log(classes), or after
-            `images`. Needs an average.
+            `images`. Needs an average. For a teacher's labels see `Sandwich.entropy_share`.
     """
 
     images: int = Field(_IMAGES, ge=1)
@@ -93,6 +94,7 @@ class Origin(Record):
         data: the images in words, with the path as the user gave it.
         fingerprint: digest of the images' content; None in a file from before there were fingerprints.
         class_names: one name per class; None in such a file.
+        teacher: name of the network whose soft labels are the targets; None for the labels of the data.
     """
 
     space: str
@@ -107,6 +109,7 @@ class Origin(Record):
     precision: Precision | None = None
     fingerprint: str | None = None
     class_names: tuple[str, ...] | None = None
+    teacher: str | None = None
 
     @classmethod
     def of(
@@ -135,6 +138,7 @@ class Origin(Record):
             precision=precision,
             fingerprint=fingerprint(image_set),
             class_names=image_set.class_names,
+            teacher=image_set.teacher,
         )
 
     def differing(self, other: Origin) -> list[str]:
@@ -163,6 +167,7 @@ class Supernet:
         limit: which networks the supernet was trained for, such as "at most 1.1 ms under iphone13.coreml.fp16
             (DIGEST)"; None for all networks of its space.
         class_names: one name per output; None if the file is from before supernets kept them.
+        teacher: name of the network whose soft labels were the targets; None for the labels of the data.
     """
 
     def __init__(
@@ -174,9 +179,10 @@ class Supernet:
         seed: int,
         limit: str | None = None,
         class_names: tuple[str, ...] | None = None,
+        teacher: str | None = None,
     ) -> None:
         self.weights, self.resolution, self.num_classes = weights, resolution, num_classes
-        self.seed, self.limit, self.class_names = seed, limit, class_names
+        self.seed, self.limit, self.class_names, self.teacher = seed, limit, class_names, teacher
 
     def network(self, architecture: Architecture) -> Network:
         """The network with its part of the weights; its batch norms have no statistics yet.
@@ -223,6 +229,7 @@ def load_supernet(path: Path, *, device: str = "cpu") -> Supernet:
         seed=origin.seed,
         limit=origin.limit,
         class_names=origin.class_names,
+        teacher=origin.teacher,
     )
 
 

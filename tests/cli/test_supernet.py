@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from PIL import Image
@@ -61,6 +62,27 @@ def test_a_resolution_that_cannot_be_halved_five_times_is_refused(nas: Nas, refu
     done = nas("supernet", "train", "--space", "tiny", "--resolution", "48", cwd=tmp_path)
 
     assert (done.returncode, refused(done)) == (2, "error: --resolution must be a multiple of 32, got 48")
+
+
+def test_a_supernet_may_learn_the_labels_of_a_teacher(
+    nas: Nas, fake_teacher: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    _draw(tmp_path / "pets", classes=("cat", "dog"))
+    small = ["--space", "tiny", "--resolution", "32", "--images", "32", "--batch-size", "16", "--out", "x.safetensors"]
+    trained = nas("supernet", "train", "--data", "pets", *small, "--teacher", "efficientnet-lite0", cwd=tmp_path)
+
+    assert (trained.returncode, trained.stdout) == (0, "x.safetensors\n"), trained.stderr
+    _, origin, _ = read_supernet(tmp_path / "x.safetensors")
+    assert (origin.teacher, origin.num_classes, origin.recipe.label_smoothing) == ("efficientnet-lite0", 1000, 0.0)
+    assert origin.data == "pets: 22 train and 2 val images of 2 classes at 32 px, labels by efficientnet-lite0"
+
+
+def test_an_unknown_teacher_is_refused_before_any_image_is_read(nas: Nas, refused: Refused, tmp_path: Path) -> None:
+    done = nas("supernet", "train", "--space", "tiny", "--data", "nothing", "--teacher", "resnet", cwd=tmp_path)
+
+    expected = "error: no teacher named 'resnet': there are efficientnet-lite0, efficientnet-lite2"
+    assert (done.returncode, refused(done)) == (2, expected)
 
 
 def _draw(folder: Path, *, classes: tuple[str, ...]) -> None:

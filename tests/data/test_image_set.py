@@ -55,3 +55,12 @@ class TestFingerprint:
         )
 
         assert fingerprint(colours) != fingerprint(moved)
+
+    def test_the_name_of_a_teacher_stands_for_its_labels(self, colours: ImageSet) -> None:
+        soft = torch.nn.functional.one_hot(colours.train_labels, 4).float()
+        taught, rounded = (
+            replace(colours, train_labels=labels, teacher="x") for labels in (soft, soft + torch.finfo().eps)
+        )
+
+        assert fingerprint(taught) == fingerprint(rounded)
+        assert len({fingerprint(images) for images in (colours, taught, replace(taught, teacher="y"))}) == 3

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from nas.networks import Architecture, AttentionSpec, ConvSpec, SearchSpace, Sta
 from nas.networks.modules import build_model, save_weights
 from nas.proxies import Inputs, ScoringFailed, short_training
 from nas.proxies.short_training import Options, Recipe, ShortTraining, StartingPoint, build
-from nas.training import SupernetRecipe, load_supernet, train_supernet
+from nas.training import SupernetRecipe, Teacher, load_supernet, train_supernet
 
 CONV = ConvSpec(kernel=3, expansion=2)
 ATTENTION = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)
@@ -245,6 +246,79 @@ class TestStartingPoint:
 
         with pytest.raises(ScoringFailed, match="does not fit into the supernet"):
             start.apply(build_model(SearchSpace.find("iformer").references["iformer_t"]))
+
+
+class TestTeacher:
+    LITE0 = "efficientnet-lite0"
+
+    @staticmethod
+    def _build(photos: Path, **options: Any) -> ShortTraining:
+        given = Options(images=64, resolution=32, precision="fp32", **options)
+        return build(given, Inputs(data=str(photos), seed=0, device="cpu"))
+
+    @staticmethod
+    def _supernet(images: ImageSet, path: Path) -> Path:
+        recipe = SupernetRecipe(images=32, batch_size=32, average=0.0, until=None)
+        return train_supernet(
+            SearchSpace.find("tiny"),
+            images,
+            path,
+            recipe=recipe,
+            seed=0,
+            device="cpu",
+            precision="fp32",
+            on_progress=lambda progress: None,
+        )
+
+    @pytest.fixture
+    def photos(self, tmp_path: Path) -> Path:
+        """Two classes that have nothing to do with the colours, which are all that the teacher sees."""
+        for name, index in product("ab", range(24)):
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            colour = ((60, 60, 60), (180, 60, 60), (60, 180, 60), (60, 60, 180))[index % 4]
+            Image.new("RGB", (32, 32), colour).save(tmp_path / "photos" / name / f"{index}.png")
+        return tmp_path / "photos"
+
+    def test_labels_are_those_of_the_teacher(self, fake_teacher: ModuleType, photos: Path) -> None:
+        proxy = self._build(photos, teacher=self.LITE0)
+
+        score = proxy.score(TINY)
+
+        settings = proxy.settings()
+        assert (settings["teacher"], settings["label_smoothing"]) == (self.LITE0, 0.0)
+        assert (score.details["teacher"], score.details["classes"]) == (self.LITE0, 1000)
+        assert 0.001 < score.value < 1
+
+    def test_without_a_teacher_nothing_says_so(self, photos: Path) -> None:
+        settings = self._build(photos).settings()
+
+        assert "teacher" not in settings
+        assert settings["label_smoothing"] == 0.1
+
+    def test_supernet_brings_its_teacher(
+        self, fake_teacher: ModuleType, colours: ImageSet, photos: Path, tmp_path: Path
+    ) -> None:
+        taught = Teacher(self.LITE0, device="cpu").labelled(colours)
+        supernet = self._supernet(taught, tmp_path / "taught.safetensors")
+
+        assert self._build(photos, init=supernet).settings()["teacher"] == self.LITE0
+        assert self._build(photos, init=supernet, teacher=self.LITE0).settings()["teacher"] == self.LITE0
+        with pytest.raises(InputError) as caught:
+            self._build(photos, init=supernet, teacher="efficientnet-lite2")
+        assert str(caught.value) == (
+            f"--option teacher=efficientnet-lite2: {supernet} was trained on the labels of efficientnet-lite0; "
+            "leave the teacher out to train on these"
+        )
+
+    def test_supernet_without_a_teacher_takes_none(self, colours: ImageSet, photos: Path, tmp_path: Path) -> None:
+        supernet = self._supernet(colours, tmp_path / "plain.safetensors")
+
+        with pytest.raises(InputError, match=r"plain\.safetensors was trained on the labels of its data; leave"):
+            self._build(photos, init=supernet, teacher=self.LITE0)
+
+    def test_unknown_teacher_is_refused_before_any_image_is_read(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="no teacher named 'lite0': there are efficientnet-lite0, efficient"):
+            self._build(tmp_path / "nothing there", teacher="lite0")
 
 
 class TestBuild:

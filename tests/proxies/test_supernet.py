@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from PIL import Image
@@ -10,7 +12,7 @@ from nas.errors import InputError
 from nas.networks import SearchSpace
 from nas.proxies import ScoringFailed, build_proxies
 from nas.proxies.supernet import InheritedWeights
-from nas.training import load_supernet
+from nas.training import SupernetRecipe, Teacher, load_supernet, train_supernet
 
 SPACE = SearchSpace.find("tiny")
 
@@ -47,6 +49,47 @@ class TestProxy:
 
         with pytest.raises(InputError, match=r"was trained with 'grey' as class 0, .* has 'blue' there: give the data"):
             build_proxies("supernet", data=str(tmp_path), seed=0, options={"supernet": str(tiny_supernet)})
+
+    def test_supernet_with_a_teacher_scores_any_images_by_its_labels(
+        self, fake_teacher: ModuleType, colours: ImageSet, tmp_path: Path
+    ) -> None:
+        supernet = _taught(colours, tmp_path / "taught.safetensors")
+        for index, image in enumerate(colours.val_images):
+            folder = tmp_path / "photos" / "ab"[index // 32]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
+        options = {"supernet": str(supernet), "precision": "fp32"}
+
+        proxy = build_proxies("supernet", data=str(tmp_path / "photos"), seed=0, options=options)["supernet"]
+        score = proxy.score(SPACE.references["tiny_a"])
+
+        assert proxy.settings()["teacher"] == "efficientnet-lite0"
+        assert proxy.settings()["data"].endswith("labels by efficientnet-lite0")
+        assert (score.details["teacher"], score.details["classes"]) == ("efficientnet-lite0", 1000)
+        assert score.value > 0.002  # guessing gives 0.001
+
+    def test_supernet_with_a_teacher_that_is_not_installed_is_refused(
+        self, fake_teacher: ModuleType, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        supernet = _taught(colours, tmp_path / "taught.safetensors")
+        monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+
+        with pytest.raises(InputError, match=r"needs the package efficientnet_lite_pytorch: pip install"):
+            build_proxies("supernet", data="synthetic", seed=0, options={"supernet": str(supernet)})
+
+
+def _taught(images: ImageSet, path: Path) -> Path:
+    """A supernet that learnt the labels of a teacher for a moment."""
+    return train_supernet(
+        SPACE,
+        Teacher("efficientnet-lite0", device="cpu").labelled(images),
+        path,
+        recipe=SupernetRecipe(images=32 * 8, batch_size=32, average=0.0, until=None),
+        seed=0,
+        device="cpu",
+        precision="fp32",
+        on_progress=lambda progress: None,
+    )
 
 
 def _draw(folder: Path, *, classes: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ from nas.data import ImageSet
 from nas.networks import Architecture, AttentionSpec, ConvSpec, SearchSpace, StageSpec
 from nas.networks.modules import residual_norms
 from nas.training import load_supernet
-from nas.training.recipe import Optimizer, calibrate_norms, faster_precision, initial_network, schedule
+from nas.training.recipe import Optimizer, calibrate_norms, faster_precision, initial_network, judged, schedule
 
 CONV = ConvSpec(kernel=3, expansion=2)
 ATTENTION = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)
@@ -102,6 +102,16 @@ class TestOptimizer:
 
         for straight, resumed in zip(train([range(4)]), train([range(2), range(2, 4)]), strict=True):
             assert torch.equal(straight, resumed)
+
+
+def test_a_network_is_right_if_it_names_the_class_or_the_likeliest_one_of_a_soft_label() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    soft = torch.tensor([[0.75, 0.25], [0.75, 0.25]])
+
+    entropies, right = judged(nn.Identity(), logits, soft, precision="fp32")
+
+    assert right.tolist() == judged(nn.Identity(), logits, torch.tensor([0, 0]), precision="fp32")[1].tolist() == [1, 0]
+    torch.testing.assert_close(entropies, -(soft * logits.log_softmax(1)).sum(1))
 
 
 def test_schedule_rises_and_falls_along_lines() -> None:
