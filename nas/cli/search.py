@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
@@ -29,6 +30,7 @@ __all__ = ["search"]
 
 _ON_IMAGES = "supernet,short-training:standard"  # scores, and settles
 _RESOLUTION = 64  # of the supernet's images
+_SPACE_LINES = 3  # of the plan of a survey: those about the space and its tables
 _LEAST_S = 120.0  # for scores by a supernet; with less, training one is not worth it
 # What a score and a settling take, in steps of the supernet's training (results/validation: 4 and 46 s beside 3.5 s).
 _SCORE_STEPS, _SETTLE_STEPS = 1.2, 13.0
@@ -182,13 +184,13 @@ def _guided(asked: _Asked, supernet: Path | None) -> SearchResult:
     (foretell,) = build_proxies("accuracy-table", data=data, seed=asked.seed).values()
     assert isinstance(foretell, BatchProxy)
     survey = plan_survey(asked.space, asked.table, foretell, budget_ms=asked.budget_ms, confidence=asked.confidence)
-    for line in survey.describe()[:3]:
+    for line in survey.describe()[:_SPACE_LINES]:
         say(line)
     if supernet is None:
         supernet = _supernet_of_images(asked, data, survey, started)
     if supernet is None:
         left_s = None if asked.time_limit_s is None else max(1.0, asked.time_limit_s - (time.monotonic() - started))
-        return _survey(replace(asked, trials=None, time_limit_s=left_s), foretell, "accuracy-table")
+        return _survey(replace(asked, trials=None, time_limit_s=left_s), foretell, "accuracy-table", said=_SPACE_LINES)
     settings = {"supernet": str(supernet), "init": str(supernet)}
     with data_watch() as watch:
         built = build_proxies(_ON_IMAGES, data=data, seed=asked.seed, options=settings, progress=watch)
@@ -219,33 +221,44 @@ def _guided(asked: _Asked, supernet: Path | None) -> SearchResult:
 
 
 def _supernet_of_images(asked: _Asked, data: str, survey: SurveyPlan, started: float) -> Path | None:
-    """The supernet of the images: found, or trained now. None if there is too little time for that."""
+    """The supernet of the images: found, or trained now. None if there is too little time for the shortest."""
     from nas.data import load_images
+    from nas.search import duration
     from nas.search.guided import SCORED, SETTLED
     from nas.training import SupernetRecipe, estimate_seconds, find_supernet, kept_supernet
 
-    recipe = SupernetRecipe()
     with data_watch() as watch:
         images = load_images(data, resolution=_RESOLUTION, seed=asked.seed, progress=watch)
     say(f"data: {images.description}")
-    found = find_supernet(asked.space, images, recipe=recipe, seed=asked.seed)
-    if found:
-        say(f"supernet: of these images, {found}")
-        return found
-    training_s = estimate_seconds(asked.space, images, recipe=recipe, seed=asked.seed)
-    used_s = time.monotonic() - started
-    if asked.time_limit_s is not None and used_s + training_s + survey.seconds + _LEAST_S > asked.time_limit_s:
+    # With a time limit, a training that sees fewer images may be all that fits in.
+    recipes = SupernetRecipe().lengths[: None if asked.time_limit_s else 1]
+    for recipe in recipes:
+        if found := find_supernet(asked.space, images, recipe=recipe, seed=asked.seed):
+            say(f"supernet: of these images, {found}")
+            return found
+    estimates = estimate_seconds(asked.space, images, recipes=recipes, seed=asked.seed)
+    left_s = math.inf
+    if asked.time_limit_s is not None:
+        left_s = asked.time_limit_s - (time.monotonic() - started) - survey.seconds - _LEAST_S
+    fitting = [(recipe, most_s) for recipe, most_s in zip(recipes, estimates, strict=True) if most_s <= left_s]
+    if not fitting:
         say(
-            f"supernet: its training would take about {training_s / 60:.0f} min, which does not fit into "
+            f"supernet: its training would take about {duration(estimates[-1])}, which does not fit into "
             "--time-limit; the accuracy table alone decides, and your images are not used"
         )
         return None
-    say(f"supernet: trained on these images now, once, about {training_s / 60:.0f} min; kept in the cache")
-    scored, step_s = asked.trials or SCORED, training_s / recipe.steps()
+    recipe, most_s = fitting[0]
+    shorter = ", as --time-limit allows" if recipe is not recipes[0] else ""
     say(
-        f"then: survey, about {survey.seconds:.0f} s; scoring of {scored} networks, about "
-        f"{scored * _SCORE_STEPS * step_s / 60:.0f} min; settling of {SETTLED + 1}, about "
-        f"{(SETTLED + 1) * _SETTLE_STEPS * step_s / 60:.0f} min"
+        f"supernet: trained on these images now, once, at most about {duration(most_s)}; sees {recipe.images} images "
+        f"at most{shorter}, fewer if they are learnt sooner; kept in the cache"
+    )
+    step_s = most_s / recipe.steps()
+    scored = SCORED if asked.trials is None else asked.trials + len(survey.references)
+    say(
+        f"then: survey, about {duration(survey.seconds)}; scoring of {scored} networks, about "
+        f"{duration(scored * _SCORE_STEPS * step_s)}; settling of {SETTLED + 1}, about "
+        f"{duration((SETTLED + 1) * _SETTLE_STEPS * step_s)}"
     )
     try:
         with supernet_watch() as watch_training:
@@ -282,8 +295,8 @@ def _refuse_storage(asked: _Asked) -> None:
         raise InputError("--storage is for searches by --proxy that train; this one has no use for it: leave it out")
 
 
-def _survey(asked: _Asked, proxy: BatchProxy, name: str) -> SearchResult:
-    """A search that trains nothing."""
+def _survey(asked: _Asked, proxy: BatchProxy, name: str, *, said: int = 0) -> SearchResult:
+    """A search that trains nothing; `said` lines of its plan have been said before."""
     from nas.search import NETWORKS, plan_survey, run_survey
 
     _refuse_storage(asked)
@@ -296,7 +309,7 @@ def _survey(asked: _Asked, proxy: BatchProxy, name: str) -> SearchResult:
         networks=asked.trials or NETWORKS,
         time_limit_s=asked.time_limit_s,
     )
-    for line in (*planned.describe(), f"results: {asked.out}"):
+    for line in (*planned.describe()[said:], f"results: {asked.out}"):
         say(line)
     with data_watch() as watch:
         return run_survey(

@@ -25,7 +25,6 @@ __all__ = ["app", "supernet_watch"]
 
 app = typer.Typer(help="Supernets: one network that scores thousands.", no_args_is_help=True)
 _LOG_EVERY_S = 60.0
-_AVERAGE = 0.1  # share of the steps, for a training that ends by --until
 
 
 @app.command("train")
@@ -33,17 +32,16 @@ def supernet_train(
     space: options.Space = "iformer",
     data: options.Data = "synthetic",
     images: Annotated[
-        int, typer.Option(min=1, help="Images that each network of a step sees, with repetition.")
-    ] = 32_000,
+        int, typer.Option(min=1, help="Images that each network of a step sees at most, with repetition.")
+    ] = 64_000,
     until: Annotated[
-        float | None,
+        float,
         typer.Option(
-            min=0.01,
+            min=0.0,
             max=0.99,
-            help="End when the largest network's held-out loss is this share of log(classes); --images at most.",
-            show_default=False,
+            help="End when the largest network's held-out loss is this share of log(classes); 0 for all --images.",
         ),
-    ] = None,
+    ] = 0.75,
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step, on each GPU.")] = 64,
     resolution: Annotated[int, typer.Option(help="Height and width of the images, a multiple of 32.")] = 64,
     budget_ms: Annotated[
@@ -98,9 +96,7 @@ def supernet_train(
         image_set = load_images(data, resolution=resolution, seed=seed, progress=watch)
         if labeller:
             image_set = labeller.labelled(image_set, progress=watch)
-    recipe = SupernetRecipe(
-        images=images, batch_size=batch_size, until=until, average=0.0 if until is None else _AVERAGE
-    )
+    recipe = SupernetRecipe(images=images, batch_size=batch_size, until=until or None)
     if labeller:
         recipe = recipe.model_copy(update={"label_smoothing": 0.0})  # soft already, and what is scored
     with supernet_watch() as watch_training:

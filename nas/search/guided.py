@@ -20,6 +20,7 @@ from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace
 from nas.proxies import Proxy, attempt
 from nas.search.evolution import Found
+from nas.search.plan import duration
 from nas.search.records import Candidate, Screening, run_of
 from nas.search.result import ResultsFolder, SearchResult, score_of
 from nas.search.stages import Decision
@@ -59,15 +60,15 @@ class GuidedPlan:
         """The steps in words, each with its time."""
         settling = (
             f"settling: the best {self.settled - 1} and a reference are trained from the supernet, about "
-            f"{_time(self.settled * self.settle_s)}"
+            f"{duration(self.settled * self.settle_s)}"
             if self.settled
             else "settling: left out, there is no time for it"
         )
         return [
             f"survey: {self.survey.networks} networks inside {self.survey.budget_ms:g} ms by tables alone, about "
-            f"{_time(self.survey.seconds)}",
+            f"{duration(self.survey.seconds)}",
             f"scoring: {self.scored} networks, the best of every latency, by the supernet, about "
-            f"{_time(self.scored * self.score_s)}",
+            f"{duration(self.scored * self.score_s)}",
             settling,
         ]
 
@@ -81,12 +82,13 @@ def plan_guided(
         survey: the plan of the survey.
         scorer: scores with the supernet.
         settler: trains from the supernet.
-        trials: networks to score; None for as many as the time allows, 120 at most.
+        trials: candidates to score besides the references; None for as many as the time allows, 120 with them at most.
         time_limit_s: for the survey, the scores and the settling together.
     """
     timed = list(survey.references.values())[-1:] or [survey.cheapest]
     score_s, settle_s = (max(1e-3, proxy.estimate_seconds(timed[0])) for proxy in (scorer, settler))
-    scored, settled = trials or SCORED, SETTLED + 1
+    scored = SCORED if trials is None else trials + len(survey.references)
+    settled = SETTLED + 1
     if time_limit_s is not None:
         left_s = max(0.0, time_limit_s - survey.seconds)
         settled = min(settled, int(left_s / 2 / settle_s))
@@ -257,7 +259,3 @@ def _settle(
         folder.add_settled(settled, candidate, outcome.score.weights if outcome.score else None)
         if on_settled:
             on_settled(candidate, settled)
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

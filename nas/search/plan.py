@@ -16,6 +16,7 @@ __all__ = [
     "cheapest_inside",
     "check_budget",
     "draw_inside",
+    "duration",
     "known_ms",
     "limited_ms",
     "plan_search",
@@ -83,8 +84,21 @@ class Plan:
                 f"screening: the best of every {self.screen} networks by {name}, about {seconds:.1f} s each, goes on"
                 for name, seconds in self.screens_s.items()
             ),
-            f"time: about {self.each_s:.0f} s each, {self.seconds / 60:.1f} min in all",
+            f"time: about {duration(self.each_s)} each, {duration(self.seconds)} in all",
         ]
+
+
+def duration(seconds: float) -> str:
+    """An estimated time in words.
+
+    Example:
+        >>> duration(24.3), duration(170), duration(2150), duration(9000)
+        ('24 s', '2.8 min', '36 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.{int(minutes < 10)}f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def check_budget(space: SearchSpace, table: LatencyTable, budget_ms: float, confidence: float | None = None) -> float:

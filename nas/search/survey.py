@@ -13,7 +13,7 @@ from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace
 from nas.proxies import Proxy, Score
 from nas.search.evolution import Found, evolve
-from nas.search.plan import cheapest_inside, known_ms, limited_ms
+from nas.search.plan import cheapest_inside, duration, known_ms, limited_ms
 from nas.search.records import Candidate, Kind, run_of
 from nas.search.result import ResultsFolder, SearchResult, order_of
 
@@ -69,7 +69,7 @@ class SurveyPlan:
             f"accuracy: predicted ImageNet-1k top-1; {self.trust}",
             f"survey: {self.networks} networks inside {self.budget_ms:g} ms, nothing is trained; "
             f"for comparison {', '.join(self.references) or 'none'}",
-            f"time: about {self.seconds:.0f} s",
+            f"time: about {duration(self.seconds)}",
         ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -91,29 +91,34 @@ def estimate_seconds(
     space: SearchSpace,
     image_set: ImageSet,
     *,
-    recipe: SupernetRecipe,
+    recipes: Sequence[SupernetRecipe],
     seed: int,
     device: str | None = None,
     limit: Limit | None = None,
-) -> float:
-    """How long `kept_supernet` would train: the missing steps times that of a step, measured here (`step_seconds`).
+) -> list[float]:
+    """How long `kept_supernet` would train at most by each recipe: the missing steps, times that of a step.
 
-    0 if the supernet is there. The steps of a checkpoint are not missing.
+    The time of a step is measured here, once (`step_seconds`), so the recipes must be alike but for their length. 0 for
+    a supernet that is there. The steps of a checkpoint are not missing.
 
     Raises:
-        InputError: the device cannot be used, or the checkpoint cannot be read.
+        InputError: the device cannot be used, or a checkpoint cannot be read.
         BudgetError: `limit` admits none of the randomly drawn networks.
         NasError: memory ran out.
     """
-    path = _place(space, image_set, recipe, seed, limit)
-    if is_supernet(path):
-        return 0.0
-    done, precision = 0, None
-    if checkpoint_path(path).exists():
-        origin, done = read_origin(checkpoint_path(path))
-        precision = origin.precision
-    step_s = step_seconds(space, image_set, recipe=recipe, seed=seed, device=device, precision=precision, limit=limit)
-    return (recipe.steps() - done) * step_s
+    missing, precision = [], None
+    for recipe in recipes:
+        path, done = _place(space, image_set, recipe, seed, limit), 0
+        if checkpoint_path(path).exists():
+            origin, done = read_origin(checkpoint_path(path))
+            precision = precision or origin.precision
+        missing.append(0 if is_supernet(path) else recipe.steps() - done)
+    if not any(missing):
+        return [0.0 for _ in missing]
+    step_s = step_seconds(
+        space, image_set, recipe=recipes[0], seed=seed, device=device, precision=precision, limit=limit
+    )
+    return [steps * step_s for steps in missing]
 
 
 def _place(space: SearchSpace, image_set: ImageSet, recipe: SupernetRecipe, seed: int, limit: Limit | None) -> Path:

@@ -215,6 +215,8 @@ class Sandwich:
                 f"{path} is of a training with another {', '.join(differing)}: repeat its options, "
                 "or remove it to begin anew"
             )
+        if self.averaged is not None and not any(name.startswith("averaged/") for name in tensors):
+            raise InputError(f"{path} has no averaged weights, as an earlier version wrote it: remove it to begin anew")
         self.done = done
         with torch.no_grad():
             for name, tensor in self.weights.tensors.items():

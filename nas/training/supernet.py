@@ -34,28 +34,31 @@ __all__ = [
 ]
 
 
-_IMAGES = 32_000
+# results/supernet-study: from 8,000 images on, the order of the published networks is there.
+_IMAGES, _LEAST_IMAGES = 64_000, 8_000
+_RISING = 3_200  # images over which the learning rates of a training with an average rise
 
 
 class SupernetRecipe(Record):
     """How a supernet is trained.
 
     Attributes:
-        images: number of images that each of the sandwich's networks sees, with repetition and on all GPUs together;
-            rounded up to a whole number of batches. More is not better at 64 px: with twice as many images, shallow
-            networks catch up as they do in separate training, and the published ranking is lost (results/proxy-study).
+        images: number of images that each of the sandwich's networks sees at most, with repetition and on all GPUs
+            together; rounded up to a whole number of batches.
         batch_size: images per step, on each GPU.
         matrix_rate: learning rate of Muon.
         rate: learning rate of AdamW.
         weight_decay: weight decay of the parameters that AdamW trains, except vectors.
-        warmup: share of the steps in which the learning rates rise; with `average` of those of 32,000 images at most.
+        warmup: share of the steps in which the learning rates rise; with `average` over 3,200 images at most.
         label_smoothing: label smoothing of the largest network's targets. `nas supernet train --teacher` sets it to 0:
             a teacher's labels are soft already, and they are what is scored.
         random_networks: number of random networks that each step trains besides the largest and the smallest.
         average: if above 0, learning rates stay at their peak after the warm-up, and the weights that are kept are an
-            average over about this share of the steps. So a training can end anywhere.
+            average over about this share of the steps. So a training can end anywhere. With 0 the rates fall to the
+            last of the images.
         until: end when the held-out cross-entropy of the largest network is this share of log(classes), or after
-            `images`. Needs an average. For a teacher's labels see `Sandwich.entropy_share`.
+            `images`; None for all images. Needs an average. The default was chosen on Tiny ImageNet's first 50 classes
+            and kept for other data (results/supernet-study). For a teacher's labels see `Sandwich.entropy_share`.
     """
 
     images: int = Field(_IMAGES, ge=1)
@@ -66,8 +69,8 @@ class SupernetRecipe(Record):
     warmup: float = 0.1
     label_smoothing: float = 0.1
     random_networks: int = Field(2, ge=0)
-    average: float = Field(0.0, ge=0, le=1)
-    until: float | None = Field(None, gt=0, lt=1)
+    average: float = Field(0.1, ge=0, le=1)
+    until: float | None = Field(0.75, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _ends_anywhere(self) -> Self:
@@ -79,8 +82,14 @@ class SupernetRecipe(Record):
         """Share of the peak learning rates in the step after `done` of `steps`."""
         if not self.average:
             return schedule((done + 1) / (steps + 1), warmup=self.warmup)
-        rising = self.warmup * min(self.images, _IMAGES) / self.batch_size
+        rising = min(self.warmup * self.images, _RISING) / self.batch_size
         return min(1.0, (done + 1) / max(1.0, rising))
+
+    @property
+    def lengths(self) -> list[SupernetRecipe]:
+        """This recipe, and it with half as many images, a quarter, ... but not with fewer than 8,000."""
+        shorter = (self.images >> halvings for halvings in range(1, self.images.bit_length()))
+        return [self, *(self.model_copy(update={"images": n}) for n in shorter if n >= _LEAST_IMAGES)]
 
     def steps(self, *, workers: int = 1) -> int:
         """Number of steps of the training, with this number of processes."""

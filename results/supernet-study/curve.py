@@ -34,7 +34,7 @@ from nas.training.supernet import Origin, SupernetRecipe
 from nas.validate.ranking import kendall_tau_b
 
 ROOT = Path(__file__).parents[2]
-LOOKS = (8_000, 12_000, 16_000, 24_000, 32_000, 48_000, 64_000, 96_000, 128_000)
+LOOKS = (4_000, 8_000, 12_000, 16_000, 24_000, 32_000, 48_000, 64_000, 96_000, 128_000)
 BAND = (0.95, 1.20)
 
 

@@ -51,7 +51,7 @@ def command(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # as the command sets it; monkeypatch restores it
     shutil.copytree(photos, "photos")
-    recipe = functools.partial(SupernetRecipe, images=IMAGES, batch_size=16)
+    recipe = functools.partial(SupernetRecipe, images=IMAGES, batch_size=16, until=None)
     monkeypatch.setattr("nas.training.SupernetRecipe", recipe)
     monkeypatch.setattr("nas.training.sandwich._TIMED_S", 1e-9)  # one step
     monkeypatch.setattr("nas.proxies.supernet._CALIBRATION_IMAGES", 64)
@@ -94,9 +94,10 @@ def test_a_search_on_photos_trains_their_supernet_once_and_settles_with_it(
         r"space: 2\.24e\+02 networks, the cheapest in 0\.2\d\d ms\n",
         r"accuracy: predicted ImageNet-1k top-1; ",
         r"data: photos: 33 train and 3 val images of 3 classes at 64 px\n",
-        r"supernet: trained on these images now, once, about \d+ min; kept in the cache\n",
+        r"supernet: trained on these images now, once, at most about \d+ s; sees 96 images at most, fewer if they are "
+        r"learnt sooner; kept in the cache\n",
         r"survey: 40 networks inside 0\.3 ms by tables alone, about \d+ s\n",
-        r"scoring: 4 networks, the best of every latency, by the supernet, about \d+ s\n",
+        r"scoring: 5 networks, the best of every latency, by the supernet, about \d+ s\n",
         r"settling: the best 3 and a reference are trained from the supernet, about \d+ s\n",
         r"results: run\ntiny_a ",
     ):
@@ -114,7 +115,7 @@ def test_a_search_on_photos_trains_their_supernet_once_and_settles_with_it(
     assert result.run.screens == ["accuracy-table"]
     assert result.run.proxy["settles"]["name"] == "short-training:standard"
     assert result.run.proxy["settles"]["init"] == result.run.proxy["supernet"] == str(supernet.absolute())
-    assert len({c.id for c in result.candidates}) == 4
+    assert len({c.id for c in result.candidates}) == 5  # four, and the reference
     assert result.winner is not None
     assert result.winner.id in result.settled
     assert result.build_winner().architecture.num_classes == 3
@@ -162,8 +163,8 @@ def test_without_time_for_a_supernet_the_accuracy_table_decides_and_says_so(
 
     assert code == 0, words
     assert re.search(
-        r"supernet: its training would take about \d+ min, which does not fit into --time-limit; the accuracy table "
-        r"alone decides, and your images are not used\n",
+        r"supernet: its training would take about [\d.]+ (s|min), which does not fit into --time-limit; the accuracy "
+        r"table alone decides, and your images are not used\n",
         words,
     )
     assert _supernets() == []
@@ -173,6 +174,23 @@ def test_without_time_for_a_supernet_the_accuracy_table_decides_and_says_so(
     assert float(result.winner.details["looked_at"]) > 1
     assert "predicted ImageNet top-1" in shown
     assert not (result.path / "settled.jsonl").exists()
+
+
+def test_a_supernet_sees_as_many_images_as_the_time_allows(
+    command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.training.supernet._LEAST_IMAGES", IMAGES // 2)
+    monkeypatch.setattr("nas.training.kept.step_seconds", lambda *_, **__: 60.0)  # three and six minutes
+    options = ["--data", "photos", "--trials", "2", "--out"]
+    code = command(*options, "run", "--time-limit", "7m")
+    words = capsys.readouterr().err
+    again = command(*options, "again", "--time-limit", "1h")
+    found = capsys.readouterr().err
+
+    assert (code, again) == (0, 0), words + found
+    assert "at most about 3.0 min; sees 48 images at most, as --time-limit allows, fewer if they" in words
+    assert f"supernet: of these images, {_supernets()[0].absolute()}" in found
+    assert len(_supernets()) == 1
 
 
 def test_a_search_on_images_has_no_use_for_a_storage(command: Command, capsys: pytest.CaptureFixture[str]) -> None:

@@ -204,7 +204,7 @@ def test_trials_are_scored_if_the_time_allows(survey: SurveyPlan) -> None:
         for trials, limit_s in ((7, None), (200, None), (7, SURVEY_S + 1000), (7, SURVEY_S + 10))
     ]
 
-    assert [(plan.scored, plan.settled) for plan in plans] == [(7, 4), (200, 4), (7, 4), (5, 0)]
+    assert [(plan.scored, plan.settled) for plan in plans] == [(8, 4), (201, 4), (8, 4), (5, 0)]  # with the reference
 
 
 def test_a_plan_says_what_will_be_done_and_how_long_it_takes(survey: SurveyPlan) -> None:
@@ -216,8 +216,8 @@ def test_a_plan_says_what_will_be_done_and_how_long_it_takes(survey: SurveyPlan)
 
     assert long == [
         f"survey: 60 networks inside {survey.budget_ms:g} ms by tables alone, about 5 s",
-        "scoring: 120 networks, the best of every latency, by the supernet, about 3 min",
-        "settling: the best 3 and a reference are trained from the supernet, about 4 min",
+        "scoring: 120 networks, the best of every latency, by the supernet, about 3.0 min",
+        "settling: the best 3 and a reference are trained from the supernet, about 4.0 min",
     ]
     assert short[1:] == [
         "scoring: 20 networks, the best of every latency, by the supernet, about 30 s",
@@ -336,7 +336,7 @@ def test_a_summary_says_what_settled_it_and_how_far_the_steps_agree(run: Run) ->
     assert "settled by settler from the supernet: " in words
     assert "the winner is the best searched one of these, by the score " in words
     assert re.search(
-        r"agreement in order \(Kendall's tau\): accuracy-table and the score -?[01]\.\d\d over 10 networks", words
+        r"agreement in order \(Kendall's tau\): accuracy-table and the score -?[01]\.\d\d over 11 networks", words
     )
     assert "the score and settler" not in words  # four networks are too few to say so
 

@@ -230,7 +230,8 @@ class TestStopped:
 class TestEstimate:
     def test_it_is_the_time_of_the_missing_steps(self, colours: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
         def estimate() -> float:
-            return estimate_seconds(SPACE, colours, recipe=RECIPE, seed=0, device="cpu")
+            (seconds,) = estimate_seconds(SPACE, colours, recipes=[RECIPE], seed=0, device="cpu")
+            return seconds
 
         monkeypatch.setattr("nas.training.sandwich._CHECKPOINT_S", -1.0)
         monkeypatch.setattr("nas.training.kept.step_seconds", lambda *_, **__: 10.0)
@@ -243,7 +244,11 @@ class TestEstimate:
         assert (untouched, half_trained, estimate()) == (40.0, 20.0, 0.0)
 
     def test_a_step_is_measured_and_leaves_nothing_behind(self, colours: ImageSet) -> None:
-        assert 0 < estimate_seconds(SPACE, colours, recipe=RECIPE, seed=0, device="cpu") < 60
+        longer = RECIPE.model_copy(update={"images": 2 * RECIPE.images})
+        long_s, short_s = estimate_seconds(SPACE, colours, recipes=[longer, RECIPE], seed=0, device="cpu")
+
+        assert 0 < short_s < 60
+        assert long_s == pytest.approx(2 * short_s)
         assert not cache_folder("supernets").exists()
 
     def test_a_checkpoint_is_measured_in_its_precision(
@@ -261,7 +266,7 @@ class TestEstimate:
 
         monkeypatch.setattr("nas.training.kept.step_seconds", measure)
 
-        estimate_seconds(SPACE, colours, recipe=RECIPE, seed=0, device="cpu")
+        estimate_seconds(SPACE, colours, recipes=[RECIPE], seed=0, device="cpu")
 
         assert asked == ["bf16"]
 

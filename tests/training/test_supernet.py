@@ -72,11 +72,17 @@ def _as_before(path: Path, old: Path) -> Path:
 
 def test_ending_anywhere_needs_averaged_weights() -> None:
     with pytest.raises(ValidationError, match="until needs an average"):
-        SupernetRecipe(until=0.8)
+        SupernetRecipe(average=0.0)
 
 
 def test_rates_fall_to_the_last_image_or_stay_with_an_average() -> None:
-    falling, staying = SupernetRecipe(), SupernetRecipe(average=0.1)
+    falling, staying = SupernetRecipe(average=0.0, until=None), SupernetRecipe()
 
     assert falling.rates(499, steps=500) < 0.01
     assert [round(staying.rates(done, steps=2000), 2) for done in (0, 24, 49, 1999)] == [0.02, 0.5, 1.0, 1.0]
+
+
+def test_shorter_trainings_have_half_the_images_and_enough_of_them() -> None:
+    assert [recipe.images for recipe in SupernetRecipe().lengths] == [64_000, 32_000, 16_000, 8_000]
+    assert [recipe.images for recipe in SupernetRecipe(images=100).lengths] == [100]
+    assert {recipe.until for recipe in SupernetRecipe(until=0.6).lengths} == {0.6}
