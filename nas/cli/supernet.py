@@ -38,10 +38,9 @@ def supernet_train(
         float,
         typer.Option(
             min=0.0,
-            max=0.99,
-            help="End when the largest network's held-out loss is this share of log(classes); 0 for all --images.",
+            help="End when the largest network has learnt this many nats about held-out labels; 0 for all --images.",
         ),
-    ] = 0.75,
+    ] = 1.0,
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step, on each GPU.")] = 64,
     resolution: Annotated[int, typer.Option(help="Height and width of the images, a multiple of 32.")] = 64,
     budget_ms: Annotated[
@@ -119,8 +118,8 @@ def supernet_watch() -> Iterator[Callable[[TrainingProgress], None]]:
         def show(progress: TrainingProgress) -> None:
             nonlocal said
             losses = f"loss {progress.largest:.2f} largest, {progress.smallest:.2f} smallest"
-            if progress.entropy_share is not None:
-                losses += f"; {progress.entropy_share:.2f} of log(classes) left"
+            if progress.learnt_nats is not None:
+                losses += f"; {progress.learnt_nats:.2f} nats learnt"
             bar.update(task, total=progress.steps, completed=progress.done, description=losses)
             if not sys.stderr.isatty() and time.monotonic() - said > _LOG_EVERY_S:
                 say(f"step {progress.done} of {progress.steps}: {losses}")

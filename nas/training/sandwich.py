@@ -35,14 +35,15 @@ class TrainingProgress:
         steps: steps in all; fewer if the training ends early.
         largest: loss of the largest network in the last step.
         smallest: loss of the smallest network in the last step.
-        entropy_share: the last look at the held-out images (`SupernetRecipe.until`); None before the first.
+        learnt_nats: what the largest network knew about the held-out labels at the last look (`SupernetRecipe.until`);
+            None before the first.
     """
 
     done: int
     steps: int
     largest: float
     smallest: float
-    entropy_share: float | None = None
+    learnt_nats: float | None = None
 
 
 def train_supernet(
@@ -114,7 +115,8 @@ def train_supernet(
         begun = None  # Free the memory: the checkpoint is as large as the training itself.
     steps = recipe.steps(workers=workers)
     saved, kept = time.monotonic(), training.done
-    share: float | None = None
+    learnt: float | None = None
+    knows_enough = False
     batches = training_batches(images, batch_size=recipe.batch_size, steps=steps, seed=seed * workers + rank, done=kept)
     try:
         for pictures, labels in batches:
@@ -123,14 +125,15 @@ def train_supernet(
                 training.update(recipe.rates(training.done, steps=steps))
             if recipe.until is not None and training.done % _LOOK_STEPS == 0:
                 with memory_failures(_where(target, origin), NasError):
-                    share = _of_the_first(training.entropy_share(images), target)
+                    learnt, learnable = (_of_the_first(nats, target) for nats in training.learnt_nats(images))
+                knows_enough = learnt >= min(recipe.until, learnable / 2)
             if not rank:
                 on_progress(
                     TrainingProgress(
-                        done=training.done, steps=steps, largest=losses[0], smallest=losses[1], entropy_share=share
+                        done=training.done, steps=steps, largest=losses[0], smallest=losses[1], learnt_nats=learnt
                     )
                 )
-            if recipe.until is not None and share is not None and share <= recipe.until:
+            if knows_enough:
                 break
             if rank:
                 continue

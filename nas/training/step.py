@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -141,11 +141,13 @@ class Sandwich:
         """The weights to keep: averaged over the last steps where the recipe says so, else the last ones."""
         return self.averaged or self.weights.tensors
 
-    def entropy_share(self, images: ImageSet) -> float:
-        """How much of the task is left: held-out cross-entropy of the largest network, divided by log(classes).
+    def learnt_nats(self, images: ImageSet) -> tuple[float, float]:
+        """How much the largest network knows about the held-out labels, and how much there is to know, in nats.
 
-        1 for guessing. It is measured with the weights to keep, on at most 512 held-out images. A teacher's labels have
-        an entropy of their own, which is 0 on this scale, and the entropy of their mean is 1.
+        This is by how much its cross-entropy is below that of guessing without a look at the image, which is
+        log(classes); 1 nat makes the right label e times as likely. A teacher's labels have an entropy of their own, so
+        that less can be known, and guessing says their mean. Measured with the weights to keep, on at most 512 held-out
+        images, evenly spaced.
         """
         supernet = Supernet(
             weights=SharedWeights({name: tensor.detach() for name, tensor in self.result.items()}),
@@ -158,14 +160,12 @@ class Sandwich:
         calibrate_norms(
             network, calibration_batches(images, images=_LOOK_IMAGES // 2, seed=self._origin.seed), precision=precision
         )
-        total, seen = 0.0, 0
-        for pictures, labels in validation_batches(images, batch_size=128):
-            total += judged(network, pictures, labels, precision=precision)[0].sum().item()
-            seen += len(labels)
-            if seen >= _LOOK_IMAGES:
-                break
-        least, guessing = _bounds(images.val_labels[:seen], self._origin.num_classes)
-        return (total / seen - least) / (guessing - least)
+        every = math.ceil(len(images.val_labels) / _LOOK_IMAGES)  # They may be in the order of their classes.
+        looked_at = replace(images, val_images=images.val_images[::every], val_labels=images.val_labels[::every])
+        batches = validation_batches(looked_at, batch_size=128)
+        entropies = [judged(network, *batch, precision=precision)[0] for batch in batches]
+        least, guessing = _bounds(looked_at.val_labels, self._origin.num_classes)
+        return guessing - torch.cat(entropies).mean().item(), guessing - least
 
     def _add_to_average(self, averaged: dict[str, Tensor]) -> None:
         """Take the last weights into an average that goes back over a share of all steps so far."""

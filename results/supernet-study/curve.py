@@ -2,6 +2,7 @@
 
     python results/supernet-study/curve.py --data ../shared/data/tiny_imagenet50_64px --resolution 64 --seed 0 \
         --out /tmp/curve-tiny50-0
+    python results/supernet-study/curve.py --report
 
 The learning rates rise over the first 3,200 images and then stay. Beside the weights runs their average over about the
 last tenth of the steps, which stands for the decay of a training that ends here. At each length of LOOKS the published
@@ -27,7 +28,7 @@ from nas.latency.published import read_points
 from nas.networks import SearchSpace
 from nas.networks.modules import SharedWeights
 from nas.proxies._torch import held_out
-from nas.training import Supernet
+from nas.training import Supernet, Teacher
 from nas.training.recipe import calibrate_norms, calibration_batches
 from nas.training.step import Sandwich
 from nas.training.supernet import Origin, SupernetRecipe
@@ -36,28 +37,40 @@ from nas.validate.ranking import kendall_tau_b
 ROOT = Path(__file__).parents[2]
 LOOKS = (4_000, 8_000, 12_000, 16_000, 24_000, 32_000, 48_000, 64_000, 96_000, 128_000)
 BAND = (0.95, 1.20)
+LABEL_SMOOTHING = 0.1
 
 
 def main() -> None:  # noqa: D103
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data")
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the weights, which are not kept in git")
+    parser.add_argument("--out", type=Path, help="folder of the weights, which are not kept in git")
+    parser.add_argument("--teacher", help="name of a teacher, whose soft labels replace those of the data")
+    parser.add_argument("--report", action="store_true", help="print the table of README.md, and train nothing")
     parser.add_argument("--images", type=int, default=LOOKS[-1])
     parser.add_argument("--average", type=float, default=0.1, help="share of the steps that the average goes back")
     asked = parser.parse_args()
+    if asked.report:
+        report()
+        return
     asked.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     images = load_images(asked.data, resolution=asked.resolution, seed=asked.seed)
     scored = load_images(asked.data, resolution=asked.resolution, seed=asked.seed, train_limit=1024, val_limit=2048)
+    if asked.teacher:
+        teacher = Teacher(asked.teacher)
+        images, scored = teacher.labelled(images), teacher.labelled(scored)
     space = SearchSpace.find("iformer")
-    recipe = SupernetRecipe(images=LOOKS[-1])
+    recipe = SupernetRecipe(
+        images=LOOKS[-1], average=0.0, until=None, label_smoothing=0.0 if asked.teacher else LABEL_SMOOTHING
+    )
     origin = Origin(
         space=space.model_dump_json(),
         resolution=images.resolution,
         num_classes=images.num_classes,
         data=images.description,
+        teacher=images.teacher,
         seed=asked.seed,
         workers=1,
         init=None,
@@ -131,6 +144,7 @@ def look(asked, training, average, images, scored, rows, trained_s) -> None:  # 
         "classes": images.num_classes,
         "images": training.done * 64,
         "average": asked.average,
+        **({"teacher": asked.teacher} if asked.teacher else {}),
         "tau": round(tau[0], 3),
         "tau_band": round(tau[1], 3),
         "share": round(entropies["largest"] / math.log(images.num_classes), 4),
@@ -140,6 +154,19 @@ def look(asked, training, average, images, scored, rows, trained_s) -> None:  # 
     with (Path(__file__).parent / "curve.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
     sys.stderr.write(f"{ {k: v for k, v in line.items() if k != 'cross_entropy'} }\n")
+
+
+def report() -> None:
+    """Print the table of README.md from curve.jsonl."""
+    lines = [json.loads(line) for line in (Path(__file__).parent / "curve.jsonl").read_text().splitlines()]
+    print("| data | px | seed | images | nats learnt | tau, eleven rows | tau, 0.95 to 1.20 ms |")  # noqa: T201
+    print("|---|---|---|---|---|---|---|")  # noqa: T201
+    for one in sorted(lines, key=lambda one: (one["data"], one.get("teacher", ""), one["seed"], one["images"])):
+        # A teacher's labels have an entropy of their own; what is learnt of them is not comparable.
+        nats = "" if one.get("teacher") else f"{(1 - one['share']) * math.log(one['classes']):.2f}"
+        data = one["data"] + (f", labels by {one['teacher']}" if one.get("teacher") else "")
+        cells = (data, one["resolution"], one["seed"], f"{one['images']:,}", nats)
+        print("| " + " | ".join(map(str, cells)) + f" | {one['tau']:.2f} | {one['tau_band']:.2f} |")  # noqa: T201
 
 
 main()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -66,32 +67,33 @@ class TestTraining:
         assert all(torch.isfinite(tensor).all() for tensor in kept.values())
         assert any(not torch.equal(kept[name], others[name]) for name in kept)
 
-    def test_training_ends_where_little_of_the_task_is_left(
+    def test_training_ends_where_enough_is_learnt(
         self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("nas.training.sandwich._LOOK_STEPS", 2)
-        shares = iter([0.9, 0.7, 0.5])
-        monkeypatch.setattr(Sandwich, "entropy_share", lambda self, images: next(shares))
+        looks = iter([(0.1, 4.0), (0.3, 4.0), (0.5, 4.0)])
+        monkeypatch.setattr(Sandwich, "learnt_nats", lambda self, images: next(looks))
         seen: list[TrainingProgress] = []
 
-        recipe = SupernetRecipe(images=64 * 20, batch_size=64, average=0.1, until=0.7)
+        recipe = SupernetRecipe(images=64 * 20, batch_size=64, until=0.3)
         path = _train(colours, tmp_path / "x.safetensors", recipe=recipe, on_progress=seen.append)
 
-        assert [progress.entropy_share for progress in seen] == [None, 0.9, 0.9, 0.7]
+        assert [progress.learnt_nats for progress in seen] == [None, 0.1, 0.1, 0.3]
         assert load_supernet(path).num_classes == colours.num_classes
 
-    def test_what_is_left_of_the_task_falls(
+    def test_of_few_classes_half_is_learnt(
         self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("nas.training.sandwich._LOOK_STEPS", 1)
         seen: list[TrainingProgress] = []
 
-        recipe = SupernetRecipe(images=64 * 25, batch_size=64, average=0.1, until=0.01)
+        recipe = SupernetRecipe(images=64 * 25, batch_size=64, until=100.0)
         _train(colours, tmp_path / "x.safetensors", recipe=recipe, on_progress=seen.append)
 
-        looks = [progress.entropy_share or 0.0 for progress in seen]
-        assert looks[0] > 0.5
-        assert 0 < looks[-1] < 0.2
+        looks = [progress.learnt_nats or 0.0 for progress in seen]
+        half = math.log(colours.num_classes) / 2
+        assert len(seen) < 25
+        assert looks[-2] < half <= looks[-1] < 2 * half
 
     def test_killed_training_goes_on_to_the_same_weights(
         self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -185,21 +185,23 @@ class TestSupernet:
         assert (supernet.teacher, supernet.num_classes) == (LITE0, 1000)
         assert losses[-1] < losses[0] - 1
 
-    def test_what_is_left_to_learn_counts_from_the_teachers_own_doubt_to_guessing(
+    def test_what_can_be_learnt_is_what_the_teacher_tells_beyond_guessing(
         self, colours: ImageSet, fake_teacher: ModuleType, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         taught = _labelled(colours)
         origin = Origin.of(SPACE, taught, recipe=self.RECIPE, seed=0, precision="fp32")
         training = Sandwich(SPACE, origin, torch.device("cpu"), None, None)
 
-        def left(told: torch.Tensor) -> float:
+        def learnt(told: torch.Tensor) -> tuple[float, float]:
             entropies = -(taught.val_labels * told.log().clamp(min=-100)).sum(1)
             monkeypatch.setattr("nas.training.step.judged", lambda *about, **precision: (entropies, None))
-            return training.entropy_share(taught)
+            return training.learnt_nats(taught)
 
-        assert left(taught.val_labels) == pytest.approx(0, abs=1e-4)
-        assert left(taught.val_labels.mean(0)) == pytest.approx(1, abs=1e-4)
-        assert left(torch.full((1000,), 1e-3)) > 3  # of all 1000 classes only four occur
+        known, learnable = learnt(taught.val_labels)
+        assert known == pytest.approx(learnable, abs=1e-4)
+        assert learnable > 1
+        assert learnt(taught.val_labels.mean(0))[0] == pytest.approx(0, abs=1e-4)
+        assert learnt(torch.full((1000,), 1e-3))[0] < -2  # of all 1000 classes only four occur
 
     def test_a_training_does_not_go_on_with_another_teacher(
         self, colours: ImageSet, fake_teacher: ModuleType, tmp_path: Path
