@@ -1,7 +1,7 @@
 """Images for proxy training: read from anywhere, decoded once, returned as augmented batches of tensors.
 
 A source is the word `synthetic`, a folder of class folders, Parquet files in the Hugging Face image convention, or the
-name of a data set on the Hugging Face hub. All sources except `synthetic` are read through `datasets` and decoded once.
+name of a data set on the Hugging Face hub. All sources except `synthetic` are decoded once.
 The decoded bytes are cached under `$NAS_CACHE` (default `~/.cache/nas`) and memory-mapped from there.
 
 Example:
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from nas.data.image_set import ImageSet, fingerprint, training_batches, validation_batches
 from nas.data.load import load_images
-from nas.data.sources import Progress
+from nas.data.rows import Progress
+from nas.data.sources import DataSource
 
-__all__ = ["ImageSet", "Progress", "fingerprint", "load_images", "training_batches", "validation_batches"]
+__all__ = ["DataSource", "ImageSet", "Progress", "fingerprint", "load_images", "training_batches", "validation_batches"]

@@ -110,7 +110,7 @@ class TestFolder:
         broken.write_bytes(broken.read_bytes()[:60])
 
         with pytest.raises(
-            InputError, match=r"pets/cat/07\.png: not an image that can be read \(.+\); repair or remove it$"
+            InputError, match=r"pets/cat/07\.png: not an image that can be read \(.+\); repair or remove it, or leave"
         ):
             _load(folder)
 
@@ -158,7 +158,7 @@ class TestParquet:
         assert len(_labels(_load(tmp_path / "*.parquet"))) == 20
 
     def test_images_and_labels_without_metadata_are_recognised(self, tmp_path: Path) -> None:
-        images = [{"bytes": _png(0, 90), "path": None}] * 4
+        images = [{"bytes": _png(0, 90 + row), "path": None} for row in range(4)]
         table = pa.table({"img": images, "target": ["oak", "fir", "oak", "fir"]})
         pq.write_table(table, tmp_path / "trees.parquet")
 
@@ -186,7 +186,7 @@ class TestParquet:
         [
             (
                 {"picture": [1, 2], "label": [0, 1]},
-                "one column of images is needed, found none among columns picture, label",
+                r"one column of images is needed, found none among columns picture \(int64\), label \(int64\); --",
             ),
             (
                 {"image": [b"", b""], "kind": [0, 1]},
@@ -271,11 +271,12 @@ class TestDecoding:
         assert (found - target).abs().amax(1).min() < 3
 
     def test_centre_of_the_short_side_is_kept(self, tmp_path: Path) -> None:
-        wide = np.zeros((32, 96, 3), dtype=np.uint8)
-        wide[:, 32:64] = 200
         for name in ("a", "b"):
             (tmp_path / name).mkdir()
             for index in range(2):
+                wide = np.zeros((32, 96, 3), dtype=np.uint8)
+                wide[:, 32:64] = 200
+                wide[0, 40] = 210  # a set of one colour is refused
                 Image.fromarray(wide).save(tmp_path / name / f"{index}.png")
 
         image_set = _load(tmp_path)

@@ -1,0 +1,262 @@
+"""Folders of class folders: which folders are the splits, and which class each picture is of.
+
+One rule: the first folder under a split is the class, and whatever lies deeper belongs to it. Without a folder called
+train the root is the only split.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nas.data.rows import Content, Found, Rows, class_name, said
+from nas.data.walk import ANNOTATIONS, File, Listing
+from nas.errors import InputError
+
+__all__ = ["TRAIN_WORDS", "VAL_WORDS", "Folder", "read_folder", "split_word"]
+
+TRAIN_WORDS = ("train", "training")
+VAL_WORDS = ("val", "validation", "valid", "dev", "test", "testing", "eval")  # in order of preference
+_UNLABELLED_WORDS = ("test", "testing")  # often published without labels
+
+Labelled = list[tuple[File, str]]  # with the name of the class
+
+
+def split_word(name: str) -> str | None:
+    """The first word of a name that names a split, such as `test` of `test_set`.
+
+    Example:
+        >>> split_word("seg_train"), split_word("val2017"), split_word("latest")
+        ('train', 'val', None)
+    """
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((word for word in words if word in TRAIN_WORDS + VAL_WORDS), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """Pictures in class folders; `val` is None if no folder is named for validation. `notes` say what is left out."""
+
+    train: Labelled
+    val: Labelled | None
+    notes: tuple[str, ...]
+
+    def fingerprint(self) -> list[Any]:
+        """What the decoded pictures depend on."""
+        splits = (self.train, self.val or [])
+        return ["folder", *([[file.path, *file.stamp, name] for file, name in split] for split in splits)]
+
+    def read(self) -> Found:
+        """The rows of each split."""
+        names = sorted({name for _, name in self.train} | {name for _, name in self.val or ()})
+        codes = {name: code for code, name in enumerate(names)}
+        splits = {"train": self.train} | ({"val": self.val} if self.val is not None else {})
+        rows = {
+            split: Rows(
+                images=_Files(paths=tuple(file.path for file, _ in labelled)),
+                labels=np.array([codes[name] for _, name in labelled], dtype=np.int64),
+                index=np.arange(len(labelled)),
+            )
+            for split, labelled in splits.items()
+        }
+        return Found(splits=rows, class_names=names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Files:
+    paths: Sequence[str]
+
+    def where(self, row: int) -> str:
+        return self.paths[row]
+
+    def read(self, rows: npt.NDArray[np.int64]) -> Iterator[Content]:
+        return (self.paths[row] for row in rows.tolist())
+
+
+def read_folder(listing: Listing, root: Path, source: str, *, skip_broken: bool) -> Folder:
+    """Tell the splits and classes of a folder.
+
+    Raises:
+        InputError: there is no picture in a class folder, a link leads nowhere, or a folder named for validation does
+            not have the classes of train.
+    """
+    if listing.dead and not skip_broken:
+        raise InputError(
+            f"{source}: dead links: {said(sorted(listing.dead))}; remove them or restore what they link to, or "
+            "leave them out with --option skip_broken=true"
+        )
+    listing.reasons["behind a dead link"] += len(listing.dead)
+    if not listing.pictures:
+        if cures := _cures(listing):
+            raise InputError(f"{source}: no image in this folder that can be read{cures}")
+        raise InputError(
+            f"{source}: neither images nor Parquet files in this folder; expected class folders such as cat/ and dog/"
+            + "".join(f"; {words}" for words in listing.left_out())
+        )
+    tops = Counter(file.parts[0] for file in listing.pictures if len(file.parts) > 1)
+    train, candidates = _splits(listing, tops, root, source)
+    labelled = _by_folder(listing, train)
+    if train is None and len({name for _, name in labelled}) < 2:
+        _refuse_one_class(listing, tops, root, source)
+    classes = {name for _, name in labelled}
+    val, used = None, None
+    for used in candidates:
+        val = _validation(listing, used, classes, source)
+        if val is not None:
+            break
+    for top in tops if train is not None else ():
+        if top not in (train, used if val is not None else None):
+            listing.reasons[f"in {top}/"] += tops[top]
+    for folder in listing.annotations - ({(used,)} if used is not None and val is not None else set()):
+        listing.count_suffix("/".join((*folder, ANNOTATIONS)))
+    empty = _empty(listing, tops, train, classes)
+    notes = [*listing.left_out(), *([f"no picture in {said(empty)}"] if empty else []), *_alike(classes)]
+    return Folder(train=labelled, val=val, notes=tuple(notes))
+
+
+def _splits(listing: Listing, tops: Counter[str], root: Path, source: str) -> tuple[str | None, list[str]]:
+    """The folder of training, None for the root, and those that may be for validation, in order of preference.
+
+    A class may be called "train". A split contains folders, and a class contains pictures.
+    """
+    holders = {parts[0] for parts in listing.folders if len(parts) == 2}
+    exact = {top.lower(): top for top in sorted(tops) if top in holders}
+    train = next((exact[word] for word in TRAIN_WORDS if word in exact), None)
+    words = {top: split_word(top) for top in sorted(tops)}
+    if train is None:
+        if not tops or not all(words.values()):
+            return None, []
+        trains = [top for top, word in words.items() if word in TRAIN_WORDS]
+        if not trains and (len(tops) > 1 or set(tops) & holders):
+            first = next(iter(words))
+            raise InputError(
+                f"{source}: it has {said([f'{top}/' for top in words])} but no pictures in train/; rename one, or give "
+                f"--data {root / first} to use that alone{_cures(listing)}"
+            )
+        if not trains or (len(tops) == 1 and trains[0] not in holders):
+            return None, []  # the only class
+        train = trains[0]
+        if train not in holders:
+            raise InputError(
+                f"{source}: {train}/ holds pictures but no class folders; move them into folders such as "
+                f"{train}/cat/ and {train}/dog/"
+            )
+    others = [top for top in words if top != train]
+    if more := [top for top in others if words[top] in TRAIN_WORDS and top in holders]:
+        raise InputError(f"{source}: both {train}/ and {more[0]}/ name training images; put them into one folder")
+    candidates = [top for word in VAL_WORDS for top in others if words[top] == word]
+    if others and not candidates:
+        raise InputError(
+            f"{source}: {others[0]}/ beside {train}/ is not a name of a split ({', '.join(VAL_WORDS)}); rename it, or "
+            "move it away to hold out a tenth of the training images"
+        )
+    return train, candidates
+
+
+def _by_folder(listing: Listing, split: str | None) -> Labelled:
+    """The pictures of a split with their classes; those in no class folder are counted as left out."""
+    depth = 0 if split is None else 1
+    labelled = []
+    for file in listing.pictures:
+        if split is not None and file.parts[0] != split:
+            continue
+        if len(file.parts) > depth + 1:
+            labelled.append((file, class_name(file.parts[depth]) or file.parts[depth]))
+        else:
+            listing.reasons["in no class folder"] += 1
+    if split is not None:
+        listing.reasons["in no class folder"] += sum(len(file.parts) == 1 for file in listing.pictures)
+    return labelled
+
+
+def _validation(listing: Listing, split: str, classes: set[str], source: str) -> Labelled | None:
+    """The pictures held out in a folder named for that; None if they are a test set without labels."""
+    pictures = [file for file in listing.pictures if file.parts[0] == split]
+    folders = {class_name(file.parts[1]) for file in pictures if len(file.parts) > 2}
+    if (split,) in listing.annotations and not folders & classes:
+        labelled = _annotated(listing, split, pictures, source)
+    else:
+        labelled = [(file, class_name(file.parts[1])) for file in pictures if len(file.parts) > 2]
+        if not labelled:
+            if split_word(split) in _UNLABELLED_WORDS:
+                return None
+            raise InputError(
+                f"{source}: {len(pictures)} pictures of {split}/ are in no class folder; move them into folders such "
+                f"as {split}/{min(classes, default='cat')}/, or name their classes in {split}/{ANNOTATIONS}, a line "
+                "FILE<tab>CLASS for each"
+            )
+        listing.reasons["in no class folder"] += len(pictures) - len(labelled)
+    if lacking := sorted({name for _, name in labelled} - classes):
+        close = difflib.get_close_matches(lacking[0], classes, n=1)
+        near = f"rename it to {close[0]}" if close else "rename it to a class of train, or move it away"
+        raise InputError(
+            f"{source}: {split}/ has classes that train has no picture of: {said(lacking)}; "
+            + (near if len(lacking) == 1 else "give both splits the same names of classes")
+        )
+    return labelled
+
+
+def _annotated(listing: Listing, split: str, pictures: list[File], source: str) -> Labelled:
+    """The pictures of a flat folder with the classes that the annotations beside it give them."""
+    file = Path(pictures[0].path).parents[len(pictures[0].parts) - 2] / ANNOTATIONS
+    where = f"{source}: {split}/{ANNOTATIONS}"
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{where} cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})") from error
+    named: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        name, *rest = line.split("\t")
+        if not line.strip():
+            continue
+        if not rest or not class_name(rest[0]):
+            raise InputError(f"{where}, line {number}: must be FILE<tab>CLASS")
+        label = class_name(rest[0])
+        if named.setdefault(PurePath(name.strip()).name, label) != label:
+            raise InputError(f"{where}, line {number}: {name.strip()} has another class in a line above")
+    labelled = [(picture, named[picture.parts[-1]]) for picture in pictures if picture.parts[-1] in named]
+    if not labelled:
+        raise InputError(f"{where} names none of the {len(pictures)} pictures of {split}/")
+    listing.reasons[f"not named in {split}/{ANNOTATIONS}"] += len(pictures) - len(labelled)
+    return labelled
+
+
+def _refuse_one_class(listing: Listing, tops: Counter[str], root: Path, source: str) -> None:
+    """Say what to do about the only class, if there is something better than to add another."""
+    inner = sorted(parts[1] for parts in listing.folders if len(parts) == 2 and parts[0] in tops)
+    hint = "class folders or a column of labels must tell two or more"
+    if len(tops) == 1 and len(inner) > 1:
+        (top,) = tops
+        hint = f"if {said([f'{name}/' for name in inner])} are the classes, give --data {root / top}"
+    raise InputError(f"{source}: all images are of one class; {hint}{_cures(listing)}")
+
+
+def _cures(listing: Listing) -> str:
+    """What could be read after something is done, for the end of a refusal."""
+    return "".join(f"; {words}" for words in listing.left_out() if ": " in words)
+
+
+def _empty(listing: Listing, tops: Counter[str], train: str | None, classes: set[str]) -> list[str]:
+    """Folders that would be a split or a class but hold no picture."""
+    depth = 1 if train is None else 2
+    folders = [parts for parts in listing.folders if len(parts) == depth and (train is None or parts[0] == train)]
+    empty = [parts[-1] for parts in folders if class_name(parts[-1]) not in classes]
+    if train is not None:
+        empty += [parts[0] for parts in listing.folders if len(parts) == 1 and parts[0] not in tops]
+    return sorted(empty)
+
+
+def _alike(classes: set[str]) -> list[str]:
+    """A note of classes that a mistake in writing may have made two of."""
+    known: dict[str, str] = {}
+    pairs = [(known.setdefault(name.casefold(), name), name) for name in sorted(classes)]
+    alike = [f"{first} and {second}" for first, second in pairs if first != second]
+    return [f"classes that differ only in capitals: {said(alike)}"] if alike else []

@@ -1,0 +1,232 @@
+"""One picture of any kind as pixels: which kinds are read, and how formats, modes and orientations become RGB.
+
+Transparent pictures are shown on white. Pictures of deep grey, which is 16 or 32 bits or fractions, keep their values
+until the range of the whole set is known (`grey_range`), so that the levels of two pictures stay comparable.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageCms
+
+__all__ = ["CURES", "decode", "grey_range", "picture_suffixes", "quiet_pillow", "to_bytes", "upright", "with_rgb"]
+
+_HEIF = "pip install pillow-heif"
+CURES = {  # what is a photo to its owner, though Pillow does not read it
+    **dict.fromkeys((".heic", ".heif", ".hif", ".heics", ".heifs"), _HEIF),
+    **dict.fromkeys((".avif", ".avifs"), "pip install --upgrade pillow"),
+    **dict.fromkeys((".jxl", ".svg", ".svgz", ".pdf", ".eps"), "convert to PNG or JPEG"),
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"), "convert to PNG or JPEG"),
+    **dict.fromkeys((".dcm", ".npy", ".exr"), "convert to PNG or TIFF"),
+}
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+# Pillow opens these, but cannot load them, or only through another program.
+_NOT_LOADED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+_TOPS = (1.0, 2.0**8 - 1, 2.0**12 - 1, 2.0**16 - 1, 2.0**32 - 1)
+_LEAST_SHARE = 1 / 8  # of a range that must be used
+_OUTLIERS = 0.01  # of the pictures of a set may lie outside its range, such as for a dead pixel
+
+
+def picture_suffixes() -> frozenset[str]:
+    """The suffixes, in lower case, of files that Pillow reads here; with those of pillow-heif if that is installed."""
+    from PIL import Image
+
+    _register_heif()
+    kinds = Image.registered_extensions()
+    return frozenset(suffix for suffix, kind in kinds.items() if kind in Image.OPEN and kind not in _NOT_LOADED)
+
+
+def _register_heif() -> None:
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener  # type: ignore[import-not-found, unused-ignore]
+
+        register_heif_opener()
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Hide what Pillow warns of, such as damaged EXIF: a picture is read, or it is an error. Not inside threads."""
+    logger, quiet = logging.getLogger("PIL"), logging.NullHandler()
+    logger.addHandler(quiet)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+    finally:
+        logger.removeHandler(quiet)
+
+
+def decode(content: bytes | str, resolution: int) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
+    """The centre square of a picture, scaled: the first frame, upright, in RGB.
+
+    Args:
+        content: the bytes of a file, or its path.
+        resolution: height and width in pixels.
+    Returns:
+        (3, resolution, resolution) bytes; of deep grey (resolution, resolution) floats, its own values.
+    Raises:
+        ValueError: it is not a picture that can be read. The message is one line.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as opened:
+            # For large JPEG files, skip detail that scaling removes anyway.
+            opened.draft("RGB", (2 * resolution, 2 * resolution))
+            opened.load()
+            image = upright(opened)
+            if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+                return _deep(image, resolution)
+            square = np.asarray(_square(with_rgb(image), resolution)).transpose(2, 0, 1)
+    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, zlib.error, ...
+        raise ValueError(_why(error, content)) from error
+    return square
+
+
+def _why(error: Exception, content: bytes | str) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):  # its message is the address of a buffer
+        start = content[:12] if isinstance(content, bytes) else _start(content)
+        if not start:
+            return "the file is empty"
+        if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
+            return f"it holds HEIC: {_HEIF}"
+        return "no picture format that Pillow knows"
+    if isinstance(error, Image.DecompressionBombError):
+        return "more pixels than Pillow takes for safe; scale it down"
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r" \(\d+ bytes.*\)$", "", line)  # one reason for all files that were cut off
+
+
+def _start(path: str) -> bytes:
+    with open(path, "rb") as file:  # noqa: PTH123 - a path of any length of a data set, as text
+        return file.read(12)
+
+
+def _square(image: Image.Image, resolution: int) -> Image.Image:
+    from PIL import Image
+
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    return image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says. Damaged EXIF says nothing.
+
+    Unlike `ImageOps.exif_transpose` this does not write EXIF again, which fails if any other part of it is damaged.
+    """
+    from PIL import Image
+
+    turn = Image.Transpose
+    turns = {
+        2: turn.FLIP_LEFT_RIGHT,
+        3: turn.ROTATE_180,
+        4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE,
+        6: turn.ROTATE_270,
+        7: turn.TRANSVERSE,
+        8: turn.ROTATE_90,
+    }
+    try:
+        method = turns.get(image.getexif().get(0x0112, 1))
+    except Exception:  # struct.error, SyntaxError, TypeError, ... from whatever EXIF holds
+        method = None
+    return image if method is None else image.transpose(method)
+
+
+def with_rgb(image: Image.Image) -> Image.Image:
+    """A picture in RGB, of any mode but deep grey; what is transparent is white.
+
+    Raises:
+        ValueError: Pillow cannot convert this mode; the message names it.
+    """
+    from PIL import Image
+
+    try:
+        if image.mode in ("La", "RGBa"):  # multiplied by their opacity
+            image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+        if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            # Colours of transparent pixels are arbitrary, often black; and the shape may be in the opacity alone.
+            return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return _from_lab(image) if image.mode == "LAB" else image.convert("RGB")
+    except (ImportError, ValueError, OSError) as error:
+        raise ValueError(f"mode {image.mode}: {error}; convert it to RGB") from error
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    from PIL import Image, ImageCms
+
+    converted = ImageCms.applyTransform(image, _lab_transform())
+    assert isinstance(converted, Image.Image)  # None is for changes in place
+    return converted
+
+
+@functools.cache
+def _lab_transform() -> ImageCms.ImageCmsTransform:
+    from PIL import ImageCms
+
+    return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+
+
+def _deep(image: Image.Image, resolution: int) -> npt.NDArray[np.float32]:
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.float32)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        raise ValueError("no pixel is a finite number")
+    low, high = finite.min(), finite.max()
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)  # one such pixel would spoil those around it
+    scaled: npt.NDArray[np.float32] = np.asarray(_square(Image.fromarray(values), resolution))
+    return scaled.clip(low, high)  # without the overshoot of scaling
+
+
+def grey_range(lowest: Sequence[float], highest: Sequence[float]) -> tuple[float, float]:
+    """The values of a set's deep grey pictures that become black and white.
+
+    White is 1, or the greatest value of 8, 12, 16 or 32 bits: the first that no value exceeds. Black is 0, or with
+    negative values minus white. Where the values use less than an eighth of that, as those of thermal cameras do, they
+    give the range themselves. One picture in a hundred may lie outside.
+
+    Args:
+        lowest: the least value of each picture.
+        highest: the greatest value of each picture.
+
+    Example:
+        >>> grey_range([0.0, 0.25], [0.75, 1.0])
+        (0.0, 1.0)
+        >>> grey_range([8000, 11000], [40000, 52000])
+        (0.0, 65535.0)
+        >>> grey_range([29300], [31000])
+        (29300.0, 31000.0)
+    """
+    low = float(np.quantile(lowest, _OUTLIERS, method="lower"))
+    high = float(np.quantile(highest, 1 - _OUTLIERS, method="higher"))
+    white = next((top for top in _TOPS if top >= max(high, -low)), max(high, -low))
+    black = -white if low < 0 else 0.0
+    return (low, high) if 0 < high - low < _LEAST_SHARE * (white - black) else (black, white)
+
+
+def to_bytes(values: npt.NDArray[np.float32], black: float, white: float) -> npt.NDArray[np.uint8]:
+    """Deep grey of any shape as bytes, with `black` at 0 and `white` at 255."""
+    shares = (values.astype(np.float64) - black) / (white - black)
+    shown: npt.NDArray[np.uint8] = np.rint(shares.clip(0, 1) * 255).astype(np.uint8)
+    return shown

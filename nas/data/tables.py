@@ -1,0 +1,435 @@
+"""Tables of labelled images: Parquet files, and data sets of the hub. Which columns are meant, and what they hold."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nas.data.folders import TRAIN_WORDS, VAL_WORDS, split_word
+from nas.data.rows import Content, Found, Rows, class_name, counted, said
+from nas.data.walk import File, stamp
+from nas.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["Hub", "Parquet", "image_column", "one_line", "parquet_splits", "read_tables"]
+
+_LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
+_IMAGE_COLUMNS = ("image", "img")
+_PATH_COLUMNS = ("image", "img", "file_name", "path")
+_BLOCK = 64  # rows read at once
+
+
+class Table(Protocol):
+    """Rows with named columns."""
+
+    @property
+    def schema(self) -> Any:
+        """The Arrow schema, with the metadata of `datasets`."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def values(self, column: str) -> list[Any]:
+        """All values of a column, as Python's."""
+        ...
+
+    def read(self, column: str, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Any, Path]]:
+        """The values of some rows in ascending order, each with the folder that its paths are relative to."""
+        ...
+
+    def where(self, row: int) -> str:
+        """Where the user finds a row."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parquet:
+    """Parquet files, one below the other; the first row of each in the whole table."""
+
+    files: tuple[Path, ...]
+    starts: tuple[int, ...]
+    schema: Any
+
+    @classmethod
+    def open(cls, files: Sequence[Path]) -> Parquet:
+        """Read the ends of the files, which say what columns and how many rows they have.
+
+        Raises:
+            InputError: a file is not Parquet, or has other columns than the first.
+        """
+        import pyarrow.parquet  # type: ignore[import-untyped]
+
+        starts, schemas = [0], []
+        for file in files:
+            with _reading(file):
+                found = pyarrow.parquet.read_metadata(file)
+                schemas.append(found.schema.to_arrow_schema())
+            starts.append(starts[-1] + found.num_rows)
+        for file, schema in zip(files, schemas, strict=True):
+            _refuse_other(f"{file.name}", schema, files[0].name, schemas[0])
+        return cls(files=tuple(files), starts=tuple(starts), schema=schemas[0])
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def where(self, row: int) -> str:
+        """The file and the row within it, from 0."""
+        file = bisect.bisect_right(self.starts, row) - 1
+        return f"row {row - self.starts[file]} of {self.files[file].name}"
+
+    def values(self, column: str) -> list[Any]:
+        """All values of a column, as Python's."""
+        import pyarrow.parquet
+
+        values: list[Any] = []
+        for file in self.files:
+            with _reading(file), pyarrow.parquet.ParquetFile(file) as opened:
+                values += opened.read(columns=[column]).column(column).to_pylist()
+        return values
+
+    def read(self, column: str, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Any, Path]]:
+        """Read some rows, in ascending order; row groups without any of them are not read."""
+        import pyarrow.parquet
+
+        for file, first in zip(self.files, self.starts, strict=False):
+            with _reading(file), pyarrow.parquet.ParquetFile(file) as opened:
+                for group in range(opened.num_row_groups):
+                    after = first + opened.metadata.row_group(group).num_rows
+                    if len(_between(rows, first, after)):
+                        for batch in opened.iter_batches(_BLOCK, row_groups=[group], columns=[column]):
+                            taken = batch.column(column).take(_between(rows, first, first + len(batch)) - first)
+                            yield from ((value, file.parent) for value in taken.to_pylist())
+                            first += len(batch)
+                    first = after
+
+    def fingerprint(self, image: str) -> list[Any]:
+        """What the decoded images depend on: these files, and those that rows without bytes name."""
+        own = [[str(file), *stamp(file)] for file in self.files]
+        return [*own, *([path, *stamp(path)] for path in self._outside(image) if _is_file(path))]
+
+    def _outside(self, image: str) -> Iterator[str]:
+        import pyarrow.parquet
+
+        kind = _kind(self.schema, image)
+        for file in self.files:
+            with _reading(file), pyarrow.parquet.ParquetFile(file) as opened:
+                if kind == "path" or _lacks_bytes(opened.metadata, image):
+                    for batch in opened.iter_batches(columns=[image if kind == "path" else f"{image}.path"]):
+                        for value in batch.column(0).to_pylist():
+                            content = _content(value, file.parent)
+                            if isinstance(content, str):
+                                yield content
+
+
+def _lacks_bytes(metadata: Any, image: str) -> bool:
+    """Whether rows of a column of bytes and paths may have no bytes, by the statistics of the file."""
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema == f"{image}.bytes":
+                found = column.statistics
+                if found is None or not found.has_null_count or found.null_count:
+                    return True
+    names = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
+    return f"{image}.path" in names and f"{image}.bytes" not in names
+
+
+def _between(rows: npt.NDArray[np.int64], first: int, after: int) -> npt.NDArray[np.int64]:
+    return rows[np.searchsorted(rows, first) : np.searchsorted(rows, after)]
+
+
+class _reading:  # noqa: N801 - used like a function
+    """Turn what pyarrow raises on a damaged file into one line that names it."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __enter__(self) -> None:
+        if self._file.stat().st_size == 0:
+            raise InputError(f"{self._file}: the file is empty; fetch it again")
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        import pyarrow
+
+        if isinstance(error, pyarrow.ArrowException | OSError):
+            raise InputError(
+                f"{self._file}: not a readable Parquet file ({one_line(error)}); fetch it again"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hub:
+    """A split of a data set of the hub, as `datasets` loaded it."""
+
+    dataset: Dataset
+    split: str
+
+    @property
+    def schema(self) -> Any:
+        """The Arrow schema, with the metadata of `datasets`."""
+        return self.dataset.features.arrow_schema
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def where(self, row: int) -> str:
+        """The split and the row."""
+        return f"row {row} of split {self.split}"
+
+    def values(self, column: str) -> list[Any]:
+        """All values of a column, as Python's."""
+        return list(self.dataset.select_columns([column]).with_format("arrow")[:][column].to_pylist())
+
+    def read(self, column: str, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Any, Path]]:
+        """Read some rows."""
+        table = self.dataset.select_columns([column]).with_format("arrow")
+        for start in range(0, len(rows), _BLOCK):
+            values = table[rows[start : start + _BLOCK].tolist()][column].to_pylist()
+            yield from ((value, Path.cwd()) for value in values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Column:
+    """The images of a table."""
+
+    table: Table
+    name: str
+
+    def where(self, row: int) -> str:
+        return self.table.where(row)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> Iterator[Content]:
+        for value, folder in self.table.read(self.name, rows):
+            yield _content(value, folder)
+
+
+def _content(value: Any, folder: Path) -> Content:
+    """The bytes or else the path of a row's picture; a relative path begins beside the file of the table."""
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str) and value:
+        return str(folder / value)
+    return value or None
+
+
+def parquet_splits(files: Sequence[File], source: str) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
+    """Sort files into `train` and `val` by the first word of their paths that names a split; say what is left out.
+
+    Raises:
+        InputError: some names have such a word, and another has none.
+    """
+    by_word: dict[str | None, list[Path]] = {}
+    for file in files:
+        word = split_word("/".join(file.parts))
+        by_word.setdefault("train" if word in TRAIN_WORDS else word, []).append(Path(file.path))
+    unnamed = by_word.pop(None, [])
+    if unnamed and by_word:
+        raise InputError(
+            f"{source}: {unnamed[0].name} is of no split, other files are ({said([str(word) for word in by_word])}); "
+            "rename it or move it away"
+        )
+    train = by_word.pop("train", unnamed)
+    held = next((word for word in VAL_WORDS if word in by_word), None)
+    val = by_word.pop(held, []) if held else []
+    if not train:
+        train, val = val, []
+    notes = [f"{counted(len(paths), 'Parquet file')} of {word} left out" for word, paths in by_word.items()]
+    return {"train": tuple(train)} | ({"val": tuple(val)} if val else {}), notes
+
+
+def read_tables(tables: Mapping[str, Table], source: str, *, image: str | None, label: str | None) -> Found:
+    """The rows of tables with their labels, by the columns named or those that are meant.
+
+    Raises:
+        InputError: a column is missing, or does not hold pictures or labels.
+    """
+    first, *others = tables.values()
+    for split, other in zip(list(tables)[1:], others, strict=True):
+        _refuse_other(f"{source}: {split}", other.schema, "train", first.schema)
+    image = image_column(first.schema, source, image)
+    label = _label_column(first.schema, source, label)
+    _refuse_text(first, image, source)
+    where = f"{source}: labels in column {label}"
+    values = {split: table.values(label) for split, table in tables.items()}
+    names = _class_names(first.schema, label)
+    plain: dict[str, list[int | str | None]]
+    if names is not None:
+        codes: dict[Any, int] = {code: code for code in range(len(names))}
+        plain = {split: [_code(value, len(names), where) for value in column] for split, column in values.items()}
+    else:
+        plain = {split: [_label(value, where) for value in column] for split, column in values.items()}
+        known = {value for column in plain.values() for value in column if value is not None}
+        if len(kinds := {type(value) for value in known}) > 1:
+            raise InputError(f"{where} must be whole numbers or names, got both ({len(kinds)} kinds)")
+        names = [str(value) for value in sorted(known)]
+        codes = {value: code for code, value in enumerate(sorted(known))}
+    rows = {
+        split: Rows(
+            images=_Column(table=table, name=image),
+            labels=np.array([codes.get(value, -1) for value in plain[split]], dtype=np.int64),
+            index=np.arange(len(plain[split])),
+        )
+        for split, table in tables.items()
+    }
+    return Found(splits=rows, class_names=names)
+
+
+def _refuse_other(name: str, schema: Any, first_name: str, first: Any) -> None:
+    """Refuse a table that lacks columns of the first, or has other names of classes."""
+    if lacking := [column for column in first.names if column not in schema.names]:
+        raise InputError(f"{name} has no column {lacking[0]}, {first_name} has; give them the same columns")
+    for column in first.names:
+        if (one := _class_names(first, column)) != (other := _class_names(schema, column)) and one and other:
+            raise InputError(
+                f"{name} and {first_name} have other classes in column {column}: {said(other)} there, {said(one)} here"
+            )
+
+
+def _features(schema: Any) -> Mapping[str, Any]:
+    """What `datasets` says of each column in the metadata of a file."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError):
+        return {}
+    return features if isinstance(features, Mapping) else {}
+
+
+def _class_names(schema: Any, column: str) -> list[str] | None:
+    feature = _features(schema).get(column)
+    if not isinstance(feature, Mapping) or feature.get("_type") != "ClassLabel":
+        return None
+    names = feature.get("names")
+    return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def _kind(schema: Any, column: str) -> str | None:
+    """How a column may hold pictures: `picture` (bytes, or bytes and path), `path`, or None."""
+    import pyarrow.types as types  # type: ignore[import-untyped]
+
+    kind = schema.field(column).type
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_struct(kind) and {"bytes", "path"} & {kind.field(index).name for index in range(kind.num_fields)}:
+        return "picture"
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind):
+        return "picture"
+    texts = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    return "path" if texts else None
+
+
+def image_column(schema: Any, source: str, named: str | None) -> str:
+    """The column of images: the one named, or the one that is meant.
+
+    Raises:
+        InputError: there is none, or several.
+    """
+    if named is not None:
+        _refuse_missing(schema, named, source, "image")
+        if _kind(schema, named) is None:
+            raise InputError(
+                f"{source}: column {named} holds {_shown_type(schema, named)}; pictures must be the bytes of their "
+                "files, or bytes and path, or paths, one a row"
+            )
+        return named
+    features = _features(schema)
+    columns: list[str] = schema.names
+    images = [name for name in columns if str((features.get(name) or {}).get("_type")) == "Image"]
+    images = images or [name for name in columns if _kind(schema, name) == "picture"]
+    images = images or [name for name in _PATH_COLUMNS if name in columns and _kind(schema, name) == "path"][:1]
+    meant = [name for name in _IMAGE_COLUMNS if name in images]
+    if not images or (len(images) > 1 and not meant):
+        what = f"several ({', '.join(images)}) and none called image" if images else "none"
+        shown = ", ".join(columns if images else [f"{name} ({_shown_type(schema, name)})" for name in columns])
+        example = images[0] if images else "COLUMN"
+        raise InputError(
+            f"{source}: one column of images is needed, found {what} among columns {shown}; --option image={example} "
+            "names one of bytes, or bytes and path"
+        )
+    return (meant or images)[0]
+
+
+def _label_column(schema: Any, source: str, named: str | None) -> str:
+    if named is not None:
+        _refuse_missing(schema, named, source, "label")
+        return named
+    columns: list[str] = schema.names
+    classes = [name for name in columns if _class_names(schema, name) is not None]
+    meant = [name for name in _LABEL_COLUMNS if name in columns]
+    if not meant and len(classes) != 1:
+        raise InputError(
+            f"{source}: a column of labels is needed, called {', '.join(_LABEL_COLUMNS[:-1])} or {_LABEL_COLUMNS[-1]}; "
+            f"found columns {', '.join(columns)}; --option label=COLUMN names one"
+        )
+    return next((name for name in meant if name in classes), (meant or classes)[0])
+
+
+def _refuse_missing(schema: Any, named: str, source: str, option: str) -> None:
+    if schema.names.count(named) != 1:
+        raise InputError(
+            f"{source}: --option {option}={named} names no column; the columns are {', '.join(schema.names)}"
+        )
+
+
+def _shown_type(schema: Any, column: str) -> str:
+    shown = str(schema.field(column).type)
+    return shown if len(shown) <= 40 else shown[:37] + "..."
+
+
+def _refuse_text(table: Table, column: str, source: str) -> None:
+    """Refuse a column of text in which no row names a file, such as pictures in base64."""
+    if _kind(table.schema, column) != "path":
+        return
+    rows = np.arange(min(_BLOCK, len(table)))
+    texts = [str(folder / value) for value, folder in table.read(column, rows) if isinstance(value, str)]
+    if texts and not any(_is_file(text) for text in texts):
+        raise InputError(
+            f"{source}: column {column} holds text that names no file beside it, such as base64; store the bytes of "
+            "the picture files, or paths"
+        )
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        return False
+
+
+def _label(value: Any, where: str) -> int | str | None:
+    """One label as a whole number or a name; None if there is none. A table of numbers with gaps holds fractions."""
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, int | float):
+        if value % 1 != 0:
+            raise InputError(f"{where} must be whole numbers or names, got {type(value).__name__} {value:g}")
+        return int(value) if value >= 0 else None
+    if isinstance(value, bytes):
+        value = value.decode(errors="backslashreplace")
+    if value is None or isinstance(value, str):
+        return class_name(value) or None if value else None
+    raise InputError(f"{where} must be whole numbers or names, one a row, got {type(value).__name__}")
+
+
+def _code(value: Any, classes: int, where: str) -> int | None:
+    code = _label(value, where)
+    if isinstance(code, str) or (code is not None and code >= classes):
+        raise InputError(f"{where} must be below {classes}, the number of names of classes in the file, got {code}")
+    return code
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of the innermost cause's message, or the name of its class."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
