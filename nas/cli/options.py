@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas.errors import InputError
 
+if TYPE_CHECKING:
+    from nas.data import DataSource
+
 __all__ = [
     "Data",
+    "DataOptions",
     "Device",
     "Effort",
     "Json",
@@ -22,6 +26,7 @@ __all__ = [
     "Supernet",
     "Table",
     "Threads",
+    "read_data",
     "read_fraction",
     "read_seconds",
     "read_settings",
@@ -39,6 +44,14 @@ SearchData = Annotated[
         "--data",
         help="Score on these images: synthetic, a folder of class folders, Parquet files, or a hub data set.",
         show_default="no images",
+    ),
+]
+DataOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        help="NAME=VALUE of the data: image and label name columns, skip_broken=true leaves out what cannot be read.",
+        show_default=False,
     ),
 ]
 Effort = Annotated[
@@ -87,6 +100,30 @@ def read_fraction(name: str, text: str) -> float:
     if not 0 < value < 1:
         raise InputError(f"{name} must be a share such as 2% or 0.02, got {text!r}")
     return value
+
+
+def read_data(data: str | None, options: list[str] | None) -> tuple[DataSource | None, list[str]]:
+    """The source of --data with those of --option that say how it is read, and the other options, which are of proxies.
+
+    Raises:
+        InputError: an option about data without --data, or a value that breaks a rule.
+    """
+    from pydantic import ValidationError
+
+    from nas.data import DataSource
+
+    own = set(DataSource.model_fields) - {"name"}
+    about_data = [text for text in options or [] if text.partition("=")[0] in own]
+    others = [text for text in options or [] if text not in about_data]
+    settings = read_settings(about_data)
+    if data is None:
+        if about_data:
+            raise InputError(f"--option {about_data[0]} says how images are read: give --data as well")
+        return None, others
+    try:
+        return DataSource.model_validate({"name": data, **settings}), others
+    except ValidationError as error:
+        raise InputError.from_validation("--option", error) from error
 
 
 def read_settings(options: list[str] | None, **shorthands: object) -> dict[str, str]:

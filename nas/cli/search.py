@@ -21,6 +21,7 @@ from nas.cli.terminal import data_watch, print_json, say, say_candidate, say_pro
 from nas.errors import InputError, NasError
 
 if TYPE_CHECKING:
+    from nas.data import DataSource
     from nas.latency import LatencyTable
     from nas.networks import SearchSpace
     from nas.proxies import Proxy
@@ -53,7 +54,7 @@ def search(
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", help="NAME=VALUE of the proxy; may be repeated.", show_default=False),
+        typer.Option("--option", help="NAME=VALUE of the proxy or the data; may be repeated.", show_default=False),
     ] = None,
     effort: options.Effort = None,
     supernet: options.Supernet = None,
@@ -91,6 +92,7 @@ def search(
     from nas.report import write_report
     from nas.search import check_budget
 
+    source, option = options.read_data(data, option)
     # Options of a proxy without --proxy are for short training, which alone has any that are needed.
     names = proxy or ("short-training" if option or effort else None)
     if screen is not None and "," not in (names or ""):
@@ -105,7 +107,7 @@ def search(
         space=search_space,
         table=latency_table,
         names={"space": space, "table": table if "/" in table else table_path.name.removesuffix(".json")},
-        data=data,
+        data=source,
         budget_ms=budget_ms,
         confidence=confidence,
         trials=trials,
@@ -140,7 +142,7 @@ class _Asked:
     space: SearchSpace
     table: LatencyTable
     names: dict[str, str]
-    data: str | None
+    data: DataSource | None
     budget_ms: float
     confidence: float | None
     trials: int | None
@@ -220,7 +222,7 @@ def _guided(asked: _Asked, supernet: Path | None) -> SearchResult:
         )
 
 
-def _supernet_of_images(asked: _Asked, data: str, survey: SurveyPlan, started: float) -> Path | None:
+def _supernet_of_images(asked: _Asked, data: DataSource | str, survey: SurveyPlan, started: float) -> Path | None:
     """The supernet of the images: found, or trained now. None if there is too little time for the shortest."""
     from nas.data import load_images
     from nas.search import duration

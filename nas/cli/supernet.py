@@ -31,6 +31,7 @@ _LOG_EVERY_S = 60.0
 def supernet_train(
     space: options.Space = "iformer",
     data: options.Data = "synthetic",
+    option: options.DataOptions = None,
     images: Annotated[
         int, typer.Option(min=1, help="Images that each network of a step sees at most, with repetition.")
     ] = 64_000,
@@ -75,6 +76,9 @@ def supernet_train(
     from nas.training import Limit, SupernetRecipe, Teacher, train_supernet
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    source, others = options.read_data(data, option)
+    if others:
+        raise InputError(f"--option {others[0]}: nas supernet train takes image, label and skip_broken, of the data")
     search_space = SearchSpace.find(space)
     path = out or Path(f"{Path(space).stem}.supernet.safetensors")
     if path.suffix != ".safetensors":
@@ -92,7 +96,7 @@ def supernet_train(
         )
     labeller = Teacher(teacher) if teacher else None
     with data_watch() as watch:
-        image_set = load_images(data, resolution=resolution, seed=seed, progress=watch)
+        image_set = load_images(source or data, resolution=resolution, seed=seed, progress=watch)
         if labeller:
             image_set = labeller.labelled(image_set, progress=watch)
     recipe = SupernetRecipe(images=images, batch_size=batch_size, until=until or None)
@@ -105,6 +109,7 @@ def supernet_train(
     if os.environ.get("RANK", "0") == "0":  # Under torchrun only the first process prints.
         given = {"budget-ms": budget_ms or 1.1, "space": space, "data": data, "table": table}
         words = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in given.items())
+        words += "".join(f" --option {shlex.quote(text)}" for text in option or [])
         say(f"score with it: nas search {words} --proxy supernet --supernet {shlex.quote(str(path))}")
         print_data(str(path))
 

@@ -29,7 +29,7 @@ def validate(
     ] = "accuracy-table",
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", help="NAME=VALUE of the proxies; may be repeated.", show_default=False),
+        typer.Option("--option", help="NAME=VALUE of the proxies or the data; may be repeated.", show_default=False),
     ] = None,
     effort: options.Effort = None,
     supernet: options.Supernet = None,
@@ -74,6 +74,7 @@ def validate(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     latency_table, table_path = LatencyTable.find(table)
     points, further = published_points(table_path, rows)
+    source, option = options.read_data(data, option)
     asked = proxy.split(",")
     settings = options.read_settings(option, effort=effort, supernet=supernet)
     table_name = settings.pop("accuracy_table", "iformer") if _FORETELLS in asked else "iformer"
@@ -110,7 +111,7 @@ def validate(
             return {}
         with data_watch() as watch:
             return build_proxies(
-                ",".join(scoring), data=data or "synthetic", seed=seed, options=settings, progress=watch, band=band
+                ",".join(scoring), data=source or "synthetic", seed=seed, options=settings, progress=watch, band=band
             )
 
     def foretell() -> AccuracyPart:

@@ -26,7 +26,7 @@ from nas.proxies._base import CIRCUMSTANCES, Attempt, Inputs, Proxy, Score, Scor
 from nas.proxies._panel import Panel
 
 if TYPE_CHECKING:
-    from nas.data import Progress
+    from nas.data import DataSource, Progress
 
 __all__ = [
     "CIRCUMSTANCES",
@@ -44,7 +44,7 @@ __all__ = [
 def build_proxies(
     names: str,
     *,
-    data: str,
+    data: str | DataSource,
     seed: int,
     options: Mapping[str, str] | None = None,
     device: str | None = None,

@@ -13,7 +13,7 @@ from nas.networks import Architecture
 if TYPE_CHECKING:
     import torch
 
-    from nas.data import Progress
+    from nas.data import DataSource, Progress
 
 __all__ = ["CIRCUMSTANCES", "Attempt", "Inputs", "Proxy", "Score", "ScoringFailed", "attempt"]
 
@@ -52,7 +52,7 @@ class Inputs:
         band: random networks of the latency band that the scores are for. A panel needs them; other proxies do not.
     """
 
-    data: str
+    data: str | DataSource
     seed: int
     device: str | None = None
     progress: Progress | None = None

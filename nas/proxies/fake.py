@@ -61,4 +61,4 @@ class Options(Record):
 
 def build(options: Options, inputs: Inputs) -> FakeProxy:  # noqa: ARG001 - it has no options
     """Build a fake proxy with the interface of every proxy; it does not open the data and ignores the device."""
-    return FakeProxy(data=inputs.data, seed=inputs.seed)
+    return FakeProxy(data=str(inputs.data), seed=inputs.seed)

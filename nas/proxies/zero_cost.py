@@ -286,7 +286,7 @@ def build(options: Options, inputs: Inputs) -> Counted | ZeroCost:
         InputError: the data cannot be read or has too few images, or the device cannot be used.
     """
     if options.measure == "params" or options.measure == "macs":
-        return Counted(measure=options.measure, data=inputs.data, seed=inputs.seed)
+        return Counted(measure=options.measure, data=str(inputs.data), seed=inputs.seed)
     device = usable_device(inputs.device)
     image_set = load_images(
         inputs.data,
