@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from nas.cli import options
 from nas.cli.terminal import print_data, say
 from nas.errors import InputError
 
@@ -19,7 +20,14 @@ def export(
         str, typer.Argument(help="A reference, an architecture file, - for stdin, or a results folder.")
     ],
     format: Annotated[str, typer.Option("--format", help="onnx, coreml or timm.")],  # noqa: A002 - the option's name
-    weights: Annotated[Path | None, typer.Option(help="Checkpoint to load first.", show_default=False)] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Checkpoint to load first: a safetensors or torch file.", show_default=False)
+    ] = None,
+    weights_key: options.WeightsKey = None,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(min=1, max=2**20, help="Outputs of the classifier.", show_default="as NETWORK says"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default="NETWORK with the suffix")] = None,
 ) -> None:
     """Write a network, or the winner of a run with its weights, for another tool.
@@ -35,17 +43,23 @@ def export(
     run = SearchResult.load(Path(network)) if (Path(network) / "run.json").exists() else None
     if run and weights:
         raise InputError(f"{network} is a run and has its own weights: export its winner.json to use other --weights")
+    if run and num_classes:
+        raise InputError(f"{network} is a run and has the classes of its data: leave --num-classes out")
+    if weights_key and not weights:
+        raise InputError("--weights-key goes with --weights FILE")
     if run:
         name = run.path.resolve().name
     else:
         name, architecture = find_network(network, stdin=sys.stdin.buffer)
+        if num_classes:
+            architecture = architecture.at(num_classes=num_classes)
     path = out or Path(f"{name}{exporter.SUFFIX}")
     if path.suffix != exporter.SUFFIX:
         raise InputError(f"{path}: --format {format} writes a {exporter.SUFFIX} file")
     if run:
         module = run.build_winner()
     elif weights:
-        module = load_model(architecture, weights)
+        module = load_model(architecture, weights, weights_key=weights_key)
     else:
         say("no --weights: the file gets random weights, good for timing only")
         module = build_model(architecture)

@@ -26,6 +26,7 @@ __all__ = [
     "Supernet",
     "Table",
     "Threads",
+    "WeightsKey",
     "read_data",
     "read_fraction",
     "read_seconds",
@@ -61,6 +62,14 @@ Effort = Annotated[
 Supernet = Annotated[
     Path | None,
     typer.Option("--supernet", help="File for --proxy supernet; {seed} in its name is the seed.", show_default=False),
+]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(
+        "--weights-key",
+        help="Which weights to take from a checkpoint of several, such as state_dict.",
+        show_default="the averaged ones",
+    ),
 ]
 Device = Annotated[
     str, typer.Option("--device", help="NAME or NAME://ADDRESS, such as ssh://user@host:22; nas devices lists them.")

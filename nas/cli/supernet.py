@@ -51,8 +51,9 @@ def supernet_train(
     table: options.Table = "iphone13",
     init: Annotated[
         Path | None,
-        typer.Option(help="Begin with the weights of an iFormer (.safetensors, .pth).", show_default=False),
+        typer.Option(help="Begin with the weights of an iFormer (safetensors or torch file).", show_default=False),
     ] = None,
+    weights_key: options.WeightsKey = None,
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -85,6 +86,8 @@ def supernet_train(
         raise InputError(f"{path}: a supernet is a .safetensors file")
     if resolution < 32 or resolution % 32:
         raise InputError(f"--resolution must be a multiple of 32, got {resolution}")
+    if weights_key and not init:
+        raise InputError("--weights-key goes with --init FILE")
     limit = None
     if budget_ms is not None:
         latency_table, table_path = LatencyTable.find(table)
@@ -104,7 +107,15 @@ def supernet_train(
         recipe = recipe.model_copy(update={"label_smoothing": 0.0})  # soft already, and what is scored
     with supernet_watch() as watch_training:
         train_supernet(
-            search_space, image_set, path, recipe=recipe, seed=seed, init=init, limit=limit, on_progress=watch_training
+            search_space,
+            image_set,
+            path,
+            recipe=recipe,
+            seed=seed,
+            init=init,
+            weights_key=weights_key,
+            limit=limit,
+            on_progress=watch_training,
         )
     if os.environ.get("RANK", "0") == "0":  # Under torchrun only the first process prints.
         given = {"budget-ms": budget_ms or 1.1, "space": space, "data": data, "table": table}

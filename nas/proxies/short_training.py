@@ -85,18 +85,21 @@ class StartingPoint:
         name: path of a file with a supernet or with an iFormer, whose parameters have this project's, timm's or the
             authors' names. `{seed}` in the path stands for the seed.
         seed: random seed of the training that starts from these weights.
+        weights_key: which weights of a file of several to take, as in `load_donor`.
     Raises:
         InputError: the file holds neither a supernet nor an iFormer.
     """
 
-    def __init__(self, name: Path, *, seed: int) -> None:
+    def __init__(self, name: Path, *, seed: int, weights_key: str | None = None) -> None:
         self.name, self.path = name, of_seed(name, seed)
         self._donor: Supernet | Network
         if is_supernet(self.path):
+            if weights_key:
+                raise InputError(f"{self.path} is a supernet, which has no --option weights_key: leave it out")
             self._donor = load_supernet(self.path)
         else:
-            self._donor = load_donor(self.path, SearchSpace.find("iformer").references)
-        self.digest = digest(self.path)
+            self._donor = load_donor(self.path, SearchSpace.find("iformer").references, weights_key=weights_key)
+        self.digest = digest(self.path) + (f"#{weights_key}" if weights_key else "")
 
     @property
     def classes(self) -> int:
@@ -305,6 +308,7 @@ class Options(Record):
         precision: number format of matrix products. The default is the faster of fp32 and bf16, timed on this machine.
         init: file of the weights to start from: a supernet, or an iFormer whose parameters have this project's, timm's
             or the authors' names. `{seed}` in the path stands for the seed.
+        weights_key: which weights of `init` to take, if the file has several; without it the averaged ones.
         teacher: network whose soft labels take the place of the data's labels: efficientnet-lite0 or -lite2. From a
             supernet it is that of the supernet.
     """
@@ -314,6 +318,7 @@ class Options(Record):
     resolution: Annotated[int | None, Field(ge=32, multiple_of=32)] = None
     precision: Precision | None = None
     init: Path | None = None
+    weights_key: str | None = None
     teacher: str | None = None
 
 
@@ -326,7 +331,9 @@ def build(options: Options, inputs: Inputs) -> ShortTraining:
     """
     device, seed = usable_device(inputs.device), inputs.seed
     preset = _PRESETS[options.effort]
-    init = StartingPoint(options.init, seed=seed) if options.init else None
+    if options.weights_key and not options.init:
+        raise InputError("--option weights_key goes with --option init=FILE")
+    init = StartingPoint(options.init, seed=seed, weights_key=options.weights_key) if options.init else None
     from_supernet = init is not None and init.is_supernet
     name = options.teacher or (init.teacher if init else None)
     if init and from_supernet and name != init.teacher:

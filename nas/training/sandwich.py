@@ -56,6 +56,7 @@ def train_supernet(
     device: str | None = None,
     precision: Precision | None = None,
     init: Path | None = None,
+    weights_key: str | None = None,
     limit: Limit | None = None,
     on_progress: Callable[[TrainingProgress], None],
 ) -> Path:
@@ -76,6 +77,7 @@ def train_supernet(
             timed on this machine.
         init: file of the weights to start from: an iFormer whose parameters have this project's, timm's or the authors'
             names.
+        weights_key: which weights of `init` to take, if the file has several; without it the averaged ones.
         limit: restricts the training to some networks of the space; by default all are trained.
         on_progress: called after every step, in the first process.
     Raises:
@@ -106,10 +108,11 @@ def train_supernet(
         seed=seed,
         workers=workers,
         init=init,
+        weights_key=weights_key,
         limit=limit.words if limit else None,
         precision=precision,
     )
-    training = Sandwich(space, origin, target, init, limit)
+    training = Sandwich(space, origin, target, init, limit, weights_key=weights_key)
     if begun is not None:
         training.resume(checkpoint, *begun)
         begun = None  # Free the memory: the checkpoint is as large as the training itself.

@@ -63,6 +63,7 @@ class Sandwich:
         device: where to train.
         init: file of the weights to start from.
         limit: restricts the training to some networks.
+        weights_key: which weights of `init` to take, if the file has several.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class Sandwich:
         device: torch.device,
         init: Path | None,
         limit: Limit | None,
+        *,
+        weights_key: str | None = None,
     ) -> None:
         self._space, self._origin, self._device = space, origin, device
         self.done = 0
@@ -83,7 +86,8 @@ class Sandwich:
         largest = [_largest(space, kind).at(**sizes) for kind in sorted(kinds) or ["none"]]
         networks = [initial_network(network, seed=origin.seed) for network in largest]
         if init is not None:
-            donor = load_donor(init, space.references | SearchSpace.find("iformer").references)
+            known = space.references | SearchSpace.find("iformer").references
+            donor = load_donor(init, known, weights_key=weights_key)
             for network in networks:
                 inherit(network, donor)
         weights = SharedWeights.holding(networks)

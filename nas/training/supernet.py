@@ -131,6 +131,7 @@ class Origin(Record):
         seed: int,
         workers: int = 1,
         init: Path | None = None,
+        weights_key: str | None = None,
         limit: str | None = None,
         precision: Precision,
     ) -> Origin:
@@ -142,7 +143,7 @@ class Origin(Record):
             data=image_set.description,
             seed=seed,
             workers=workers,
-            init=digest(init) if init and init.is_file() else None,
+            init=digest(init) + (f"#{weights_key}" if weights_key else "") if init and init.is_file() else None,
             limit=limit,
             recipe=recipe,
             precision=precision,

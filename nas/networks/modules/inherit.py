@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,8 +49,9 @@ from nas.networks.modules.blocks import (
     Stem,
     residual_norms,
 )
+from nas.networks.modules.checkpoint import read_checkpoint
 from nas.networks.modules.network import Network
-from nas.networks.modules.weights import load_model, read_tensors
+from nas.networks.modules.weights import model_of
 
 __all__ = ["Inherited", "inherit", "load_donor"]
 
@@ -129,27 +129,25 @@ def inherit(network: Network, donor: Network) -> Inherited:
     return Inherited(copied=copied, total=sum(parameter.numel() for parameter in network.parameters()))
 
 
-def load_donor(path: Path, known: Mapping[str, Architecture]) -> Network:
+def load_donor(path: Path, known: Mapping[str, Architecture], *, weights_key: str | None = None) -> Network:
     """The network that a checkpoint holds, with all its weights.
 
     Args:
-        path: a .safetensors file of this project, which contains its architecture; or a .safetensors, .pth or .pt file
-            in timm's or the authors' names, which does not.
+        path: a file of this project, which contains its architecture; or one in timm's or the authors' names, which
+            does not. Its own name does not matter.
         known: by name, the architectures that a file of the second kind may have, with any number of classes; the
             first that fits is used.
+        weights_key: which weights to take, if the file has several, as in `read_checkpoint`.
     Raises:
         InputError: the file cannot be read, holds something other than weights, or fits no known network.
     """
-    tensors = read_tensors(path)
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            written = (file.metadata() or {}).get("architecture")
-        if written:
-            return load_model(Architecture.from_json(written, where=f"{path}: architecture"), path)
-    classes = next((len(tensor) for name, tensor in tensors.items() if _CLASSIFIER.search(name)), None)
+    checkpoint = read_checkpoint(path, weights_key=weights_key)
+    if written := checkpoint.metadata.get("architecture"):
+        return model_of(checkpoint, Architecture.from_json(written, where=f"{path}: architecture"))
+    classes = next((len(tensor) for name, tensor in checkpoint.tensors.items() if _CLASSIFIER.search(name)), None)
     for architecture in known.values():
         with suppress(InputError):
-            return load_model(architecture.at(num_classes=classes), path)
+            return model_of(checkpoint, architecture.at(num_classes=classes))
     raise InputError(f"{path}: names no architecture, and its weights fit none of the known ones: {', '.join(known)}")
 
 

@@ -1,40 +1,24 @@
-"""How checkpoints are read and written: this project's names, timm's and the iFormer authors'. Never runs a pickle."""
+"""How weights get into networks and out of them: under this project's names, timm's and the iFormer authors'."""
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
-import numpy as np
-import torch
-from numpy._core.multiarray import scalar as numpy_scalar
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from nas.errors import InputError
 from nas.files import write_beside
 from nas.networks.architecture import Architecture
 from nas.networks.layers import AttentionLayer, ConvLayer, DownsampleLayer, HeadLayer, StemLayer
+from nas.networks.modules.checkpoint import FLOATING, Checkpoint, read_checkpoint, shown
 from nas.networks.modules.network import Network, build_model
 from nas.networks.specs import AttentionSpec, ConvSpec, DownsampleSpec, StageSpec, StemSpec
 
-__all__ = ["load_model", "load_weights", "read_tensors", "save_weights", "to_timm"]
-
-# The authors' .pth files hold more than tensors: their training options, and their best accuracy as numpy scalars.
-# numpy 1 writes the first name of `scalar`, numpy 2 writes the second.
-_HARMLESS: list[Any] = [
-    argparse.Namespace,
-    (numpy_scalar, "numpy.core.multiarray.scalar"),
-    (numpy_scalar, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    np.dtypes.Float64DType,
-]
-
-_WRAPPERS = ("model", "state_dict", "model_ema")
+__all__ = ["load_model", "load_weights", "model_of", "save_weights", "to_timm"]
 
 # Prefixes of the authors' names, with timm's prefixes; the first match is used.
 _AUTHORS_TO_TIMM = (
@@ -47,32 +31,44 @@ _AUTHORS_TO_TIMM = (
     (r"stages\.(\d+)\.(\d+)\.(block\.)?", r"stages.\1.blocks.\2."),
 )
 
+_COUNTER = "num_batches_tracked"
+
 _TIMM_PARTS = {"conv": "c", "norm": "bn", "linear": "l"}
 
 
-def load_model(architecture: Architecture, path: Path) -> Network:
+def load_model(architecture: Architecture, path: Path, *, weights_key: str | None = None) -> Network:
     """Build the network that a file was saved from, with a second classifier if the file has one.
 
+    Args:
+        architecture: of the network, with the file's number of classes.
+        path: a safetensors file or one of torch.save, with any name; the parameters' names are this project's, timm's
+            or the authors'.
+        weights_key: which weights to take, if the file has several, as in `read_checkpoint`.
     Raises:
         InputError: as in `load_weights`.
     """
-    tensors = read_tensors(path)
-    network = build_model(architecture, distillation=_distilled(tensors))
-    _load(network, tensors, path, head=True)
+    return model_of(read_checkpoint(path, weights_key=weights_key), architecture)
+
+
+def model_of(checkpoint: Checkpoint, architecture: Architecture) -> Network:
+    """As `load_model`, from a checkpoint that was read."""
+    network = build_model(architecture, distillation=_distilled(checkpoint.tensors))
+    _load(network, checkpoint, head=True)
     return network
 
 
-def load_weights(network: Network, path: Path, *, head: bool = True) -> None:
-    """Copy the weights of a file into a network.
+def load_weights(network: Network, path: Path, *, head: bool = True, weights_key: str | None = None) -> None:
+    """Copy the weights of a file into a network, converted to the network's precision.
 
     Args:
         network: in training form; changed only if everything fits.
-        path: .safetensors, or .pth or .pt with tensors; the names are this project's, timm's or the authors'.
+        path: as in `load_model`.
         head: also load the classifier; otherwise the network keeps its own, for example for other classes.
+        weights_key: which weights to take, if the file has several, as in `read_checkpoint`.
     Raises:
         InputError: the file cannot be read, holds something other than weights, or does not fit the network.
     """
-    _load(network, read_tensors(path), path, head=head)
+    _load(network, read_checkpoint(path, weights_key=weights_key), head=head)
 
 
 def save_weights(network: Network, path: Path, *, metadata: Mapping[str, str]) -> None:
@@ -104,51 +100,8 @@ def to_timm(network: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {names[key]: tensor for key, tensor in state.items()}, arguments
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file, by their names in the file.
-
-    Raises:
-        InputError: the file cannot be read, or holds something other than weights.
-    """
-    try:
-        match path.suffix:
-            case ".safetensors":
-                content: Any = load_file(path)
-            case ".pth" | ".pt":
-                content = _read_torch(path)
-            case _:
-                raise InputError(f"{path}: weights are .safetensors, .pth or .pt files")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or 'no such file'})") from error
-    except SafetensorError as error:
-        raise _not_weights(path) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
-    named = isinstance(content, dict) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    )
-    if not named or not content:
-        raise InputError(f"{path}: holds no weights of a network")
-    return dict(content)
-
-
-def _read_torch(path: Path) -> Any:
-    with torch.serialization.safe_globals(_HARMLESS):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except OSError:
-            raise
-        except Exception as error:  # The restricted reader fails on a damaged file in many ways.
-            raise _not_weights(path) from error
-
-
-def _not_weights(path: Path) -> InputError:
-    return InputError(f"{path}: not loaded, it is damaged or holds something else than weights")
-
-
-def _load(network: Network, tensors: dict[str, Tensor], path: Path, *, head: bool) -> None:
+def _load(network: Network, checkpoint: Checkpoint, *, head: bool) -> None:
+    path, tensors = checkpoint.path, checkpoint.tensors
     state = network.state_dict()
     if any(name.startswith("layers.") for name in tensors):
         names = {key: key for key in state}
@@ -161,6 +114,8 @@ def _load(network: Network, tensors: dict[str, Tensor], path: Path, *, head: boo
         heads = ("head.", f"layers.{len(network.layers) - 1}.")
         names = {key: name for key, name in names.items() if not name.startswith(heads)}
         given = {name: key for name, key in given.items() if not name.startswith(heads)}
+    # Files that are made for inference leave the counters of the batch norms out.
+    names = {key: name for key, name in names.items() if name in given or not name.endswith(_COUNTER)}
     hint = "; load_model builds the network that fits" if _distilled(given) != _distilled(names.values()) else ""
     if missing := [name for name in names.values() if name not in given]:
         raise InputError(f"{path}: lacks {_first(missing)}, which this network has{hint}")
@@ -168,15 +123,25 @@ def _load(network: Network, tensors: dict[str, Tensor], path: Path, *, head: boo
     if unexpected := [key for name, key in given.items() if name not in common]:
         raise InputError(f"{path}: has {_first(unexpected)}, which this network lacks{hint}")
     for key, name in names.items():
-        theirs, ours = tuple(tensors[given[name]].shape), tuple(state[key].shape)
-        if theirs != ours:
-            hint = "; without the head it may fit" if key.startswith(f"layers.{len(network.layers) - 1}.") else ""
+        tensor = tensors[given[name]]
+        theirs, ours = tuple(tensor.shape), tuple(state[key].shape)
+        if theirs != ours and not (key.endswith(_COUNTER) and tensor.numel() == 1):
+            hint = ""
+            if key.startswith(f"layers.{len(network.layers) - 1}.") and theirs[1:] == ours[1:]:
+                hint = f"; for its classes: --num-classes {theirs[0]}, or architecture.at(num_classes={theirs[0]})"
             raise InputError(f"{path}: {given[name]} has shape {theirs}, the network needs {ours}{hint}")
-    network.load_state_dict(state | {key: tensors[given[name]] for key, name in names.items()})
+        if tensor.dtype not in FLOATING and not key.endswith(_COUNTER):
+            raise InputError(
+                f"{path}: {given[name]} has {str(tensor.dtype).removeprefix('torch.')} numbers; "
+                "weights are float16, bfloat16, float32 or float64"
+            )
+    network.load_state_dict(
+        state | {key: tensors[given[name]].reshape(state[key].shape) for key, name in names.items()}
+    )
 
 
 def _first(names: list[str]) -> str:
-    return f"{names[0]} (and {len(names) - 1} more)" if len(names) > 1 else names[0]
+    return shown(names[0]) + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
 
 
 def _distilled(names: Iterable[str]) -> bool:

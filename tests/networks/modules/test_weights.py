@@ -235,13 +235,6 @@ class TestAuthors:
             "classifier.classifier.l.weight",
         } <= names.keys()
 
-    @pytest.mark.parametrize("wrapper", ["model", "state_dict", "model_ema"])
-    def test_wrapped_weights_are_unwrapped(self, wrapper: str, trained: Trained, tmp_path: Path) -> None:
-        network = trained(build_model(small()))
-        torch.save({wrapper: network.state_dict(), "epoch": 3}, tmp_path / "w.pt")
-
-        assert_equal_outputs(network, load_model(small(), tmp_path / "w.pt"), tolerance=0)
-
 
 class _Payload:
     def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
@@ -255,16 +248,10 @@ class TestErrors:
 
         message = error_of(load_model, small(), Path("evil.pth"))
 
-        assert message == "evil.pth: not loaded, it is damaged or holds something else than weights"
+        assert message == (
+            "evil.pth: not loaded, unpickling it would run posix.system: trust neither the file nor its source"
+        )
         assert not Path("ran").exists()
-
-    @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-    def test_damaged_file(self, name: str, tmp_path: Path) -> None:
-        (tmp_path / name).write_bytes(b"no weights at all")
-
-        message = error_of(load_model, small(), tmp_path / name)
-
-        assert f"{tmp_path}/{name}: not loaded, it is damaged or holds something else than weights" == message
 
     @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
     def test_missing_file(self, name: str, tmp_path: Path) -> None:
@@ -272,21 +259,10 @@ class TestErrors:
 
         assert message.startswith(f"{tmp_path}/{name}: cannot be read (")
 
-    def test_unknown_ending(self, tmp_path: Path) -> None:
-        message = error_of(load_model, small(), tmp_path / "w.bin")
-
-        assert f"{tmp_path}/w.bin: weights are .safetensors, .pth or .pt files" == message
-
     def test_file_without_weights(self, tmp_path: Path) -> None:
         torch.save({"epoch": 3}, tmp_path / "w.pt")
 
         assert f"{tmp_path}/w.pt: holds no weights of a network" == error_of(load_model, small(), tmp_path / "w.pt")
-
-    @pytest.mark.parametrize("content", [b"", b"no checkpoint", bytes(range(256))])
-    def test_file_of_something_else(self, tmp_path: Path, content: bytes) -> None:
-        (tmp_path / "w.pth").write_bytes(content)
-
-        assert error_of(load_model, small(), tmp_path / "w.pth").startswith(f"{tmp_path}/w.pth: not loaded")
 
     def test_missing_tensor(self, tmp_path: Path) -> None:
         weights = build_model(small()).state_dict()
@@ -317,7 +293,7 @@ class TestErrors:
 
         assert (
             f"{tmp_path}/w.safetensors: head.head.l.weight has shape (10, 32), the network needs (7, 32); "
-            "without the head it may fit" == message
+            "for its classes: --num-classes 10, or architecture.at(num_classes=10)" == message
         )
         assert torch.equal(before, network.state_dict()["layers.0.first.conv.weight"])
 
