@@ -96,6 +96,8 @@ def decode(content: bytes | str, resolution: int) -> npt.NDArray[np.uint8] | npt
 
 
 def _why(error: Exception, content: bytes | str) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"no file {error.filename}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     from PIL import Image, UnidentifiedImageError

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -294,21 +295,21 @@ def _refuse_other(name: str, schema: Any, first_name: str, first: Any) -> None:
             )
 
 
-def _features(schema: Any) -> Mapping[str, Any]:
-    """What `datasets` says of each column in the metadata of a file."""
+def _feature(schema: Any, column: str) -> Mapping[str, Any]:
+    """What `datasets` says of a column in the metadata of a file."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
     except (KeyError, ValueError, TypeError):
         return {}
-    return features if isinstance(features, Mapping) else {}
+    return feature if isinstance(feature, Mapping) else {}
 
 
 def _class_names(schema: Any, column: str) -> list[str] | None:
-    feature = _features(schema).get(column)
-    if not isinstance(feature, Mapping) or feature.get("_type") != "ClassLabel":
-        return None
+    feature = _feature(schema, column)
     names = feature.get("names")
-    return [str(name) for name in names] if isinstance(names, list) else None
+    if feature.get("_type") != "ClassLabel" or not isinstance(names, list):
+        return None
+    return [str(name) for name in names]
 
 
 def _kind(schema: Any, column: str) -> str | None:
@@ -340,9 +341,8 @@ def image_column(schema: Any, source: str, named: str | None) -> str:
                 "files, or bytes and path, or paths, one a row"
             )
         return named
-    features = _features(schema)
     columns: list[str] = schema.names
-    images = [name for name in columns if str((features.get(name) or {}).get("_type")) == "Image"]
+    images = [name for name in columns if _feature(schema, name).get("_type") == "Image"]
     images = images or [name for name in columns if _kind(schema, name) == "picture"]
     images = images or [name for name in _PATH_COLUMNS if name in columns and _kind(schema, name) == "path"][:1]
     meant = [name for name in _IMAGE_COLUMNS if name in images]
@@ -408,9 +408,9 @@ def _label(value: Any, where: str) -> int | str | None:
     """One label as a whole number or a name; None if there is none. A table of numbers with gaps holds fractions."""
     if isinstance(value, bool):
         return str(value)
-    if isinstance(value, float) and math.isnan(value):
+    if isinstance(value, float | Decimal) and math.isnan(value):
         return None
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | Decimal):
         if value % 1 != 0:
             raise InputError(f"{where} must be whole numbers or names, got {type(value).__name__} {value:g}")
         return int(value) if value >= 0 else None

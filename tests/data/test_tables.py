@@ -1,0 +1,379 @@
+"""Parquet files and tables of the hub: which columns are meant, and what rows without a picture or label mean."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import unicodedata
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, DatasetDict
+from PIL import Image
+
+from nas.data import DataSource, ImageSet, load, load_images
+from nas.errors import InputError
+
+CLASSES = ("cat", "dog")
+LABELS = [0, 1] * 6
+NAMES = [CLASSES[label] for label in LABELS]
+BOTH_FORMS = [unicodedata.normalize(("NFC", "NFD")[row // 6], f"ü{name}") for row, name in enumerate(NAMES)]
+PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path_factory.mktemp("cache")))
+    load._say.cache_clear()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "pets.parquet"
+
+
+class TestImages:
+    @pytest.mark.parametrize("kind", ["struct", "binary", "large_binary", "dictionary"])
+    def test_bytes_are_read_in_every_form(self, file: Path, kind: str) -> None:
+        columns = {
+            "struct": pa.array(_structs(), PICTURE),
+            "binary": pa.array(_pngs(), pa.binary()),
+            "large_binary": pa.array(_pngs(), pa.large_binary()),
+            "dictionary": pa.array(_pngs(), pa.binary()).dictionary_encode(),
+        }
+
+        image_set = _load(_write(file, image=columns[kind], label=LABELS))
+
+        _shows(image_set, "0", "1")
+
+    @pytest.mark.parametrize("text", [False, True])
+    def test_paths_are_relative_to_the_file(self, file: Path, text: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        (file.parent / "pictures").mkdir()
+        (file.parent / "elsewhere").mkdir()
+        paths = [f"pictures/{index}.png" for index in range(len(LABELS))]
+        for path, content in zip(paths, _pngs(), strict=True):
+            (file.parent / path).write_bytes(content)
+        structs = pa.array([{"bytes": None, "path": path} for path in paths], PICTURE)
+        _write(file, image=paths if text else structs, label=LABELS)
+        monkeypatch.chdir(file.parent / "elsewhere")
+
+        before = _load(file)
+        _shows(before, "0", "1")
+        (file.parent / "pictures" / "0.png").write_bytes(_png(0, 255))  # the cache is checked by these files, too
+
+        assert not _equal(before, _load(file))
+
+    def test_a_path_that_leads_nowhere_is_named_by_its_row(self, file: Path) -> None:
+        structs: list[dict[str, Any]] = _structs()
+        structs[5] = {"bytes": None, "path": "gone.png"}
+        _write(file, image=pa.array(structs, PICTURE), label=LABELS)
+
+        with pytest.raises(InputError, match=r"row 5 of pets\.parquet: not an image .*\(no file .*gone\.png\)"):
+            _load(file)
+
+    @pytest.mark.parametrize("missing", [None, {"bytes": None, "path": None}, {"bytes": b"", "path": ""}])
+    def test_a_row_without_an_image_is_named(self, file: Path, missing: object) -> None:
+        structs: list[Any] = _structs()
+        structs[7] = missing
+        _write(file, image=pa.array(structs, PICTURE), label=LABELS)
+
+        with pytest.raises(
+            InputError, match=r"^row 7 of pets\.parquet has no image; fetch it again, or leave"
+        ) as caught:
+            _load(file)
+        assert caught.value.exit_code == 2
+
+    def test_rows_without_an_image_are_listed_at_once_or_left_out(
+        self, file: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        images: list[bytes | None] = [*_pngs()]
+        images[2], images[3], images[9] = None, b"", b"no picture"
+        _write(file, image=pa.array(images, pa.binary()), label=LABELS)
+
+        with pytest.raises(
+            InputError,
+            match=r"3 of 12 images cannot be read: row 2 of pets\.parquet, row 3 of pets\.parquet \(no image\); row 9",
+        ):
+            _load(file)
+        image_set = _load(file, skip_broken=True)
+
+        _shows(image_set, "0", "1", count=9)
+        assert caplog.messages == [f"{file}: 3 broken images left out"]
+
+    def test_rows_are_named_in_their_file_over_row_groups(self, tmp_path: Path) -> None:
+        for name, broken in (("train-0", None), ("train-1", 8)):
+            images: list[bytes | None] = [*_pngs()]
+            if broken:
+                images[broken] = None
+            table = pa.table({"image": pa.array(images, pa.binary()), "label": LABELS})
+            pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=5)
+
+        with pytest.raises(InputError, match=r"row 8 of train-1\.parquet has no image"):
+            _load(tmp_path)
+        _shows(_load(tmp_path, skip_broken=True), "0", "1", count=23)
+        limited = load_images(str(tmp_path / "train-0.parquet"), resolution=32, seed=0, train_limit=4, val_limit=2)
+        _shows(limited, "0", "1", count=6)
+
+    @pytest.mark.parametrize(
+        ("column", "message"),
+        [
+            (
+                [[1, 2]] * 12,
+                r"found none among columns image \(list<element: int64>\), label \(int64\); --option image=C",
+            ),
+            (
+                [[{"bytes": b"x", "path": "x"}]] * 12,
+                r"found none among columns image \(list<element: struct<bytes: bina",
+            ),
+            (
+                [base64.b64encode(b"png" * 200).decode()] * 12,
+                "column image holds text that names no file beside it, su",
+            ),
+            (["https://host/1.png"] * 12, "column image holds text that names no file beside it"),
+        ],
+    )
+    def test_columns_of_another_kind_get_one_line(self, file: Path, column: list[Any], message: str) -> None:
+        with pytest.raises(InputError, match=message) as caught:
+            _load(_write(file, image=column, label=LABELS))
+        assert "\n" not in str(caught.value)
+
+    def test_the_column_can_be_named(self, file: Path) -> None:
+        other = pa.array([_png(2, 200 + index) for index in range(12)], pa.binary())
+        _write(file, photo=pa.array(_pngs(), pa.binary()), thumbnail=other, label=LABELS)
+
+        with pytest.raises(InputError, match=r"several \(photo, thumbnail\) .*; --option image=photo names one"):
+            _load(file)
+        _shows(_load(file, image="photo"), "0", "1")
+        with pytest.raises(
+            InputError, match=r"--option image=foto names no column; the columns are photo, thumbnail, l"
+        ):
+            _load(file, image="foto")
+        with pytest.raises(InputError, match="column label holds int64; pictures must be the bytes of their files"):
+            _load(file, image="label")
+        assert not _equal(_load(file, image="photo"), _load(file, image="thumbnail"))
+
+    def test_image_comes_before_other_columns_of_pictures(self, file: Path) -> None:
+        thumbnails = pa.array([_png(2, 200)] * 12, pa.binary())
+
+        _shows(_load(_write(file, thumbnail=thumbnails, image=pa.array(_pngs()), label=LABELS)), "0", "1")
+
+
+class TestLabels:
+    @pytest.mark.parametrize(
+        ("values", "names"),
+        [
+            (NAMES, CLASSES),
+            (pa.array(NAMES).dictionary_encode(), CLASSES),
+            (pa.array(NAMES, pa.large_string()), CLASSES),
+            ([f"{name} " if index % 3 else f" {name}" for index, name in enumerate(NAMES)], CLASSES),
+            (BOTH_FORMS, ("ücat", "üdog")),
+            (pa.array(LABELS, pa.uint8()), ("0", "1")),
+            ([float(label) for label in LABELS], ("0", "1")),
+            ([Decimal(label) for label in LABELS], ("0", "1")),
+            ([bool(label) for label in LABELS], ("False", "True")),
+            ([name.encode() for name in NAMES], CLASSES),
+            ([9 * label + 1 for label in LABELS], ("1", "10")),
+        ],
+    )
+    def test_labels_are_read_in_every_form(self, file: Path, values: Any, names: tuple[str, str]) -> None:
+        _shows(_load(_write(file, image=pa.array(_structs(), PICTURE), label=values)), *names)
+
+    def test_the_column_can_be_named(self, file: Path) -> None:
+        _write(file, __key__=[str(row) for row in range(12)], jpg=pa.array(_structs(), PICTURE), cls=LABELS)
+
+        with pytest.raises(InputError, match=r"found columns __key__, jpg, cls; --option label=COLUMN names one$"):
+            _load(file)
+        _shows(_load(file, label="cls"), "0", "1")
+        with pytest.raises(InputError, match="--option label=kind names no column; the columns are __key__, jpg, cls"):
+            _load(file, label="kind")
+
+    @pytest.mark.parametrize("value", [None, -1, float("nan")])
+    def test_a_row_without_a_label_is_named_or_left_out(
+        self, file: Path, value: float | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        labels: list[Any] = [*LABELS]
+        labels[4] = value
+        _write(file, image=pa.array(_pngs()), label=labels)
+
+        with pytest.raises(
+            InputError, match=r"row 4 of pets\.parquet has no label \(1 such rows\); remove these rows, o"
+        ):
+            _load(file)
+        _shows(_load(file, skip_broken=True), "0", "1", count=11)
+        assert caplog.messages == [f"{file}: 1 row without a label left out"]
+
+    @pytest.mark.parametrize("value", ["", "  ", None])
+    def test_an_empty_name_is_no_label(self, file: Path, value: str | None) -> None:
+        with pytest.raises(InputError, match=r"row 3 of pets\.parquet has no label"):
+            _load(_write(file, image=pa.array(_pngs()), label=[*NAMES[:3], value, *NAMES[4:]]))
+
+    @pytest.mark.parametrize(
+        ("value", "got"),
+        [
+            ([[label] for label in LABELS], "list"),
+            ([{"id": label} for label in LABELS], "dict"),
+            ([0.5] * 12, "float 0.5"),
+            ([float("inf")] * 12, "float inf"),
+            (pa.array([0] * 12, pa.date32()), "date"),
+        ],
+    )
+    def test_labels_of_another_kind_get_one_line(self, file: Path, value: Any, got: str) -> None:
+        with pytest.raises(InputError, match=rf"labels in column label must be whole numbers or names.*, got {got}$"):
+            _load(_write(file, image=pa.array(_pngs()), label=value))
+
+    def test_a_label_above_the_names_of_the_file_is_named(self, file: Path) -> None:
+        features = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+        table = pa.table({"image": pa.array(_structs(), PICTURE), "label": [*LABELS[:-1], 2]})
+        pq.write_table(
+            table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), file
+        )
+
+        with pytest.raises(InputError, match=r"labels in column label must be below 2, the number of names .*, got 2"):
+            _load(file)
+
+    @pytest.mark.parametrize("metadata", [b"no", b"[]", b'{"info": {"features": {"image": 7, "label": {"names": 3}}}}'])
+    def test_odd_metadata_is_ignored(self, file: Path, metadata: bytes) -> None:
+        table = pa.table({"image": pa.array(_structs(), PICTURE), "label": LABELS})
+        pq.write_table(table.replace_schema_metadata({b"huggingface": metadata}), file)
+
+        _shows(_load(file), "0", "1")
+
+
+class TestSplits:
+    def test_a_validation_class_that_train_lacks_is_refused_by_name(self, tmp_path: Path) -> None:
+        _write(tmp_path / "train.parquet", image=pa.array(_pngs()), label=NAMES)
+        _write(tmp_path / "val.parquet", image=pa.array(_pngs()), label=[*NAMES[:-2], "cow", "owl"])
+
+        with pytest.raises(InputError, match="validation has classes that train has no image of: cow, owl; give both"):
+            _load(tmp_path)
+
+    def test_a_validation_row_without_a_label_is_named(self, tmp_path: Path) -> None:
+        _write(tmp_path / "train.parquet", image=pa.array(_pngs()), label=NAMES)
+        _write(tmp_path / "val.parquet", image=pa.array(_pngs()), label=[*NAMES[:-1], None])
+
+        with pytest.raises(InputError, match=r"row 11 of val\.parquet has no label"):
+            _load(tmp_path)
+        assert len(_load(tmp_path, skip_broken=True).val_labels) == 11
+
+    def test_a_test_split_without_labels_is_said(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        _write(tmp_path / "train.parquet", image=pa.array(_pngs()), label=LABELS)
+        _write(tmp_path / "test.parquet", image=pa.array(_pngs()), label=[-1] * 12)
+
+        assert len(_load(tmp_path).val_labels) == 2
+        assert caplog.messages == [f"{tmp_path}: 12 validation images without labels left out"]
+
+    def test_splits_that_are_not_used_are_said(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        for name in ("train", "validation", "test"):
+            _write(tmp_path / f"{name}.parquet", image=pa.array(_pngs()), label=LABELS)
+        (tmp_path / "README.md").write_text("pets")
+
+        assert len(_load(tmp_path).val_labels) == 12
+        assert caplog.messages == [f"{tmp_path}: 1 .md left out; 1 Parquet file of test left out"]
+
+    def test_a_file_of_no_split_beside_others_is_refused(self, tmp_path: Path) -> None:
+        for name in ("train", "holdout"):
+            _write(tmp_path / f"{name}.parquet", image=pa.array(_pngs()), label=LABELS)
+
+        with pytest.raises(InputError, match=r"holdout\.parquet is of no split, other files are \(train\); rename it"):
+            _load(tmp_path)
+
+    def test_files_with_other_columns_or_classes_are_refused(self, tmp_path: Path) -> None:
+        _write(tmp_path / "a.parquet", image=pa.array(_pngs()), label=LABELS)
+        _write(tmp_path / "b.parquet", image=pa.array(_pngs()), kind=LABELS)
+
+        with pytest.raises(InputError, match=r"b\.parquet has no column label, a\.parquet has; give them the same"):
+            _load(tmp_path)
+        _write(tmp_path / "b.parquet", image=pa.array(_pngs()), label=NAMES)
+        with pytest.raises(InputError, match="labels in column label must be whole numbers or names, got both"):
+            _load(tmp_path)
+
+    def test_class_folders_beside_parquet_are_ambiguous(self, tmp_path: Path) -> None:
+        _write(tmp_path / "train.parquet", image=pa.array(_pngs()), label=LABELS)
+        for name in CLASSES:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "x.png").write_bytes(_png(0, 100))
+
+        with pytest.raises(
+            InputError, match=r"class folders of pictures and Parquet files; give --data '.*/\*\.parquet'"
+        ):
+            _load(tmp_path)
+        _shows(_load(tmp_path / "*.parquet"), "0", "1")
+
+    def test_a_pattern_over_folders_tells_splits_by_the_folders(self, tmp_path: Path) -> None:
+        for name in ("train", "val"):
+            (tmp_path / name).mkdir()
+            _write(tmp_path / name / "x.parquet", image=pa.array(_pngs()), label=LABELS)
+
+        assert len(_load(tmp_path / "*" / "*.parquet").val_labels) == 12
+
+    def test_a_damaged_page_is_one_line_that_names_the_file(self, file: Path) -> None:
+        _write(file, image=pa.array(_pngs()), label=LABELS)
+        content = bytearray(file.read_bytes())
+        content[4:200] = bytes(196)
+        file.write_bytes(content)
+
+        with pytest.raises(
+            InputError, match=r"pets\.parquet: not a readable Parquet file \(.+\); fetch it again"
+        ) as caught:
+            _load(file)
+        assert "\n" not in str(caught.value)
+
+    def test_a_table_without_rows_is_refused(self, file: Path) -> None:
+        with pytest.raises(InputError, match="there are no images in it"):
+            _load(_write(file, image=pa.array([], pa.binary()), label=pa.array([], pa.int64())))
+
+
+def test_columns_of_the_hub_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Dataset.from_dict({"jpg": _pngs(), "other": _pngs(), "cls": NAMES})
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="abc"))
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: DatasetDict({"train": rows}))
+
+    image_set = load_images(DataSource(name="owner/name", image="jpg", label="cls"), resolution=32, seed=0)
+
+    _shows(image_set, *CLASSES)
+
+
+def _load(source: Path, **options: object) -> ImageSet:
+    return load_images(DataSource(name=str(source), **options), resolution=32, seed=0)
+
+
+def _write(path: Path, **columns: Any) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def _png(channel: int, value: int) -> bytes:
+    pixels = np.zeros((40, 40, 3), dtype=np.uint8)
+    pixels[..., channel] = value
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _pngs() -> list[bytes]:
+    """Red cats and green dogs."""
+    return [_png(label, 100 + row) for row, label in enumerate(LABELS)]
+
+
+def _structs() -> list[dict[str, Any]]:
+    return [{"bytes": content, "path": f"{row}.png"} for row, content in enumerate(_pngs())]
+
+
+def _shows(image_set: ImageSet, *names: str, count: int = 12) -> None:
+    """Check the classes, and that each image has the colour of its class."""
+    assert image_set.class_names == names
+    images = [*image_set.train_images, *image_set.val_images]
+    labels = image_set.train_labels.tolist() + image_set.val_labels.tolist()
+    assert len(labels) == count
+    assert [int(image.float().mean((1, 2)).argmax()) for image in images] == labels
+
+
+def _equal(one: ImageSet, other: ImageSet) -> bool:
+    return one.train_images.equal(other.train_images) and one.val_images.equal(other.val_images)
