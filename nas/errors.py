@@ -8,17 +8,82 @@
     ├── BudgetError           4  no network of the space meets the budget
     └── DeviceError           5  a device that cannot be used from here
 
-Each message is one line. It names the place, the rule and what to do next.
+Each message is one line. It names the place, the rule and what to do next. What it quotes from outside, such as the
+name of a file, is shown by `visible`, and passwords in it by `masked`.
 """
 
 from __future__ import annotations
 
+import re
+import reprlib
 from typing import TYPE_CHECKING, ClassVar
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = ["BudgetError", "DeviceError", "InputError", "MissingLatencyError", "NasError"]
+__all__ = [
+    "BudgetError",
+    "DeviceError",
+    "InputError",
+    "MissingLatencyError",
+    "NasError",
+    "is_masked",
+    "masked",
+    "secrets_of",
+    "visible",
+]
+
+_PART, _MESSAGE = 60, 200  # characters of a quoted value or key, and of a rule
+_MASK = "***"
+# What stands between the user and the last @ of a URL: a password may itself have an @ or a / that nobody quoted.
+_LOGIN = re.compile(r"([A-Za-z][\w+.-]*://[^\s:@/?#]*:)(\S+)(?=@)")
+_QUERY = re.compile(r"([?&;][^=&\s]*(?:pass|pwd|secret|token)[^=&\s]*=)([^&\s]+)", re.IGNORECASE)
+_SHORTEST_SECRET = 3  # characters; shorter ones are hidden in URLs only, as they occur in any text
+
+
+def visible(text: str, *, limit: int | None = None) -> str:
+    r"""A text on one line, as a terminal can show it: what is not printed is written as an escape sequence.
+
+    These are control characters and line breaks, marks that turn the direction of writing, spaces that are no plain
+    space, and bytes of a file name that are not UTF-8.
+
+    Args:
+        text: any text from outside.
+        limit: most characters to return. Of a longer text the middle is left out: a message begins with the place and
+            ends with what to do.
+    Example:
+        >>> visible("a\nb\u202e.txt")
+        'a\\nb\\u202e.txt'
+        >>> visible("abcdefghijkl", limit=9)
+        'ab ... kl'
+    """
+    shown = text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    if limit is None or len(shown) <= limit:
+        return shown
+    kept = limit - len(" ... ")
+    return f"{shown[: kept - kept // 2]} ... {shown[len(shown) - kept // 2 :]}"
+
+
+def masked(text: str) -> str:
+    """A text with *** in place of each password of a URL in it.
+
+    Example:
+        >>> masked("--storage postgresql://me:secret@host/db?sslpassword=x")
+        '--storage postgresql://me:***@host/db?sslpassword=***'
+    """
+    return _QUERY.sub(rf"\g<1>{_MASK}", _LOGIN.sub(rf"\g<1>{_MASK}", text))
+
+
+def is_masked(url: str) -> bool:
+    """Whether a password of a URL is only the *** that `masked` wrote."""
+    return any(found[2] == _MASK for pattern in (_LOGIN, _QUERY) for found in pattern.finditer(url))
+
+
+def secrets_of(url: str) -> set[str]:
+    """The passwords of a URL, as they are written and as they are meant; very short ones left out."""
+    written = {found[2] for pattern in (_LOGIN, _QUERY) for found in pattern.finditer(url)} - {_MASK}
+    return {secret for secret in written | set(map(unquote, written)) if len(secret) >= _SHORTEST_SECRET}
 
 
 class NasError(Exception):
@@ -38,7 +103,7 @@ class InputError(NasError):
 
         The line describes the first problem and gives the number of other problems.
         """
-        problems = error.errors(include_url=False)
+        problems = error.errors(include_url=False, include_context=False)
         places = [problem["loc"] for problem in problems]
         # Pydantic reports a tuple with a wrong item as too short as well. Only the item is of interest.
         first, *others = [
@@ -55,7 +120,7 @@ class InputError(NasError):
         elif first["type"] not in ("value_error", "json_invalid"):
             message = f"{message[0].lower()}{message[1:]}, got {_short(first['input'])}"
         more = f" (and {len(others)} more)" if others else ""
-        return cls(f"{where}: {path}{': ' if path else ''}{message}{more}")
+        return cls(f"{where}: {path}{': ' if path else ''}{visible(message, limit=_MESSAGE)}{more}")
 
 
 class MissingLatencyError(NasError):
@@ -88,10 +153,18 @@ def _path(location: tuple[str | int, ...]) -> str:
             continue  # Pydantic puts the type of a block behind its index. The file does not have it there.
         if str(part).startswith("<"):
             continue  # The tag of a union is not in the file either.
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path
+        name = visible(str(part), limit=_PART)
+        path += f"[{part}]" if isinstance(part, int) else f".{name}" if path else name
+    return visible(path, limit=_MESSAGE)
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    """The value in a few words, whatever its size and depth."""
+    try:
+        return visible(_SHORT.repr(value), limit=_PART)
+    except ValueError:  # Python does not write whole numbers of thousands of digits.
+        return "a number of thousands of digits"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = _PART

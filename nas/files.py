@@ -3,35 +3,63 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from nas.errors import InputError
 
 __all__ = [
+    "MOST",
+    "Amount",
+    "Milliseconds",
+    "Number",
     "Record",
+    "Scale",
     "append_record",
     "cache_folder",
     "digest",
     "digest_of",
     "drop_half_line",
+    "read_bytes",
     "read_record",
     "read_records",
+    "read_text",
     "write_beside",
 ]
 
 R = TypeVar("R", bound="Record")
 _DIGITS = 16
+MOST = 1e9  # of any number in a table: in ms some eleven days
+_MOST_BYTES = 256 * 2**20  # of a document; 100,000 candidates of a search are some 240 MB
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # that some editors and spreadsheets put before UTF-8
+_OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16, and UTF-32 of one byte order
+
+
+def _no_negative_zero(value: float) -> float:
+    if value == 0 and math.copysign(1, value) < 0:
+        raise ValueError("must not be negative, got -0.0")
+    return value
+
+
+# Numbers of tables. Within these limits no sum, ratio or square of them overflows.
+Number = Annotated[float, Field(ge=-MOST, le=MOST)]
+Amount = Annotated[float, Field(ge=0, le=MOST), AfterValidator(_no_negative_zero)]
+Scale = Annotated[float, Field(ge=1 / MOST, le=MOST)]
+Milliseconds = Scale
 
 
 class Record(BaseModel):
-    """Base of everything that is read from or written to a file: frozen, and an unknown key is an error."""
+    """Base of everything that is read from or written to a file: frozen, and an unknown key is an error.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    Numbers are finite: JSON has no others.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
 def cache_folder(part: str, *, keeps: str | None = None) -> Path:
@@ -99,16 +127,47 @@ def append_record(path: Path, record: Record) -> None:
         os.fsync(file.fileno())
 
 
+def read_bytes(path: Path) -> bytes:
+    """The content of a document, without a byte order mark.
+
+    Raises:
+        InputError: the file cannot be read, is too large for what nas reads, or is UTF-16.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except (OSError, ValueError) as error:  # A name with a NUL is a ValueError.
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if len(content) > _MOST_BYTES:
+        raise InputError(f"{path}: larger than {_MOST_BYTES >> 20} MiB, so not a file of nas")
+    if content.startswith(_OTHER_ENCODINGS):
+        raise InputError(f"{path}: is text in UTF-16: save it as UTF-8")
+    return content.removeprefix(_BYTE_ORDER_MARK)
+
+
+def read_text(path: Path) -> str:
+    """The text of a document.
+
+    Raises:
+        InputError: as for `read_bytes`, or it is not UTF-8.
+    """
+    content = read_bytes(path)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}, line {line}: is not text in UTF-8: save it as UTF-8") from error
+
+
 def read_record(path: Path, kind: type[R]) -> R:
     """Read the one record of a JSON file. Reading never runs code.
 
     Raises:
         InputError: the file is unreadable, is not JSON, or has an unknown key or a value that breaks a rule.
     """
+    content = read_bytes(path)
     try:
-        return kind.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        return kind.model_validate_json(content)
     except ValidationError as error:
         raise InputError.from_validation(str(path), error) from error
 
@@ -120,10 +179,7 @@ def read_records(path: Path, kind: type[R]) -> list[R]:
         InputError: the file cannot be read, or a line is not such a record.
     """
     records = []
-    try:
-        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    lines = read_bytes(path).split(b"\n") if path.exists() else [b""]
     for number, line in enumerate(lines[:-1], start=1):  # What follows the last newline is unfinished or empty.
         try:
             records.append(kind.model_validate_json(line))

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from nas.errors import InputError
 from nas.files import Record
 
 __all__ = ["Kernel", "Labels", "Process", "check_columns", "covariance", "squared_distance"]
@@ -95,7 +96,13 @@ class Process:
 
         self.kernel, self.traits, self.labels, self.targets = kernel, traits, labels, targets
         noise = kernel.noise**2 * np.eye(len(targets))
-        known = cho_factor(covariance(kernel, traits, labels, traits, labels) + noise, lower=True)
+        try:
+            known = cho_factor(covariance(kernel, traits, labels, traits, labels) + noise, lower=True)
+        except np.linalg.LinAlgError as error:
+            raise InputError(
+                "the rows and the kernel of the accuracy table do not go together: make it again "
+                "(accuracy_tables/README.md)"
+            ) from error
         self._solve: Callable[[Array], Array] = partial(cho_solve, known)
         self._weights = self._solve(targets)
 

@@ -12,14 +12,13 @@ from pydantic import Field, model_validator
 
 from nas.accuracy.process import Kernel, Labels, Process, check_columns
 from nas.accuracy.traits import TRAITS
-from nas.files import Record
+from nas.files import Amount, Number, Record, Scale
 
 __all__ = ["INTERVAL", "Errors", "Published", "Row"]
 
 Array = npt.NDArray[np.float64]
 INTERVAL = 1.6449  # half of a 90 % interval, in standard deviations
 
-_Number = Annotated[float, Field(allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Percent = Annotated[float, Field(ge=0, lt=100)]
 
@@ -41,7 +40,7 @@ class Row(Record):
     recipe: str
     distilled: bool = False
     top1: _Percent
-    traits: tuple[_Number, ...]
+    traits: tuple[Number, ...]
 
 
 class Errors(Record):
@@ -56,9 +55,9 @@ class Errors(Record):
     """
 
     networks: int
-    mean: _Number
-    worst: _Number
-    tau: _Number
+    mean: Number
+    worst: Number
+    tau: Number
     covered: _Share
 
     def describe(self) -> str:
@@ -87,15 +86,15 @@ class Published(Record):
     """
 
     traits: tuple[str, ...]
-    centre: tuple[_Number, ...]
-    scale: tuple[_Number, ...]
-    target_centre: _Number
-    target_scale: _Number
+    centre: tuple[Number, ...]
+    scale: tuple[Scale, ...]
+    target_centre: Number
+    target_scale: Scale
     kernel: Kernel
-    widening: _Number
+    widening: Amount
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     errors: dict[str, Errors]
-    ranges: dict[str, tuple[_Number, _Number]] = Field(default_factory=dict)
+    ranges: dict[str, tuple[Number, Number]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _knows_the_traits(self) -> Self:

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from nas.accuracy.published import Row
 from nas.accuracy.traits import TALLY, traits
 from nas.errors import InputError
+from nas.files import read_text
 
 __all__ = ["NETWORK_COLUMNS", "RESULT_COLUMNS", "read_rows", "rounded_traits"]
 
@@ -80,10 +81,7 @@ def rounded_traits(matrix: npt.NDArray[np.float64]) -> list[tuple[float, ...]]:
 
 def _lines(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, Mapping[str, str]]]:
     """The rows of a file with their line numbers."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+    lines = read_text(path).splitlines()
     skipped = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
     reader = csv.DictReader(lines[skipped:])
     if missing := [name for name in columns if name not in (reader.fieldnames or ())]:

@@ -21,7 +21,7 @@ from nas.accuracy.process import Labels
 from nas.accuracy.published import INTERVAL, Errors, Published
 from nas.accuracy.trained import Line, Trained
 from nas.accuracy.traits import TRAITS, traits_of
-from nas.files import Record, digest_of, read_record, write_beside
+from nas.files import Amount, Record, digest_of, read_record, write_beside
 from nas.networks import Architecture
 
 __all__ = ["WORDS", "Accuracy", "AccuracyTable", "Origin", "Part", "share_of_trained"]
@@ -97,7 +97,7 @@ class AccuracyTable(Record):
     origin: Origin
     published: Published
     trained: Trained | None = None
-    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    weight: Amount = 0.0
     chance: Annotated[float, Field(ge=0, le=1)] | None = None
     errors: dict[str, Errors] = Field(default_factory=dict)
 

@@ -18,13 +18,12 @@ from pydantic import Field, model_validator
 from nas.accuracy.process import Kernel, Labels, Process, check_columns
 from nas.accuracy.published import INTERVAL
 from nas.accuracy.structure import NUMBERS, numbers
-from nas.files import Record
+from nas.files import Amount, Number, Record, Scale
 from nas.networks import Architecture
 
 __all__ = ["Foretelling", "Line", "ScoredBySupernets", "SupernetUsed", "Trained", "same_labels"]
 
 Array = npt.NDArray[np.float64]
-_Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class SupernetUsed(Record):
@@ -53,8 +52,8 @@ class ScoredBySupernets(Record):
     """
 
     id: str
-    numbers: tuple[_Number, ...]
-    score: _Number
+    numbers: tuple[Number, ...]
+    score: Number
 
 
 class Foretelling(Record):
@@ -67,8 +66,8 @@ class Foretelling(Record):
     """
 
     networks: int
-    rank_correlation: _Number
-    in_bands: dict[str, _Number]
+    rank_correlation: Number
+    in_bands: dict[str, Number]
 
     def describe(self) -> str:
         """In words."""
@@ -91,14 +90,14 @@ class Line(Record):
         highest: the highest of their scores. No label says what a score beyond these means.
     """
 
-    offset: _Number
-    slope: _Number
-    rest: _Number
-    points: int
-    centre: _Number
-    spread: _Number
-    lowest: _Number
-    highest: _Number
+    offset: Number
+    slope: Number
+    rest: Amount
+    points: Annotated[int, Field(ge=3)]
+    centre: Number
+    spread: Scale
+    lowest: Number
+    highest: Number
 
     @classmethod
     def through(cls, scores: Array, top1: Array) -> Line:
@@ -149,11 +148,11 @@ class Trained(Record):
 
     supernets: tuple[SupernetUsed, ...]
     numbers: tuple[str, ...]
-    centre: tuple[_Number, ...]
-    scale: tuple[_Number, ...]
+    centre: tuple[Number, ...]
+    scale: tuple[Scale, ...]
     kernel: Kernel
     rows: Annotated[tuple[ScoredBySupernets, ...], Field(min_length=1)]
-    family: dict[str, _Number]
+    family: dict[str, Number]
     line: Line
     foretelling: Foretelling
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
 from nas.cli import accuracy, devices, export, latency, results, search, space, supernet, table, validate
-from nas.cli.terminal import say
-from nas.errors import NasError
+from nas.cli.guard import guarded
 
 __all__ = ["app", "main"]
 
@@ -22,6 +22,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+@app.callback()
+def _global(
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show the whole traceback of an error, for a report of a bug.")
+    ] = False,
+) -> None:
+    """Declare the options that stand before any command. `main` takes them out wherever they stand."""
+
+
 app.command()(search.search)
 app.command()(latency.latency)
 app.command()(accuracy.accuracy)
@@ -37,20 +48,17 @@ app.add_typer(supernet.app, name="supernet")
 
 
 def main() -> None:
-    """Run the command line; every expected error ends in one line and its exit code."""
+    """Run the command line; every error ends in one line and its exit code (guard.py)."""
     # OpenMP threads that spin for long make training ten times slower or more when another program uses a core: 9 to
     # 10 s per step instead of 0.6 to 2.6 s on two cores. On an idle machine it makes no difference. torch reads this
     # when it is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    try:
-        app()
-    except NasError as error:
-        say(f"error: {error}")
-        sys.exit(error.exit_code)
-    except OSError as error:  # A name that is too long, a full disk, and other errors without a better message.
-        say(f"error: {error.filename or 'output'}: {error.strerror}")
-        sys.exit(1)
-    except SystemExit as end:
-        if end.code == 130:  # Typer's exit code for Ctrl-C.
-            say("interrupted; everything finished so far is saved")
-        raise
+    given = sys.argv[1:]
+    arguments = [argument for argument in given if argument != "--traceback"]
+    sys.exit(
+        guarded(
+            lambda: app(arguments, prog_name="nas", standalone_mode=False),
+            arguments,
+            show_traceback=arguments != given,
+        )
+    )

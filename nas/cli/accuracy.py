@@ -20,6 +20,9 @@ def accuracy(
 ) -> None:
     """Predict the ImageNet-1k top-1 accuracy of a network from published results, with a 90 % interval.
 
+    --json: {"id", "top1" in %, "interval": low and high, "source", "parts": {"published" and "trained": {"top1",
+    "interval"}}, "table", "beyond": what no published network supports}
+
     Example: nas accuracy iformer_m
     """
     from nas.accuracy import WORDS, AccuracyTable, beyond

@@ -20,6 +20,9 @@ def latency(
 ) -> None:
     """Predict the latency of a network, layer by layer.
 
+    --json: {"id", "latency_ms", "interval_ms": low and high, "source", "table", "params", "macs", "published_ms" or
+    null, "layers": [{"key", "latency_ms", "source"}]}
+
     Example: nas latency iformer_m
     """
     from nas.latency import LatencyTable
@@ -50,8 +53,6 @@ def latency(
         return
     from collections import Counter
 
-    from rich.table import Table
-
     print_data(f"{name}  {architecture.summary}")
     print_data(f"{counts.params / 1e6:.3f} M parameters, {counts.macs / 1e9:.3f} GMACs at {architecture.resolution} px")
     print_data(
@@ -61,10 +62,10 @@ def latency(
     if published:
         difference = found.latency_ms / published.latency_ms - 1
         print_data(f"published: {published.latency_ms:.2f} ms ({published.source}); predicted {difference:+.1%}")
-    shown = Table("layer", "count", "ms each", "ms", "share", "source", box=None)
+    shown = []
     parts = {part.key: part for part in found.layers}
     for key, times in Counter(part.key for part in found.layers).items():
         total = times * parts[key].latency_ms
         share = f"{total / found.latency_ms:.1%}"
-        shown.add_row(key, str(times), f"{parts[key].latency_ms:.4f}", f"{total:.4f}", share, parts[key].source)
-    print_table(shown)
+        shown.append((key, str(times), f"{parts[key].latency_ms:.4f}", f"{total:.4f}", share, parts[key].source))
+    print_table(("layer", "count", "ms each", "ms", "share", "source"), shown)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.errors import InputError
+from nas.errors import InputError, is_masked, masked
 
 if TYPE_CHECKING:
     from nas.data import DataSource
@@ -27,10 +29,12 @@ __all__ = [
     "Table",
     "Threads",
     "WeightsKey",
+    "command_line",
     "read_data",
     "read_fraction",
     "read_seconds",
     "read_settings",
+    "read_storage",
 ]
 
 
@@ -86,6 +90,29 @@ Settings = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
 Results = Annotated[Path, typer.Argument(help="A results folder.", show_default=False)]
+
+
+def command_line() -> list[str]:
+    """The command line for a record of a run, without passwords."""
+    return ["nas", *(masked(argument) for argument in sys.argv[1:] if argument != "--traceback")]
+
+
+def read_storage(given: str | None, kept: str | None) -> str | None:
+    """The Optuna storage URL: of --storage, else of NAS_STORAGE, else what the run that is resumed used.
+
+    Args:
+        given: value of --storage.
+        kept: the URL in run.json, with *** in place of a password.
+    Raises:
+        InputError: the URL has only the *** of a password, and NAS_STORAGE does not have the same URL with it.
+    """
+    whole = os.environ.get("NAS_STORAGE") or None
+    url = given or whole or kept
+    if url is None or not is_masked(url):
+        return url
+    if whole is not None and not is_masked(whole) and masked(whole) == url:
+        return whole
+    raise InputError(f"--storage {url} has no password in it: set NAS_STORAGE to the whole URL, and repeat the command")
 
 
 def read_seconds(text: str) -> float:

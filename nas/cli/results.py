@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.cli import options
-from nas.cli.terminal import print_data, print_json, print_table, say
+from nas.cli.terminal import print_data, print_document, print_json, print_table, say
 from nas.cli.validate import print_validation
 from nas.errors import InputError
 
@@ -43,6 +43,9 @@ def plot(
 
 def show(results: options.Results, as_json: options.Json = False) -> None:
     """Show the winner, the front and the references of a run, or what a validation says.
+
+    --json: {"results", "winner" or null, "front": networks}, a network {"id", "latency_ms", "score",
+    "score_interval" if known, "architecture"}; of a validation, its validation.json.
 
     Example: nas show results/iformer-1.1ms
     """
@@ -80,7 +83,7 @@ def front(
             + (f"; its fastest is {fastest:.3f} ms" if fastest else "; nothing is scored yet")
         )
     say(f"{best.label}: {best.latency_ms:.3f} ms ({result.run.table.origin}), score {score_words(best)}")
-    print_data(best.architecture.to_json(), end="")
+    print_document(best.architecture.to_json())
 
 
 def result_json(result: SearchResult) -> dict[str, Any]:
@@ -106,20 +109,25 @@ def _candidate_json(candidate: Candidate) -> dict[str, Any]:
 
 def print_result(result: SearchResult) -> None:
     """The outcome of a run in words, and its front as a table."""
-    from rich.table import Table
-
     from nas.report import accuracy_words, is_predicted, landmarks, published_words, screening_values, summary
 
     for line in summary(result):
         print_data(line)
+    header: tuple[str, ...] = ("network", "ms", *result.run.screens, "score", "blocks")
+    shown = [*result.front, *result.references]
     if is_predicted(result):
-        shown = Table("network", "ms", "predicted top-1 [90 %]", "published", "blocks", box=None)
-        for candidate in sorted([*landmarks(result.front), *result.references], key=lambda c: c.latency_ms):
-            foretold = (accuracy_words(candidate), published_words(candidate))
-            shown.add_row(candidate.label, f"{candidate.latency_ms:.3f}", *foretold, candidate.architecture.summary)
-    else:
-        shown = Table("network", "ms", *result.run.screens, "score", "blocks", box=None)
-        for candidate in sorted([*result.front, *result.references], key=lambda c: c.latency_ms):
-            values = (f"{candidate.latency_ms:.3f}", *screening_values(result, candidate), f"{candidate.score:.4f}")
-            shown.add_row(candidate.label, *values, candidate.architecture.summary)
-    print_table(shown)
+        header = ("network", "ms", "predicted top-1 [90 %]", "published", "blocks")
+        shown = [*landmarks(result.front), *result.references]
+
+    def cells(candidate: Candidate) -> tuple[str, ...]:
+        if is_predicted(result):
+            return accuracy_words(candidate), published_words(candidate)
+        return *screening_values(result, candidate), f"{candidate.score:.4f}"
+
+    print_table(
+        header,
+        [
+            (one.label, f"{one.latency_ms:.3f}", *cells(one), one.architecture.summary)
+            for one in sorted(shown, key=lambda candidate: candidate.latency_ms)
+        ],
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,7 +73,11 @@ def search(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the sampler, the data and the training.")] = 0,
     storage: Annotated[
-        str | None, typer.Option(help="Optuna storage URL.", show_default="a journal in the results folder")
+        str | None,
+        typer.Option(
+            help="Optuna storage URL; one with a password is better given in the variable NAS_STORAGE.",
+            show_default="NAS_STORAGE, else a journal in the results folder",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Results folder.", show_default="results/SPACE-BUDGETms")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the results folder.")] = False,
@@ -154,7 +157,7 @@ class _Asked:
 
     @property
     def command(self) -> list[str]:
-        return ["nas", *sys.argv[1:]]
+        return options.command_line()
 
 
 def _by_proxies(asked: _Asked, names: str, *, settings: dict[str, str], screen: int) -> SearchResult:
@@ -273,7 +276,7 @@ def _supernet_of_images(asked: _Asked, data: DataSource | str, survey: SurveyPla
                 on_wait=lambda: say("another process trains this supernet: waiting for it"),
             )
     except KeyboardInterrupt:
-        say("\nstopped; the same command goes on with the training of the supernet")
+        say("stopped; the same command goes on with the training of the supernet")
         raise
 
 
@@ -288,7 +291,7 @@ def _stoppable(asked: _Asked) -> Iterator[None]:
     except KeyboardInterrupt:
         if (asked.out / "run.json").exists():
             write_report(SearchResult.load(asked.out))
-        say(f"\nstopped; go on with: nas search --resume --out {asked.out} and the same options")
+        say(f"stopped; go on with: nas search --resume --out {asked.out} and the same options")
         raise
 
 
@@ -331,9 +334,11 @@ def _survey(asked: _Asked, proxy: BatchProxy, name: str, *, said: int = 0) -> Se
 
 def _search(asked: _Asked, proxy: Proxy, name: str, *, screens: dict[str, Proxy], screen: int) -> SearchResult:
     """A search by Optuna, with proxies that take their time."""
-    from nas.search import plan_search
+    from nas.search import SearchResult, plan_search
     from nas.search.run import run_search
 
+    kept = SearchResult.load(asked.out).run.storage if asked.resume else None
+    storage = options.read_storage(asked.storage, kept)
     limit_s = asked.time_limit_s or (None if asked.trials else 600.0)
     planned = plan_search(
         asked.space,
@@ -359,7 +364,7 @@ def _search(asked: _Asked, proxy: Proxy, name: str, *, screens: dict[str, Proxy]
             out=asked.out,
             names={**asked.names, "proxy": name},
             time_limit_s=limit_s,
-            storage=asked.storage,
+            storage=storage,
             resume=asked.resume,
             command=asked.command,
             on_progress=say_progress,

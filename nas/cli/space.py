@@ -22,10 +22,11 @@ def space_show(
 ) -> None:
     """Show the size of a space, its cheapest and dearest networks, its references and latency quantiles.
 
+    --json: {"space", "networks" and "layers" (numbers), "table", "latency_quantiles_ms": {"minimum", "10%", "median",
+    "90%", "maximum"}, "references": [{"name", "id", "latency_ms", "params", "macs", "inside"}]}
+
     Example: nas space show iformer
     """
-    from rich.table import Table
-
     from nas.latency import LatencyTable
     from nas.networks import SearchSpace, count, random_choice
 
@@ -67,10 +68,10 @@ def space_show(
         f"latency under {path.name.removesuffix('.json')} ({latency_table.provenance.label}); {latency_table.trust}"
     )
     print_data("1000 random networks: " + ", ".join(f"{name} {value:.3f} ms" for name, value in quantiles.items()))
-    shown = Table("network", "ms", "M params", "GMACs", "in the space", "blocks", box=None)
+    shown = []
     for name, network in rows.items():
         counts = count(network)
         ms = f"{latency_table.latency_ms(network):.3f}"
         sizes = (f"{counts.params / 1e6:.2f}", f"{counts.macs / 1e9:.2f}")
-        shown.add_row(name, ms, *sizes, "yes" if network in found else "no", network.summary)
-    print_table(shown)
+        shown.append((name, ms, *sizes, "yes" if network in found else "no", network.summary))
+    print_table(("network", "ms", "M params", "GMACs", "in the space", "blocks"), shown)

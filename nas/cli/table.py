@@ -108,6 +108,9 @@ def table_check(
 ) -> None:
     """Time whole networks on the device of a table, and store in the table how far its sums can be trusted.
 
+    --json: {"networks", "bias", "mean_error", "worst_error", "tau", "noise_floor", "baselines": {"macs", "params"},
+    "uncorrected", "correction" or null, "drift", "rows"}; errors are fractions.
+
     Example: nas table check amd-epyc --calibrate 10
     """
     from nas.latency import LatencyTable
@@ -135,61 +138,76 @@ def table_check(
     if as_json:
         print_json(_check_json(checked))
         return
-    from rich.table import Table
-
-    shown = Table("network", "measured ms", "predicted", "error", "sum of layers", "spread", "", box=None)
+    shown = []
     for row in checked.check.rows:
         error = f"{row.predicted_ms / row.measured_ms - 1:+.1%}"
         values = (f"{row.measured_ms:.3f}", f"{row.predicted_ms:.3f}", error, f"{row.sum_ms:.3f}", f"{row.spread:.1%}")
-        shown.add_row(row.name, *values, row.role)
-    print_table(shown)
+        shown.append((row.name, *values, row.role))
+    print_table(("network", "measured ms", "predicted", "error", "sum of layers", "spread", "role"), shown)
     for line in checked.describe():
         print_data(line)
 
 
 @app.command("list")
-def table_list() -> None:
+def table_list(as_json: options.Json = False) -> None:
     """List the latency tables that --table finds.
+
+    --json: {"tables": [{"table", "file", "entries" (their number), "model" (whether it predicts layers without one),
+    "source", "origin", "trust"}]}; of a file that is broken {"table", "file", "error"}.
 
     Example: nas table list
     """
-    from rich.table import Table
-
     from nas import catalog
     from nas.latency import LatencyTable
 
-    shown = Table("table", "entries", "origin", "trust", box=None)
+    rows: list[tuple[str, str, str, str]] = []
+    documents: list[dict[str, Any]] = []
     for name, path in catalog.files("latency_tables", ".json").items():
+        document: dict[str, Any] = {"table": name, "file": str(path)}
         try:
             table = LatencyTable.load(path)
         except InputError as error:  # One broken file must not hide the others.
-            shown.add_row(name, "-", str(error), "-")
+            rows.append((name, "-", str(error), "-"))
+            documents.append(document | {"error": str(error)})
             continue
-        shown.add_row(name, str(len(table.entries) or "model"), table.provenance.label, table.trust)
-    print_table(shown)
+        label, trust = table.provenance.label, table.trust
+        rows.append((name, str(len(table.entries) or "model"), label, trust))
+        facts = {"entries": len(table.entries), "model": table.model is not None, "source": table.provenance.source}
+        documents.append(document | facts | {"origin": label, "trust": trust})
+    if as_json:
+        print_json({"tables": documents})
+    else:
+        print_table(("table", "entries", "origin", "trust"), rows)
 
 
 @app.command("show")
-def table_show(table: Annotated[str, typer.Argument(help="A table name or file.")]) -> None:
+def table_show(
+    table: Annotated[str, typer.Argument(help="A table name or file.")], as_json: options.Json = False
+) -> None:
     """Show where a table comes from, how far it can be trusted, and its dearest layers.
+
+    --json: {"table", "file", "provenance", "interval", "trust", "layers": {"measured", "filled", "failed"} (numbers),
+    "call_ms", and "correction", "check" (as nas table check --json prints it) and "model", each or null}
 
     Example: nas table show iphone13
     """
-    from rich.table import Table
-
     from nas.latency import LatencyTable, Timing
 
     found, path = LatencyTable.find(table)
+    if as_json:
+        print_json(_table_json(found, path))
+        return
     print_data(str(path))
     for line in found.describe():
         print_data(line)
     timings = {key: entry for key, entry in found.entries.items() if isinstance(entry, Timing)}
     if timings:
-        shown = Table("dearest layers", "fastest ms", "median", "p90", "slowest", "runs", box=None)
+        shown = []
         for key, timing in sorted(timings.items(), key=lambda item: -item[1].minimum_ms)[:10]:
             values = (timing.minimum_ms, timing.median_ms, timing.p90_ms, timing.maximum_ms)
-            shown.add_row(key, *(f"{value:.4f}" for value in values), str(timing.runs))
-        print_table(shown)
+            cells = ("-" if value is None else f"{value:.4f}" for value in values)
+            shown.append((key, *cells, str(timing.runs)))
+        print_table(("dearest layers", "fastest ms", "median", "p90", "slowest", "runs"), shown)
 
 
 @app.command("calibrate")
@@ -200,8 +218,11 @@ def table_calibrate(
         bool,
         typer.Option(help="Let networks of other authors help: those of the .baselines.csv beside the points, if any."),
     ] = True,
+    as_json: options.Json = False,
 ) -> None:
     """Fit the per-layer cost model of the iPhone 13 to published end-to-end times.
+
+    --json: as nas table show --json.
 
     Example: nas table calibrate latency_tables/iphone13.points.csv --out iphone13.coreml.fp16.json
     """
@@ -211,8 +232,11 @@ def table_calibrate(
     table = iphone13_table(points, baselines_beside(points) if baselines else None)
     table.save(out)
     assert table.model is not None
-    for line in table.model.describe():
-        print_data(line)
+    if as_json:
+        print_json(_table_json(table, out))
+    else:
+        for line in table.model.describe():
+            print_data(line)
     say(f"written to {out}")
 
 
@@ -238,6 +262,25 @@ def _build_watch() -> Iterator[Callable[[Progress], None]]:
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
         yield lambda progress: bar.update(task, total=progress.total, completed=progress.done, description=progress.key)
+
+
+def _table_json(table: LatencyTable, path: Path) -> dict[str, Any]:
+    from nas.latency import Failed, Timing
+
+    measured = sum(isinstance(entry, Timing) for entry in table.entries.values())
+    failed = sum(isinstance(entry, Failed) for entry in table.entries.values())
+    return {
+        "table": path.name.removesuffix(".json"),
+        "file": str(path),
+        "provenance": table.provenance.model_dump(mode="json"),
+        "interval": table.interval_meaning,
+        "trust": table.trust,
+        "layers": {"measured": measured, "filled": len(table.entries) - measured - failed, "failed": failed},
+        "call_ms": table.call_ms,
+        "correction": table.correction.model_dump() if table.correction else None,
+        "check": _check_json(table) if table.check else None,
+        "model": table.model.model_dump(mode="json") if table.model else None,
+    }
 
 
 def _check_json(table: LatencyTable) -> dict[str, Any]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from nas.errors import masked, visible
 
 __all__ = [
     "data_watch",
     "print_data",
+    "print_document",
     "print_json",
     "print_table",
     "progress_bar",
@@ -25,29 +29,63 @@ if TYPE_CHECKING:
     from nas.search.run import Progress
 
 
-def print_data(text: str, *, end: str = "\n") -> None:
-    """Print data, to stdout."""
-    sys.stdout.write(text + end)
+def print_data(line: str) -> None:
+    """Print a line of data, to stdout; what comes from outside cannot break it (`nas.errors.visible`)."""
+    sys.stdout.write(visible(line) + "\n")
 
 
-def say(text: str) -> None:
-    """Print words, to stderr."""
-    sys.stderr.write(text + "\n")
+def print_document(text: str, *, to: TextIO | None = None) -> None:
+    """Print a text of several lines as it is, to stdout or to another stream."""
+    (to or sys.stdout).write(text)
+
+
+def say(line: str) -> None:
+    """Print a line of words, to stderr, without the passwords of URLs in it."""
+    sys.stderr.write(visible(masked(line)) + "\n")
     sys.stderr.flush()
 
 
-def print_table(table: Any) -> None:
-    """Print a table of rich, to stdout."""
-    from rich.console import Console
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table, to stdout: on a terminal as wide as that is; in a file or a pipe one line a row, whole."""
+    from rich.cells import cell_len, set_cell_size
 
-    # Wide enough that rows are never folded if stdout is a file or a pipe.
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
-    console.print(table)
+    shown = [[visible(cell) for cell in row] for row in (header, *rows)]
+    if sys.stdout.isatty():
+        _print_on_terminal(shown)
+        return
+    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
+        cells = (set_cell_size(cell, width) for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write(" " + "  ".join(cells).rstrip() + "\n")
+
+
+def _print_on_terminal(rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    header, *others = ([Text(cell) for cell in row] for row in rows)  # Text is no markup.
+    table = Table(*map(Column, header), box=None)
+    for row in others:
+        table.add_row(*row)
+    Console(file=sys.stdout, highlight=False).print(table)
 
 
 def print_json(document: object) -> None:
-    """Print one JSON document, to stdout."""
-    print_data(json.dumps(document))
+    """Print one JSON document, to stdout, on one line. What is no number is null: JSON has no NaN."""
+    sys.stdout.write(json.dumps(_finite(document), allow_nan=False) + "\n")
+
+
+def _finite(value: object) -> object:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_finite(inner) for inner in value]
+        case _:
+            return value
 
 
 @contextmanager
@@ -62,7 +100,7 @@ def progress_bar() -> Iterator[Any]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # Names from outside are no markup.
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         yield bar
@@ -73,7 +111,7 @@ def data_watch() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar for loading data."""
     with progress_bar() as bar:
         task = bar.add_task("", total=None)
-        yield lambda what, done, total: bar.update(task, total=total, completed=done, description=what)
+        yield lambda what, done, total: bar.update(task, total=total, completed=done, description=visible(what))
 
 
 def say_candidate(candidate: Candidate) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,7 +98,7 @@ def validate(
             "table": table_path.name.removesuffix(".json"),
             "data": data or ("synthetic" if scoring else "none"),
         },
-        command=["nas", *sys.argv[1:]],
+        command=options.command_line(),
     )
 
     band: tuple[Architecture, ...] = ()
@@ -151,19 +150,15 @@ def validate(
 
 def print_validation(validation: Validation, *, as_json: bool) -> None:
     """Print a validation in words and tables, or as JSON."""
-    from rich.table import Table
-
     from nas.report import validation_sections
 
     if as_json:
         print_json(validation.model_dump(mode="json", by_alias=True, exclude_none=True))
         return
     for section in validation_sections(validation):
-        print_data(f"\n{section.title}")
+        print_data("")
+        print_data(section.title)
         for note in section.notes:
             print_data(f"  {note}")
         if section.rows:
-            shown = Table(*section.header, box=None)
-            for row in section.rows:
-                shown.add_row(*row)
-            print_table(shown)
+            print_table(section.header, section.rows)

@@ -28,7 +28,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from nas.errors import InputError
-from nas.files import Record
+from nas.files import Amount, Record
 from nas.networks import Layer, Operation, OperationKind, operations
 
 __all__ = [
@@ -81,7 +81,6 @@ _TRAFFIC: Mapping[OperationKind, CoefficientName] = MappingProxyType(
 _FUSED: frozenset[OperationKind] = frozenset({"elementwise", "pool"})
 
 _Positive = Annotated[float, Field(gt=0, le=1e6)]
-_Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Coefficients(Record):
@@ -191,15 +190,15 @@ class CostModel(Record):
     """
 
     coefficients: Coefficients
-    overlap: Annotated[float, Field(ge=1, allow_inf_nan=False)]
-    channel_group: Annotated[int, Field(strict=True, gt=0)]
-    element_bytes: Annotated[int, Field(strict=True, gt=0)]
+    overlap: Annotated[float, Field(ge=1, le=20)]
+    channel_group: Annotated[int, Field(strict=True, gt=0, le=4096)]
+    element_bytes: Annotated[int, Field(strict=True, gt=0, le=16)]
     coverage: Annotated[float, Field(gt=0, lt=1)]
     observed_coverage: Annotated[float, Field(ge=0, le=1)]
-    fit_error_mean: _Fraction
-    fit_error_worst: _Fraction
-    left_out_error_mean: _Fraction
-    left_out_error_worst: _Fraction
+    fit_error_mean: Amount
+    fit_error_worst: Amount
+    left_out_error_mean: Amount
+    left_out_error_worst: Amount
     rows: Annotated[tuple[FitRow, ...], Field(min_length=1)]
     baselines: tuple[PublishedRow, ...] = ()
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from nas.errors import InputError
-from nas.files import Record
+from nas.files import Amount, Milliseconds, Number, Record
 
 __all__ = [
     "QUANTILES",
@@ -28,10 +28,8 @@ __all__ = [
 ]
 
 Source = Literal["measured", "calibrated", "analytic"]
-_Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=0)]
-_Fraction = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, le=10**12)]
+_Runs = Annotated[int, Field(gt=0, le=10**12)]
 
 
 class Provenance(Record):
@@ -59,7 +57,7 @@ class Provenance(Record):
     runtime: str
     versions: dict[str, str]
     precision: str
-    threads: int | None = None
+    threads: Annotated[int, Field(gt=0, le=10**6)] | None = None
     settings: dict[str, str] = Field(default_factory=dict)
     batch: Literal[1] = 1
     kind: str | None = None
@@ -114,20 +112,20 @@ class Timing(Record):
         facts: what else the device reported.
     """
 
-    minimum_ms: _Milliseconds
-    p10_ms: _Milliseconds
-    median_ms: _Milliseconds
-    p90_ms: _Milliseconds
-    maximum_ms: _Milliseconds | None = None
-    runs: Annotated[int, Field(gt=0)]
+    minimum_ms: Milliseconds
+    p10_ms: Milliseconds
+    median_ms: Milliseconds
+    p90_ms: Milliseconds
+    maximum_ms: Milliseconds | None = None
+    runs: _Runs
     warmup_runs: _Count = 0
-    slowdown: _Milliseconds = 1.0
+    slowdown: Milliseconds = 1.0
     settled: bool = True
-    reference_ms: _Milliseconds | None = None
-    visits: Annotated[int, Field(gt=0)] = 1
-    alone_ms: _Milliseconds | None = None
-    stack_ms: _Milliseconds | None = None
-    output_error: _Fraction | None = None
+    reference_ms: Milliseconds | None = None
+    visits: _Runs = 1
+    alone_ms: Milliseconds | None = None
+    stack_ms: Milliseconds | None = None
+    output_error: Amount | None = None
     facts: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -158,9 +156,9 @@ class Filled(Record):
         high_ms: upper end of the 90 % interval of `filled_ms`.
     """
 
-    filled_ms: _Milliseconds
-    low_ms: _Milliseconds
-    high_ms: _Milliseconds
+    filled_ms: Milliseconds
+    low_ms: Milliseconds
+    high_ms: Milliseconds
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -195,7 +193,7 @@ class PublishedTime(Record):
     """A published time of a whole network on this device. It is shown beside the prediction."""
 
     name: str
-    latency_ms: _Milliseconds
+    latency_ms: Milliseconds
     top1: Annotated[float, Field(gt=0, le=100)] | None = None
     source: str
 
@@ -207,7 +205,7 @@ class ReferenceTime(Record):
     """
 
     key: str
-    latency_ms: _Milliseconds
+    latency_ms: Milliseconds
 
 
 class Correction(Record):
@@ -223,8 +221,8 @@ class Correction(Record):
     """
 
     scale: Annotated[float, Field(gt=0, le=100)]
-    weights_ms_per_mb: Annotated[float, Field(ge=0, le=1000)]
-    networks: Annotated[int, Field(gt=0)]
+    weights_ms_per_mb: Annotated[Amount, Field(le=1000)]
+    networks: _Runs
 
 
 class Agreement(Record):
@@ -241,9 +239,9 @@ class Agreement(Record):
     """
 
     networks: _Count
-    bias: _Finite
-    mean_error: _Fraction
-    worst_error: _Fraction
+    bias: Number
+    mean_error: Amount
+    worst_error: Amount
     tau: Annotated[float, Field(ge=-1, le=1)]
 
     @classmethod
@@ -287,11 +285,11 @@ class CheckRow(Record):
     name: str
     id: str
     role: Literal["held-out", "calibration"]
-    measured_ms: _Milliseconds
-    raw_ms: _Milliseconds
-    predicted_ms: _Milliseconds
-    sum_ms: _Milliseconds
-    spread: _Fraction
+    measured_ms: Milliseconds
+    raw_ms: Milliseconds
+    predicted_ms: Milliseconds
+    sum_ms: Milliseconds
+    spread: Amount
 
 
 class Check(Record):
@@ -315,9 +313,9 @@ class Check(Record):
     protocol: str
     agreement: Agreement
     uncorrected: Agreement
-    noise_floor: _Fraction
-    half_noise: _Fraction
-    drift: _Milliseconds
+    noise_floor: Amount
+    half_noise: Amount
+    drift: Milliseconds
     baselines: dict[str, Agreement]
     rows: Annotated[tuple[CheckRow, ...], Field(min_length=2)]
 

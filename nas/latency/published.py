@@ -8,6 +8,7 @@ authors. `iphone13.baselines.operations.csv` holds the operations of these netwo
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from nas.errors import InputError
-from nas.files import Record, write_beside
+from nas.files import Milliseconds, Record, read_text, write_beside
 from nas.networks import (
     Architecture,
     AttentionSpec,
@@ -60,9 +61,9 @@ def _split(separator: str) -> BeforeValidator:
     return BeforeValidator(split)
 
 
-_Count = Annotated[int, Field(gt=0)]
-_Amount = Annotated[int, Field(ge=0)]
-_Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+_Count = Annotated[int, Field(gt=0, le=10**15)]
+_Amount = Annotated[int, Field(ge=0, le=10**15)]
+_Percent = Annotated[float, Field(gt=0, le=100)]
 _Kernel = Annotated[_Count, AfterValidator(odd)]
 _Dims = Annotated[tuple[_Count, _Count, _Count, _Count], _split("-")]
 # One number for each stage, such as ||2|4. An empty cell means that all four numbers are empty.
@@ -78,7 +79,7 @@ class _PublishedRow(Record):
     """The columns that every file of published times starts with."""
 
     name: Annotated[str, Field(min_length=1)]
-    latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    latency_ms: Milliseconds
     fit: Literal["yes", "no"]
     why_not: str
 
@@ -305,17 +306,14 @@ def write_operations(path: Path, networks: Mapping[str, Iterable[Operation]], *,
 
 def _read(path: Path, record: type[_Row]) -> list[_Row]:
     """Read a CSV file whose columns are the fields of `record`. Leading lines that start with # are skipped."""
+    lines = list(io.StringIO(read_text(path), newline=""))
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(file)
         skipped = len(list(takewhile(lambda line: line.startswith("#"), lines)))
         reader = csv.DictReader(lines[skipped:], strict=True)
         header = list(reader.fieldnames or [])
         rows = [(reader.line_num + skipped, row) for row in reader]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: is not a CSV file in UTF-8 ({error})") from error
+    except csv.Error as error:
+        raise InputError(f"{path}: is not a CSV file ({error})") from error
     expected = list(record.model_fields)
     if missing := [column for column in expected if column not in header]:
         raise InputError(f"{path}: the header lacks the column{'s' if missing[1:] else ''} {', '.join(missing)}")

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from nas import catalog
 from nas.errors import InputError, MissingLatencyError
-from nas.files import Record, digest_of, read_record, write_beside
+from nas.files import Amount, Record, digest_of, read_record, write_beside
 from nas.latency.cost_model import CostModel
 from nas.latency.entries import (
     Check,
@@ -82,7 +82,7 @@ class LatencyTable(Record):
     model: CostModel | None = None
     published: dict[str, PublishedTime] = Field(default_factory=dict)
     reference: ReferenceTime | None = None
-    call_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    call_ms: Amount = 0.0
     correction: Correction | None = None
     check: Check | None = None
     entries: dict[str, Entry] = Field(default_factory=dict)

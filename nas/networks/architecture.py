@@ -19,11 +19,16 @@ from typing import Annotated, Any, Literal, Self, assert_never
 from pydantic import Field, ValidationError, model_validator
 
 from nas.errors import InputError
-from nas.files import Record
+from nas.files import Record, read_bytes
 from nas.networks.layers import AttentionLayer, ConvLayer, DownsampleLayer, HeadLayer, Layer, Stack, StemLayer
-from nas.networks.specs import AttentionSpec, ConvSpec, Count, DownsampleSpec, StageSpec, StemSpec
+from nas.networks.specs import MOST_BLOCKS, AttentionSpec, ConvSpec, Count, DownsampleSpec, StageSpec, StemSpec
 
 __all__ = ["Architecture", "Subject", "stage_layers", "stage_size"]
+
+
+# Far above any network of the family (iFormer-H has 10^8 weights). A typing error must not fill the memory.
+_MOST_PIXELS = 4096
+_MOST_WEIGHTS = 10**9
 
 
 class Architecture(Record):
@@ -46,6 +51,12 @@ class Architecture(Record):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.resolution > _MOST_PIXELS:
+            raise ValueError(f"resolution must be {_MOST_PIXELS} at most, got {self.resolution}")
+        if (blocks := sum(len(stage.blocks) for stage in self.stages)) > MOST_BLOCKS:
+            raise ValueError(f"a network has {MOST_BLOCKS} blocks at most, got {blocks}")
+        if (weights := sum(stage.weights for stage in self.stages)) > _MOST_WEIGHTS:
+            raise ValueError(f"a network has {_MOST_WEIGHTS:.0e} weights at most, got {weights:.1e}")
         if self.resolution % 32:
             raise ValueError(f"resolution must be divisible by 32, got {self.resolution}")
         if self.stages[0].channels % 2:
@@ -175,11 +186,7 @@ class Architecture(Record):
         Raises:
             InputError: the file cannot be read, or does not hold an architecture.
         """
-        try:
-            text = Path(path).read_bytes()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        return cls.from_json(text, where=str(path))
+        return cls.from_json(read_bytes(Path(path)), where=str(path))
 
 
 def stage_size(resolution: int, index: int) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from math import prod
 from typing import Annotated, Literal, Self, assert_never
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from nas.files import Record
-from nas.networks.specs import AttentionSpec, ConvSpec, Count, OddCount, OddCountOrZero, Ratio
+from nas.networks.specs import MOST_BLOCKS, AttentionSpec, ConvSpec, Count, OddCount, OddCountOrZero, Ratio
 
 __all__ = [
     "AttentionChoices",
@@ -27,8 +28,16 @@ __all__ = [
 Placement = Literal["late", "end", "interleaved", "start"]
 
 
+_MOST = 1000  # options of one parameter
+# What takes some seconds to list. The space iformer has 864, 870 and 112,475.
+_MOST_WIDTHS, _MOST_DIFFERENT, _MOST_ORDERED = 20_000, 10_000, 500_000
+
+
 def _as_list(value: object) -> object:
-    return value if isinstance(value, list | tuple) else [value]
+    options = value if isinstance(value, list | tuple) else [value]
+    if len(options) > _MOST:  # before a message is made about each of a million
+        raise ValueError(f"{_MOST} options at most, got {len(options)}")
+    return options
 
 
 _WholeOrZero = Annotated[int, Field(strict=True, ge=0, le=1024)]
@@ -72,6 +81,11 @@ class ConvChoices(_Choices):
     kernel: _Odds = (7,)
     expansion: Wholes = (4,)
 
+    @property
+    def most_specs(self) -> int:
+        """Number of `specs`, at most, without building any."""
+        return len(self.kernel) * len(self.expansion)
+
     def specs(self) -> Iterator[ConvSpec]:
         """Every convolution block that the stage can contain."""
         if any(self.depth):
@@ -93,6 +107,12 @@ class AttentionChoices(_Choices):
     expansion: Wholes = (4,)
     position_kernel: _OddsOrZero = (3,)
     head_channels: Wholes = (32,)
+
+    @property
+    def most_specs(self) -> int:
+        """Number of `specs` at one width, at most, without building any."""
+        options = (self.query_reduction, self.modulation, self.expansion, self.position_kernel, self.head_channels)
+        return len(self.kind) * prod(map(len, options))
 
     def specs(self, channels: int) -> Iterator[AttentionSpec]:
         """Every attention unit that the stage can contain at this width."""
@@ -126,6 +146,16 @@ class StageChoices(_Choices):
         if 0 in self.conv.depth and not any(self.attention.depth):
             raise ValueError("conv.depth and attention.depth may both be 0: a stage needs a block")
         return self
+
+    @property
+    def most_orders(self) -> int:
+        """Number of `orders`, at most, without making any."""
+        return len(self.conv.depth) * len(self.attention.depth) * len(self.placement)
+
+    @property
+    def most_blocks(self) -> int:
+        """Blocks of the longest stage."""
+        return max(self.conv.depth) + max(self.attention.depth)
 
     def orders(self) -> Iterator[str]:
         """Every distinct order of blocks, such as `CCAAC` (C: convolution block, A: attention unit)."""
@@ -176,6 +206,37 @@ class NetworkChoices(_Choices):
     downsample: DownsampleChoices = DownsampleChoices()
     layer_scale: Annotated[float, Field(ge=0)] = 0.0
     stages: Annotated[tuple[StageChoices, ...], Field(min_length=4, max_length=4)]
+
+    def too_large(self, *, resolutions: int) -> str | None:
+        """What of the networks cannot be listed in some seconds, in words; None if all can. Nothing is built for it.
+
+        Args:
+            resolutions: number of resolutions.
+        """
+        common = resolutions * prod(map(len, (self.stem.kernel, self.stem.expansion, self.downsample.kernel)))
+        each = [(resolutions * len(stage.channels), stage) for stage in self.stages]
+        listed = (
+            ("blocks in the longest network", sum(stage.most_blocks for stage in self.stages), MOST_BLOCKS),
+            (
+                "combinations of channels, resolution, stem and downsampling",
+                common * prod(len(stage.channels) for stage in self.stages),
+                _MOST_WIDTHS,
+            ),
+            (
+                "different blocks",
+                sum(number * (stage.conv.most_specs + stage.attention.most_specs) for number, stage in each),
+                _MOST_DIFFERENT,
+            ),
+            (
+                "blocks in all stages that differ in order",
+                sum(number * stage.most_orders * stage.most_blocks for number, stage in each),
+                _MOST_ORDERED,
+            ),
+        )
+        for what, number, most in listed:
+            if number > most:
+                return f"{number:,} {what}, {most:,} at most: leave options out"
+        return None
 
 
 class ReferenceChoices(NetworkChoices):

@@ -14,8 +14,8 @@ from typing import Annotated, BinaryIO, Literal, Protocol, TypeVar
 from pydantic import Field, ValidationError
 
 from nas import catalog
-from nas.errors import InputError
-from nas.files import digest_of
+from nas.errors import InputError, visible
+from nas.files import digest_of, read_text
 from nas.networks.architecture import Architecture, stage_layers, stage_size
 from nas.networks.choices import NetworkChoices, ReferenceChoices, StageChoices, Wholes, arrange
 from nas.networks.layers import AttentionLayer, ConvLayer, DownsampleLayer, HeadLayer, Layer, StemLayer
@@ -24,6 +24,7 @@ from nas.networks.specs import AttentionSpec, ConvSpec, Count, DownsampleSpec, S
 __all__ = ["Choose", "SearchSpace", "find_network", "random_choice"]
 
 T = TypeVar("T")
+_LONGEST_TEXT, _LONGEST_LINE = 2**18, 10_000  # characters; the time of tomllib grows with the square of a line
 Block = ConvSpec | AttentionSpec
 
 
@@ -77,12 +78,17 @@ class SearchSpace(NetworkChoices):
         Raises:
             InputError: the file is unreadable, is not TOML, or has an unknown key or a value that breaks a rule.
         """
+        text = read_text(path)
+        if len(text) > _LONGEST_TEXT or any(len(line) > _LONGEST_LINE for line in text.splitlines()):
+            raise InputError(
+                f"{path}: a search space is a text of {_LONGEST_TEXT:,} characters at most, {_LONGEST_LINE:,} a line"
+            )
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        except (ValueError, RecursionError) as error:  # Broken TOML, or text that Python refuses to read.
-            raise InputError(f"{path}: not valid TOML: {error}") from error
+            data = tomllib.loads(text)
+        except RecursionError as error:
+            raise InputError(f"{path}: not valid TOML: nested too deep") from error
+        except ValueError as error:  # Broken TOML, or a number of thousands of digits.
+            raise InputError(f"{path}: not valid TOML: {visible(str(error), limit=200)}") from error
         try:
             space = cls.model_validate(data)
         except ValidationError as error:
@@ -240,6 +246,9 @@ class SearchSpace(NetworkChoices):
 
     def _check_options(self, where: str) -> None:
         """Build every part that the options allow, so that a wrong option fails now and not during a search."""
+        # Before any part is built: some typing errors make millions.
+        if problem := self.too_large(resolutions=len(self.resolution)):
+            raise InputError(f"{where}: {problem}")
         for index, stage in enumerate(self.stages):
             try:
                 list(_stages_of_one_block(stage))

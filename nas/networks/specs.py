@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from nas.files import Record
 
 __all__ = [
+    "MOST_BLOCKS",
     "AttentionSpec",
     "BlockSpec",
     "ConvSpec",
@@ -34,6 +35,7 @@ def _odd_or_zero(value: int) -> int:
     return odd(value) if value else value
 
 
+MOST_BLOCKS = 400  # of a network; iFormer-H has 45
 # The bound is far above any real network and keeps sums of products finite.
 Count = Annotated[int, Field(strict=True, gt=0, le=2**20)]
 # Rounded, so that networks with equal channels have equal ids.
@@ -107,6 +109,18 @@ class StageSpec(Record):
 
     channels: Count
     blocks: Annotated[tuple[BlockSpec, ...], Field(min_length=1)]
+
+    @property
+    def weights(self) -> int:
+        """About how many weights the blocks have: those of the large convolutions."""
+        total = 0
+        for block in self.blocks:
+            if isinstance(block, ConvSpec):
+                total += self.channels * block.kernel**2 + 2 * self.channels**2 * block.expansion
+            else:
+                total += self.channels * (block.position_kernel**2 + 2 * self.channels * block.expansion)
+                total += 3 * self.channels * block.value_channels(self.channels)
+        return total
 
     @model_validator(mode="after")
     def _check(self) -> Self:

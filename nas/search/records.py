@@ -14,7 +14,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from nas.files import Record, digest_of
+from nas.errors import masked
+from nas.files import Milliseconds, Number, Record, digest_of
 from nas.latency import Latency, LatencyTable
 from nas.networks import Architecture, SearchSpace
 from nas.proxies import CIRCUMSTANCES, Proxy
@@ -75,6 +76,7 @@ class Run(Record):
         proxy: name and settings of the proxy that decides, data included. With several proxies, `screens` has the
             names and settings of the screening proxies in order, and `screen` the number of networks in a round.
         seed: random seed of the sampler, the data and the training.
+        storage: URL of the Optuna storage, without passwords. None for a journal in the folder.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -87,6 +89,7 @@ class Run(Record):
     confidence: float | None = None
     proxy: dict[str, Any]
     seed: int
+    storage: str | None = None
 
     def differences(self, other: Run) -> list[str]:
         """Settings that differ so that a run cannot be resumed, as `setting (value, not value)`."""
@@ -142,9 +145,9 @@ class Candidate(Record):
     kind: Kind
     name: str | None = None
     trial: int | None = None
-    latency_ms: float
-    low_ms: float
-    high_ms: float
+    latency_ms: Milliseconds
+    low_ms: Number
+    high_ms: Number
     score: float | None = None
     failure: str | None = None
     seconds: float
@@ -216,6 +219,7 @@ def run_of(
     screens: Mapping[str, Proxy] | None = None,
     screen: int | None = None,
     settles: tuple[str, Proxy] | None = None,
+    storage: str | None = None,
 ) -> Run:
     """The record of what is asked.
 
@@ -231,6 +235,7 @@ def run_of(
         screens: screening proxies by name, in order.
         screen: networks in a round of screening.
         settles: name and proxy of the last comparison, between the best candidates.
+        storage: an Optuna storage URL. Its passwords are left out, as they are from `command`.
     """
     settings = {"name": names["proxy"], **proxy.settings()}
     if screens:
@@ -241,7 +246,7 @@ def run_of(
         own_settings = {key: value for key, value in proxy.settings().items() if key not in CIRCUMSTANCES}
         settings |= {"settles": {"name": name, **own_settings}}
     return Run(
-        command=shlex.join(command or sys.argv),
+        command=shlex.join(map(masked, command or sys.argv)),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions("nas", "torch", "optuna", "datasets", "numpy"),
         space=SpaceUsed(name=names["space"], digest=space.digest, networks=space.count()),
@@ -250,4 +255,5 @@ def run_of(
         confidence=confidence,
         proxy=settings,
         seed=seed,
+        storage=masked(storage) if storage else None,
     )

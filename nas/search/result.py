@@ -25,10 +25,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from nas.errors import InputError
-from nas.files import append_record, drop_half_line, read_records, write_beside
+from nas.files import append_record, drop_half_line, read_record, read_records, write_beside
 from nas.networks import Architecture, count
 from nas.search.pareto import undominated
 from nas.search.records import Candidate, Run, Screening, Spending
@@ -69,10 +67,7 @@ class SearchResult:
         """
         if not (path / "run.json").is_file():
             raise InputError(f"{path}: not a results folder (it has no run.json)")
-        try:
-            run = Run.model_validate_json((path / "run.json").read_bytes())
-        except ValidationError as error:
-            raise InputError.from_validation(str(path / "run.json"), error) from error
+        run = read_record(path / "run.json", Run)
         return cls(path=path, run=run, candidates=tuple(read_records(path / "candidates.jsonl", Candidate)))
 
     @cached_property

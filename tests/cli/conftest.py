@@ -15,8 +15,8 @@ import pytest
 COMMAND = [sys.executable, "-c", "from nas.cli import main; main()"]
 
 
-def _nas(*arguments: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"NAS_CACHE": str(cwd / "cache"), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+def _nas(*arguments: str, cwd: Path, stdin: str = "", columns: int = 200) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"NAS_CACHE": str(cwd / "cache"), "HF_HUB_OFFLINE": "1", "COLUMNS": str(columns)}
     return subprocess.run(
         [*COMMAND, *arguments], cwd=cwd, input=stdin, capture_output=True, text=True, timeout=120, env=environment
     )

@@ -48,7 +48,7 @@ FAST = ["--space", "tiny", "--proxy", "fake", "--trials", "1"]
         (["export", "tiny_a", "--format", "onnx", "--out", "a.txt"], 2, "a.txt: --format onnx writes a .onnx file"),
         (["search", "--budget-ms", "1", "--resume", "--out", "typo", *FAST], 2, "typo holds no run to go on with"),
         (["search", "--budget-ms", "1", "--storage", "nonsense://x", *FAST], 2, "--storage nonsense://x"),
-        (["latency", "x" * 300], 1, "File name too long"),
+        (["latency", "x" * 300], 2, "File name too long: give a shorter name"),
         (["space", "show", "own.toml"], 2, "own.toml: no such search space file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

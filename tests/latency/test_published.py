@@ -163,5 +163,8 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_points(tmp_path / "absent.csv")
     path = tmp_path / "binary.csv"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"binary\.csv: is not a CSV file in UTF-8"):
+    with pytest.raises(InputError, match=r"binary\.csv: is text in UTF-16: save it as UTF-8"):
+        read_points(path)
+    path.write_bytes(b"name\ncaf\xe9\n")
+    with pytest.raises(InputError, match=r"binary\.csv, line 2: is not text in UTF-8: save it as UTF-8"):
         read_points(path)
