@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from nas.errors import InputError
+from nas.errors import InputError, visible
 from nas.networks.modules.pickled import (
     PLAIN_NAMES,
     Pickle,
@@ -44,15 +44,20 @@ _SAFE: list[Any] = [(Placeholder, name) for name in PLAIN_NAMES] + [(placeholder
 
 # Where the names of a network begin: this project's, timm's and the authors'. Everything before is a prefix.
 _START = re.compile(r"(?:^|(?<=\.))(?:layers\.\d|stem|stages|downsample_layers|head|classifier)\.")
-# A network has these; a group with a head alone belongs to something else.
+# A network has these; a group without them is its head under another prefix, or belongs to something else.
 _BODY = re.compile(r"(?:layers\.\d|stages)\.")
-# What wrappers of parts of a network put between its names, and what a backbone is called beside its head.
-_WITHIN = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|backbone)\.")
+_HEAD = re.compile(r"(?:head|classifier)\.")
+# What wrappers of parts of a network put between its names.
+_WITHIN = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?|shadow)(?:[._]|\d*$)")
 _NO_WEIGHTS = re.compile(r"optim|sched")
 _USUAL = ("state_dict", "model")
 _TOP = "."  # the key of weights that lie at the top of the file
 _DEEPEST, _MOST_PARTS = 8, 100_000
+# torch.save's protocol is 2. Asked for a newer one, it writes what its own restricted reader does not read.
+_NEWER = (b"\x03", b"\x04", b"\x05")
+_PROTOCOL = "it has a pickle protocol that only unpickling reads: save it again without pickle_protocol"
+
 # What a checkpoint of an honest program does not name.
 _RUNNING = ("posix.", "nt.", "os.", "sys.", "subprocess.", "shutil.", "runpy.", "socket.", "builtins.e", "importlib.")
 
@@ -70,13 +75,11 @@ class Checkpoint:
 
     Attributes:
         path: the file.
-        key: where in the file the weights lie, `.` for its top.
         tensors: the weights; the names are without prefixes.
         metadata: texts that a safetensors file has beside its tensors.
     """
 
     path: Path
-    key: str
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
 
@@ -105,7 +108,7 @@ def read_checkpoint(path: Path, *, weights_key: str | None = None) -> Checkpoint
             raise InputError(
                 f"{path}: {shown(name)} has values that are no finite numbers; take a checkpoint from before that"
             )
-    return Checkpoint(path=path, key=key, tensors=sets[key], metadata=metadata)
+    return Checkpoint(path=path, tensors=sets[key], metadata=metadata)
 
 
 # Which kind of file it is.
@@ -133,6 +136,8 @@ def _content(path: Path) -> tuple[Any, dict[str, str]]:
         raise
     except Exception as error:  # The readers fail on a damaged file in many ways.
         raise InputError(f"{path}: not loaded, it is damaged or holds something else than weights") from error
+    if _LEGACY[2:] in head:
+        raise InputError(f"{path}: not loaded, {_PROTOCOL}")
     what = next(
         (words for start, words in _OTHERS if head.startswith(start)), "is neither a safetensors nor a torch file"
     )
@@ -173,6 +178,9 @@ def _check_archive(path: Path, file: BinaryIO, size: int) -> None:
         if len(pickles) != 1:
             raise InputError(f"{path}: is a zip archive that torch.save did not write")
         folder = pickles[0].removesuffix("data.pkl")
+        with archive.open(pickles[0]) as stream:
+            if stream.read(2)[1:] in _NEWER:
+                raise InputError(f"{path}: not loaded, {_PROTOCOL}")
         with archive.open(pickles[0]) as stream:
             found = _accepted(path, read_pickle(stream))
     if any(count > records[f"{folder}data/{name}"].file_size for name, count in found.storages.items()):
@@ -270,13 +278,17 @@ def _networks(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
             groups.setdefault(short[: start.start()], {})[short[start.start() :]] = tensor
         elif tensor.ndim:  # Single numbers count something, such as the steps that were averaged.
             others[short] = tensor
-    groups = {prefix: group for prefix, group in groups.items() if any(map(_BODY.match, group))}
+    bodies = {prefix: group for prefix, group in groups.items() if any(map(_BODY.match, group))}
+    for prefix, group in bodies.items():
+        if not any(map(_HEAD.match, group)):  # As in mmengine's files: backbone.stages beside head.
+            outside = [other for other in groups.keys() - bodies.keys() if prefix.startswith(other)]
+            group |= groups[max(outside, key=len)] if outside else {}
     # What has a network's prefix but no name of this family stays with the network, to be named by the error.
     for name, tensor in others.items():
-        if inside := [prefix for prefix in groups if name.startswith(prefix)]:
+        if inside := [prefix for prefix in bodies if name.startswith(prefix)]:
             prefix = max(inside, key=len)
-            groups[prefix][name.removeprefix(prefix)] = tensor
-    return groups
+            bodies[prefix][name.removeprefix(prefix)] = tensor
+    return bodies
 
 
 def _choose(path: Path, sets: Mapping[str, Mapping[str, Tensor]], wanted: str | None) -> str:
@@ -296,18 +308,17 @@ def _choose(path: Path, sets: Mapping[str, Mapping[str, Tensor]], wanted: str | 
     if others := [name for name in names if name != taken]:
         why = "the averaged weights are" if averaged else "it is"
         logging.getLogger(__name__).warning(
-            f"{path}: holds weights under {_listed(names)}; {why} taken, {shown(taken)}: "
+            f"{visible(str(path), limit=150)}: holds weights under {_listed(names)}; {why} taken, {shown(taken)}: "
             f"--weights-key {shown(others[0])} takes the other"
         )
     return taken
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(map(shown, names[:4])) + more
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(shown, names[:3])) + more
 
 
 def shown(name: str) -> str:
     """A name from a file, as an error shows it."""
-    text = name if name.isprintable() else ascii(name)[1:-1]
-    return text if len(text) <= 60 else f"{text[:40]}...{text[-17:]}"
+    return visible(name, limit=60)

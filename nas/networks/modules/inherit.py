@@ -138,6 +138,8 @@ def load_donor(path: Path, known: Mapping[str, Architecture], *, weights_key: st
         known: by name, the architectures that a file of the second kind may have, with any number of classes; the
             first that fits is used.
         weights_key: which weights to take, if the file has several, as in `read_checkpoint`.
+    Returns:
+        The network, with one class if the file has no classifier.
     Raises:
         InputError: the file cannot be read, holds something other than weights, or fits no known network.
     """
@@ -147,7 +149,8 @@ def load_donor(path: Path, known: Mapping[str, Architecture], *, weights_key: st
     classes = next((len(tensor) for name, tensor in checkpoint.tensors.items() if _CLASSIFIER.search(name)), None)
     for architecture in known.values():
         with suppress(InputError):
-            return model_of(checkpoint, architecture.at(num_classes=classes))
+            # A backbone has no classifier to give. No data has a single class, so nothing inherits a random one.
+            return model_of(checkpoint, architecture.at(num_classes=classes or 1), head=classes is not None)
     raise InputError(f"{path}: names no architecture, and its weights fit none of the known ones: {', '.join(known)}")
 
 

@@ -50,10 +50,10 @@ def load_model(architecture: Architecture, path: Path, *, weights_key: str | Non
     return model_of(read_checkpoint(path, weights_key=weights_key), architecture)
 
 
-def model_of(checkpoint: Checkpoint, architecture: Architecture) -> Network:
-    """As `load_model`, from a checkpoint that was read."""
+def model_of(checkpoint: Checkpoint, architecture: Architecture, *, head: bool = True) -> Network:
+    """As `load_model`, from a checkpoint that was read; without `head` its classifier is left out."""
     network = build_model(architecture, distillation=_distilled(checkpoint.tensors))
-    _load(network, checkpoint, head=True)
+    _load(network, checkpoint, head=head)
     return network
 
 

@@ -150,6 +150,14 @@ class TestFormats:
             refusal(file) == "is a TorchScript program, not weights: torch.save(model.state_dict(), FILE) saves these"
         )
 
+    @pytest.mark.parametrize("new", [False, True])
+    def test_a_newer_pickle_protocol(self, new: bool, weights: Weights, file: Path) -> None:
+        torch.save(weights, file, pickle_protocol=4, _use_new_zipfile_serialization=new)
+
+        assert refusal(file) == (
+            "not loaded, it has a pickle protocol that only unpickling reads: save it again without pickle_protocol"
+        )
+
     def test_a_supernet_is_not_one_network(self, file: Path) -> None:
         file.write_bytes(save({"a": torch.zeros(1)}, {"supernet": "{}"}))
 
@@ -176,6 +184,7 @@ class TestSets:
             lambda w: prefixed("1.", w) | {"0.mean": torch.zeros(3)},
             lambda w: {n.replace("blocks.0.", "blocks.0._orig_mod."): t for n, t in w.items()},
             lambda w: {n if n.startswith("head.") else f"backbone.{n}": t for n, t in w.items()},
+            lambda w: {f"net.{n}" if n.startswith("head.") else f"net.body.module.{n}": t for n, t in w.items()},
             lambda w: {n: t for n, t in w.items() if not n.endswith("num_batches_tracked")},
             lambda w: {
                 n: t.float()[None] if n.endswith("num_batches_tracked") else nn.Parameter(t) for n, t in w.items()
@@ -198,6 +207,7 @@ class TestSets:
             "sequential",
             "parts",
             "backbone",
+            "body",
             "no_counter",
             "counters",
         ],
@@ -387,6 +397,14 @@ class TestFit:
         torch.save(weights | {FIRST: torch.full_like(weights[FIRST], value)}, file)
 
         assert f"{FIRST} has values that are no finite numbers; take a checkpoint from before that" == refusal(file)
+
+    def test_a_backbone_is_a_donor_without_a_classifier(self, weights: Weights, file: Path) -> None:
+        torch.save({name: tensor for name, tensor in weights.items() if not name.startswith("head.")}, file)
+
+        assert refusal(file) == "lacks head.head.bn.weight (and 5 more), which this network has"
+        donor = load_donor(file, {"small": NETWORK})
+        assert NETWORK.at(num_classes=1) == donor.architecture
+        assert torch.equal(weights[FIRST], to_timm(donor)[0][FIRST])
 
 
 def _rewrite(path: Path, change: Callable[[bytes], bytes], *, compression: int = zipfile.ZIP_STORED) -> None:
