@@ -84,16 +84,13 @@ def test_traceback_shows_where_and_no_password(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (
-            ["search", "--budget-ms", "abc"],
-            "error: Invalid value for '--budget-ms': 'abc' is not a valid float; see nas",
-        ),
+        (["search", "--budget-ms", "abc"], "error: Invalid value for '--budget-ms': "),
         (["search", "--bugdet-ms", "1"], "error: No such option: --bugdet-ms"),
         (["serach"], "error: No such command 'serach'"),
         (["front", "results/x"], "error: Missing option '--budget-ms'; see nas front --help"),
         (["search", "--budget-ms", "1", "--seed", "-1"], "error: Invalid value for '--seed'"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_a_wrong_option_gets_one_line(nas: Nas, tmp_path: Path, arguments: list[str], line: str) -> None:
     done = nas(*arguments, cwd=tmp_path)
