@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import math
 import os
+import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -38,6 +41,7 @@ MOST = 1e9  # of any number in a table: in ms some eleven days
 _MOST_BYTES = 256 * 2**20  # of a document; 100,000 candidates of a search are some 240 MB
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # that some editors and spreadsheets put before UTF-8
 _OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16, and UTF-32 of one byte order
+_DRAFT = ".nas-draft"  # suffix of a temporary file
 
 
 def _no_negative_zero(value: float) -> float:
@@ -97,11 +101,14 @@ def digest(path: Path) -> str:
 def write_beside(path: Path, content: bytes) -> None:
     """Write `content` to a temporary file in the same folder, then rename it to `path`.
 
+    Temporary files of `path` that killed processes left are removed first.
+
     Raises:
         InputError: the folder does not exist, `path` is a folder, or the disk is full or read-only.
     """
+    _sweep_drafts(path)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = _draft(path)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
@@ -117,6 +124,27 @@ def write_beside(path: Path, content: bytes) -> None:
             raise
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _draft(path: Path) -> tuple[int, str]:
+    """A new temporary file beside `path`, open and locked, and its name."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_DRAFT)
+        with suppress(OSError):  # Some disks know no locks; nobody sweeps there either.
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if Path(name).exists():  # Another process may have swept it before it was locked.
+            return handle, name
+        os.close(handle)
+
+
+def _sweep_drafts(path: Path) -> None:
+    """Remove temporary files of `path` that nobody writes to: the system takes a lock from a process that ends."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]+{re.escape(_DRAFT)}")
+    with suppress(OSError):
+        for name in [name for name in os.listdir(path.parent) if pattern.fullmatch(name)]:  # noqa: PTH208 - names alone
+            with suppress(OSError), (path.parent / name).open("rb+") as draft:
+                fcntl.flock(draft, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                (path.parent / name).unlink()
 
 
 def append_record(path: Path, record: Record) -> None:

@@ -20,6 +20,7 @@ PACKAGE = Path(nas.__file__).parent
 ORDER = [
     {"errors"},
     {"files", "catalog"},
+    {"lock", "scratch"},
     {"networks"},
     {"accuracy", "data", "model"},
     {"training", "export"},

@@ -13,6 +13,7 @@ import typer
 
 from nas.cli import accuracy, devices, export, latency, results, search, space, supernet, table, validate
 from nas.cli.guard import guarded
+from nas.scratch import sweep
 
 __all__ = ["app", "main"]
 
@@ -53,6 +54,7 @@ def main() -> None:
     # 10 s per step instead of 0.6 to 2.6 s on two cores. On an idle machine it makes no difference. torch reads this
     # when it is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    sweep()  # what killed commands left in the temporary folder
     given = sys.argv[1:]
     arguments = [argument for argument in given if argument != "--traceback"]
     sys.exit(

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas.cli import options
-from nas.cli.terminal import data_watch, print_data, progress_bar, say
+from nas.cli.terminal import data_watch, end_like_ctrl_c, print_data, progress_bar, say
 from nas.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,11 +71,12 @@ def supernet_train(
     """
     from nas.data import load_images
     from nas.latency import LatencyTable
+    from nas.lock import beside, owned, refuse_if_owned
     from nas.networks import SearchSpace
     from nas.search import check_budget
     from nas.training import Limit, SupernetRecipe, Teacher, train_supernet
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_like_ctrl_c()
     source, others = options.read_data(data, option)
     if others:
         raise InputError(f"--option {others[0]}: nas supernet train takes image, label and skip_broken, of the data")
@@ -86,6 +86,9 @@ def supernet_train(
         raise InputError(f"{path}: a supernet is a .safetensors file")
     if resolution < 32 or resolution % 32:
         raise InputError(f"--resolution must be a multiple of 32, got {resolution}")
+    is_first = os.environ.get("RANK", "0") == "0"  # Under torchrun only the first process writes and prints.
+    if is_first:
+        refuse_if_owned(path, beside(path))  # before images are read
     if weights_key and not init:
         raise InputError("--weights-key goes with --init FILE")
     limit = None
@@ -105,7 +108,7 @@ def supernet_train(
     recipe = SupernetRecipe(images=images, batch_size=batch_size, until=until or None)
     if labeller:
         recipe = recipe.model_copy(update={"label_smoothing": 0.0})  # soft already, and what is scored
-    with supernet_watch() as watch_training:
+    with owned(path, beside(path)) if is_first else nullcontext(), supernet_watch() as watch_training:
         train_supernet(
             search_space,
             image_set,
@@ -117,7 +120,7 @@ def supernet_train(
             limit=limit,
             on_progress=watch_training,
         )
-    if os.environ.get("RANK", "0") == "0":  # Under torchrun only the first process prints.
+    if is_first:
         given = {"budget-ms": budget_ms or 1.1, "space": space, "data": data, "table": table}
         words = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in given.items())
         words += "".join(f" --option {shlex.quote(text)}" for text in option or [])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.cli import options
-from nas.cli.terminal import print_data, print_json, print_table, progress_bar, say
+from nas.cli.terminal import end_like_ctrl_c, print_data, print_json, print_table, progress_bar, say
 from nas.errors import InputError
 
 if TYPE_CHECKING:
@@ -115,6 +114,7 @@ def table_check(
     """
     from nas.latency import LatencyTable
     from nas.latency.check import check_table
+    from nas.lock import beside, owned
     from nas.networks import SearchSpace
 
     search_space = SearchSpace.find(space)
@@ -123,7 +123,11 @@ def table_check(
     name = device or found.provenance.kind
     if name is None:
         raise InputError(f"{path} was not measured by a device of this project ({found.provenance.label})")
-    with _opened(name, threads=threads, runner=runner, settings=option) as opened, _build_watch() as watch:
+    with (
+        owned(path, beside(path)),
+        _opened(name, threads=threads, runner=runner, settings=option) as opened,
+        _build_watch() as watch,
+    ):
         checked = check_table(
             found,
             path,
@@ -246,10 +250,7 @@ def _opened(device: str, *, threads: int | None, runner: Path | None, settings: 
     from nas.devices import open_device
 
     given = options.read_settings(settings, threads=threads, runner=runner)
-    # SIGTERM and SIGHUP must close the device, too.
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+    end_like_ctrl_c()
     opened = open_device(device, given)
     try:
         yield opened

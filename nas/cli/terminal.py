@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from nas.errors import masked, visible
 
 __all__ = [
     "data_watch",
+    "end_like_ctrl_c",
     "print_data",
     "print_document",
     "print_json",
@@ -27,6 +29,17 @@ __all__ = [
 if TYPE_CHECKING:
     from nas.search import Candidate, Screening
     from nas.search.run import Progress
+
+
+def end_like_ctrl_c() -> None:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: everything finished is kept, and devices are closed.
+
+    A signal that is ignored stays ignored: nohup ignores SIGHUP, so that the command outlives its terminal.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP.
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
 
 
 def print_data(line: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas.cli import options
-from nas.cli.terminal import data_watch, print_data, print_json, print_table, say, say_progress
+from nas.cli.terminal import data_watch, end_like_ctrl_c, print_data, print_json, print_table, say, say_progress
 from nas.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def validate(
     from nas.validate.run import run_validation
     from nas.validate.widths import draw_networks
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_like_ctrl_c()
     latency_table, table_path = LatencyTable.find(table)
     points, further = published_points(table_path, rows)
     source, option = options.read_data(data, option)

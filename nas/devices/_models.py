@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 from nas.errors import DeviceError
 from nas.networks import Subject
+from nas.scratch import ScratchFolder
 
 __all__ = ["ModelFiles", "NotExported"]
 
@@ -44,7 +44,7 @@ class ModelFiles:
         self._suffix = suffix
         self._limit_bytes = limit_bytes
         self._on_removal = on_removal
-        self._folder = tempfile.TemporaryDirectory(prefix="nas-models-")
+        self._folder = ScratchFolder("models")
         self._sizes: OrderedDict[str, int] = OrderedDict()  # name -> bytes, the least recently used first
 
     def path(self, subject: Subject) -> Path:
@@ -55,7 +55,7 @@ class ModelFiles:
             DeviceError: the disk is full or cannot be written.
         """
         name = subject.key + self._suffix
-        path = Path(self._folder.name) / name
+        path = self._folder.path / name
         if name not in self._sizes:
             try:
                 content = self._export(subject)
@@ -86,7 +86,7 @@ class ModelFiles:
 
     def close(self) -> None:
         """Remove the folder."""
-        self._folder.cleanup()
+        self._folder.close()
 
     def _remove(self, path: Path) -> None:
         if path.is_dir():

@@ -8,6 +8,7 @@ Never tried on a Mac. The tests use a stand-in for coremltools.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from nas.devices._runner import Description, RunnerDevice, local_runner
 from nas.errors import DeviceError, InputError
 from nas.files import Record
 from nas.networks import Subject
+from nas.scratch import ScratchFolder
 
 __all__ = ["TARGET", "ComputeUnits", "Options", "open_device", "package", "unavailable"]
 
@@ -96,10 +98,15 @@ def package(subject: Subject) -> Path:
     """The Core ML package of a subject: a folder, which the caller moves or removes. Loads torch."""
     from nas.export.coreml import timed_model
 
-    folder = Path(tempfile.mkdtemp(prefix="nas-", suffix=".mlpackage"))
+    folder = Path(tempfile.mkdtemp(dir=_scratch().path, suffix=".mlpackage"))
     try:
         timed_model(subject).save(str(folder))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
+
+
+@functools.cache
+def _scratch() -> ScratchFolder:
+    return ScratchFolder("coreml")

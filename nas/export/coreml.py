@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from nas.errors import InputError
 from nas.networks import Subject
 from nas.networks.modules import Network, build_deployed, example_input, fuse
+from nas.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     from coremltools.models import MLModel
@@ -35,11 +35,11 @@ def export(network: Network, path: Path) -> list[Path]:
     """
     model = network_model(network)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            draft = Path(folder) / path.name
+        with ScratchFolder("export", within=path.parent) as folder:
+            draft = folder.path / path.name
             model.save(str(draft))
             if path.is_dir():  # A folder cannot be renamed over another. The old one is deleted with `folder`.
-                path.replace(Path(folder) / "old")
+                path.replace(folder.path / "old")
             draft.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error

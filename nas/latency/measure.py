@@ -18,6 +18,7 @@ from nas.latency.fill import fewest, fill, measuring_order, too_slow
 from nas.latency.table import LatencyTable
 from nas.latency.timing import TimingProtocol, read_run
 from nas.latency.visits import STACK, better_of, call_share, entry_of, is_stackable
+from nas.lock import beside, owned
 from nas.networks import Layer, Stack
 
 __all__ = ["Progress", "build_table", "default_path", "ignore_progress", "measured_provenance"]
@@ -70,20 +71,23 @@ def build_table(
     Returns:
         The table, including everything that `out` already held.
     Raises:
-        InputError: `out` holds another device's times, or cannot be read or written.
+        InputError: `out` holds another device's times, cannot be read or written, or another process builds it.
         DeviceError: the device is gone.
     """
     protocol = protocol or TimingProtocol()
     order = measuring_order(layers)
-    build = _Build(device, protocol, out, order, on_progress)
-    share = sample or (0.1 if until_error else 1.0)
-    wanted = order[: max(fewest(order), round(share * len(order)))]
-    build.measure(wanted, retry_failed=retry_failed)
-    build.fill()
-    if until_error is not None:
-        while wide := build.wider_than(until_error)[: max(1, round(_STEP * len(order)))]:
-            build.measure(wide, retry_failed=False)
-            build.fill()
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: its folder does not exist; make it first, or choose another --out")
+    with owned(out, beside(out)):
+        build = _Build(device, protocol, out, order, on_progress)
+        share = sample or (0.1 if until_error else 1.0)
+        wanted = order[: max(fewest(order), round(share * len(order)))]
+        build.measure(wanted, retry_failed=retry_failed)
+        build.fill()
+        if until_error is not None:
+            while wide := build.wider_than(until_error)[: max(1, round(_STEP * len(order)))]:
+                build.measure(wide, retry_failed=False)
+                build.fill()
     return build.table
 
 
@@ -267,8 +271,6 @@ class _Build:
 def _begun(description: DeviceDescription, protocol: TimingProtocol, out: Path) -> LatencyTable:
     provenance = measured_provenance(description, f"each layer alone, {protocol.describe()}")
     if not out.exists():
-        if not out.parent.is_dir():
-            raise InputError(f"{out}: its folder does not exist; make it first, or choose another --out")
         return LatencyTable(provenance=provenance)
     table = LatencyTable.load(out)
     if difference := table.provenance.difference(provenance):

@@ -17,6 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from nas.latency import LatencyTable
+from nas.lock import LOCK_NAME, owned
 from nas.networks import Architecture, SearchSpace
 from nas.proxies import Proxy, attempt
 from nas.search.evolution import Found
@@ -134,7 +135,8 @@ def run_guided(
         on_candidate: called after every score.
         on_settled: called after every training of the last step.
     Raises:
-        InputError: the folder has a run, and `resume` is not set; or it belongs to another run.
+        InputError: the folder has a run, and `resume` is not set; it belongs to another run; or another process works
+            on it.
     """
     started = time.monotonic()
     run = run_of(
@@ -149,32 +151,33 @@ def run_guided(
         screens={names["foretell"]: foretell},
         settles=(names["settler"], settler),
     )
-    folder = ResultsFolder(out, run, resume=resume)
-    try:
-        shortlist = _shortlist(folder, space, table, foretell, plan, seed, names["foretell"], on_survey)
-        decision = Decision(folder, table, scorer, coverage=plan.survey.confidence)
-        if on_candidate:
-            decision.on_kept = on_candidate
+    with owned(out, out / LOCK_NAME):
+        folder = ResultsFolder(out, run, resume=resume)
+        try:
+            shortlist = _shortlist(folder, space, table, foretell, plan, seed, names["foretell"], on_survey)
+            decision = Decision(folder, table, scorer, coverage=plan.survey.confidence)
+            if on_candidate:
+                decision.on_kept = on_candidate
 
-        def is_late(ahead_s: float) -> bool:
-            used_s = time.monotonic() - started
-            return time_limit_s is not None and decision.kept > 0 and used_s + ahead_s > time_limit_s
+            def is_late(ahead_s: float) -> bool:
+                used_s = time.monotonic() - started
+                return time_limit_s is not None and decision.kept > 0 and used_s + ahead_s > time_limit_s
 
-        settling_s = plan.settled * plan.settle_s
-        for name, network in plan.survey.references.items():
-            if network.id not in decision.known and not is_late(decision.mean_seconds() + settling_s):
-                decision.score(network, kind="reference", name=name)
-        for network in shortlist:
-            enough = len(decision.known) >= plan.scored or is_late(decision.mean_seconds() + settling_s)
-            if enough and decision.searched:  # Without a single candidate there would be no winner.
-                break
-            if not decision.has_searched(network.id):
-                decision.take(network, trial=None)
-        if plan.settled:
-            _settle(folder, settler, plan, names["settler"], on_settled, is_late)
-    finally:
-        result = folder.finish()
-    return result
+            settling_s = plan.settled * plan.settle_s
+            for name, network in plan.survey.references.items():
+                if network.id not in decision.known and not is_late(decision.mean_seconds() + settling_s):
+                    decision.score(network, kind="reference", name=name)
+            for network in shortlist:
+                enough = len(decision.known) >= plan.scored or is_late(decision.mean_seconds() + settling_s)
+                if enough and decision.searched:  # Without a single candidate there would be no winner.
+                    break
+                if not decision.has_searched(network.id):
+                    decision.take(network, trial=None)
+            if plan.settled:
+                _settle(folder, settler, plan, names["settler"], on_settled, is_late)
+        finally:
+            result = folder.finish()
+        return result
 
 
 def _shortlist(

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from nas.latency import LatencyTable
+from nas.lock import LOCK_NAME, owned
 from nas.networks import Architecture, SearchSpace
 from nas.proxies import Proxy, Score
 from nas.search.evolution import Found, evolve
@@ -149,7 +150,8 @@ def run_survey(
         command: the command line, for run.json.
         on_progress: called with the number of networks looked at, and the number to look at.
     Raises:
-        InputError: the folder has a run, and `resume` is not set; or it belongs to another run.
+        InputError: the folder has a run, and `resume` is not set; it belongs to another run; or another process works
+            on it.
     """
     run = run_of(
         space,
@@ -161,23 +163,25 @@ def run_survey(
         names=names,
         command=command,
     )
-    folder = ResultsFolder(out, run, resume=resume)
-    found, looked_at = look(
-        space, table, proxy, plan=plan, seed=seed, time_limit_s=time_limit_s, on_progress=on_progress
-    )
-    searched = [one.network for one in found]
-    known = list(plan.references.items())
-    scores = proxy.score_all([*searched, *(network for _, network in known)])
-    candidates = [
-        _candidate(table, network, score, kind="searched", looked_at=looked_at, coverage=plan.confidence)
-        for network, score in zip(searched, scores[: len(searched)], strict=True)
-    ]
-    candidates += [
-        _candidate(table, network, score, kind="reference", name=name, looked_at=looked_at, coverage=plan.confidence)
-        for (name, network), score in zip(known, scores[len(searched) :], strict=True)
-    ]
-    folder.replace_all(candidates)
-    return folder.finish()
+    with owned(out, out / LOCK_NAME):
+        folder = ResultsFolder(out, run, resume=resume)
+        found, looked_at = look(
+            space, table, proxy, plan=plan, seed=seed, time_limit_s=time_limit_s, on_progress=on_progress
+        )
+        searched = [one.network for one in found]
+        known = list(plan.references.items())
+        scores = proxy.score_all([*searched, *(network for _, network in known)])
+        same: dict[str, Any] = {"looked_at": looked_at, "coverage": plan.confidence}
+        candidates = [
+            _candidate(table, network, score, kind="searched", **same)
+            for network, score in zip(searched, scores[: len(searched)], strict=True)
+        ]
+        candidates += [
+            _candidate(table, network, score, kind="reference", name=name, **same)
+            for (name, network), score in zip(known, scores[len(searched) :], strict=True)
+        ]
+        folder.replace_all(candidates)
+        return folder.finish()
 
 
 def look(

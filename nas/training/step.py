@@ -233,14 +233,14 @@ class Sandwich:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Delay SIGINT (Ctrl-C) and SIGTERM (sent by `kill`) until the end of the block."""
+    """Delay SIGINT (Ctrl-C), SIGTERM (sent by `kill`) and SIGHUP (the terminal is gone) until the end of the block."""
     if threading.current_thread() is not threading.main_thread():  # Only the main thread handles signals.
         yield
         return
     arrived: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, _: arrived.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))  # none on Windows
     }
     try:
         yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from nas.devices.iphone.phones import Phone, persistently, phone_details
 from nas.devices.iphone.runner_app import RunnerApp
 from nas.devices.iphone.xcode import ToolError, run
 from nas.errors import DeviceError
+from nas.scratch import ScratchFolder
 
 __all__ = ["IPhone"]
 
@@ -67,16 +67,16 @@ class IPhone:
         """
         runs: dict[int, Run] = {}
         gone: DeviceError | None = None
-        with tempfile.TemporaryDirectory(prefix="nas-iphone-") as name:
+        with ScratchFolder("iphone") as scratch:
             try:
-                todo = self._prepare(jobs, Path(name), runs)
+                todo = self._prepare(jobs, scratch.path, runs)
                 if todo:
-                    self._measure(todo, jobs, Path(name), runs)
+                    self._measure(todo, jobs, scratch.path, runs)
             except ToolError as error:
                 gone = DeviceError(f"iphone: {error}")
             except OSError as error:
                 gone = DeviceError(
-                    f"iphone: {name} cannot be written ({error.strerror}); make room, and run this again"
+                    f"iphone: {scratch.path} cannot be written ({error.strerror}); make room, and run this again"
                 )
         for number in range(len(jobs)):
             if number not in runs:

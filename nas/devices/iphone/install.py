@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from nas.devices.iphone.phones import Phone, persistently
 from nas.devices.iphone.xcode import ToolError, devicectl, run
 from nas.errors import InputError
 from nas.files import Record, cache_folder, write_beside
+from nas.scratch import ScratchFolder
 
 __all__ = ["Signing", "find_signing", "install", "remember"]
 
@@ -91,8 +91,8 @@ def install(phone: Phone, signing: Signing) -> None:
 
 
 def _build(phone: Phone, signing: Signing, app: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=_cache(), prefix="build-") as name:
-        source, derived = Path(name) / "source", Path(name) / "derived"
+    with ScratchFolder("build", within=_cache()) as folder:
+        source, derived = folder.path / "source", folder.path / "derived"
         shutil.copytree(_PROJECT, source)  # Xcode writes files next to a project.
         run(
             "xcodebuild",

@@ -10,7 +10,6 @@ import os
 import queue
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 import uuid
@@ -24,6 +23,7 @@ from nas.devices import Run
 from nas.devices._runner import read_run
 from nas.devices.iphone.phones import persistently
 from nas.devices.iphone.xcode import XCRUN, Kind, ToolError, devicectl, refusal, run
+from nas.scratch import ScratchFolder
 
 __all__ = ["End", "Results", "RunnerApp"]
 
@@ -149,8 +149,8 @@ class RunnerApp:
 
     def _copy_out(self, batch: str) -> bytes:
         """The file of results as it is on the phone, or nothing where there is none yet."""
-        with tempfile.TemporaryDirectory(prefix="nas-iphone-") as name:
-            file = Path(name) / "results.jsonl"
+        with ScratchFolder("iphone") as folder:
+            file = folder.path / "results.jsonl"
             try:
                 devicectl(
                     *("device", "copy", "from", *self._container()),

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import tempfile
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
+
+from nas.scratch import ScratchFolder
 
 __all__ = [
     "NO_DEVELOPER_MODE",
@@ -149,8 +149,8 @@ def devicectl(*arguments: str, timeout_s: float = _COMMAND_S) -> dict[str, Any]:
     Raises:
         ToolError: it refuses, does not answer in time, or leaves an incomplete file.
     """
-    with tempfile.TemporaryDirectory(prefix="nas-devicectl-") as folder:
-        file = Path(folder) / "answer.json"
+    with ScratchFolder("devicectl") as folder:
+        file = folder.path / "answer.json"
         run("devicectl", *arguments, "-j", str(file), timeout_s=timeout_s)
         try:
             result = json.loads(file.read_bytes())["result"]

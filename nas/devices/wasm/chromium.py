@@ -27,6 +27,7 @@ from urllib.parse import urlencode, urlsplit
 
 from nas.devices._runner import RunnerLost, RunnerTimeout
 from nas.errors import DeviceError
+from nas.scratch import ScratchFolder
 
 __all__ = ["Chromium"]
 
@@ -65,11 +66,11 @@ class Chromium:
 
     def __init__(self, program: str, *, v8_flags: str, files: Mapping[str, Path], query: Mapping[str, str]) -> None:
         self._server = _Server(files)
-        self._profile = tempfile.TemporaryDirectory(prefix="nas-chromium-", ignore_cleanup_errors=True)
+        self._profile = ScratchFolder("chromium")
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the browser
         self._is_open = False
         self._program = program
-        command = [program, *_FLAGS, f"--js-flags={v8_flags}", f"--user-data-dir={self._profile.name}"]
+        command = [program, *_FLAGS, f"--js-flags={v8_flags}", f"--user-data-dir={self._profile.path}"]
         if os.geteuid() == 0:
             command.append("--no-sandbox")  # The sandbox does not work for root.
         try:
@@ -78,7 +79,7 @@ class Chromium:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
-                env={**os.environ, **dict.fromkeys(_FOLDERS, self._profile.name)},
+                env={**os.environ, **dict.fromkeys(_FOLDERS, str(self._profile.path))},
                 start_new_session=True,
             )
         except OSError as error:
@@ -114,7 +115,7 @@ class Chromium:
         self._process.wait()
         # The lock of a profile is in another folder. It remains even when Chromium ends in the regular way.
         with suppress(OSError):
-            lock = Path(self._profile.name, "SingletonSocket").readlink()
+            lock = (self._profile.path / "SingletonSocket").readlink()
             lock.unlink()
             lock.with_name("SingletonCookie").unlink()
             lock.parent.rmdir()
@@ -147,7 +148,7 @@ class Chromium:
 
     def _release(self) -> None:
         self._server.close()
-        self._profile.cleanup()
+        self._profile.close()
         self._errors.close()
 
 
