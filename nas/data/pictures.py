@@ -6,9 +6,11 @@ until the range of the whole set is known (`grey_range`), so that the levels of 
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import io
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -58,14 +60,29 @@ def _register_heif() -> None:
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
     """Hide what Pillow warns of, such as damaged EXIF: a picture is read, or it is an error. Not inside threads."""
+    _silence_libtiff()
     logger, quiet = logging.getLogger("PIL"), logging.NullHandler()
     logger.addHandler(quiet)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
+            warnings.simplefilter("ignore")
             yield
     finally:
         logger.removeHandler(quiet)
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """The library writes to the file of stderr by itself; what matters is in the errors of Pillow."""
+    from PIL import features
+
+    if not (features.check("libtiff") and os.path.exists("/proc/self/maps")):  # noqa: PTH110 - Linux
+        return
+    with open("/proc/self/maps") as maps, suppress(OSError, AttributeError):  # noqa: PTH123
+        loaded = {line.split(maxsplit=5)[-1].strip() for line in maps if "libtiff" in line}
+        for library in map(ctypes.CDLL, loaded):
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
 
 
 def decode(content: bytes | str, resolution: int) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
@@ -85,14 +102,25 @@ def decode(content: bytes | str, resolution: int) -> npt.NDArray[np.uint8] | npt
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as opened:
             # For large JPEG files, skip detail that scaling removes anyway.
             opened.draft("RGB", (2 * resolution, 2 * resolution))
+            deep = opened.mode in ("I", "F") or opened.mode.startswith("I;16")
+            _refuse_bomb(opened, share=0.5 if deep else 1)
             opened.load()
             image = upright(opened)
-            if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            if deep:
                 return _deep(image, resolution)
-            square = np.asarray(_square(with_rgb(image), resolution)).transpose(2, 0, 1)
+            square = np.asarray(_on_white(_square(_in_colours(image), resolution))).transpose(2, 0, 1)
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, zlib.error, ...
         raise ValueError(_why(error, content)) from error
     return square
+
+
+def _refuse_bomb(image: Image.Image, *, share: float) -> None:
+    """Refuse what Pillow only warns of, at `share` of its number of pixels: a thread needs 12 bytes for each."""
+    from PIL import Image
+
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and image.width * image.height > share * most:
+        raise Image.DecompressionBombError
 
 
 def _why(error: Exception, content: bytes | str) -> str:
@@ -159,18 +187,28 @@ def with_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: Pillow cannot convert this mode; the message names it.
     """
-    from PIL import Image
+    return _on_white(_in_colours(image))
 
+
+def _in_colours(image: Image.Image) -> Image.Image:
+    """A picture in RGB, or in RGBA if it may be transparent."""
     try:
         if image.mode in ("La", "RGBa"):  # multiplied by their opacity
             image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-        if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            # Colours of transparent pixels are arbitrary, often black; and the shape may be in the opacity alone.
-            return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        if image.has_transparency_data:
+            return image.convert("RGBA")
         return _from_lab(image) if image.mode == "LAB" else image.convert("RGB")
     except (ImportError, ValueError, OSError) as error:
         raise ValueError(f"mode {image.mode}: {error}; convert it to RGB") from error
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Colours of transparent pixels are arbitrary, often black; and the shape may be in the opacity alone."""
+    from PIL import Image
+
+    if image.mode == "RGB":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def _from_lab(image: Image.Image) -> Image.Image:
@@ -191,12 +229,18 @@ def _lab_transform() -> ImageCms.ImageCmsTransform:
 def _deep(image: Image.Image, resolution: int) -> npt.NDArray[np.float32]:
     from PIL import Image
 
-    values = np.asarray(image).astype(np.float32)
-    finite = values[np.isfinite(values)]
-    if not finite.size:
+    values = np.asarray(image)
+    if values.dtype != np.float32:
+        values = values.astype(np.float32)
+    finite = np.isfinite(values)
+    if finite.all():
+        low, high = values.min(), values.max()
+    elif finite.any():
+        low, high = values[finite].min(), values[finite].max()
+        # One such pixel would spoil those around it.
+        values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    else:
         raise ValueError("no pixel is a finite number")
-    low, high = finite.min(), finite.max()
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)  # one such pixel would spoil those around it
     scaled: npt.NDArray[np.float32] = np.asarray(_square(Image.fromarray(values), resolution))
     return scaled.clip(low, high)  # without the overshoot of scaling
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -28,6 +30,7 @@ _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 _IMAGE_COLUMNS = ("image", "img")
 _PATH_COLUMNS = ("image", "img", "file_name", "path")
 _BLOCK = 64  # rows read at once
+_FEWER = "it does not have as many rows as it says"
 
 
 class Table(Protocol):
@@ -75,6 +78,7 @@ class Parquet:
             with _reading(file):
                 found = pyarrow.parquet.read_metadata(file)
                 schemas.append(found.schema.to_arrow_schema())
+                schemas[-1].names  # noqa: B018 - may not be UTF-8
             starts.append(starts[-1] + found.num_rows)
         for file, schema in zip(files, schemas, strict=True):
             _refuse_other(f"{file.name}", schema, files[0].name, schemas[0])
@@ -95,7 +99,10 @@ class Parquet:
         values: list[Any] = []
         for file in self.files:
             with _reading(file), pyarrow.parquet.ParquetFile(file) as opened:
-                values += opened.read(columns=[column]).column(column).to_pylist()
+                found = opened.read(columns=[column]).column(column).to_pylist()
+                if len(found) != opened.metadata.num_rows:
+                    raise ValueError(_FEWER)
+                values += found
         return values
 
     def read(self, column: str, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Any, Path]]:
@@ -111,6 +118,8 @@ class Parquet:
                             taken = batch.column(column).take(_between(rows, first, first + len(batch)) - first)
                             yield from ((value, file.parent) for value in taken.to_pylist())
                             first += len(batch)
+                        if first != after:
+                            raise ValueError(_FEWER)
                     first = after
 
     def fingerprint(self, image: str) -> list[Any]:
@@ -119,29 +128,31 @@ class Parquet:
         return [*own, *([path, *stamp(path)] for path in self._outside(image) if _is_file(path))]
 
     def _outside(self, image: str) -> Iterator[str]:
+        """Files that the rows name. Whether a row has bytes as well is not known without reading these."""
         import pyarrow.parquet
 
-        kind = _kind(self.schema, image)
+        kind = self.schema.field(image).type
+        struct = hasattr(kind, "num_fields") and "path" in [kind.field(index).name for index in range(kind.num_fields)]
+        if not struct and _kind(self.schema, image) != "path":
+            return
+        column, listed = f"{image}.path" if struct else image, functools.cache(_names_in)
         for file in self.files:
             with _reading(file), pyarrow.parquet.ParquetFile(file) as opened:
-                if kind == "path" or _lacks_bytes(opened.metadata, image):
-                    for batch in opened.iter_batches(columns=[image if kind == "path" else f"{image}.path"]):
-                        for value in batch.column(0).to_pylist():
-                            content = _content(value, file.parent)
-                            if isinstance(content, str):
+                for batch in opened.iter_batches(columns=[column]):
+                    for value in batch.column(0).to_pylist():
+                        content = _content(value, file.parent)
+                        if isinstance(content, str):
+                            folder, name = os.path.split(content)
+                            if name in listed(folder):
                                 yield content
 
 
-def _lacks_bytes(metadata: Any, image: str) -> bool:
-    """Whether rows of a column of bytes and paths may have no bytes, by the statistics of the file."""
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for column in map(group.column, range(group.num_columns)):
-            if column.path_in_schema == f"{image}.bytes":
-                found = column.statistics
-                if found is None or not found.has_null_count or found.null_count:
-                    return True
-    names = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
-    return f"{image}.path" in names and f"{image}.bytes" not in names
+def _names_in(folder: str) -> frozenset[str]:
+    """The names in a folder; none in one that cannot be read. Faster than to look for each of a million files."""
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208
+    except (OSError, ValueError):
+        return frozenset()
 
 
 def _between(rows: npt.NDArray[np.int64], first: int, after: int) -> npt.NDArray[np.int64]:
@@ -159,9 +170,8 @@ class _reading:  # noqa: N801 - used like a function
             raise InputError(f"{self._file}: the file is empty; fetch it again")
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        import pyarrow
-
-        if isinstance(error, pyarrow.ArrowException | OSError):
+        # ArrowException, OSError, UnicodeDecodeError, ... from whatever the file holds
+        if isinstance(error, Exception) and not isinstance(error, InputError):
             raise InputError(
                 f"{self._file}: not a readable Parquet file ({one_line(error)}); fetch it again"
             ) from error
@@ -218,7 +228,7 @@ def _content(value: Any, folder: Path) -> Content:
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and value:
-        return str(folder / value)
+        return None if "\0" in value else str(folder / value)
     return value or None
 
 

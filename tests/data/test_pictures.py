@@ -203,13 +203,27 @@ def test_a_file_cut_off_gives_the_same_reason_wherever_it_ends() -> None:
             decode(buffer.getvalue()[:-cut], 32)
 
 
-def test_decompression_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+@pytest.mark.parametrize("most", [SIZE * SIZE // 3, SIZE * SIZE - 1])
+def test_decompression_bombs_are_refused(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that Pillow refuses, and those that it only warns of."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
     buffer = io.BytesIO()
     _quarters().save(buffer, "PNG")
 
-    with pytest.raises(ValueError, match="more pixels than Pillow takes for safe"):
+    with quiet_pillow(), pytest.raises(ValueError, match="more pixels than Pillow takes for safe"):
         decode(buffer.getvalue(), 32)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libtiff is found by what Linux says of this process")
+def test_libtiff_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    buffer = io.BytesIO()
+    _quarters().save(buffer, "TIFF", compression="tiff_deflate")
+    content = bytearray(buffer.getvalue())
+    content[8:40] = bytes(32)
+
+    with quiet_pillow(), pytest.raises(ValueError):
+        decode(bytes(content), 32)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_mode_that_cannot_be_converted_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
