@@ -194,6 +194,7 @@ def _run(arguments: Sequence[str], folder: Path) -> Done:
 
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null')
+_VALUE = re.compile(_TOKEN.pattern + rb"(?!\s*[:=])(?![\w.])")  # no key
 _ODD = [
     *(b"-1", b"0", b"-0.0", b"1e308", b"-1e308", b"1e-320", b"1e999", b"NaN", b"Infinity", b"nan", b"inf", b"1.5"),
     *(b"9" * 30, b"9" * 5000, b"9223372036854775808", b"65536", b"1000000", b"3", b"null", b"true", b"false"),
@@ -249,8 +250,13 @@ def _swap(content: bytes, chance: random.Random) -> bytes:
     return b"\n".join(lines)
 
 
-def _odd_value(content: bytes, chance: random.Random) -> bytes:
-    tokens = list(_TOKEN.finditer(content))
+def _odd_token(content: bytes, chance: random.Random) -> bytes:
+    """An odd value in the place of a value or a key."""
+    return _odd_value(content, chance, tokens=list(_TOKEN.finditer(content)))
+
+
+def _odd_value(content: bytes, chance: random.Random, tokens: list[re.Match[bytes]] | None = None) -> bytes:
+    tokens = tokens or list(_VALUE.finditer(content))
     if not tokens:
         return content + chance.choice(_ODD)
     token = chance.choice(tokens)
@@ -259,7 +265,7 @@ def _odd_value(content: bytes, chance: random.Random) -> bytes:
 
 def _other_value(content: bytes, chance: random.Random) -> bytes:
     """A value in the place of another."""
-    tokens = list(_TOKEN.finditer(content))
+    tokens = list(_VALUE.finditer(content))
     if not tokens:
         return content
     token = chance.choice(tokens)
@@ -277,7 +283,7 @@ def _odd_encoding(content: bytes, chance: random.Random) -> bytes:
 
 _CHANGES: Sequence[Callable[[bytes, random.Random], bytes]] = (
     *(_flip, _flip, _cut, _drop, _twice, _swap, _odd_bytes, _odd_encoding),
-    *(_odd_value, _odd_value, _odd_value, _odd_value, _other_value, _other_value),
+    *(_odd_token, *[_odd_value] * 6, *[_other_value] * 4),
 )
 
 
