@@ -43,9 +43,9 @@ _LEGACY_PICKLES = 5
 _SAFE: list[Any] = [(Placeholder, name) for name in PLAIN_NAMES] + [(placeholder_dict, "collections.defaultdict")]
 
 # Where the names of a network begin: this project's, timm's and the authors'. Everything before is a prefix.
-_START = re.compile(r"(?:^|(?<=\.))(?:layers\.\d|stem|stages|downsample_layers|head|classifier)\.")
+_START = re.compile(r"(?:^|(?<=\.))(?:layers\.\d+|stem|stages|downsample_layers|head|classifier)\.")
 # A network has these; a group without them is its head under another prefix, or belongs to something else.
-_BODY = re.compile(r"(?:layers\.\d|stages)\.")
+_BODY = re.compile(r"(?:layers\.\d+|stages)\.")
 _HEAD = re.compile(r"(?:head|classifier)\.")
 # What wrappers of parts of a network put between its names.
 _WITHIN = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -131,7 +131,8 @@ def _content(path: Path) -> tuple[Any, dict[str, str]]:
                 if head[8:9] == b"{":
                     return _read_safetensors(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or 'no such file'})") from error
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise InputError(f"{path}: cannot be read ({reason})") from error
     except InputError:
         raise
     except Exception as error:  # The readers fail on a damaged file in many ways.

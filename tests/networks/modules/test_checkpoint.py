@@ -220,6 +220,16 @@ class TestSets:
         assert_same(weights, loaded(file))
         assert caplog.records == []
 
+    def test_counters_behind_a_prefix_are_kept_in_every_layer(self, file: Path) -> None:
+        stages = tuple(StageSpec(channels=8, blocks=(CONV,) * 3) for _ in range(4))
+        network = build_model(NETWORK.model_copy(update={"stages": stages}))
+        for name, tensor in network.state_dict().items():
+            if name.endswith("num_batches_tracked"):
+                tensor.fill_(7)
+        torch.save(prefixed("module.", network.state_dict()), file)
+
+        assert_same(network.state_dict(), load_model(network.architecture, file).state_dict())
+
     def test_prefixes_in_safetensors(self, weights: Weights, file: Path) -> None:
         save_file(prefixed("module.", weights), file)
 
