@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from nas.errors import InputError, visible
 from nas.networks import count
 from nas.report.predicted import accuracy_words, is_predicted, predicted_summary
 from nas.search import Candidate, Screening, SearchResult, hypervolume, score_of
@@ -75,6 +76,8 @@ def _settling(result: SearchResult, winner: Candidate) -> list[str]:
     settled = result.settled_values
     if not settled:
         return []
+    if "settles" not in result.run.proxy:
+        raise InputError(f"{result.path / 'settled.jsonl'}: not of this run, which settles nothing: remove it")
     name = result.run.proxy["settles"]["name"]
     labels = {candidate.id: candidate.label for candidate in result.candidates}
     ordered = sorted(settled.items(), key=lambda item: -item[1])
@@ -134,7 +137,7 @@ def markdown(result: SearchResult) -> str:
     """The report of a search: its summary, the front and the references as a table, failures and settings."""
     run = result.run
     rows = [_row(c, result) for c in sorted([*result.front, *result.references], key=lambda c: c.latency_ms)]
-    failures = [f"- {c.label}: {c.failure}" for c in result.candidates if c.failure]
+    failures = [f"- {_line(f'{c.label}: {c.failure}')}" for c in result.candidates if c.failure]
     facts = {
         "command": f"`{run.command}`",
         "started": run.started,
@@ -148,21 +151,22 @@ def markdown(result: SearchResult) -> str:
     }
     return "\n".join(
         [
-            f"# {result.path.name}",
+            f"# {_line(result.path.name)}",
             "",
-            *summary(result),
+            *map(_line, summary(result)),
             "",
             "The front and the references, fastest first. Latency is predicted by the table, not measured; the score "
             f"is the proxy's{_noise_words(result)}.",
             "",
-            f"| network | ms | interval | {' | '.join([*run.screens, 'score'])} | M params | GMACs | blocks |",
+            f"| network | ms | interval | {''.join(f'{_cell(name)} | ' for name in run.screens)}"
+            "score | M params | GMACs | blocks |",
             "|---|---|---|---|---|---|---|" + "---|" * len(run.screens),
             *rows,
             "",
             *(["Failed candidates:", "", *failures, ""] if failures else []),
             "| setting | value |",
             "|---|---|",
-            *(f"| {key} | {value} |" for key, value in facts.items()),
+            *(f"| {_cell(key)} | {_cell(str(value))} |" for key, value in facts.items()),
             "",
         ]
     )
@@ -196,7 +200,17 @@ def _row(candidate: Candidate, result: SearchResult) -> str:
         f"{counts.macs / 1e9:.2f}",
         candidate.architecture.summary.replace("|", "/"),
     )
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _line(text: str) -> str:
+    """A text on one line of Markdown, without HTML."""
+    return visible(text).replace("<", "&lt;")
+
+
+def _cell(text: str) -> str:
+    """A text in one cell of a table of Markdown."""
+    return _line(text).replace("|", "\\|")
 
 
 def score_words(candidate: Candidate) -> str:

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from nas.errors import masked
 from nas.files import Milliseconds, Number, Record, digest_of
@@ -62,6 +62,19 @@ class TableUsed(Record):
         return cls(name=name, digest=table.digest(), origin=table.provenance.label, trust=table.trust)
 
 
+def _with_names(proxy: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the proxies, each of which must have its name."""
+    screens = proxy.get("screens", [])
+    if not isinstance(screens, list | tuple):
+        raise ValueError("screens must be a list of proxies")
+    each = {"": proxy, **{f"screens[{number}]": own for number, own in enumerate(screens)}}
+    each |= {"settles": proxy["settles"]} if "settles" in proxy else {}
+    for where, own in each.items():
+        if not isinstance(own, Mapping) or not isinstance(own.get("name"), str):
+            raise ValueError(f"{where}{' ' if where else ''}lacks the name of a proxy")
+    return proxy
+
+
 class Run(Record):
     """What a search was asked to do. It is enough to repeat the search.
 
@@ -85,9 +98,9 @@ class Run(Record):
     versions: dict[str, str]
     space: SpaceUsed
     table: TableUsed
-    budget_ms: float
-    confidence: float | None = None
-    proxy: dict[str, Any]
+    budget_ms: Milliseconds
+    confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
+    proxy: Annotated[dict[str, Any], AfterValidator(_with_names)]
     seed: int
     storage: str | None = None
 
