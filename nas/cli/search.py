@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import typer
 from nas.cli import options
 from nas.cli.results import print_result, result_json
 from nas.cli.supernet import supernet_watch
-from nas.cli.terminal import data_watch, print_json, say, say_candidate, say_progress, say_settled
+from nas.cli.terminal import data_watch, end_like_ctrl_c, print_json, say, say_candidate, say_progress, say_settled
 from nas.errors import InputError, NasError
 
 if TYPE_CHECKING:
@@ -100,8 +99,7 @@ def search(
     names = proxy or ("short-training" if option or effort else None)
     if screen is not None and "," not in (names or ""):
         raise InputError(f"--screen {screen} needs a proxy that screens: --proxy CHEAP,{names or 'DEAR'}")
-    # SIGTERM ends a search as Ctrl-C does: the files of the finished part are written.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_like_ctrl_c()
     search_space = SearchSpace.find(space)
     latency_table, table_path = LatencyTable.find(table)
     # A budget that cannot be met is refused before any image is made or read.
@@ -163,8 +161,9 @@ class _Asked:
 def _by_proxies(asked: _Asked, names: str, *, settings: dict[str, str], screen: int) -> SearchResult:
     """A search by the proxies that are named."""
     from nas.proxies import build_proxies
-    from nas.search import BatchProxy, random_inside
+    from nas.search import BatchProxy, check_folder, random_inside
 
+    check_folder(asked.out, resume=asked.resume)  # before images are read
     # Any panel compares its members on the same random networks, those that a resume compares them on as well.
     band = random_inside(asked.space, asked.table, asked.budget_ms, asked.confidence) if "+" in names else ()
     with data_watch() as watch:
@@ -228,13 +227,17 @@ def _guided(asked: _Asked, supernet: Path | None) -> SearchResult:
 def _supernet_of_images(asked: _Asked, data: DataSource | str, survey: SurveyPlan, started: float) -> Path | None:
     """The supernet of the images: found, or trained now. None if there is too little time for the shortest."""
     from nas.data import load_images
-    from nas.search import duration
+    from nas.search import check_folder, duration
     from nas.search.guided import SCORED, SETTLED
     from nas.training import SupernetRecipe, estimate_seconds, find_supernet, kept_supernet
 
     with data_watch() as watch:
         images = load_images(data, resolution=_RESOLUTION, seed=asked.seed, progress=watch)
     say(f"data: {images.description}")
+    check_folder(asked.out, resume=asked.resume, contents=images.contents)  # before a supernet of other images
+    if kept := _supernet_of_run(asked):
+        say(f"supernet: of this run, {kept}")
+        return kept
     # With a time limit, a training that sees fewer images may be all that fits in.
     recipes = SupernetRecipe().lengths[: None if asked.time_limit_s else 1]
     for recipe in recipes:
@@ -280,15 +283,27 @@ def _supernet_of_images(asked: _Asked, data: DataSource | str, survey: SurveyPla
         raise
 
 
+def _supernet_of_run(asked: _Asked) -> Path | None:
+    """The supernet that a run to go on with was begun with, if its file is still the same. No other will do."""
+    from nas.files import digest
+    from nas.search import SearchResult
+
+    settings = SearchResult.load(asked.out).run.proxy if asked.resume else {}
+    path = Path(str(settings.get("supernet", "")))
+    return path if path.is_file() and digest(path) == settings.get("digest") else None
+
+
 @contextmanager
 def _stoppable(asked: _Asked) -> Iterator[None]:
-    """After Ctrl-C, write the report of what the folder holds, and say how to go on."""
+    """After Ctrl-C or a failure, write the report of what the folder holds, and say how to go on."""
     from nas.report import write_report
     from nas.search import SearchResult
 
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, NasError) as error:
+        if isinstance(error, NasError) and error.exit_code != 1:  # Nothing was begun.
+            raise
         if (asked.out / "run.json").exists():
             write_report(SearchResult.load(asked.out))
         say(f"stopped; go on with: nas search --resume --out {asked.out} and the same options")
@@ -367,6 +382,7 @@ def _search(asked: _Asked, proxy: Proxy, name: str, *, screens: dict[str, Proxy]
             storage=storage,
             resume=asked.resume,
             command=asked.command,
+            say=say,
             on_progress=say_progress,
         )
 

@@ -15,9 +15,19 @@ Example:
 
 from __future__ import annotations
 
+from nas.data.contents import Contents
 from nas.data.image_set import ImageSet, fingerprint, training_batches, validation_batches
 from nas.data.load import load_images
 from nas.data.rows import Progress
 from nas.data.sources import DataSource
 
-__all__ = ["DataSource", "ImageSet", "Progress", "fingerprint", "load_images", "training_batches", "validation_batches"]
+__all__ = [
+    "Contents",
+    "DataSource",
+    "ImageSet",
+    "Progress",
+    "fingerprint",
+    "load_images",
+    "training_batches",
+    "validation_batches",
+]

@@ -16,6 +16,8 @@ from nas.files import digest_of
 if TYPE_CHECKING:
     import torch
 
+    from nas.data.contents import Contents
+
 __all__ = ["ImageSet", "channel_statistics", "fingerprint", "training_batches", "validation_batches"]
 
 
@@ -33,6 +35,7 @@ class ImageSet:
         mean: mean of each channel over the training images, in 0..1.
         std: standard deviation of each channel over the training images, in 0..1.
         teacher: name of the network that gave the labels (nas/training/teacher.py); None for the images' own labels.
+        contents: all images of the source, of which these may be a part; None if there is no source.
     """
 
     train_images: torch.Tensor
@@ -44,6 +47,7 @@ class ImageSet:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     teacher: str | None = None
+    contents: Contents | None = None
 
     @property
     def num_classes(self) -> int:

@@ -7,7 +7,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from nas.data.rows import Found, counted
 from nas.data.tables import Hub, Parquet, image_column, one_line, parquet_splits, read_tables
 from nas.data.walk import File, stamp, walk
 from nas.errors import InputError
-from nas.files import Record
+from nas.files import Record, cache_folder, digest_of, write_beside
 
-__all__ = ["DataSource", "find_source", "quiet_datasets"]
+__all__ = ["DataSource", "Source", "find_source", "quiet_datasets"]
 
 _LEAST_CLASSES = 2  # folders of pictures beside which Parquet files are ambiguous
 
@@ -164,19 +164,42 @@ def _parquet(files: Sequence[File], asked: DataSource, notes: Sequence[str] = ()
 
 
 def _hub(asked: DataSource, path: Path) -> _Hub:
-    from huggingface_hub import HfApi, errors
+    from huggingface_hub import HfApi, constants, errors
 
     name = asked.name
     absent = f"{name}: not a file or folder here ({_nearest(path)})"
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII):
         raise InputError(f"{absent}, and not a name on the hub")
+    kept = _kept_revision(name)
+    if constants.HF_HUB_OFFLINE and kept is not None:
+        return _Hub(asked=asked, revision=kept)
     try:
-        revision = HfApi().dataset_info(name, timeout=10).sha
+        revision = str(HfApi().dataset_info(name, timeout=10).sha)
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise InputError(f"{absent}, and the hub has no data set of this name that is open to you") from error
     except Exception as error:  # the exceptions depend on the hub's HTTP library
-        raise InputError(f"{absent}, and the hub could not be reached ({one_line(error)})") from error
-    return _Hub(asked=asked, revision=str(revision))
+        if kept is None:
+            raise InputError(f"{absent}, and the hub could not be reached ({one_line(error)})") from error
+        return _Hub(asked=asked, revision=kept)
+    if revision != kept:
+        write_beside(_revision_file(name, keeps="revisions of data sets"), revision.encode())
+    return _Hub(asked=asked, revision=revision)
+
+
+def _kept_revision(name: str) -> str | None:
+    """The revision of a data set that was used last, for when the hub cannot be asked; None if none was used here."""
+    from huggingface_hub import constants
+
+    others = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}" / "refs" / "main"
+    for file in (_revision_file(name), others):
+        with suppress(OSError, UnicodeDecodeError):
+            if revision := file.read_text().strip():
+                return revision
+    return None
+
+
+def _revision_file(name: str, *, keeps: str | None = None) -> Path:
+    return cache_folder("hub", keeps=keeps) / digest_of(name)
 
 
 def _nearest(path: Path) -> str:

@@ -22,7 +22,17 @@ from nas.catalog import load_plugin
 from nas.errors import InputError
 from nas.files import Record
 from nas.networks import Architecture
-from nas.proxies._base import CIRCUMSTANCES, Attempt, Inputs, Proxy, Score, ScoringFailed, attempt
+from nas.proxies._base import (
+    CIRCUMSTANCES,
+    Attempt,
+    Inputs,
+    Proxy,
+    Score,
+    ScoringFailed,
+    attempt,
+    differing,
+    identity,
+)
 from nas.proxies._panel import Panel
 
 if TYPE_CHECKING:
@@ -38,6 +48,8 @@ __all__ = [
     "ScoringFailed",
     "attempt",
     "build_proxies",
+    "differing",
+    "identity",
 ]
 
 

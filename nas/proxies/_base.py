@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
     from nas.data import DataSource, Progress
 
-__all__ = ["CIRCUMSTANCES", "Attempt", "Inputs", "Proxy", "Score", "ScoringFailed", "attempt"]
+__all__ = ["CIRCUMSTANCES", "Attempt", "Inputs", "Proxy", "Score", "ScoringFailed", "attempt", "differing", "identity"]
 
 # Settings of a proxy that say where it runs. They may differ when a run is resumed on another machine.
 CIRCUMSTANCES = ("device", "threads", "torch", "precision")
+# The images by content, which earlier versions did not keep: they knew them by the words of `data` alone.
+_BY_CONTENT = ("fingerprint", "train_images", "val_images")
+_IN_WORDS = ("data",)  # where there is a fingerprint
+_FILES = ("supernet", "init", "accuracy_table")  # where there is a digest of the file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,10 @@ class Proxy(Protocol):
     """Scores all networks in the same way."""
 
     def settings(self) -> dict[str, Any]:
-        """Everything needed to repeat the scoring, as plain JSON data for run.json."""
+        """Everything needed to repeat the scoring, as plain JSON data for run.json; `identity` says what they decide.
+
+        `contents`, if there is any, is what all images of the source are (`nas.data.Contents`).
+        """
         ...
 
     def estimate_seconds(self, architecture: Architecture) -> float:
@@ -120,3 +127,28 @@ def attempt(proxy: Proxy, network: Architecture) -> Attempt:
     except ScoringFailed as error:
         return Attempt(score=None, failure=str(error), seconds=time.monotonic() - start)
     return Attempt(score=score, failure=None, seconds=score.seconds)
+
+
+def identity(settings: Mapping[str, Any], *, by_content: bool = True) -> dict[str, Any]:
+    """The settings that decide a score. Scores are compared, and a run goes on, only if these are equal.
+
+    Left out is where a proxy runs, and what is known better by content: the words about images beside their
+    fingerprint, and the name of a file beside its digest. A panel's settings may have its members' names before theirs.
+
+    Args:
+        settings: of a proxy, from now or from a file of an earlier version.
+        by_content: whether to know the images by content if the settings allow it; without it by words, as earlier
+            versions did.
+    """
+    by_content = by_content and "fingerprint" in settings
+    left_out = {*CIRCUMSTANCES, "contents", *(_IN_WORDS if by_content else _BY_CONTENT)}
+    if "digest" in settings:
+        left_out |= set(_FILES)
+    return {name: value for name, value in settings.items() if name.rpartition(" ")[2] not in left_out}
+
+
+def differing(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that make two scores incomparable. Images are known by content if both settings say it."""
+    by_content = "fingerprint" in settings and "fingerprint" in others
+    one, other = (identity(each, by_content=by_content) for each in (settings, others))
+    return [name for name in {**one, **other} if one.get(name) != other.get(name)]

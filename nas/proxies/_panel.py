@@ -28,6 +28,8 @@ T = TypeVar("T")
 # Settings that a panel gives once for all members, under the name that they have in the settings of a single proxy. A
 # resume looks for the circumstances there, a validation for a digest that differs from seed to seed.
 _ONCE = ("trained_for", "digest", *CIRCUMSTANCES)
+# What the images of the source are is the same for all members that use any.
+_OF_THE_IMAGES = ("fingerprint", "contents")
 
 
 class Panel:
@@ -74,8 +76,10 @@ class Panel:
             if own.get("data", data) != data:
                 # Without the seed in the words about synthetic data: all other seeds of a validation have these too.
                 settings[f"{member} data"] = own["data"].replace(f", seed {self._seed}:", ":")
-            elsewhere = ("proxy", "data", "seed", *_ONCE)
+            elsewhere = ("proxy", "data", "seed", *_OF_THE_IMAGES, *_ONCE)
             settings |= {f"{member} {name}": value for name, value in own.items() if name not in elsewhere}
+        for name in _OF_THE_IMAGES:
+            settings |= next(({name: own[name]} for own in of_member.values() if name in own), {})
         for name in _ONCE:
             values = {member: own[name] for member, own in of_member.items() if name in own}
             if len(set(values.values())) == 1:

@@ -9,17 +9,74 @@ from typing import Any
 
 import torch
 
-from nas.data import ImageSet, validation_batches
+from nas.data import ImageSet, fingerprint, validation_batches
+from nas.errors import InputError
 from nas.networks.modules import Network
 from nas.proxies import ScoringFailed
+from nas.training import Supernet
 from nas.training.recipe import Precision, judged
 
-__all__ = ["HeldOut", "circumstances", "held_out", "of_seed", "portable_weights"]
+__all__ = [
+    "HeldOut",
+    "check_images",
+    "circumstances",
+    "data_settings",
+    "held_out",
+    "of_seed",
+    "portable_weights",
+]
 
 
 def circumstances(device: torch.device) -> dict[str, Any]:
     """Where a proxy runs, for its settings; these values can change when a run resumes on another machine."""
     return {"device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def data_settings(image_set: ImageSet) -> dict[str, Any]:
+    """The images, for the settings of a proxy: in words, and by content.
+
+    Reads all images of a set that has no source, so call it once.
+    """
+    contents = image_set.contents
+    return {
+        "data": image_set.description,
+        "fingerprint": contents.fingerprint if contents else fingerprint(image_set),
+        "train_images": len(image_set.train_labels),
+        "val_images": len(image_set.val_labels),
+        **({"contents": contents.model_dump(mode="json")} if contents else {}),
+    }
+
+
+def check_images(supernet: Supernet, file: Path, image_set: ImageSet, source: object) -> None:
+    """Refuse images that a supernet was not trained on. Its outputs belong to classes by their position.
+
+    Args:
+        supernet: a trained supernet.
+        file: its file.
+        image_set: the images to score on.
+        source: their source, as the user gave it.
+    Raises:
+        InputError: the number or the names of the classes differ, or, if the file of the supernet says what its images
+            were, the images.
+    """
+    if supernet.contents and image_set.contents:
+        if words := supernet.contents.difference(image_set.contents):
+            raise InputError(
+                f"{file} was trained on other images than {source} has now: {words}; give the images that it was "
+                "trained on, with the same names of classes, or train a supernet on these"
+            )
+        return
+    if image_set.num_classes != supernet.num_classes:
+        raise InputError(
+            f"{file} was trained for {supernet.num_classes} classes, {source} has {image_set.num_classes}: "
+            "give the data that it was trained on"
+        )
+    for index, (trained, given) in enumerate(zip(supernet.class_names or (), image_set.class_names, strict=False)):
+        if trained != given:
+            raise InputError(
+                f"{file} was trained with {trained!r} as class {index}, {source} has {given!r} there: "
+                "give the data that it was trained on, with the same names of classes"
+            )
 
 
 def of_seed(path: Path, seed: int) -> Path:

@@ -24,7 +24,7 @@ from nas.files import Record, digest
 from nas.networks import Architecture, SearchSpace
 from nas.networks.modules import Network, inherit, load_donor
 from nas.proxies import Inputs, Score, ScoringFailed
-from nas.proxies._torch import circumstances, held_out, of_seed, portable_weights
+from nas.proxies._torch import check_images, circumstances, data_settings, held_out, of_seed, portable_weights
 from nas.training import Supernet, Teacher, is_supernet, load_supernet
 from nas.training.recipe import (
     Optimizer,
@@ -116,6 +116,15 @@ class StartingPoint:
         """Name of the teacher that a supernet was trained with; None for labels of the data, and for other weights."""
         return self._donor.teacher if isinstance(self._donor, Supernet) else None
 
+    def check(self, image_set: ImageSet, source: object) -> None:
+        """Refuse images that a supernet was not trained on. Other weights may have been trained on any.
+
+        Raises:
+            InputError: as `check_images`.
+        """
+        if isinstance(self._donor, Supernet):
+            check_images(self._donor, self.path, image_set, source)
+
     @property
     def is_supernet(self) -> bool:
         """Whether the weights are a supernet; a supernet only serves its own number of classes."""
@@ -160,6 +169,7 @@ class ShortTraining:
                 f"{init.path} was trained for {init.classes} classes, the data has {image_set.num_classes}"
             )
         self._device = torch.device(device)
+        self._data = data_settings(image_set)
         self._images = image_set.to(self._device)
         self._recipe = recipe
         self._seed = seed
@@ -172,7 +182,7 @@ class ShortTraining:
         """Recipe, data, seed and environment: what `build` needs to score again, and what explains a difference."""
         return {
             "proxy": "short-training",
-            "data": self._images.description,
+            **self._data,
             "resolution": self._images.resolution,
             "seed": self._seed,
             **asdict(self._recipe),
@@ -356,6 +366,8 @@ def build(options: Options, inputs: Inputs) -> ShortTraining:
     if teacher:
         image_set = teacher.labelled(image_set, progress=inputs.progress)
         recipe = replace(recipe, label_smoothing=0.0)  # soft already, and what is scored
+    if init:
+        init.check(image_set, inputs.data)
     if from_supernet:
         matrix_rate, rate = (_FROM_SUPERNET * rate for rate in (recipe.matrix_rate, recipe.rate))
         recipe = replace(recipe, matrix_rate=matrix_rate, rate=rate)

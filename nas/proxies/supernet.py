@@ -18,7 +18,7 @@ from nas.errors import InputError
 from nas.files import Record, digest
 from nas.networks import Architecture
 from nas.proxies import Inputs, Score, ScoringFailed
-from nas.proxies._torch import circumstances, held_out, of_seed, portable_weights
+from nas.proxies._torch import check_images, circumstances, data_settings, held_out, of_seed, portable_weights
 from nas.training import Supernet, Teacher, load_supernet
 from nas.training.recipe import (
     Precision,
@@ -54,6 +54,7 @@ class InheritedWeights:
         self._supernet, self._source, self._precision, self._seed = supernet, source, precision, seed
         self._digest = digest(of_seed(source, seed))
         self._device = torch.device(device)
+        self._data = data_settings(image_set)
         self._images = image_set.to(self._device)
         self._calibration = calibration_batches(self._images, images=_CALIBRATION_IMAGES, seed=seed)
 
@@ -61,7 +62,7 @@ class InheritedWeights:
         """The supernet, data, seed and environment."""
         return {
             "proxy": "supernet",
-            "data": self._images.description,
+            **self._data,
             "resolution": self._images.resolution,
             "seed": self._seed,
             "supernet": str(self._source),
@@ -136,18 +137,7 @@ def build(options: Options, inputs: Inputs) -> InheritedWeights:
     )
     if supernet.teacher:
         images = Teacher(supernet.teacher, device=device).labelled(images, progress=inputs.progress)
-    if images.num_classes != supernet.num_classes:
-        raise InputError(
-            f"{file} was trained for {supernet.num_classes} classes, {inputs.data} has {images.num_classes}: "
-            "give the data that it was trained on"
-        )
-    # Outputs belong to classes by their position, so another order or a renamed class means wrong labels.
-    for index, (trained, given) in enumerate(zip(supernet.class_names or (), images.class_names, strict=False)):
-        if trained != given:
-            raise InputError(
-                f"{file} was trained with {trained!r} as class {index}, {inputs.data} has {given!r} there: "
-                "give the data that it was trained on, with the same names of classes"
-            )
+    check_images(supernet, file, images, inputs.data)
     return InheritedWeights(
         supernet=supernet,
         image_set=images,

@@ -32,7 +32,7 @@ from nas.networks import Architecture, count
 from nas.networks.modules import Network
 from nas.networks.modules.blocks import Attention
 from nas.proxies import Inputs, Score, ScoringFailed
-from nas.proxies._torch import circumstances
+from nas.proxies._torch import circumstances, data_settings
 from nas.training.recipe import memory_failures, seeded_network, usable_device
 
 __all__ = ["VARIANT", "Counted", "Options", "ZeroCost", "build", "gradient_norm", "naswot", "synflow", "zico"]
@@ -87,7 +87,7 @@ class ZeroCost:
     def __init__(
         self, *, image_set: ImageSet, measure: NetworkMeasure, batch_size: int, seed: int, device: str
     ) -> None:
-        self._description, self._classes = image_set.description, image_set.num_classes
+        self._data, self._classes = data_settings(image_set), image_set.num_classes
         self._resolution = image_set.resolution
         self._measure = measure
         self._batch_size = min(batch_size, len(image_set.train_labels))
@@ -100,7 +100,7 @@ class ZeroCost:
         """Measure, data, seed and environment: what `build` needs to score again, and what explains a difference."""
         return {
             "proxy": "zero-cost",
-            "data": self._description,
+            **self._data,
             "resolution": self._resolution,
             "seed": self._seed,
             "measure": self._measure,

@@ -14,11 +14,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field
 
+from nas.data import Contents
 from nas.errors import masked
 from nas.files import Milliseconds, Number, Record, digest_of
 from nas.latency import Latency, LatencyTable
 from nas.networks import Architecture, SearchSpace
-from nas.proxies import CIRCUMSTANCES, Proxy
+from nas.proxies import CIRCUMSTANCES, Proxy, differing, identity
 
 __all__ = [
     "Candidate",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 Kind = Literal["searched", "reference"]
+
+_OTHER_PROXIES = ("screens", "settles")  # settings of further proxies among those of the one that decides
 
 
 class SpaceUsed(Record):
@@ -90,6 +93,8 @@ class Run(Record):
             names and settings of the screening proxies in order, and `screen` the number of networks in a round.
         seed: random seed of the sampler, the data and the training.
         storage: URL of the Optuna storage, without passwords. None for a journal in the folder.
+        contents: all images of the source that the proxies use. None if they use none, in a run of an earlier version,
+            or if there is no source.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -103,15 +108,25 @@ class Run(Record):
     proxy: Annotated[dict[str, Any], AfterValidator(_with_names)]
     seed: int
     storage: str | None = None
+    contents: Contents | None = None
 
     def differences(self, other: Run) -> list[str]:
-        """Settings that differ so that a run cannot be resumed, as `setting (value, not value)`."""
-        mine, theirs = self._identity(), other._identity()
+        """Settings that differ so that a run cannot be resumed, as `setting (value, not value)`; images left out."""
+        mine, theirs = self._parts(), other._parts()
         return [
-            f"{name} ({mine.get(name)}, not {theirs.get(name)})"
-            for name in {**mine, **theirs}
-            if mine.get(name) != theirs.get(name)
+            f"{part} {name} ({mine.get(part, {}).get(name)}, not {theirs.get(part, {}).get(name)})".lstrip()
+            for part in {**mine, **theirs}
+            for name in differing(mine.get(part, {}), theirs.get(part, {}))
+            if name != "fingerprint"
         ]
+
+    def image_differences(self, other: Run) -> str:
+        """What differs in the images of another run, in words; empty if nothing does, or if a run does not say."""
+        mine, theirs = self._parts(), other._parts()
+        if not any("fingerprint" in differing(mine[part], theirs[part]) for part in mine.keys() & theirs.keys()):
+            return ""
+        words = self.contents.difference(other.contents) if self.contents and other.contents else ""
+        return words or "other content"
 
     @property
     def screens(self) -> list[str]:
@@ -121,12 +136,22 @@ class Run(Record):
     @property
     def digest(self) -> str:
         """Equal for runs that can resume each other."""
-        return digest_of(json.dumps(self._identity(), sort_keys=True))
+        return digest_of(json.dumps([identity(settings) for settings in self._parts().values()], sort_keys=True))
 
-    def _identity(self) -> dict[str, Any]:
-        """The settings that decide what is searched. Where and how fast the search runs does not matter."""
-        proxies = {"proxy": {name: value for name, value in self.proxy.items() if name != "screens"}}
-        proxies |= {f"screen {number}": own for number, own in enumerate(self.proxy.get("screens", ()), start=1)}
+    @property
+    def earlier_digest(self) -> str:
+        """What versions that knew images and files by their names have in place of `digest`."""
+        new = (*CIRCUMSTANCES, "fingerprint", "train_images", "val_images")
+        own = {
+            f"{part} {name}".lstrip(): value
+            for part, settings in self._parts().items()
+            for name, value in settings.items()
+            if not part or name.rpartition(" ")[2] not in new
+        }
+        return digest_of(json.dumps(own, sort_keys=True))
+
+    def _parts(self) -> dict[str, dict[str, Any]]:
+        """The settings of the search itself, and of each of its proxies. Where and how fast it runs does not matter."""
         own: dict[str, Any] = {
             "space": self.space.digest,
             "table": self.table.digest,
@@ -135,9 +160,11 @@ class Run(Record):
         }
         if self.confidence is not None:
             own["confidence"] = self.confidence
-        for proxy, settings in proxies.items():
-            own |= {f"{proxy} {name}": value for name, value in settings.items() if name not in CIRCUMSTANCES}
-        return own
+        parts = {"": own, "proxy": {key: value for key, value in self.proxy.items() if key not in _OTHER_PROXIES}}
+        parts |= {f"screen {number}": screen for number, screen in enumerate(self.proxy.get("screens", ()), start=1)}
+        if settles := self.proxy.get("settles"):
+            parts["settling"] = settles
+        return parts
 
 
 class Candidate(Record):
@@ -251,13 +278,16 @@ def run_of(
         storage: an Optuna storage URL. Its passwords are left out, as they are from `command`.
     """
     settings = {"name": names["proxy"], **proxy.settings()}
-    if screens:
-        own = [{"name": name, **cheap.settings()} for name, cheap in screens.items()]
-        settings |= {"screens": own} | ({"screen": screen} if screen is not None else {})
+    further = [{"name": name, **cheap.settings()} for name, cheap in (screens or {}).items()]
+    if further:
+        settings |= {"screens": list(further)} | ({"screen": screen} if screen is not None else {})
     if settles:
         name, proxy = settles
         own_settings = {key: value for key, value in proxy.settings().items() if key not in CIRCUMSTANCES}
-        settings |= {"settles": {"name": name, **own_settings}}
+        further.append({"name": name, **own_settings})
+        settings |= {"settles": further[-1]}
+    # All proxies use the images of one source, so what they are is kept once.
+    contents = [own.pop("contents", None) for own in (settings, *further)]
     return Run(
         command=shlex.join(map(masked, command or sys.argv)),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -269,4 +299,5 @@ def run_of(
         proxy=settings,
         seed=seed,
         storage=masked(storage) if storage else None,
+        contents=next((Contents.model_validate(one) for one in contents if one is not None), None),
     )

@@ -3,6 +3,7 @@
 ::
 
     results/RUN/
+      nas.lock             which process works on it (nas/lock.py); gone at its end
       run.json             what was asked, with which versions, seed, table and data; written first
       candidates.jsonl     one finished candidate a line, appended and flushed as it comes
       screened.jsonl       one screening a line, in the same way (only with several proxies)
@@ -25,8 +26,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.data import Contents
 from nas.errors import InputError
 from nas.files import append_record, drop_half_line, read_record, read_records, write_beside
+from nas.lock import LOCK_NAME, refuse_if_owned
 from nas.networks import Architecture, count
 from nas.search.pareto import undominated
 from nas.search.records import Candidate, Run, Screening, Spending
@@ -177,6 +180,8 @@ class SearchResult:
 class ResultsFolder:
     """The results folder of a running search. Every result is on disk before the search continues.
 
+    The search owns the folder meanwhile (`nas.lock.owned`).
+
     Args:
         path: the folder; it is made if it does not exist.
         run: what is asked.
@@ -188,14 +193,15 @@ class ResultsFolder:
 
     def __init__(self, path: Path, run: Run, *, resume: bool) -> None:
         self.path = path
-        begun = check_folder(path, resume=resume)
+        begun = _is_begun(path, resume=resume)
         try:
             (path / "weights").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from error
         if begun:
-            different = SearchResult.load(path).run.differences(run)
-            if different:
+            before = SearchResult.load(path).run
+            _refuse_images(path, before, before.image_differences(run))
+            if different := before.differences(run):
                 raise InputError(
                     f"{path} was begun with another {', '.join(different)}: repeat its options (run.json has them), "
                     "or choose another --out"
@@ -276,12 +282,33 @@ class ResultsFolder:
         return result
 
 
-def check_folder(path: Path, *, resume: bool) -> bool:
-    """Whether a folder holds a run.
+def check_folder(path: Path, *, resume: bool, contents: Contents | None = None) -> None:
+    """Refuse a folder that a search cannot use, before a long preparation.
 
+    Args:
+        path: the folder.
+        resume: go on with the run in it.
+        contents: the images that the search will use, if they are known.
     Raises:
-        InputError: it does, and `resume` is not set; or it does not, and `resume` is set.
+        InputError: it holds a run, and `resume` is not set; it holds none, and `resume` is set; it was begun with other
+            images; or another process works on it.
     """
+    refuse_if_owned(path, path / LOCK_NAME)
+    if _is_begun(path, resume=resume) and contents is not None:
+        before = SearchResult.load(path).run
+        _refuse_images(path, before, before.contents.difference(contents) if before.contents else "")
+
+
+def _refuse_images(path: Path, before: Run, differences: str) -> None:
+    if differences:
+        raise InputError(
+            f"{path}: the images differ from those that it was begun with ({before.proxy.get('data')}): {differences}; "
+            "give the same images, in whatever folder, or choose another --out"
+        )
+
+
+def _is_begun(path: Path, *, resume: bool) -> bool:
+    """Whether a folder holds a run, if that is what `resume` says."""
     begun = (path / "run.json").exists()
     if begun and not resume:
         raise InputError(f"{path} holds a run already: go on with it (--resume), or choose another --out")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from nas.latency import LatencyTable
+from nas.lock import LOCK_NAME, owned
 from nas.networks import Architecture, SearchSpace, random_choice
 from nas.proxies import Proxy
 from nas.search.plan import Plan, limited_ms
@@ -51,7 +52,7 @@ class Progress:
     best: Candidate | None = None
 
 
-def _ignore(progress: Progress) -> None:
+def _ignore(what: object) -> None:
     """Do nothing."""
 
 
@@ -69,6 +70,7 @@ def run_search(
     storage: str | None = None,
     resume: bool = False,
     command: Sequence[str] = (),
+    say: Callable[[str], None] = _ignore,
     on_progress: Callable[[Progress], None] = _ignore,
 ) -> SearchResult:
     """Search until the plan's candidates are scored, the time is up, or no further network is found.
@@ -91,9 +93,11 @@ def run_search(
         storage: an Optuna storage URL. By default a journal in the results folder.
         resume: continue the run in the folder.
         command: the command line, for run.json.
+        say: gets a line when the storage is locked or away.
         on_progress: called after every score, and at the end.
     Raises:
-        InputError: the folder or the storage belongs to another run.
+        InputError: the folder or the storage belongs to another run, or another process works on the folder.
+        NasError: the storage stays locked or away for a minute. The files of the finished part are written.
         KeyboardInterrupt: passed on after the files of the finished part are written.
     """
     started = time.monotonic()
@@ -109,36 +113,40 @@ def run_search(
         command=command,
         screens=screens,
         screen=plan.screen,
+        storage=storage,
     )
-    if storage is not None:  # So that an unusable storage is reported before the folder is made.
-        study = Study.open(storage, run, space, name=out.name, seed=seed, resume=resume)
-        folder = ResultsFolder(out, run, resume=resume)
-    else:
-        folder = ResultsFolder(out, run, resume=resume)
-        study = Study.open(out / "study.journal", run, space, name=out.name, seed=seed, resume=True)
-    decision = Decision(folder, table, proxy, coverage=plan.confidence)
-    funnel = Funnel(folder, study, decision, screens, size=plan.screen)
-    search = _Search(space=space, table=table, plan=plan, study=study, funnel=funnel, on_progress=on_progress)
+    with owned(out, out / LOCK_NAME):
+        if storage is not None:  # So that an unusable storage is reported before anything is written.
+            study = Study.open(storage, run, space, name=out.name, seed=seed, resume=resume, say=say)
+            folder = ResultsFolder(out, run, resume=resume)
+        else:
+            folder = ResultsFolder(out, run, resume=resume)
+            study = Study.open(out / "study.journal", run, space, name=out.name, seed=seed, resume=True, say=say)
+        decision = Decision(folder, table, proxy, coverage=plan.confidence)
+        funnel = Funnel(folder, study, decision, screens, size=plan.screen)
+        search = _Search(space=space, table=table, plan=plan, study=study, funnel=funnel, on_progress=on_progress)
 
-    def is_late(ahead_s: float) -> bool:
-        return bool(decision.kept) and time_limit_s is not None and time.monotonic() - started + ahead_s > time_limit_s
+        def is_late(ahead_s: float) -> bool:
+            return (
+                bool(decision.kept) and time_limit_s is not None and time.monotonic() - started + ahead_s > time_limit_s
+            )
 
-    def ended() -> str | None:
-        if plan.candidates is not None and decision.searched >= plan.candidates:
-            return "all candidates are scored"
-        return "the time limit" if is_late(funnel.next_seconds()) else None
+        def ended() -> str | None:
+            if plan.candidates is not None and decision.searched >= plan.candidates:
+                return "all candidates are scored"
+            return "the time limit" if is_late(funnel.next_seconds()) else None
 
-    try:
-        exhausted = not decision.searched and not search.next_candidate()
-        for name, network in plan.references.items():
-            if network.id not in decision.known and not is_late(decision.mean_seconds()):
-                funnel.score_reference(name, network)
-        while not exhausted and ended() is None:
-            exhausted = not search.next_candidate()
-        search.report(ended="no further network inside the budget was found" if exhausted else ended())
-    finally:
-        result = folder.finish()
-    return result
+        try:
+            exhausted = not decision.searched and not search.next_candidate()
+            for name, network in plan.references.items():
+                if network.id not in decision.known and not is_late(decision.mean_seconds()):
+                    funnel.score_reference(name, network)
+            while not exhausted and ended() is None:
+                exhausted = not search.next_candidate()
+            search.report(ended="no further network inside the budget was found" if exhausted else ended())
+        finally:
+            result = folder.finish()
+        return result
 
 
 @dataclass(slots=True, kw_only=True)

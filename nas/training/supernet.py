@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from nas.data import ImageSet, fingerprint
+from nas.data import Contents, ImageSet, fingerprint
 from nas.errors import InputError
 from nas.files import Record, digest, write_beside
 from nas.networks import Architecture, SearchSpace
@@ -104,6 +104,7 @@ class Origin(Record):
         data: the images in words, with the path as the user gave it.
         fingerprint: digest of the images' content; None in a file from before there were fingerprints.
         class_names: one name per class; None in such a file.
+        contents: all images of the source; None in a file from before they were kept, or if there is no source.
         teacher: name of the network whose soft labels are the targets; None for the labels of the data.
     """
 
@@ -119,6 +120,7 @@ class Origin(Record):
     precision: Precision | None = None
     fingerprint: str | None = None
     class_names: tuple[str, ...] | None = None
+    contents: Contents | None = None
     teacher: str | None = None
 
     @classmethod
@@ -149,6 +151,7 @@ class Origin(Record):
             precision=precision,
             fingerprint=fingerprint(image_set),
             class_names=image_set.class_names,
+            contents=image_set.contents,
             teacher=image_set.teacher,
         )
 
@@ -160,7 +163,7 @@ class Origin(Record):
         """
         by_content = self.fingerprint is not None and other.fingerprint is not None
         same_data = self.fingerprint == other.fingerprint if by_content else self.data == other.data
-        compared = Origin.model_fields.keys() - {"data", "fingerprint", "class_names"}
+        compared = Origin.model_fields.keys() - {"data", "fingerprint", "class_names", "contents"}
         return sorted(
             [name for name in compared if getattr(self, name) != getattr(other, name)] + ["data"] * (not same_data)
         )
@@ -178,6 +181,7 @@ class Supernet:
         limit: which networks the supernet was trained for, such as "at most 1.1 ms under iphone13.coreml.fp16
             (DIGEST)"; None for all networks of its space.
         class_names: one name per output; None if the file is from before supernets kept them.
+        contents: all images of the source that it was trained on; None if the file does not say.
         teacher: name of the network whose soft labels were the targets; None for the labels of the data.
     """
 
@@ -190,10 +194,12 @@ class Supernet:
         seed: int,
         limit: str | None = None,
         class_names: tuple[str, ...] | None = None,
+        contents: Contents | None = None,
         teacher: str | None = None,
     ) -> None:
         self.weights, self.resolution, self.num_classes = weights, resolution, num_classes
         self.seed, self.limit, self.class_names, self.teacher = seed, limit, class_names, teacher
+        self.contents = contents
 
     def network(self, architecture: Architecture) -> Network:
         """The network with its part of the weights; its batch norms have no statistics yet.
@@ -240,6 +246,7 @@ def load_supernet(path: Path, *, device: str = "cpu") -> Supernet:
         seed=origin.seed,
         limit=origin.limit,
         class_names=origin.class_names,
+        contents=origin.contents,
         teacher=origin.teacher,
     )
 

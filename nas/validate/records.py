@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from nas.data import Contents
 from nas.files import Record, read_record
 from nas.latency import Agreement
 from nas.search import TableUsed
@@ -295,6 +296,8 @@ class Validation(Record):
         seconds: time of this run of the command, without parts that earlier runs computed.
         versions: of this package, of Python, and of the libraries that affect the result.
         data: what the proxies score on, as asked for.
+        contents: all images of the source that the proxies use. None if they use none, in a validation of an earlier
+            version, or if there is no source.
         unfinished: what is missing, by part. Empty at the end.
         left_out: published rows that proxies are not compared on, each with the reason.
         pairs: every proxy beside every later proxy.
@@ -307,6 +310,7 @@ class Validation(Record):
     seconds: float
     versions: dict[str, str]
     data: str
+    contents: Contents | None = None
     space: str
     table: TableUsed
     seeds: tuple[int, ...]

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from nas.data import Contents
 from nas.errors import InputError
 from nas.files import Record, append_record, drop_half_line, read_records, write_beside
+from nas.lock import LOCK_NAME, owned, refuse_if_owned
 from nas.networks import Architecture
-from nas.proxies import Proxy, ScoringFailed
+from nas.proxies import Proxy, ScoringFailed, differing
 from nas.search import SearchResult, check_budget, plan_search
 from nas.search.run import Progress, run_search
 from nas.validate.accuracy import AccuracyPart
@@ -18,7 +20,7 @@ from nas.validate.assemble import assemble, latency_part
 from nas.validate.records import Validation
 from nas.validate.recovery import Findings
 from nas.validate.request import Request
-from nas.validate.scores import KeptScores, Remembering, settings_digest
+from nas.validate.scores import KeptScores, Remembering
 from nas.validate.widths import FEWEST, draw_networks
 
 __all__ = ["run_validation"]
@@ -59,7 +61,7 @@ def run_validation(
         on_search: gets the progress of the searches, as `run_search` reports it.
     Raises:
         InputError: there is no seed; the random networks are too few for a regression; the folder has a validation and
-            `resume` is not set; or `resume` is set and the folder has none.
+            `resume` is not set; `resume` is set and the folder has none; or another process works on it.
         BudgetError: no network of the space meets a budget.
         KeyboardInterrupt: passed on after the files of the finished part are written.
     """
@@ -69,61 +71,83 @@ def run_validation(
     for budget_ms in request.budgets_ms:
         check_budget(request.space, request.table, budget_ms)
     band = draw_networks(request.space, request.latency_ms, NEAR_MS, request.band_networks)
+    refuse_if_owned(out, out / LOCK_NAME)
     begun = (out / "scores.jsonl").exists()
     if begun and not resume:
         raise InputError(f"{out} holds a validation already: go on with it (--resume), or choose another --out")
     if resume and not begun:
         raise InputError(f"{out} holds no validation to go on with: leave --resume out to begin one")
-    # Proxies that cannot be built and searches that cannot be resumed are refused before the folder is touched.
-    built = {seeds[0]: build(seeds[0])}
-    ended = _ended_searches(request, built[seeds[0]], out)
-    latency = latency_part(request)
-    # What an earlier run of the command found out stays.
-    known = Validation.load(out).accuracy if (out / "validation.json").exists() else None
-    accuracy = foretell() if foretell else known
-    drop_half_line(out / "searches.jsonl")
-    scores = KeptScores(out / "scores.jsonl")
-    scores.use_all(seeds[0], built[seeds[0]])
+    with owned(out, out / LOCK_NAME):
+        # Proxies that cannot be built and searches that cannot be resumed are refused before the folder is touched.
+        built = {seeds[0]: build(seeds[0])}
+        before = Validation.load(out) if (out / "validation.json").exists() else None
+        contents = _contents(built[seeds[0]], before, out)
+        ended = _ended_searches(request, built[seeds[0]], out)
+        latency = latency_part(request)
+        # What an earlier run of the command found out stays.
+        accuracy = foretell() if foretell else before and before.accuracy
+        drop_half_line(out / "searches.jsonl")
+        scores = KeptScores(out / "scores.jsonl")
+        scores.use_all(seeds[0], built[seeds[0]])
 
-    def findings() -> Findings:
-        return Findings(request=request, scores=scores, results=_results(request, out), ended=frozenset(ended))
+        def findings() -> Findings:
+            return Findings(request=request, scores=scores, results=_results(request, out), ended=frozenset(ended))
 
-    def keep() -> Validation:
-        validation = assemble(findings(), latency, band, seconds=time.monotonic() - started)
-        validation = validation.model_copy(update={"accuracy": accuracy})
-        content = validation.model_dump_json(by_alias=True, exclude_none=True, indent=1)
-        write_beside(out / "validation.json", content.encode() + b"\n")
+        def keep() -> Validation:
+            validation = assemble(findings(), latency, band, seconds=time.monotonic() - started)
+            validation = validation.model_copy(update={"accuracy": accuracy, "contents": contents})
+            content = validation.model_dump_json(by_alias=True, exclude_none=True, indent=1)
+            write_beside(out / "validation.json", content.encode() + b"\n")
+            return validation
+
+        def score_first(proxies: Mapping[str, Proxy], seed: int) -> None:
+            """Score the published rows, and under the first seed the random networks of the band as well."""
+            _score({point.name: point.architecture() for point in request.compared}, proxies, seed, scores, say=say)
+            keep()
+            if seed == seeds[0] and len(band) >= FEWEST:
+                _score({f"random {name}": network for name, network in band.items()}, proxies, seed, scores, say=say)
+                keep()
+
+        try:
+            keep()
+            if request.band_networks and request.proxies:
+                say(_band_plan(request, band, built[seeds[0]], scores))
+            for seed in seeds:
+                score_first(built.pop(seed) if seed in built else build(seed), seed)
+            for budget_ms in request.budgets_ms:
+                if budget_ms not in ended:
+                    _search(request, build(seeds[0]), budget_ms, scores, out, say=say, on_search=on_search)
+                    ended.add(budget_ms)
+                    end = _EndedSearch(budget_ms=budget_ms, trials=request.trials, time_limit_s=request.time_limit_s)
+                    append_record(out / "searches.jsonl", end)
+                    keep()
+            if request.budgets_ms:
+                found = findings()
+                for seed in sorted(found.unscored_seeds()):
+                    _score(found.compared, build(seed), seed, scores, say=say)
+                    keep()
+        finally:
+            validation = keep()
         return validation
 
-    def score_first(proxies: Mapping[str, Proxy], seed: int) -> None:
-        """Score the published rows, and under the first seed the random networks of the band as well."""
-        _score({point.name: point.architecture() for point in request.compared}, proxies, seed, scores, say=say)
-        keep()
-        if seed == seeds[0] and len(band) >= FEWEST:
-            _score({f"random {name}": network for name, network in band.items()}, proxies, seed, scores, say=say)
-            keep()
 
-    try:
-        keep()
-        if request.band_networks and request.proxies:
-            say(_band_plan(request, band, built[seeds[0]], scores))
-        for seed in seeds:
-            score_first(built.pop(seed) if seed in built else build(seed), seed)
-        for budget_ms in request.budgets_ms:
-            if budget_ms not in ended:
-                _search(request, build(seeds[0]), budget_ms, scores, out, say=say, on_search=on_search)
-                ended.add(budget_ms)
-                end = _EndedSearch(budget_ms=budget_ms, trials=request.trials, time_limit_s=request.time_limit_s)
-                append_record(out / "searches.jsonl", end)
-                keep()
-        if request.budgets_ms:
-            found = findings()
-            for seed in sorted(found.unscored_seeds()):
-                _score(found.compared, build(seed), seed, scores, say=say)
-                keep()
-    finally:
-        validation = keep()
-    return validation
+def _contents(proxies: Mapping[str, Proxy], before: Validation | None, out: Path) -> Contents | None:
+    """What the images of the proxies are; without proxies that use images, what it was before.
+
+    Raises:
+        InputError: the images are not those of before.
+    """
+    found = next((own["contents"] for proxy in proxies.values() if "contents" in (own := proxy.settings())), None)
+    kept = before.contents if before else None
+    if found is None:
+        return kept
+    contents = Contents.model_validate(found)
+    if before and kept and (words := kept.difference(contents)):
+        raise InputError(
+            f"{out}: the images differ from those that it was begun with ({before.data}): {words}; give the same "
+            "images, in whatever folder, or choose another --out"
+        )
+    return contents
 
 
 def _band_plan(
@@ -212,6 +236,7 @@ def _search(
         time_limit_s=request.time_limit_s,
         resume=(folder / "run.json").exists(),
         command=request.command,
+        say=say,
         on_progress=on_search,
     )
 
@@ -229,13 +254,14 @@ def _ended_searches(request: Request, proxies: Mapping[str, Proxy], out: Path) -
         "space": request.space.digest,
         "table": request.table.digest(),
         "first seed": request.seeds[0],
-        "first proxy": settings_digest({"name": name, **proxies[name].settings()}),
     }
+    settings = {"name": name, **proxies[name].settings()}
     begun = _results(request, out)
     for result in begun.values():
         run = result.run
-        before = (run.space.digest, run.table.digest, run.seed, settings_digest(run.proxy))
-        if other := [what for (what, value), old in zip(asked.items(), before, strict=True) if value != old]:
+        before = (run.space.digest, run.table.digest, run.seed)
+        other = [what for (what, value), old in zip(asked.items(), before, strict=True) if value != old]
+        if other := other + (["first proxy"] if differing(run.proxy, settings) else []):
             raise InputError(
                 f"{result.path} was begun with another {', '.join(other)}: repeat its options (run.json has them), "
                 "choose another --out, or leave the searches out (--budgets none)"

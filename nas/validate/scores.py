@@ -14,13 +14,13 @@ from nas.errors import InputError
 from nas.files import Record, append_record, digest_of, drop_half_line, read_records
 from nas.latency.published import PublishedPoint
 from nas.networks import Architecture
-from nas.proxies import CIRCUMSTANCES, Proxy, Score, ScoringFailed, attempt
+from nas.proxies import Proxy, Score, ScoringFailed, attempt, identity
 from nas.validate.agreement import ScoredNetwork, SeedScore
 from nas.validate.baselines import depth, log_weights, macs, params
 from nas.validate.ranking import pooled_deviation
 from nas.validate.request import Request
 
-__all__ = ["KeptScore", "KeptScores", "Remembering", "names_its_seed", "scored_network", "settings_digest"]
+__all__ = ["KeptScore", "KeptScores", "Remembering", "names_its_seed", "scored_network"]
 
 
 class KeptScore(Record):
@@ -39,7 +39,9 @@ class KeptScore(Record):
 class KeptScores:
     """All finished scores, in memory and in scores.jsonl.
 
-    Proxy, settings, network and seed identify a score. The machine that computed it does not matter.
+    Proxy, settings, network and seed identify a score. The machine that computed it does not matter, nor do the paths
+    of the images and of other files. Scores of earlier versions, which do not say what their images were, count for the
+    same words about the images.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,7 +77,8 @@ class KeptScores:
         built = (used for (proxy, _), used in self._used.items() if proxy == name)
         if settings is None or any(_apart_from_seed(used) != _apart_from_seed(settings) for used in built):
             return None
-        return self._kept.get((name, settings_digest(settings), network, seed))
+        by_content = self._kept.get((name, _settings_digest(settings), network, seed))
+        return by_content or self._kept.get((name, _settings_digest(settings, by_content=False), network, seed))
 
     def add(self, line: KeptScore) -> KeptScore:
         """Keep a score."""
@@ -84,7 +87,7 @@ class KeptScores:
         return line
 
     def _remember(self, line: KeptScore) -> None:
-        self._kept[line.proxy, settings_digest(line.settings), line.id, line.seed] = line
+        self._kept[line.proxy, _settings_digest(line.settings), line.id, line.seed] = line
         self._last[line.proxy, line.seed] = line.settings
 
 
@@ -119,7 +122,7 @@ class Remembering:
                     seed=self._seed,
                     id=architecture.id,
                     value=outcome.value,
-                    settings=self.settings(),
+                    settings={name: value for name, value in self.settings().items() if name != "contents"},
                     **outcome.account,
                 )
             )
@@ -163,14 +166,19 @@ def names_its_seed(settings: Mapping[str, Any]) -> bool:
 
 def _apart_from_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that proxies of all seeds share. Descriptions of synthetic data and files per seed name the seed."""
-    of_the_seed = {*CIRCUMSTANCES, "seed"}
-    if names_its_seed(settings):
-        of_the_seed.add("digest")
-    own = {name: value for name, value in settings.items() if name not in of_the_seed}
-    return own | {"data": str(settings.get("data")).replace(f"seed {settings.get('seed')}:", "")}
+    if names_its_seed(settings):  # Each seed's file has its own digest. The name tells that the files belong together.
+        settings = {name: value for name, value in settings.items() if name != "digest"}
+    own = {name: value for name, value in identity(settings).items() if name != "seed"}
+    if "data" in own:
+        own["data"] = str(own["data"]).replace(f"seed {settings.get('seed')}:", "")
+    return own
 
 
-def settings_digest(settings: Mapping[str, Any]) -> str:
-    """Equal for scores that can be compared."""
-    own = {name: value for name, value in settings.items() if name not in CIRCUMSTANCES}
-    return digest_of(json.dumps(own, sort_keys=True))
+def _settings_digest(settings: Mapping[str, Any], *, by_content: bool = True) -> str:
+    """Equal for scores that can be compared.
+
+    Args:
+        settings: of a proxy.
+        by_content: as in `nas.proxies.identity`.
+    """
+    return digest_of(json.dumps(identity(settings, by_content=by_content), sort_keys=True))

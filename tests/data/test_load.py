@@ -243,6 +243,47 @@ class TestNames:
         assert image_set.class_names == ("cat", "dog")
         assert (len(image_set.train_labels), image_set.val_labels.tolist()) == (8, [1, 0])
 
+    @pytest.mark.parametrize("offline", [True, False], ids=["HF_HUB_OFFLINE", "the hub is away"])
+    def test_data_set_of_the_hub_in_the_cache_needs_no_hub(
+        self, monkeypatch: pytest.MonkeyPatch, offline: bool
+    ) -> None:
+        asked: list[str] = []
+
+        def away(*arguments: str, **_: object) -> None:
+            asked.append(arguments[1])
+            raise ConnectionError("name or service not known")
+
+        rows = {"train": _hub_rows([0, 1] * 4), "test": _hub_rows([1, 0])}
+        monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: DatasetDict(rows))
+        monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="abc"))
+        first = load_images("someone/pets", resolution=32, seed=0)
+        monkeypatch.setattr("datasets.load_dataset", away)
+        monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", away)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        again = load_images("someone/pets", resolution=32, seed=0)
+
+        assert first.contents == again.contents
+        assert asked == ([] if offline else ["someone/pets"])
+
+    def test_revision_in_the_hubs_own_cache_is_known_offline(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        revisions: list[str] = []
+
+        def load_dataset(name: str, *, revision: str) -> DatasetDict:
+            revisions.append(revision)
+            return DatasetDict({"train": _hub_rows([0, 1] * 4)})
+
+        refs = tmp_path / "hub" / "datasets--someone--pets" / "refs"
+        refs.mkdir(parents=True)
+        (refs / "main").write_text("abc")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("datasets.load_dataset", load_dataset)
+        load_images("someone/pets", resolution=32, seed=0)
+
+        assert revisions == ["abc"]
+
     def test_misspelt_word_is_not_asked_of_the_hub(self) -> None:
         with pytest.raises(InputError, match="not a name on the hub"):
             load_images("my data", resolution=32, seed=0)
@@ -353,7 +394,11 @@ class TestCache:
 
         _load(folder, progress=lambda *call: calls.append(call))
 
-        assert calls == [("Decoding train images", 36, 36), ("Decoding val images", 4, 4)]
+        assert calls == [
+            ("Reading images, to know them again", 40, 40),
+            ("Decoding train images", 36, 36),
+            ("Decoding val images", 4, 4),
+        ]
 
 
 class TestBatches:

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from nas.data import ImageSet
+from nas.data import ImageSet, load_images
 from nas.errors import InputError
 from nas.networks import SearchSpace
-from nas.proxies import ScoringFailed, build_proxies
+from nas.proxies import ScoringFailed, build_proxies, differing, identity
 from nas.proxies.supernet import InheritedWeights
 from nas.training import SupernetRecipe, Teacher, load_supernet, train_supernet
 
@@ -78,6 +80,73 @@ class TestProxy:
             build_proxies("supernet", data="synthetic", seed=0, options={"supernet": str(supernet)})
 
 
+class TestImages:
+    """A supernet belongs to the images that it was trained on, wherever they are; nothing else is scored with it."""
+
+    @pytest.fixture
+    def photos(self, tmp_path: Path) -> Path:
+        for name, colour in (("cat", 200), ("dog", 60)):
+            (tmp_path / "photos" / name).mkdir(parents=True)
+            for index in range(12):
+                Image.new("RGB", (32, 32), (colour, index, 0)).save(tmp_path / "photos" / name / f"{index}.png")
+        return tmp_path / "photos"
+
+    @pytest.fixture
+    def supernet(self, photos: Path, tmp_path: Path) -> Path:
+        return train_supernet(
+            SPACE,
+            load_images(str(photos), resolution=32, seed=0),
+            tmp_path / "photos.safetensors",
+            recipe=SupernetRecipe(images=16, batch_size=16, average=0.0, until=None),
+            seed=0,
+            device="cpu",
+            precision="fp32",
+            on_progress=lambda progress: None,
+        )
+
+    @staticmethod
+    def _settings(name: str, photos: Path | str, supernet: Path | str) -> dict[str, Any]:
+        options = {"supernet": str(supernet)} if name == "supernet" else {"init": str(supernet), "images": "16"}
+        built = build_proxies(name, data=str(photos), seed=0, options={**options, "precision": "fp32"}, device="cpu")
+        return built[name].settings()
+
+    @pytest.mark.parametrize("name", ["supernet", "short-training"])
+    def test_renamed_swapped_and_changed_classes_are_refused_by_name(
+        self, name: str, photos: Path, supernet: Path
+    ) -> None:
+        (photos / "cat").rename(photos / "kitty")
+        with pytest.raises(
+            InputError, match=r"was trained on other images than .*: class 'cat' is called 'kitty'; giv"
+        ):
+            self._settings(name, photos, supernet)
+        (photos / "dog").rename(photos / "cat")
+        (photos / "kitty").rename(photos / "dog")
+        with pytest.raises(
+            InputError, match="class 'cat' has the images of class 'dog'; class 'dog' has the images of"
+        ):
+            self._settings(name, photos, supernet)
+        (photos / "dog").rename(photos / "kitty")
+        (photos / "cat").rename(photos / "dog")
+        (photos / "kitty").rename(photos / "cat")
+        (photos / "dog" / "3.png").unlink()
+        with pytest.raises(InputError, match="class 'dog' has 1 training image fewer"):
+            self._settings(name, photos, supernet)
+
+    @pytest.mark.parametrize("name", ["supernet", "short-training"])
+    def test_images_and_supernet_are_known_by_content_in_any_folder(
+        self, name: str, photos: Path, supernet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = self._settings(name, photos, supernet)
+        shutil.move(photos, tmp_path / "elsewhere")
+        shutil.move(supernet, tmp_path / "other.safetensors")
+        monkeypatch.chdir(tmp_path)
+        after = self._settings(name, "elsewhere", "other.safetensors")
+
+        assert before["data"] != after["data"]
+        assert differing(before, after) == []
+        assert identity(before) == identity(after)
+
+
 def _taught(images: ImageSet, path: Path) -> Path:
     """A supernet that learnt the labels of a teacher for a moment."""
     return train_supernet(
@@ -93,8 +162,8 @@ def _taught(images: ImageSet, path: Path) -> Path:
 
 
 def _draw(folder: Path, *, classes: tuple[str, ...]) -> None:
-    """A folder of class folders with twelve black images each."""
+    """A folder of class folders with twelve images each."""
     for name in classes:
         (folder / name).mkdir()
         for index in range(12):
-            Image.new("RGB", (32, 32)).save(folder / name / f"{index}.png")
+            Image.new("RGB", (32, 32), (index, 0, 0)).save(folder / name / f"{index}.png")

@@ -480,7 +480,7 @@ def test_a_run_goes_on_on_another_machine_but_not_with_another_seed_or_settler(r
         run()
     with pytest.raises(InputError, match=r"was begun with another seed \(0, not 1\): repeat its options"):
         run(seed=1, resume=True)
-    with pytest.raises(InputError, match="was begun with another proxy settles"):
+    with pytest.raises(InputError, match=r"was begun with another settling images \(None, not 8192\)"):
         run(settler=Contrary(settings={"images": 8192}), resume=True)
     elsewhere = {"device": "cuda", "threads": 8, "torch": "9.9", "precision": "bf16"}
     result = run(scorer=Recording(settings=elsewhere), settler=Contrary(settings=elsewhere), resume=True)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from nas.data import Contents
 from nas.errors import InputError
 from nas.networks import SearchSpace, random_choice
 from nas.search import Candidate, ResultsFolder, Run, Screening, SearchResult, SpaceUsed, Spending, TableUsed
@@ -225,6 +226,53 @@ def test_a_run_may_go_on_on_another_machine(tmp_path: Path) -> None:
     assert here.differences(there) == []
     assert here.digest == there.digest
     assert here.differences(other) == ["proxy images (9, not 8)"]
+
+
+def on_images(names: str, **changes: Any) -> Run:
+    """A run on images of these classes, with two proxies and a last comparison."""
+    contents = Contents.drawn(names.split(), "1")
+    known = {"data": f"photos: {names}", "fingerprint": contents.fingerprint, "init": "a.safetensors", "digest": "d"}
+    proxy = {"name": "p", **known, "screens": [{"name": "s", **known}], "settles": {"name": "t", **known}}
+    return RUN.model_copy(update={"proxy": proxy, "contents": contents, **changes})
+
+
+def test_a_run_goes_on_with_the_same_images_under_another_name_only(tmp_path: Path) -> None:
+    ResultsFolder(tmp_path / "run", on_images("cat cow"), resume=False)
+    with pytest.raises(
+        InputError, match=r"the images differ from those that it was begun with \(photos: cat cow\): "
+    ) as e:
+        ResultsFolder(tmp_path / "run", on_images("cow dog"), resume=True)
+    moved = on_images("cat cow")
+    for settings in (moved.proxy, moved.proxy["settles"], *moved.proxy["screens"]):
+        settings |= {"data": "/elsewhere", "init": "/elsewhere/b.safetensors"}
+    ResultsFolder(tmp_path / "run", moved, resume=True)
+
+    assert "class 'cat' is missing; class 'dog' is new; give the same images, in whatever folder" in str(e.value)
+    assert moved.digest == on_images("cat cow").digest != on_images("cow dog").digest
+
+
+def test_another_supernet_is_named_by_its_digest(tmp_path: Path) -> None:
+    other = on_images("cat cow")
+    other.proxy["settles"]["digest"] = "e"
+
+    assert on_images("cat cow").differences(other) == ["settling digest (d, not e)"]
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_images_of_the_same_description(tmp_path: Path) -> None:
+    before = on_images("cat cow", contents=None)
+    for settings in (before.proxy, before.proxy["settles"], *before.proxy["screens"]):
+        del settings["fingerprint"]
+    ResultsFolder(tmp_path / "run", before, resume=False)
+    ResultsFolder(tmp_path / "run", on_images("cat cow"), resume=True)
+    with pytest.raises(InputError, match=r"another proxy data \(photos: cat cow, not photos: cow dog\)"):
+        ResultsFolder(tmp_path / "run", on_images("cow dog"), resume=True)
+
+
+def test_a_study_of_an_earlier_version_is_known_by_the_digest_that_it_has() -> None:
+    proxy = {"name": "p", "data": "photos: 9 train", "init": "a.safetensors", "digest": "d"}
+    now = proxy | {"fingerprint": "f", "train_images": 9, "val_images": 3, "threads": 1}
+
+    assert RUN.model_copy(update={"proxy": now}).earlier_digest == "ea5eacedf18bb0f9"
 
 
 def test_screenings_come_back_as_they_were_kept_and_are_no_candidates(tmp_path: Path) -> None:

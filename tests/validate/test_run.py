@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import signal
@@ -17,6 +18,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from nas.cli import main
+from nas.data import Contents
 from nas.errors import BudgetError, InputError
 from nas.latency import LatencyTable
 from nas.latency.published import read_points
@@ -69,7 +71,7 @@ class Scripted:
     """A proxy with given scores. It lists what it was asked to score, and may stop like Ctrl-C."""
 
     def __init__(
-        self, evaluate: Evaluate, asked: list[tuple[str, int]], *, seed: int, stop_at: int | None, **settings: str
+        self, evaluate: Evaluate, asked: list[tuple[str, int]], *, seed: int, stop_at: int | None, **settings: Any
     ) -> None:
         self.evaluate, self.asked, self.seed, self.stop_at = evaluate, asked, seed, stop_at
         self.own = settings
@@ -107,7 +109,7 @@ class Bench:
         resume: bool = False,
         stop_at: int | None = None,
         proxies: Sequence[str] = ("scripted",),
-        settings: Mapping[str, str] = MappingProxyType({}),
+        settings: Mapping[str, Any] = MappingProxyType({}),
         say: Callable[[str], None] = lambda _: None,
         **options: Any,
     ) -> tuple[Validation, list[tuple[str, int]]]:
@@ -833,7 +835,7 @@ def test_ctrl_c_ends_with_130_and_prints_what_there_is(
         (["--proxy", "fakes"], 2, "did you mean 'fake'?"),
         (["--option", "speed=1"], 2, "--proxy fake does not take speed"),
         (["--rows", "none.csv"], 2, "none.csv: cannot be read"),
-        (["--rows", "bad.csv"], 2, "bad.csv: row 2 (iformer_t): latency_ms: input should be greater than 0, got '-1'"),
+        (["--rows", "bad.csv"], 2, "bad.csv: row 2 (iformer_t): latency_ms: input should be greater than or equal to"),
         (["--rows", "nan.csv"], 2, "nan.csv: row 2 (iformer_t): top1: input should be a finite number, got 'nan'"),
         (["--rows", "same.csv"], 2, "same.csv: column name: iformer_t is in"),
         (["--rows", "twin.csv"], 2, "twin.csv: row twin is the same network as iformer_t: it would count twice"),
@@ -875,6 +877,52 @@ def test_an_existing_validation_is_refused_without_resume(command: Callable[...,
 
 def test_the_help_has_an_example(command: Callable[..., tuple[int, str, str]]) -> None:
     assert "Example: nas validate" in command("--help")[1]
+
+
+def on_images(names: str, *, path: str = "photos", **changes: Any) -> dict[str, Any]:
+    """Settings of a proxy on images of these classes."""
+    contents = Contents.drawn(names.split(), "1")
+    known = {"data": f"{path}: {names}", "fingerprint": contents.fingerprint, "contents": contents.model_dump()}
+    return {name: value for name, value in (known | changes).items() if value is not None}
+
+
+def test_a_validation_goes_on_with_the_same_images_in_any_folder_and_with_no_others(bench: Bench) -> None:
+    first, asked = bench.run(settings=on_images("cat cow"))
+    _, again = bench.run(settings=on_images("cat cow", path="/elsewhere"), resume=True)
+    with pytest.raises(
+        InputError, match=r"out: the images differ .* \(made up\): class 'cat' is missing; class 'dog' is"
+    ):
+        bench.run(settings=on_images("cow dog"), resume=True)
+    lines = [json.loads(line) for line in (bench.out / "scores.jsonl").read_text().splitlines()]
+
+    assert first.contents == Validation.load(bench.out).contents == Contents.drawn(["cat", "cow"], "1")
+    assert (len(asked) > 0, again) == (True, [])
+    assert all("contents" not in line["settings"] and line["settings"]["fingerprint"] for line in lines)
+
+
+def test_scores_of_an_earlier_version_count_for_images_of_the_same_description(bench: Bench) -> None:
+    earlier = on_images("cat cow", fingerprint=None, contents=None)
+    bench.run(settings=earlier)
+    before, again = bench.run(settings=on_images("cat cow"), resume=True)
+    _, other = bench.run(settings=on_images("cat cow") | {"data": "other: cat cow", "fingerprint": "x"}, resume=True)
+
+    assert (before.contents, again) == (Contents.drawn(["cat", "cow"], "1"), [])
+    assert len(other) > 0
+
+
+def test_a_second_validation_in_the_folder_is_refused(bench: Bench) -> None:
+    refused: list[str] = []
+
+    def again(line: str) -> None:
+        if not refused:
+            with pytest.raises(InputError) as caught:
+                bench.run(resume=True)
+            refused.append(str(caught.value))
+
+    bench.run(say=again)
+
+    assert f"{bench.out} is in use by process {os.getpid()} on " in refused[0]
+    assert not (bench.out / "nas.lock").exists()
 
 
 def test_a_killed_validation_goes_on_without_computing_a_score_twice(
