@@ -12,6 +12,7 @@ import re
 import stat
 import warnings
 import zipfile
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,7 @@ def _content(path: Path) -> tuple[Any, dict[str, str]]:
                 if head[8:9] == b"{":
                     return _read_safetensors(path)
     except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or "damaged"
         raise InputError(f"{path}: cannot be read ({reason})") from error
     except InputError:
         raise
@@ -233,10 +234,10 @@ def _sets(content: Any) -> dict[str, dict[str, Tensor]]:
 
 def _dictionaries(content: Any) -> Iterator[tuple[list[str], dict[str, Tensor]]]:
     """The tensors of every dictionary in the content, with the keys that lead to it."""
-    waiting: list[tuple[list[str], Any]] = [([], content)]
+    waiting: deque[tuple[list[str], Any]] = deque([([], content)])
     seen: set[int] = set()
     while waiting:
-        where, part = waiting.pop(0)
+        where, part = waiting.popleft()
         if id(part) in seen or len(where) > _DEEPEST or len(seen) > _MOST_PARTS:
             continue  # a dictionary may hold itself
         seen.add(id(part))
@@ -249,12 +250,12 @@ def _dictionaries(content: Any) -> Iterator[tuple[list[str], dict[str, Tensor]]]
         tensors = {name: value.detach() for name, value in items if isinstance(name, str) and _is_plain(value)}
         if tensors:
             yield where, tensors
-        waiting += [
+        waiting.extend(
             ([*where, str(name)], value)
             for name, value in items
             if isinstance(name, str | int) and isinstance(value, dict | list | tuple)
             if not _NO_WEIGHTS.search(str(name).lower())
-        ]
+        )
 
 
 def _is_plain(value: object) -> bool:
@@ -282,14 +283,22 @@ def _networks(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     bodies = {prefix: group for prefix, group in groups.items() if any(map(_BODY.match, group))}
     for prefix, group in bodies.items():
         if not any(map(_HEAD.match, group)):  # As in mmengine's files: backbone.stages beside head.
-            outside = [other for other in groups.keys() - bodies.keys() if prefix.startswith(other)]
-            group |= groups[max(outside, key=len)] if outside else {}
+            head = next((outer for outer in _outer(prefix) if outer in groups and outer not in bodies), None)
+            group |= groups[head] if head is not None else {}
     # What has a network's prefix but no name of this family stays with the network, to be named by the error.
     for name, tensor in others.items():
-        if inside := [prefix for prefix in bodies if name.startswith(prefix)]:
-            prefix = max(inside, key=len)
-            bodies[prefix][name.removeprefix(prefix)] = tensor
+        if (around := next((outer for outer in _outer(name) if outer in bodies), None)) is not None:
+            bodies[around][name.removeprefix(around)] = tensor
     return bodies
+
+
+def _outer(name: str) -> Iterator[str]:
+    """The prefixes of a name, the longest first: of `a.b.c` they are `a.b.`, `a.` and the empty one."""
+    for _ in range(_DEEPEST):
+        name = name[: name.rfind(".", 0, -1) + 1]
+        yield name
+        if not name:
+            return
 
 
 def _choose(path: Path, sets: Mapping[str, Mapping[str, Tensor]], wanted: str | None) -> str:
@@ -310,7 +319,7 @@ def _choose(path: Path, sets: Mapping[str, Mapping[str, Tensor]], wanted: str | 
         why = "the averaged weights are" if averaged else "it is"
         logging.getLogger(__name__).warning(
             f"{visible(str(path), limit=150)}: holds weights under {_listed(names)}; {why} taken, {shown(taken)}: "
-            f"--weights-key {shown(others[0])} takes the other"
+            f"--weights-key {shown(others[0])} takes the other (in a search --option weights_key={shown(others[0])})"
         )
     return taken
 

@@ -273,7 +273,8 @@ class TestSets:
         [record] = caplog.records
         assert record.levelno == logging.WARNING
         assert record.getMessage().startswith(f"{file}: holds weights under ")
-        assert record.getMessage().endswith(f" taken, {taken}: --weights-key {other} takes the other")
+        how = f"--weights-key {other} takes the other (in a search --option weights_key={other})"
+        assert record.getMessage().endswith(f" taken, {taken}: {how}")
 
     def test_a_key_takes_the_other_weights(
         self, weights: Weights, averaged: Weights, file: Path, caplog: pytest.LogCaptureFixture
@@ -493,6 +494,12 @@ class TestHostile:
         _pickled(steps, file)
 
         assert refusal(file).startswith((self.DAMAGED, "holds a builtins.bytearray beside the weights"))
+
+    def test_names_of_many_networks(self, file: Path) -> None:
+        names = [f"{number}.{part}" for number in range(20_000) for part in ("stages.0.a", "head.b", "c")]
+        torch.save(dict.fromkeys(names, torch.zeros(1)), file)
+
+        assert refusal(file).startswith("lacks stem.conv1.c.weight")
 
     def test_a_pickle_without_end(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("nas.networks.modules.pickled._MOST_STEPS", 1000)
