@@ -21,7 +21,6 @@ Content = bytes | str | None
 """The bytes of an image file, the path of one, or None where there is no image."""
 
 _VAL_FRACTION = 0.1  # held out of a source without a validation split
-_SHOWN = 5  # names in one message
 
 
 class Images(Protocol):
@@ -87,15 +86,15 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def said(names: Sequence[str]) -> str:
+def said(names: Sequence[str], most: int = 5) -> str:
     """Some names in words: all of a few, else the first and how many more there are.
 
     Example:
         >>> said([f"{number}.png" for number in range(60)])
         '0.png, 1.png, 2.png, 3.png, 4.png and 55 more'
     """
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def choose_rows(

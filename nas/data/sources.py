@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nas.data.columns import image_column
 from nas.data.folders import TRAIN_WORDS, VAL_WORDS, Folder, read_folder
 from nas.data.rows import Found, counted
-from nas.data.tables import Hub, Parquet, image_column, one_line, parquet_splits, read_tables
+from nas.data.tables import Hub, Parquet, one_line, parquet_splits, read_tables
 from nas.data.walk import File, stamp, walk
 from nas.errors import InputError
 from nas.files import Record, cache_folder, digest_of, write_beside

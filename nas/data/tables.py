@@ -1,34 +1,29 @@
-"""Tables of labelled images: Parquet files, and data sets of the hub. Which columns are meant, and what they hold."""
+"""Tables of labelled images, Parquet files and data sets of the hub: their rows, in columns that are named or meant."""
 
 from __future__ import annotations
 
 import bisect
 import functools
-import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from nas.data.columns import class_names, holds, image_column, label_column, plain_labels, refuse_other_columns
 from nas.data.folders import TRAIN_WORDS, VAL_WORDS, split_word
-from nas.data.rows import Content, Found, Rows, class_name, counted, said
+from nas.data.rows import Content, Found, Rows, counted, said
 from nas.data.walk import File, stamp
 from nas.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Hub", "Parquet", "image_column", "one_line", "parquet_splits", "read_tables"]
+__all__ = ["Hub", "Parquet", "one_line", "parquet_splits", "read_tables"]
 
-_LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
-_IMAGE_COLUMNS = ("image", "img")
-_PATH_COLUMNS = ("image", "img", "file_name", "path")
 _BLOCK = 64  # rows read at once
 _FEWER = "it does not have as many rows as it says"
 
@@ -81,7 +76,7 @@ class Parquet:
                 schemas[-1].names  # noqa: B018 - may not be UTF-8
             starts.append(starts[-1] + found.num_rows)
         for file, schema in zip(files, schemas, strict=True):
-            _refuse_other(f"{file.name}", schema, files[0].name, schemas[0])
+            refuse_other_columns(f"{file.name}", schema, files[0].name, schemas[0])
         return cls(files=tuple(files), starts=tuple(starts), schema=schemas[0])
 
     def __len__(self) -> int:
@@ -133,7 +128,7 @@ class Parquet:
 
         kind = self.schema.field(image).type
         struct = hasattr(kind, "num_fields") and "path" in [kind.field(index).name for index in range(kind.num_fields)]
-        if not struct and _kind(self.schema, image) != "path":
+        if not struct and holds(self.schema, image) != "path":
             return
         column, listed = f"{image}.path" if struct else image, functools.cache(_names_in)
         for file in self.files:
@@ -265,22 +260,21 @@ def read_tables(tables: Mapping[str, Table], source: str, *, image: str | None, 
     """
     first, *others = tables.values()
     for split, other in zip(list(tables)[1:], others, strict=True):
-        _refuse_other(f"{source}: {split}", other.schema, "train", first.schema)
+        refuse_other_columns(f"{source}: {split}", other.schema, "train", first.schema)
     image = image_column(first.schema, source, image)
-    label = _label_column(first.schema, source, label)
+    label = label_column(first.schema, source, label)
     _refuse_text(first, image, source)
     where = f"{source}: labels in column {label}"
-    values = {split: table.values(label) for split, table in tables.items()}
-    names = _class_names(first.schema, label)
-    plain: dict[str, list[int | str | None]]
-    if names is not None:
-        codes: dict[Any, int] = {code: code for code in range(len(names))}
-        plain = {split: [_code(value, len(names), where) for value in column] for split, column in values.items()}
-    else:
-        plain = {split: [_label(value, where) for value in column] for split, column in values.items()}
-        known = {value for column in plain.values() for value in column if value is not None}
-        if len(kinds := {type(value) for value in known}) > 1:
-            raise InputError(f"{where} must be whole numbers or names, got both ({len(kinds)} kinds)")
+    names = class_names(first.schema, label)
+    plain = {
+        split: plain_labels(table.values(label), where, None if names is None else len(names))
+        for split, table in tables.items()
+    }
+    codes: dict[Any, int] = {code: code for code in range(len(names or ()))}
+    if names is None:
+        known: set[Any] = {value for column in plain.values() for value in column if value is not None}
+        if len({type(value) for value in known}) > 1:
+            raise InputError(f"{where} must be whole numbers or names, got both")
         names = [str(value) for value in sorted(known)]
         codes = {value: code for code, value in enumerate(sorted(known))}
     rows = {
@@ -294,109 +288,9 @@ def read_tables(tables: Mapping[str, Table], source: str, *, image: str | None, 
     return Found(splits=rows, class_names=names)
 
 
-def _refuse_other(name: str, schema: Any, first_name: str, first: Any) -> None:
-    """Refuse a table that lacks columns of the first, or has other names of classes."""
-    if lacking := [column for column in first.names if column not in schema.names]:
-        raise InputError(f"{name} has no column {lacking[0]}, {first_name} has; give them the same columns")
-    for column in first.names:
-        if (one := _class_names(first, column)) != (other := _class_names(schema, column)) and one and other:
-            raise InputError(
-                f"{name} and {first_name} have other classes in column {column}: {said(other)} there, {said(one)} here"
-            )
-
-
-def _feature(schema: Any, column: str) -> Mapping[str, Any]:
-    """What `datasets` says of a column in the metadata of a file."""
-    try:
-        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
-    except (KeyError, ValueError, TypeError):
-        return {}
-    return feature if isinstance(feature, Mapping) else {}
-
-
-def _class_names(schema: Any, column: str) -> list[str] | None:
-    feature = _feature(schema, column)
-    names = feature.get("names")
-    if feature.get("_type") != "ClassLabel" or not isinstance(names, list):
-        return None
-    return [str(name) for name in names]
-
-
-def _kind(schema: Any, column: str) -> str | None:
-    """How a column may hold pictures: `picture` (bytes, or bytes and path), `path`, or None."""
-    import pyarrow.types as types  # type: ignore[import-untyped]
-
-    kind = schema.field(column).type
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    if types.is_struct(kind) and {"bytes", "path"} & {kind.field(index).name for index in range(kind.num_fields)}:
-        return "picture"
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind):
-        return "picture"
-    texts = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-    return "path" if texts else None
-
-
-def image_column(schema: Any, source: str, named: str | None) -> str:
-    """The column of images: the one named, or the one that is meant.
-
-    Raises:
-        InputError: there is none, or several.
-    """
-    if named is not None:
-        _refuse_missing(schema, named, source, "image")
-        if _kind(schema, named) is None:
-            raise InputError(
-                f"{source}: column {named} holds {_shown_type(schema, named)}; pictures must be the bytes of their "
-                "files, or bytes and path, or paths, one a row"
-            )
-        return named
-    columns: list[str] = schema.names
-    images = [name for name in columns if _feature(schema, name).get("_type") == "Image"]
-    images = images or [name for name in columns if _kind(schema, name) == "picture"]
-    images = images or [name for name in _PATH_COLUMNS if name in columns and _kind(schema, name) == "path"][:1]
-    meant = [name for name in _IMAGE_COLUMNS if name in images]
-    if not images or (len(images) > 1 and not meant):
-        what = f"several ({', '.join(images)}) and none called image" if images else "none"
-        shown = ", ".join(columns if images else [f"{name} ({_shown_type(schema, name)})" for name in columns])
-        example = images[0] if images else "COLUMN"
-        raise InputError(
-            f"{source}: one column of images is needed, found {what} among columns {shown}; --option image={example} "
-            "names one of bytes, or bytes and path"
-        )
-    return (meant or images)[0]
-
-
-def _label_column(schema: Any, source: str, named: str | None) -> str:
-    if named is not None:
-        _refuse_missing(schema, named, source, "label")
-        return named
-    columns: list[str] = schema.names
-    classes = [name for name in columns if _class_names(schema, name) is not None]
-    meant = [name for name in _LABEL_COLUMNS if name in columns]
-    if not meant and len(classes) != 1:
-        raise InputError(
-            f"{source}: a column of labels is needed, called {', '.join(_LABEL_COLUMNS[:-1])} or {_LABEL_COLUMNS[-1]}; "
-            f"found columns {', '.join(columns)}; --option label=COLUMN names one"
-        )
-    return next((name for name in meant if name in classes), (meant or classes)[0])
-
-
-def _refuse_missing(schema: Any, named: str, source: str, option: str) -> None:
-    if schema.names.count(named) != 1:
-        raise InputError(
-            f"{source}: --option {option}={named} names no column; the columns are {', '.join(schema.names)}"
-        )
-
-
-def _shown_type(schema: Any, column: str) -> str:
-    shown = str(schema.field(column).type)
-    return shown if len(shown) <= 40 else shown[:37] + "..."
-
-
 def _refuse_text(table: Table, column: str, source: str) -> None:
     """Refuse a column of text in which no row names a file, such as pictures in base64."""
-    if _kind(table.schema, column) != "path":
+    if holds(table.schema, column) != "path":
         return
     rows = np.arange(min(_BLOCK, len(table)))
     texts = [str(folder / value) for value, folder in table.read(column, rows) if isinstance(value, str)]
@@ -412,30 +306,6 @@ def _is_file(path: str) -> bool:
         return Path(path).is_file()
     except (OSError, ValueError):  # too long for a name, or with a zero byte
         return False
-
-
-def _label(value: Any, where: str) -> int | str | None:
-    """One label as a whole number or a name; None if there is none. A table of numbers with gaps holds fractions."""
-    if isinstance(value, bool):
-        return str(value)
-    if isinstance(value, float | Decimal) and math.isnan(value):
-        return None
-    if isinstance(value, int | float | Decimal):
-        if value % 1 != 0:
-            raise InputError(f"{where} must be whole numbers or names, got {type(value).__name__} {value:g}")
-        return int(value) if value >= 0 else None
-    if isinstance(value, bytes):
-        value = value.decode(errors="backslashreplace")
-    if value is None or isinstance(value, str):
-        return class_name(value) or None if value else None
-    raise InputError(f"{where} must be whole numbers or names, one a row, got {type(value).__name__}")
-
-
-def _code(value: Any, classes: int, where: str) -> int | None:
-    code = _label(value, where)
-    if isinstance(code, str) or (code is not None and code >= classes):
-        raise InputError(f"{where} must be below {classes}, the number of names of classes in the file, got {code}")
-    return code
 
 
 def one_line(error: BaseException) -> str:
