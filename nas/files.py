@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import math
@@ -14,7 +15,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from nas.errors import InputError
+from nas.errors import InputError, NasError
 
 __all__ = [
     "MOST",
@@ -104,7 +105,8 @@ def write_beside(path: Path, content: bytes) -> None:
     Temporary files of `path` that killed processes left are removed first.
 
     Raises:
-        InputError: the folder does not exist, `path` is a folder, or the disk is full or read-only.
+        InputError: the folder does not exist, `path` is a folder, or the disk is read-only.
+        NasError: the disk is full.
     """
     _sweep_drafts(path)
     try:
@@ -123,7 +125,14 @@ def write_beside(path: Path, content: bytes) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> NasError:
+    """The error for a file that cannot be written. A full disk is no bad input: the same command goes on later."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NasError(f"{path}: {error.strerror}: make room, then go on as after an interruption")
+    return InputError(f"{path}: cannot be written ({error.strerror})")
 
 
 def _draft(path: Path) -> tuple[int, str]:
@@ -148,11 +157,19 @@ def _sweep_drafts(path: Path) -> None:
 
 
 def append_record(path: Path, record: Record) -> None:
-    """Append a line to a file of records. The line is on disk when this returns."""
-    with path.open("ab") as file:
-        file.write(record.model_dump_json(exclude_none=True).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Append a line to a file of records. The line is on disk when this returns.
+
+    Raises:
+        InputError: the file cannot be written.
+        NasError: the disk is full. Half of the line may be there (`drop_half_line`).
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(record.model_dump_json(exclude_none=True).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _unwritten(path, error) from error
 
 
 def read_bytes(path: Path) -> bytes:

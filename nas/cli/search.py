@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -305,7 +305,8 @@ def _stoppable(asked: _Asked) -> Iterator[None]:
         if isinstance(error, NasError) and error.exit_code != 1:  # Nothing was begun.
             raise
         if (asked.out / "run.json").exists():
-            write_report(SearchResult.load(asked.out))
+            with suppress(NasError):  # The disk may be full; the error that ended the search is the one to say.
+                write_report(SearchResult.load(asked.out))
         say(f"stopped; go on with: nas search --resume --out {asked.out} and the same options")
         raise
 

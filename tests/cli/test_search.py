@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from typing import Any
 import onnx
 import pytest
 
+from nas.cli.terminal import end_like_ctrl_c
 from nas.networks import Architecture
 from nas.search import SearchResult
 
@@ -88,6 +91,86 @@ def test_a_finished_run_is_not_overwritten_but_numbered_on(nas: Nas, refused: Re
     assert {path.name for path in (tmp_path / "results").iterdir()} == {"tiny-1.1ms", "tiny-1.1ms-2"}
     assert same.returncode == 2
     assert "holds a run already: go on with it (--resume)" in refused(same)
+
+
+# The fake proxy made slow, and a storage that is asked for a moment only.
+_SLOW = """
+import time
+import nas.proxies.fake as fake
+import nas.search.study as study
+score, study._PATIENCE_S, study._PAUSE_S = fake.FakeProxy.score, 0.2, 0.05
+def slow(self, architecture):
+    time.sleep(0.2)
+    return score(self, architecture)
+fake.FakeProxy.score = slow
+from nas.cli import main
+main()
+"""
+
+
+def _begun(folder: Path, *options: str) -> subprocess.Popen[str]:
+    """A running search in a folder with a candidate at least."""
+    command = [sys.executable, "-c", _SLOW, "search", "--budget-ms", "1.1", "--space", "tiny", "--proxy", "fake"]
+    process = subprocess.Popen([*command, "--out", "run", *options], cwd=folder, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (folder / "run" / "front.csv").exists():
+        candidates = folder / "run" / "candidates.jsonl"
+        if candidates.exists() and candidates.read_text().count("\n"):
+            break
+        time.sleep(0.02)
+    return process
+
+
+def test_a_search_that_runs_is_not_disturbed_by_a_second_and_is_taken_over_when_it_is_gone(
+    nas: Nas, refused: Refused, tmp_path: Path
+) -> None:
+    process = _begun(tmp_path, "--trials", "1000")
+    options = ["--space", "tiny", "--proxy", "fake", "--out", "run", "--resume"]
+    second = nas("search", "--budget-ms", "1.1", *options, "--trials", "5", cwd=tmp_path)
+    is_running = process.poll() is None
+    process.kill()
+    process.communicate()
+    left = (tmp_path / "run" / "candidates.jsonl").read_text().splitlines()
+    resumed = nas("search", "--budget-ms", "1.1", *options, "--trials", str(len(left) + 2), cwd=tmp_path)
+    result = SearchResult.load(tmp_path / "run")
+
+    assert (second.returncode, is_running, resumed.returncode) == (2, True, 0), second.stderr + resumed.stderr
+    assert f"error: run is in use by process {process.pid} on {socket.gethostname()}, since 2" in refused(second)
+    assert (tmp_path / "run" / "candidates.jsonl").read_text().splitlines()[: len(left)] == left
+    assert len({candidate.id for candidate in result.candidates}) == len(result.candidates)
+    assert not (tmp_path / "run" / "nas.lock").exists()
+
+
+def test_a_search_whose_storage_stays_locked_leaves_its_report_and_says_how_to_go_on(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/studies.db?timeout=0.01"
+    process = _begun(tmp_path, "--trials", "1000", "--storage", storage)
+    with sqlite3.connect(tmp_path / "studies.db", isolation_level=None, timeout=60) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        _, words = process.communicate(timeout=60)
+    connection.close()
+
+    assert process.returncode == 1
+    assert "--storage: database is locked; asking again for 0 s\n" in words
+    assert "go on with: nas search --resume --out run and the same options\n" in words
+    assert words.splitlines()[-1].startswith("error: --storage: database is locked, for 0 s; everything finished so ")
+    assert {"report.md", "front.csv", "pareto.html"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        end_like_ctrl_c()
+        ignored = [signal.getsignal(number) for number in numbers]
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        end_like_ctrl_c()
+        ending = [signal.getsignal(number) for number in numbers]
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+    assert ignored == [signal.default_int_handler, signal.SIG_IGN]
+    assert ending == [signal.default_int_handler] * 2
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

@@ -59,7 +59,7 @@ def command(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     for module in ("nas.training.sandwich", "nas.proxies.supernet", "nas.proxies.short_training"):
         monkeypatch.setattr(f"{module}.faster_precision", lambda device: "fp32")
     monkeypatch.setattr("nas.search.plan_survey", functools.partial(nas.search.plan_survey, networks=40))
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["nas", "search", *SMALL, *arguments])
@@ -68,7 +68,8 @@ def command(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         return int(ended.value.code or 0)
 
     yield run
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def _supernets() -> list[Path]:
@@ -123,6 +124,51 @@ def test_a_search_on_photos_trains_their_supernet_once_and_settles_with_it(
     assert "settled by short-training:standard from the supernet: " in shown
     files = {path.name for path in result.path.iterdir()}
     assert {"screened.jsonl", "settled.jsonl", "front.csv", "winner.safetensors", "report.md", "pareto.html"} <= files
+
+
+def test_a_run_goes_on_with_the_same_images_in_any_folder_and_with_no_others(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--proxy", "zero-cost:naswot", "--option", "batch_size=8", "--option", "resolution=32", "--out", "run"]
+    first = command("--data", "photos", "--trials", "2", *options)
+    shutil.copytree("photos", "elsewhere/copy")
+    # The decoded images of the first run are gone, and with them how it spelt their path.
+    shutil.rmtree("cache")
+    resumed = command("--data", "./elsewhere/../elsewhere/copy/", "--trials", "3", *options, "--resume")
+    words = capsys.readouterr().err
+    again = command("--data", "photos", "--trials", "2", *options, "--resume")
+    (Path("elsewhere/copy") / "red").rename("elsewhere/copy/crimson")
+    refused = command("--data", "elsewhere/copy", "--trials", "4", *options, "--resume")
+    *_, line = capsys.readouterr().err.splitlines()
+
+    assert (first, resumed, again, refused) == (0, 0, 0, 2), words
+    assert len(SearchResult.load(Path("run")).scored) == 3
+    assert line == (
+        "error: run: the images differ from those that it was begun with (photos: 8 train and 1 val images of 3 "
+        "classes at 32 px): class 'red' is called 'crimson'; give the same images, in whatever folder, or choose "
+        "another --out"
+    )
+
+
+def test_a_run_on_photos_goes_on_with_its_own_supernet_and_its_own_images_only(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = command("--data", "photos", "--trials", "2", "--out", "run")
+    (supernet,) = _supernets()
+    shutil.move("cache", "old")
+    settings = json.loads(Path("run/run.json").read_text())
+    settings["proxy"]["supernet"] = str(Path("old", "supernets", supernet.name))
+    Path("run/run.json").write_text(json.dumps(settings))
+    resumed = command("--data", "photos", "--trials", "3", "--out", "run", "--resume")
+    words = capsys.readouterr().err
+    Path("photos/red").rename("photos/crimson")
+    refused = command("--data", "photos", "--trials", "3", "--out", "run", "--resume")
+    *_, line = capsys.readouterr().err.splitlines()
+
+    assert (first, resumed, refused) == (0, 0, 2), words
+    assert f"supernet: of this run, old/supernets/{supernet.name}" in words
+    assert _supernets() == []  # None is trained, neither for the run nor for other images.
+    assert "class 'red' is called 'crimson'" in line
 
 
 def test_a_stopped_search_on_photos_says_how_to_go_on_and_does(

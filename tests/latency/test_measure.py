@@ -134,6 +134,22 @@ def test_a_missing_folder_is_named_before_anything_is_measured(tmp_path: Path) -
     assert device.done == []
 
 
+def test_a_second_build_of_a_table_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    out, refused = tmp_path / "t.json", []
+
+    def again(progress: Progress) -> None:
+        if progress.key and not refused:
+            with pytest.raises(InputError) as caught:
+                build_table(LAYERS, FakeDevice(), out, protocol=QUICK)
+            refused.append(str(caught.value))
+
+    table = build_table(LAYERS, FakeDevice(), out, protocol=QUICK, on_progress=again)
+
+    assert f"{out} is in use by process {os.getpid()} on " in refused[0]
+    assert set(table.entries) == {layer.key for layer in LAYERS}
+    assert [path.name for path in tmp_path.iterdir()] == ["t.json"]
+
+
 def test_a_fake_table_calls_itself_analytic(tmp_path: Path) -> None:
     assert build_table(LAYERS, FakeDevice(), tmp_path / "t.json", protocol=QUICK).provenance.source == "analytic"
 

@@ -208,7 +208,7 @@ class TestTraining:
         assert [progress.done for progress in seen] == [4]
         assert straight.read_bytes() == stopped.read_bytes()
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_interruption_of_a_step_waits_for_its_end(
         self, number: signal.Signals, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
