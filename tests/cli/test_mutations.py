@@ -112,7 +112,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path("own.csv").write_text(header + "".join(f"own_{row.replace(',224,', ',256,')}" for row in rows[:4]))
         built = ["table", "build", "--device", "fake", "--space", "tiny", "--sample", "0.3", "--out"]
         for command in ([*built, "latency_tables/own.json"], [*SEARCH, "3", "--out", "run"], VALIDATE):
-            assert _run(command, folder).code == 0
+            done = _run(command, folder)
+            assert done.code == 0, done
         shutil.copy("run/winner.json", "net.json")
         run = json.loads(Path("run/run.json").read_text())
         run["proxy"] |= {"screens": [{"name": "cheap"}], "screen": 2, "settles": {"name": "dear"}}
