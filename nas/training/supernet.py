@@ -109,8 +109,8 @@ class Origin(Record):
     """
 
     space: str
-    resolution: int
-    num_classes: int
+    resolution: int = Field(gt=0, le=2**20, multiple_of=32)  # as an architecture's
+    num_classes: int = Field(gt=0, le=2**20)
     data: str
     seed: int
     workers: int

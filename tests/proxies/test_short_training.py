@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 from nas.data import ImageSet, load_images
 from nas.errors import InputError
+from nas.files import digest
 from nas.networks import Architecture, AttentionSpec, ConvSpec, SearchSpace, StageSpec
 from nas.networks.modules import build_model, save_weights
 from nas.proxies import Inputs, ScoringFailed, short_training
@@ -234,6 +236,24 @@ class TestStartingPoint:
         assert (named, supernet.with_name("tiny.7.safetensors")) == (start.name, start.path)
         with pytest.raises(InputError, match=r"tiny\.8\.safetensors: cannot be read \([Nn]o such file"):
             StartingPoint(named, seed=8)
+
+    def test_a_key_chooses_among_the_weights_of_a_file(self, supernet: Path, tmp_path: Path) -> None:
+        network = build_model(SearchSpace.find("tiny").references["tiny_a"].at(resolution=32, num_classes=4))
+        part = network.state_dict()
+        both = {f"model.{name}": tensor for name, tensor in part.items()}
+        both |= {f"ema.{name}": tensor + 1 for name, tensor in part.items()}
+        save_file(both, tmp_path / "w.safetensors", {"architecture": network.architecture.to_json()})
+
+        chosen = StartingPoint(tmp_path / "w.safetensors", seed=0, weights_key="model")
+        other = build_model(network.architecture)
+        chosen.apply(other)
+
+        assert chosen.digest == digest(tmp_path / "w.safetensors") + "#model"
+        torch.testing.assert_close(other.eval()(torch.ones(2, 3, 32, 32)), network.eval()(torch.ones(2, 3, 32, 32)))
+        with pytest.raises(InputError, match="is a supernet, which has no --option weights_key: leave it out"):
+            StartingPoint(supernet, seed=0, weights_key="model")
+        with pytest.raises(InputError, match="--option weights_key goes with --option init=FILE"):
+            build(Options(weights_key="model"), Inputs(data="synthetic", seed=0, device="cpu"))
 
     def test_supernet_for_other_classes_is_refused(self, supernet: Path) -> None:
         options = Options(images=64, resolution=32, precision="fp32", init=supernet)

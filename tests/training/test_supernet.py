@@ -10,7 +10,7 @@ from nas.data import ImageSet, fingerprint
 from nas.errors import InputError
 from nas.networks import SearchSpace, random_choice
 from nas.training import SupernetRecipe, load_supernet
-from nas.training.supernet import read_supernet
+from nas.training.supernet import Origin, read_supernet
 
 SPACE = SearchSpace.find("tiny")
 
@@ -51,6 +51,57 @@ class TestFiles:
 
         assert load_supernet(old).class_names is None
         assert load_supernet(old).num_classes == 4
+
+    @pytest.mark.parametrize(
+        ("field", "value", "says"),
+        [
+            ("resolution", 0, "resolution: input should be greater than 0, got 0"),
+            ("resolution", 33, "resolution: input should be a multiple of 32, got 33"),
+            ("num_classes", 2**70, f"num_classes: input should be less than or equal to 1048576, got {2**70}"),
+        ],
+    )
+    def test_sizes_that_no_network_has_are_refused(
+        self, field: str, value: int, says: str, tiny_supernet: Path, tmp_path: Path
+    ) -> None:
+        from safetensors.torch import save_file
+
+        tensors, origin, _ = read_supernet(tiny_supernet)
+        odd = origin.model_copy(update={field: value})
+        save_file(tensors, tmp_path / "x.safetensors", {"supernet": odd.model_dump_json()})
+
+        with pytest.raises(InputError) as caught:
+            load_supernet(tmp_path / "x.safetensors")
+
+        assert f"{tmp_path}/x.safetensors: {says}" == str(caught.value)
+
+    def test_a_tensor_of_another_number_of_axes_does_not_fit(self, tiny_supernet: Path, tmp_path: Path) -> None:
+        from safetensors.torch import save_file
+
+        tensors, origin, _ = read_supernet(tiny_supernet)
+        tensors["stem.first.conv.weight"] = tensors["stem.first.conv.weight"].flatten()
+        save_file(tensors, tmp_path / "x.safetensors", {"supernet": origin.model_dump_json()})
+
+        with pytest.raises(InputError, match=r"does not fit into the supernet: layers\.0\.first\.conv\.weight is"):
+            load_supernet(tmp_path / "x.safetensors").network(SPACE.references["tiny_a"])
+
+    def test_the_key_of_the_first_weights_is_kept(self, colours: ImageSet, tmp_path: Path) -> None:
+        (tmp_path / "w.pth").write_bytes(b"weights")
+
+        plain, chosen = (
+            Origin.of(
+                SPACE,
+                colours,
+                recipe=SupernetRecipe(),
+                seed=0,
+                init=tmp_path / "w.pth",
+                weights_key=key,
+                precision="fp32",
+            )
+            for key in (None, "model")
+        )
+
+        assert f"{plain.init}#model" == chosen.init
+        assert plain.differing(chosen) == ["init"]
 
     def test_weights_of_a_network_are_no_supernet(self, tmp_path: Path) -> None:
         from safetensors.torch import save_file

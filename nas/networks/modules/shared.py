@@ -65,7 +65,11 @@ class SharedWeights:
         part = {}
         for name, shared in _shared_names(architecture, shapes):
             held = self.tensors.get(shared)
-            if held is None or any(wanted > most for wanted, most in zip(shapes[name], held.shape, strict=True)):
+            if (
+                held is None
+                or held.ndim != len(shapes[name])
+                or any(wanted > most for wanted, most in zip(shapes[name], held.shape, strict=True))
+            ):
                 most = "no such tensor" if held is None else f"at most {tuple(held.shape)}"
                 raise InputError(
                     f"{architecture.summary} does not fit into the supernet: {name} is {shapes[name]}, "
