@@ -215,9 +215,11 @@ class Sandwich:
     def resume(self, path: Path, tensors: Mapping[str, Tensor], origin: Origin, done: int) -> None:
         """Resume from a checkpoint, as `read_supernet` returns it."""
         if differing := self._origin.differing(origin):
+            before, now = origin.contents, self._origin.contents
+            words = before.difference(now) if before and now else ""
             raise InputError(
-                f"{path} is of a training with another {', '.join(differing)}: repeat its options, "
-                "or remove it to begin anew"
+                f"{path} is of a training with another {', '.join(differing)}{f' ({words})' if words else ''}: "
+                "repeat its options, or remove it to begin anew"
             )
         if self.averaged is not None and not any(name.startswith("averaged/") for name in tensors):
             raise InputError(f"{path} has no averaged weights, as an earlier version wrote it: remove it to begin anew")

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas.data import ImageSet
+from nas.data import Contents, ImageSet
 from nas.errors import BudgetError, InputError, NasError
 from nas.networks import Architecture, SearchSpace, count, operations
 from nas.networks.modules import build_model, save_weights
@@ -132,6 +132,18 @@ class TestTraining:
         with pytest.raises(InputError, match="is of a training with another data: repeat its options, or remove it"):
             _train(replace(colours, train_images=colours.train_images // 2), tmp_path / "x.safetensors")
         assert _train(replace(colours, description="elsewhere"), tmp_path / "x.safetensors")
+
+    def test_checkpoint_of_other_images_says_what_is_different(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nas.training.sandwich._CHECKPOINT_S", -1.0)
+        before, now = (Contents.drawn(names, "1") for names in (["blue", "green"], ["green", "red"]))
+        with pytest.raises(_StopError):
+            _train(replace(colours, contents=before), tmp_path / "x.safetensors", stop_after=3)
+
+        other = replace(colours, class_names=("grey", "red", "green", "bleu"), contents=now)
+        with pytest.raises(InputError, match=r"another data \(class 'blue' is missing; class 'red' is new\): repeat"):
+            _train(other, tmp_path / "x.safetensors")
 
     def test_checkpoint_from_before_there_were_fingerprints_goes_on(
         self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
