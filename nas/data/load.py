@@ -17,7 +17,7 @@ from nas.data.image_set import ImageSet, channel_statistics
 from nas.data.rows import Found, Progress, choose_rows
 from nas.data.sources import DataSource, Source, find_source, quiet_datasets
 from nas.data.synthetic import CLASS_NAMES, synthetic_images
-from nas.errors import InputError
+from nas.errors import InputError, visible
 from nas.files import cache_folder, digest_of
 from nas.scratch import ScratchFolder
 
@@ -106,7 +106,7 @@ def load_images(
             raise InputError(f"{folder}: the images just written there cannot be read; is the disk full?")
     image_set, notes = cached
     if words := "; ".join([*origin.notes, *notes]):
-        _say(f"{asked.name}: {words}"[:_LONGEST])
+        _say(visible(f"{asked.name}: {words}", limit=_LONGEST))
     return replace(image_set, contents=contents)
 
 

@@ -278,7 +278,7 @@ def _networks(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         short = _WITHIN.sub("", name)
         if start := _START.search(short):
             groups.setdefault(short[: start.start()], {})[short[start.start() :]] = tensor
-        elif tensor.ndim:  # Single numbers count something, such as the steps that were averaged.
+        elif tensor.numel() > 1:  # Single numbers count something, such as the steps that were averaged.
             others[short] = tensor
     bodies = {prefix: group for prefix, group in groups.items() if any(map(_BODY.match, group))}
     for prefix, group in bodies.items():
