@@ -24,6 +24,7 @@ from nas.files import Record
 from nas.networks import Architecture
 from nas.proxies._base import (
     CIRCUMSTANCES,
+    NO_IMAGES,
     Attempt,
     Inputs,
     Proxy,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CIRCUMSTANCES",
+    "NO_IMAGES",
     "Attempt",
     "Inputs",
     "Panel",

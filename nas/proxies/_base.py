@@ -15,13 +15,25 @@ if TYPE_CHECKING:
 
     from nas.data import DataSource, Progress
 
-__all__ = ["CIRCUMSTANCES", "Attempt", "Inputs", "Proxy", "Score", "ScoringFailed", "attempt", "differing", "identity"]
+__all__ = [
+    "CIRCUMSTANCES",
+    "NO_IMAGES",
+    "Attempt",
+    "Inputs",
+    "Proxy",
+    "Score",
+    "ScoringFailed",
+    "attempt",
+    "differing",
+    "identity",
+]
 
 # Settings of a proxy that say where it runs. They may differ when a run is resumed on another machine.
 CIRCUMSTANCES = ("device", "threads", "torch", "precision")
 # The images by content, which earlier versions did not keep: they knew them by the words of `data` alone.
 _BY_CONTENT = ("fingerprint", "train_images", "val_images")
 _IN_WORDS = ("data",)  # where there is a fingerprint
+NO_IMAGES = "none used"  # the fingerprint in the settings of a proxy that records the source, but does not open it
 _FILES = ("supernet", "init", "accuracy_table")  # where there is a digest of the file
 
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from nas.errors import InputError
 from nas.files import digest_of
 from nas.networks import Architecture
-from nas.proxies._base import CIRCUMSTANCES, Inputs, Proxy, Score, ScoringFailed
+from nas.proxies._base import CIRCUMSTANCES, NO_IMAGES, Inputs, Proxy, Score, ScoringFailed
 
 __all__ = ["Panel"]
 
@@ -78,8 +78,9 @@ class Panel:
                 settings[f"{member} data"] = own["data"].replace(f", seed {self._seed}:", ":")
             elsewhere = ("proxy", "data", "seed", *_OF_THE_IMAGES, *_ONCE)
             settings |= {f"{member} {name}": value for name, value in own.items() if name not in elsewhere}
-        for name in _OF_THE_IMAGES:
-            settings |= next(({name: own[name]} for own in of_member.values() if name in own), {})
+        known = [own for own in of_member.values() if "fingerprint" in own]
+        for own in sorted(known, key=lambda own: own["fingerprint"] == NO_IMAGES)[:1]:
+            settings |= {name: own[name] for name in _OF_THE_IMAGES if name in own}
         for name in _ONCE:
             values = {member: own[name] for member, own in of_member.items() if name in own}
             if len(set(values.values())) == 1:

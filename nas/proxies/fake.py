@@ -12,7 +12,7 @@ from typing import Any
 
 from nas.files import Record
 from nas.networks import Architecture, AttentionSpec
-from nas.proxies import Inputs, Score, ScoringFailed
+from nas.proxies import NO_IMAGES, Inputs, Score, ScoringFailed
 
 __all__ = ["FakeProxy", "Options", "build"]
 
@@ -33,7 +33,8 @@ class FakeProxy:
 
     def settings(self) -> dict[str, Any]:
         """The name and the arguments."""
-        return {"proxy": "fake", "data": self.data, "seed": self.seed, "failing": sorted(self.failing)}
+        recorded = {"data": self.data, "fingerprint": NO_IMAGES}
+        return {"proxy": "fake", **recorded, "seed": self.seed, "failing": sorted(self.failing)}
 
     def estimate_seconds(self, architecture: Architecture) -> float:  # noqa: ARG002 - no network takes any time
         """Zero: scoring takes no time."""

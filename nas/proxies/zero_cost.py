@@ -31,7 +31,7 @@ from nas.files import Record
 from nas.networks import Architecture, count
 from nas.networks.modules import Network
 from nas.networks.modules.blocks import Attention
-from nas.proxies import Inputs, Score, ScoringFailed
+from nas.proxies import NO_IMAGES, Inputs, Score, ScoringFailed
 from nas.proxies._torch import circumstances, data_settings
 from nas.training.recipe import memory_failures, seeded_network, usable_device
 
@@ -60,7 +60,8 @@ class Counted:
 
     def settings(self) -> dict[str, Any]:
         """The name and the arguments."""
-        return {"proxy": "zero-cost", "data": self.data, "seed": self.seed, "measure": self.measure}
+        recorded = {"data": self.data, "fingerprint": NO_IMAGES, "seed": self.seed}
+        return {"proxy": "zero-cost", **recorded, "measure": self.measure}
 
     def estimate_seconds(self, architecture: Architecture) -> float:  # noqa: ARG002 - any network is counted at once
         """Zero: counting takes no time."""

@@ -19,7 +19,7 @@ from nas.errors import masked
 from nas.files import Milliseconds, Number, Record, digest_of
 from nas.latency import Latency, LatencyTable
 from nas.networks import Architecture, SearchSpace
-from nas.proxies import CIRCUMSTANCES, Proxy, differing, identity
+from nas.proxies import CIRCUMSTANCES, NO_IMAGES, Proxy, differing, identity
 
 __all__ = [
     "Candidate",
@@ -123,7 +123,9 @@ class Run(Record):
     def image_differences(self, other: Run) -> str:
         """What differs in the images of another run, in words; empty if nothing does, or if a run does not say."""
         mine, theirs = self._parts(), other._parts()
-        if not any("fingerprint" in differing(mine[part], theirs[part]) for part in mine.keys() & theirs.keys()):
+        shared = mine.keys() & theirs.keys()
+        known = [(mine[part].get("fingerprint"), theirs[part].get("fingerprint")) for part in shared]
+        if all(one == other or {one, other} & {None, NO_IMAGES} for one, other in known):
             return ""
         words = self.contents.difference(other.contents) if self.contents and other.contents else ""
         return words or "other content"

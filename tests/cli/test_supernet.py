@@ -47,8 +47,8 @@ def test_a_supernet_scores_the_data_that_it_was_trained_on_and_no_renamed_class(
     assert scored.returncode == 0, scored.stderr
     assert renamed.returncode == 2
     assert refused(renamed) == (
-        "error: x.safetensors was trained with 'dog' as class 1, copy has 'hound' there: "
-        "give the data that it was trained on, with the same names of classes"
+        "error: x.safetensors was trained on other images than copy has now: class 'dog' is called 'hound'; give the "
+        "images that it was trained on, with the same names of classes, or train a supernet on these"
     )
 
 

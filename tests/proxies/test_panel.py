@@ -175,6 +175,13 @@ class TestBand:
 
 
 class TestSettings:
+    def test_the_images_are_those_of_a_member_that_uses_any(self) -> None:
+        member = Stub(own={"fingerprint": "abc", "contents": {"fingerprint": "abc"}, "train_images": 9})
+        settings = _panel(params=Counted(measure="params"), stub=member, fake=FakeProxy()).settings()
+
+        assert (settings["fingerprint"], settings["contents"]) == ("abc", {"fingerprint": "abc"})
+        assert settings["stub train_images"] == 9
+
     def test_name_the_members_and_the_band(self) -> None:
         settings = _panel(fake=FakeProxy(seed=3), params=Counted(measure="params", seed=3), seed=3).settings()
 
@@ -182,6 +189,7 @@ class TestSettings:
         assert settings == {
             "proxy": "panel",
             "data": "synthetic",
+            "fingerprint": "none used",
             "seed": 3,
             "band_networks": 8,
             "fake failing": [],

@@ -201,7 +201,8 @@ class TestCounted:
     def test_settings_tell_measure_and_data(self, measure: str) -> None:
         settings = build(Options(measure=measure), Inputs(data="pictures", seed=3)).settings()
 
-        assert {"proxy": "zero-cost", "data": "pictures", "seed": 3, "measure": measure} == settings
+        recorded = {"data": "pictures", "fingerprint": "none used"}
+        assert {"proxy": "zero-cost", **recorded, "seed": 3, "measure": measure} == settings
 
 
 @pytest.mark.parametrize("measure", ["params", "macs", "synflow"])

@@ -9,6 +9,7 @@ import torch
 from nas.data import Contents
 from nas.errors import InputError
 from nas.networks import SearchSpace, random_choice
+from nas.proxies.zero_cost import Counted
 from nas.search import Candidate, ResultsFolder, Run, Screening, SearchResult, SpaceUsed, Spending, TableUsed
 from nas.search.result import order_of, rank_of
 
@@ -249,6 +250,20 @@ def test_a_run_goes_on_with_the_same_images_under_another_name_only(tmp_path: Pa
 
     assert "class 'cat' is missing; class 'dog' is new; give the same images, in whatever folder" in str(e.value)
     assert moved.digest == on_images("cat cow").digest != on_images("cow dog").digest
+
+
+def test_a_source_that_no_proxy_opens_may_be_spelt_in_another_way() -> None:
+    def counted(data: str) -> Run:
+        return RUN.model_copy(update={"proxy": {"name": "p", **Counted(measure="macs", data=data).settings()}})
+
+    assert counted("photos").differences(counted("./photos")) == []
+    assert counted("photos").digest == counted("./photos").digest
+
+
+def test_another_proxy_is_named_before_other_images() -> None:
+    counted = RUN.model_copy(update={"proxy": {"name": "p", "fingerprint": "none used"}})
+
+    assert counted.image_differences(on_images("cat cow")) == ""
 
 
 def test_another_supernet_is_named_by_its_digest(tmp_path: Path) -> None:
