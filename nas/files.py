@@ -51,10 +51,16 @@ def _no_negative_zero(value: float) -> float:
     return value
 
 
+def _no_next_to_zero(value: float) -> float:
+    if value < 1 / MOST:
+        raise ValueError(f"must be {1 / MOST:g} at least, got {value:g}")
+    return value
+
+
 # Numbers of tables. Within these limits no sum, ratio or square of them overflows.
 Number = Annotated[float, Field(ge=-MOST, le=MOST)]
 Amount = Annotated[float, Field(ge=0, le=MOST), AfterValidator(_no_negative_zero)]
-Scale = Annotated[float, Field(ge=1 / MOST, le=MOST)]
+Scale = Annotated[float, Field(gt=0, le=MOST), AfterValidator(_no_next_to_zero)]
 Milliseconds = Scale
 
 
