@@ -122,11 +122,11 @@ def write_beside(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            # mkstemp makes the file private. Results get the usual permissions of the user's files.
-            mask = os.umask(0)
-            os.umask(mask)
-            Path(name).chmod(0o666 & ~mask)
-            Path(name).replace(path)
+                # mkstemp makes the file private. Results get the usual permissions of the user's files.
+                mask = os.umask(0)
+                os.umask(mask)
+                Path(name).chmod(0o666 & ~mask)
+                Path(name).replace(path)  # still locked, or another writer would sweep it
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise

@@ -82,7 +82,8 @@ def owned(what: Path, lock: Path) -> Iterator[None]:
     finally:
         # Removed before it is let go: who waits for it sees that it is gone, and makes another.
         with suppress(OSError):
-            lock.unlink()
+            if _is_at(handle, lock):  # Someone may have removed it by hand, and another process made its own.
+                lock.unlink()
         os.close(handle)
         with suppress(OSError):  # The folder is in use, as it should be.
             for folder in made:

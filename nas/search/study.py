@@ -190,7 +190,7 @@ class _Patience:
                         f"{self._where}: {reason}, for {_PATIENCE_S:.0f} s; everything finished so far is saved: go on "
                         "with --resume when it is back"
                     ) from error
-            except (NasError, optuna.exceptions.DuplicatedStudyError):
+            except (NasError, MemoryError, optuna.exceptions.DuplicatedStudyError):
                 raise
             except Exception as error:  # Storages pass on any error of their driver, and of what they hold.
                 raise _unusable(self._storage, error) from error

@@ -58,8 +58,7 @@ class SupernetRecipe(Record):
             last of the images.
         until: end when the largest network has learnt this many nats about the held-out labels (or half of what there
             is to learn, for few classes: `Sandwich.learnt_nats`), or after `images`; None for all images. Needs an
-            average. The default was chosen on Tiny ImageNet's first 50 classes, and then tried on other data
-            (results/supernet-study).
+            average. The default was fixed after first looks at four data sets (results/supernet-study).
     """
 
     images: int = Field(_IMAGES, ge=1)

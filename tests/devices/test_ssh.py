@@ -113,6 +113,17 @@ class Server:
             self._process.terminate()
             self._process.wait()
             self._process = None
+            deadline = time.monotonic() + 10
+            while self._listens():  # A process that sshd just forked has the port a moment longer.
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def cut(self) -> None:
         """Break the connections there are, as when the host's network fails."""
