@@ -835,7 +835,7 @@ def test_ctrl_c_ends_with_130_and_prints_what_there_is(
         (["--proxy", "fakes"], 2, "did you mean 'fake'?"),
         (["--option", "speed=1"], 2, "--proxy fake does not take speed"),
         (["--rows", "none.csv"], 2, "none.csv: cannot be read"),
-        (["--rows", "bad.csv"], 2, "bad.csv: row 2 (iformer_t): latency_ms: input should be greater than or equal to"),
+        (["--rows", "bad.csv"], 2, "bad.csv: row 2 (iformer_t): latency_ms: input should be greater than 0"),
         (["--rows", "nan.csv"], 2, "nan.csv: row 2 (iformer_t): top1: input should be a finite number, got 'nan'"),
         (["--rows", "same.csv"], 2, "same.csv: column name: iformer_t is in"),
         (["--rows", "twin.csv"], 2, "twin.csv: row twin is the same network as iformer_t: it would count twice"),
