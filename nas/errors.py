@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 import reprlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import unquote
 
@@ -32,6 +33,7 @@ __all__ = [
     "masked",
     "secrets_of",
     "visible",
+    "without_secrets",
 ]
 
 _PART, _MESSAGE = 60, 200  # characters of a quoted value or key, and of a rule
@@ -84,6 +86,14 @@ def secrets_of(url: str) -> set[str]:
     """The passwords of a URL, as they are written and as they are meant; very short ones left out."""
     written = {found[2] for pattern in (_LOGIN, _QUERY) for found in pattern.finditer(url)} - {_MASK}
     return {secret for secret in written | set(map(unquote, written)) if len(secret) >= _SHORTEST_SECRET}
+
+
+def without_secrets(text: str, sources: Iterable[str]) -> str:
+    """A text without the passwords of any URL in `sources`, or in the text itself."""
+    secrets = {secret for source in sources for secret in secrets_of(source)}
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, _MASK)
+    return masked(text)
 
 
 class NasError(Exception):

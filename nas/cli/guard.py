@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from nas.cli.terminal import print_document, say
-from nas.errors import NasError, masked, secrets_of, visible
+from nas.errors import NasError, visible, without_secrets
 
 __all__ = ["guarded"]
 
@@ -48,23 +48,14 @@ def guarded(run: Callable[[], object], arguments: Sequence[str], *, show_traceba
         if type(error).__name__ == "NoArgsIsHelpError":  # `nas table` alone prints its help.
             return 2
         code, line = _ending(error)
+        sources = (*arguments, os.environ.get("NAS_STORAGE", ""))
         if show_traceback:
-            print_document(_without_secrets("".join(traceback.format_exception(error)), arguments), to=sys.stderr)
+            print_document(without_secrets("".join(traceback.format_exception(error)), sources), to=sys.stderr)
         if line:
-            say("error: " + visible(_without_secrets(line, arguments), limit=LONGEST_LINE - len("error: ")))
+            say("error: " + visible(without_secrets(line, sources), limit=LONGEST_LINE - len("error: ")))
     if code == _INTERRUPTED:
         say("interrupted; everything finished so far is saved")
     return code if isinstance(code, int) else 0
-
-
-def _without_secrets(text: str, arguments: Sequence[str]) -> str:
-    """A text without the passwords that the command line or the environment gave."""
-    secrets: set[str] = set()
-    for source in (*arguments, os.environ.get("NAS_STORAGE", "")):
-        secrets |= secrets_of(source)
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return masked(text)
 
 
 def _ending(error: BaseException) -> tuple[int, str]:

@@ -228,7 +228,7 @@ def _supernet_of_images(asked: _Asked, data: DataSource | str, survey: SurveyPla
     """The supernet of the images: found, or trained now. None if there is too little time for the shortest."""
     from nas.data import load_images
     from nas.search import check_folder, duration
-    from nas.search.guided import SCORED, SETTLED
+    from nas.search.guided import SETTLED, scored_networks
     from nas.training import SupernetRecipe, estimate_seconds, find_supernet, kept_supernet
 
     with data_watch() as watch:
@@ -262,7 +262,7 @@ def _supernet_of_images(asked: _Asked, data: DataSource | str, survey: SurveyPla
         f"at most{shorter}, fewer if they are learnt sooner; kept in the cache"
     )
     step_s = most_s / recipe.steps()
-    scored = SCORED if asked.trials is None else asked.trials + len(survey.references)
+    scored = scored_networks(survey, asked.trials)
     say(
         f"then: survey, about {duration(survey.seconds)}; scoring of {scored} networks, about "
         f"{duration(scored * _SCORE_STEPS * step_s)}; settling of {SETTLED + 1}, about "

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +16,12 @@ import numpy.typing as npt
 
 from nas.data.image_set import ImageSet, channel_statistics
 from nas.data.pictures import decode, grey_range, quiet_pillow, to_bytes
-from nas.data.rows import Content, Progress, Rows, counted, said
+from nas.data.rows import BLOCK, Content, Progress, Rows, counted, in_blocks, said
 from nas.errors import InputError
 
 __all__ = ["FORMAT", "described", "read_cache", "write_cache"]
 
 FORMAT = 2  # part of every cache key; increase it when the bytes in the cache change
-_BLOCK = 64  # images decoded by one thread at a time
 _NO_IMAGE = "no image"
 _REASONS = 4  # said of broken images
 _LEAST_STD = 1e-6  # below what a single bit in the largest of sets gives
@@ -139,12 +135,9 @@ class _Decoded:
     deep: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     def decode(self, what: str, progress: Progress | None) -> None:
-        """Decode on all cores; threads are enough, because Pillow releases the GIL while it decodes and scales."""
+        """Decode on all cores: Pillow releases the GIL while it decodes and scales."""
         count = len(self.rows.labels)
         images = _created(self.file, (count, 3, self.resolution, self.resolution))
-        workers = os.cpu_count() or 1
-        pool = ThreadPoolExecutor(workers)
-        waiting: deque[Future[int]] = deque()
         with self.floats.open("wb", buffering=0) as floats:
 
             def decode_block(start: int, block: list[Content]) -> int:
@@ -152,17 +145,11 @@ class _Decoded:
                     self._decode_one(position, content, images, floats.fileno())
                 return len(block)
 
-            try:
-                blocks, done = _blocks(self.rows.images.read(self.rows.index)), 0
-                while done < count:
-                    # Blocks are read no faster than they are decoded: the bytes of all images may not fit in memory.
-                    for start, block in itertools.islice(blocks, 2 * workers - len(waiting)):
-                        waiting.append(pool.submit(decode_block, start, block))
-                    done += waiting.popleft().result()
-                    if progress:
-                        progress(what, done, count)
-            finally:
-                pool.shutdown(cancel_futures=True)
+            done = 0
+            for number in in_blocks(self.rows, decode_block):
+                done += number
+                if progress:
+                    progress(what, done, count)
         images.flush()
 
     def _decode_one(self, position: int, content: Content, images: npt.NDArray[np.uint8], floats: int) -> None:
@@ -204,8 +191,8 @@ class _Decoded:
         whole = np.load(self.file, mmap_mode="r", allow_pickle=False)
         shorter = self.file.with_suffix(".shorter")
         images = _created(shorter, (len(kept), *whole.shape[1:]))
-        for start in range(0, len(kept), _BLOCK):
-            images[start : start + _BLOCK] = whole[kept[start : start + _BLOCK]]
+        for start in range(0, len(kept), BLOCK):
+            images[start : start + BLOCK] = whole[kept[start : start + BLOCK]]
         images.flush()
         shorter.replace(self.file)
         return self.rows.take(kept).labels
@@ -220,14 +207,6 @@ def _created(file: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.u
         with file.open("r+b") as opened:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
     return array
-
-
-def _blocks(contents: Iterator[Content]) -> Iterator[tuple[int, list[Content]]]:
-    """Some images at a time, with the position of the first."""
-    for start in itertools.count(step=_BLOCK):
-        if not (block := list(itertools.islice(contents, _BLOCK))):
-            return
-        yield start, block
 
 
 def _refuse_broken(splits: list[_Decoded], source: str, *, skip_broken: bool) -> None:

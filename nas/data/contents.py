@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from nas.data.rows import Content, Found, Progress, Rows, counted
+from nas.data.rows import BLOCK, Content, Found, Progress, counted, in_blocks
 from nas.errors import InputError
 from nas.files import Record, digest_of, read_record, write_beside
 
 __all__ = ["ClassContents", "Contents"]
 
-_BLOCK = 64  # images read by one thread at a time
 _DIGEST = 16  # bytes of an image
 _SHOWN = 3  # differences in one message
 
@@ -76,13 +72,14 @@ class Contents(Record):
                 whole.update(text.encode(errors="surrogateescape") + b"\0")
             for digest in own:
                 digest.update(split.encode() + b"\0")
-            for label, image in zip(rows.labels.tolist(), _digests(rows), strict=True):
+            images = itertools.chain.from_iterable(in_blocks(rows, _digests))
+            for label, image in zip(rows.labels.tolist(), images, strict=True):
                 whole.update(label.to_bytes(4, "little", signed=True) + image)
                 if label >= 0:
                     own[label].update(image)
                     counts[split][label] += 1
                 done += 1
-                if progress and (done % _BLOCK == 0 or done == total):
+                if progress and (done % BLOCK == 0 or done == total):
                     progress("Reading images, to know them again", done, total)
         classes = (
             ClassContents(name=name, train=int(train), val=int(val), digest=digest.hexdigest()[:_DIGEST])
@@ -159,26 +156,7 @@ def _changed(before: ClassContents, after: ClassContents, owner: str | None) -> 
     return f"{name} has {' and '.join(changes) or 'other images, or the same in another order'}"
 
 
-def _digests(rows: Rows) -> Iterator[bytes]:
-    """A digest of each image of a split, in order, read on all cores."""
-    workers = os.cpu_count() or 1
-    contents = rows.images.read(rows.index)
-    blocks = iter(lambda: list(itertools.islice(contents, _BLOCK)), [])
-    waiting: deque[Future[list[bytes]]] = deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        while True:
-            # Blocks are read no faster than their digests are made: the bytes of all images may not fit in memory.
-            for block in itertools.islice(blocks, 2 * workers - len(waiting)):
-                waiting.append(pool.submit(_digests_of, block))
-            if not waiting:
-                return
-            yield from waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _digests_of(contents: Iterable[Content]) -> list[bytes]:
+def _digests(start: int, contents: list[Content]) -> list[bytes]:  # noqa: ARG001 - in their order already
     return [_digest(content) for content in contents]
 
 

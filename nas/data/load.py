@@ -15,7 +15,7 @@ from nas.data.cache import FORMAT, described, read_cache, write_cache
 from nas.data.contents import Contents
 from nas.data.image_set import ImageSet, channel_statistics
 from nas.data.rows import Found, Progress, choose_rows
-from nas.data.sources import DataSource, Source, find_source, quiet_datasets
+from nas.data.sources import DataSource, find_source, quiet_datasets
 from nas.data.synthetic import CLASS_NAMES, synthetic_images
 from nas.errors import InputError, visible
 from nas.files import cache_folder, digest_of
@@ -74,10 +74,11 @@ def load_images(
     origin = find_source(asked)
     split_seed = seed if split_seed is None else split_seed
     options = asked.model_dump(exclude={"name"})
-    key = json.dumps([FORMAT, origin.fingerprint(), options, resolution, seed, split_seed, train_limit, val_limit])
+    stamps = origin.fingerprint()  # looks at every file
+    key = json.dumps([FORMAT, stamps, options, resolution, seed, split_seed, train_limit, val_limit])
     folder = cache_folder("images", keeps="decoded images") / digest_of(key)
     read = functools.cache(origin.read)
-    contents = _contents(origin, read, options, progress)
+    contents = _contents(json.dumps([_CONTENTS, stamps, options]), read, progress)
     cached = read_cache(folder, asked.name)
     if cached is None:
         with quiet_datasets(), ScratchFolder("reading", within=folder.parent) as scratch:
@@ -110,11 +111,8 @@ def load_images(
     return replace(image_set, contents=contents)
 
 
-def _contents(
-    origin: Source, read: Callable[[], Found], options: dict[str, object], progress: Progress | None
-) -> Contents:
-    """What the source holds: kept from the last time, while no file has another size or time."""
-    key = json.dumps([_CONTENTS, origin.fingerprint(), options])
+def _contents(key: str, read: Callable[[], Found], progress: Progress | None) -> Contents:
+    """What the source holds: kept under `key` from the last time, while no file has another size or time."""
     file = cache_folder("contents", keeps="what images are known by") / f"{digest_of(key)}.json"
     contents = Contents.kept(file)
     if contents is None:

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nas.errors import InputError
 
-__all__ = ["Content", "Found", "Images", "Progress", "Rows", "choose_rows", "class_name", "counted", "said"]
+__all__ = [
+    "BLOCK",
+    "Content",
+    "Found",
+    "Images",
+    "Progress",
+    "Rows",
+    "choose_rows",
+    "class_name",
+    "counted",
+    "in_blocks",
+    "said",
+]
+
+T = TypeVar("T")
+BLOCK = 64  # images that one thread takes at a time
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many images are done, and out of how many."""
@@ -56,6 +75,28 @@ class Rows:
     def where(self, position: int) -> str:
         """Where the user finds the row at this position in `labels`."""
         return self.images.where(int(self.index[position]))
+
+
+def in_blocks(rows: Rows, work: Callable[[int, list[Content]], T]) -> Iterator[T]:
+    """What `work` makes of each block of a split's images, in order, on all cores.
+
+    Threads are enough for work that releases the GIL. `work` gets the position of a block's first image, and the block.
+    """
+    contents, workers = rows.images.read(rows.index), os.cpu_count() or 1
+    positions = itertools.count(step=BLOCK)
+    blocks = zip(positions, iter(lambda: list(itertools.islice(contents, BLOCK)), []), strict=False)
+    waiting: deque[Future[T]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        while True:
+            # Blocks are read no faster than they are worked on: the bytes of all images may not fit in memory.
+            for start, block in itertools.islice(blocks, 2 * workers - len(waiting)):
+                waiting.append(pool.submit(work, start, block))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,9 +27,9 @@ from nas.search.result import ResultsFolder, SearchResult, score_of
 from nas.search.stages import Decision
 from nas.search.survey import BatchProxy, SurveyPlan, look
 
-__all__ = ["SCORED", "SETTLED", "GuidedPlan", "plan_guided", "run_guided"]
+__all__ = ["SETTLED", "GuidedPlan", "plan_guided", "run_guided", "scored_networks"]
 
-SCORED = 120  # networks that the supernet scores if time allows; the best of every band are among them
+_SCORED = 120  # networks that the supernet scores if time allows; the best of every band are among them
 SETTLED = 3  # candidates that are trained at the end
 _NEAR = 0.08  # relative distance to the budget within which every second network is taken
 
@@ -88,14 +88,18 @@ def plan_guided(
     """
     timed = list(survey.references.values())[-1:] or [survey.cheapest]
     score_s, settle_s = (max(1e-3, proxy.estimate_seconds(timed[0])) for proxy in (scorer, settler))
-    scored = SCORED if trials is None else trials + len(survey.references)
-    settled = SETTLED + 1
+    scored, settled = scored_networks(survey, trials), SETTLED + 1
     if time_limit_s is not None:
         left_s = max(0.0, time_limit_s - survey.seconds)
         settled = min(settled, int(left_s / 2 / settle_s))
         settled = settled if settled > 1 else 0
         scored = min(scored, max(1, int((left_s - settled * settle_s) / score_s)))
     return GuidedPlan(survey=survey, scored=scored, score_s=score_s, settled=settled, settle_s=settle_s)
+
+
+def scored_networks(survey: SurveyPlan, trials: int | None) -> int:
+    """Networks to score if time allows, references included, when `trials` candidates are asked for."""
+    return _SCORED if trials is None else trials + len(survey.references)
 
 
 def run_guided(

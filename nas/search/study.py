@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.exc import DBAPIError
 
-from nas.errors import InputError, NasError, masked, secrets_of, visible
+from nas.errors import InputError, NasError, masked, visible, without_secrets
 from nas.networks import Architecture, Choose, SearchSpace
 from nas.search.records import Run
 
@@ -179,7 +179,7 @@ class _Patience:
             try:
                 return question()
             except _AWAY as error:
-                reason = _without_secrets(_reason(error), self._storage)
+                reason = without_secrets(_reason(error), [str(self._storage)])
                 if not worth(reason) or any(words in reason for words in _DAMAGED):
                     raise _unusable(self._storage, error) from error
                 if start is None:
@@ -206,7 +206,7 @@ def _reason(error: BaseException) -> str:
 
 def _unusable(storage: str | Path, error: Exception) -> NasError:
     """The error for a storage that is damaged, or that cannot be used at all."""
-    reason = visible(_without_secrets(_reason(error), storage), limit=_REASON)
+    reason = visible(without_secrets(_reason(error), [str(storage)]), limit=_REASON)
     if isinstance(storage, str):
         return InputError(f"--storage {visible(masked(storage), limit=_REASON)}: cannot be used ({reason})")
     if isinstance(error, OSError) and error.strerror:
@@ -215,12 +215,6 @@ def _unusable(storage: str | Path, error: Exception) -> NasError:
         f"{storage}: damaged, or of another program ({type(error).__name__}: {reason}): remove it, then --resume goes "
         "on with the candidates that are scored"
     )
-
-
-def _without_secrets(text: str, storage: str | Path) -> str:
-    for secret in secrets_of(str(storage)):
-        text = text.replace(secret, "***")
-    return text
 
 
 def _journal(path: Path) -> JournalStorage:

@@ -11,16 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.data import DataSource, ImageSet, load, load_images
+from nas.data import DataSource, ImageSet, load_images
 from nas.errors import InputError
 
 COLOURS = {"cat": (200, 60, 60), "dog": (60, 200, 60), "cow": (60, 60, 200)}
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NAS_CACHE", str(tmp_path_factory.mktemp("cache")))
-    load._say.cache_clear()
 
 
 @pytest.fixture

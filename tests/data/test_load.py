@@ -22,11 +22,6 @@ from nas.data import ImageSet, load_images, training_batches, validation_batches
 from nas.errors import InputError
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NAS_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """20 images of each class: cats are red and dogs are green, and each image is brighter than the one before."""

@@ -18,7 +18,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from nas.data import DataSource, ImageSet, load, load_images
+from nas.data import DataSource, ImageSet, load_images
 from nas.errors import InputError
 
 CLASSES = ("cat", "dog")
@@ -26,12 +26,6 @@ LABELS = [0, 1] * 6
 NAMES = [CLASSES[label] for label in LABELS]
 BOTH_FORMS = [unicodedata.normalize(("NFC", "NFD")[row // 6], f"ü{name}") for row, name in enumerate(NAMES)]
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NAS_CACHE", str(tmp_path_factory.mktemp("cache")))
-    load._say.cache_clear()
 
 
 @pytest.fixture
