@@ -38,6 +38,7 @@ from nas.search.plan import draw_inside
 from nas.training import Supernet
 from nas.training.recipe import calibrate_norms, calibration_batches
 from nas.validate.ranking import kendall_tau_b, lead_interval
+from nas.validate.request import unlike
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -65,7 +66,7 @@ def rows():  # noqa: D103
     return [
         p
         for p in read_points(ROOT / "latency_tables" / "iphone13.points.csv")
-        if p.in_family and p.resolution == 224 and p.epochs == 300 and p.top1 and p.attention != "mha"
+        if unlike(p) is None and p.attention != "mha"
     ]
 
 

@@ -33,6 +33,7 @@ from nas.training.recipe import calibrate_norms, calibration_batches
 from nas.training.step import Sandwich
 from nas.training.supernet import Origin, SupernetRecipe
 from nas.validate.ranking import kendall_tau_b
+from nas.validate.request import unlike
 
 ROOT = Path(__file__).parents[2]
 LOOKS = (4_000, 8_000, 12_000, 16_000, 24_000, 32_000, 48_000, 64_000, 96_000, 128_000)
@@ -92,7 +93,7 @@ def main() -> None:  # noqa: D103
     rows = [
         p
         for p in read_points(ROOT / "latency_tables" / "iphone13.points.csv")
-        if p.in_family and p.resolution == 224 and p.top1 and p.attention != "mha" and "l2" not in p.name
+        if unlike(p) is None and p.attention != "mha"
     ]
     steps = math.ceil(asked.images / recipe.batch_size)
     looks = {math.ceil(n / recipe.batch_size) for n in LOOKS}

@@ -31,6 +31,7 @@ from nas.proxies._torch import held_out
 from nas.search.evolution import evolve
 from nas.training import Supernet
 from nas.training.recipe import calibrate_norms, calibration_batches
+from nas.validate.request import unlike
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -112,7 +113,7 @@ def drawn() -> list[Architecture]:
     rows = [
         p.architecture()
         for p in read_points(ROOT / "latency_tables" / "iphone13.points.csv")
-        if p.in_family and p.resolution == 224 and p.epochs == 300 and p.top1 and p.attention != "mha"
+        if unlike(p) is None and p.attention != "mha"
     ]
     networks = list({network.id: network for network in [*rows, *networks]}.values())
     path.write_text("".join(json.dumps(network.to_dict()) + "\n" for network in networks))
