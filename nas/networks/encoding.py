@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from itertools import product
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +61,7 @@ class Encoding:
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
-        options: dict[str, Sequence[object]] = {
+        options: dict[str, Sequence[Any]] = {
             "resolution": space.resolution,
             "stem.kernel": space.stem.kernel,
             "stem.expansion": space.stem.expansion,
@@ -137,24 +138,30 @@ class Encoding:
         convs, units, placement = (self.at(name, stage) for name in ("conv.depth", "attention.depth", "placement"))
         return self._orders[stage].place[rows[:, convs], rows[:, units], rows[:, placement]]
 
-    def sums(self, cost: Callable[[Layer], float]) -> LayerSums:
+    def sums(self, cost: Callable[[Layer, int], float | Floats]) -> LayerSums:
         """What adds up a cost over the layers of each row, a million rows a second.
 
         Args:
-            cost: of a layer; called once for each layer of the space.
+            cost: of a layer in a network of this resolution, a number or several, (K,); called once for each.
         """
-        known: dict[Layer, float] = {}
+        known: dict[tuple[Layer, int], float | Floats] = {}
 
-        def total(layers: Iterable[Layer]) -> float:
-            return sum(known[layer] if layer in known else known.setdefault(layer, cost(layer)) for layer in layers)
+        def total(layers: Iterable[Layer], resolution: int) -> float | Floats:
+            whole: float | Floats = 0.0
+            for layer in layers:
+                if (layer, resolution) not in known:
+                    known[layer, resolution] = cost(layer, resolution)
+                whole = whole + known[layer, resolution]
+            return whole
 
         space, terms = self.space, []
 
         def add(columns: Sequence[int], layers: Callable[..., Iterable[Layer]], times: int | None = None) -> None:
             options = [self.options[column] for column in columns]
-            costs = np.zeros([len(found) for found in options])
-            for at in np.ndindex(costs.shape):
-                costs[at] = total(layers(*(found[index] for found, index in zip(options, at, strict=True))))
+            chosen = list(product(*options))
+            each = [np.asarray(total(layers(*one), one[0])) for one in chosen]
+            # Where there is no such layer, there is nothing to add, to each of the sums.
+            costs = np.stack(np.broadcast_arrays(*each)).reshape(*map(len, options), *max(one.shape for one in each))
             depths = None if times is None else np.asarray(self.options[times], dtype=np.float64)
             terms.append(_Term(columns=tuple(columns), costs=costs, times=times, depths=depths))
 
@@ -191,15 +198,15 @@ class LayerSums:
         self._terms = terms
 
     def __call__(self, rows: Rows) -> Floats:
-        """The sum of each row, (N,)."""
-        total = np.zeros(len(rows))
+        """The sums of each row, (N,) or (N, K)."""
+        total: Floats = np.zeros(())
         for term in self._terms:
             costs = term.costs[tuple(rows[:, column] for column in term.columns)]
             if term.depths is not None:
+                depths = term.depths[rows[:, term.times]].reshape(-1, *[1] * (costs.ndim - 1))
                 # An infinite cost of a layer that is not there counts nothing.
-                depths = term.depths[rows[:, term.times]]
                 costs = depths * np.where(depths > 0, costs, 0.0)
-            total += costs
+            total = total + costs
         return total
 
 
@@ -242,7 +249,7 @@ class _Orders:
         return cls(filled=filled, first=first, place=place)
 
 
-def _options(stage: StageChoices) -> dict[str, Sequence[object]]:
+def _options(stage: StageChoices) -> dict[str, Sequence[Any]]:
     conv, unit = stage.conv, stage.attention
     return {
         "channels": stage.channels,

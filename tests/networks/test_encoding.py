@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nas.accuracy.structure import numbers
+from nas.accuracy.traits import tally
 from nas.latency import LatencyTable
 from nas.networks import Encoding, SearchSpace, count, operations, random_choice
 
@@ -82,8 +83,8 @@ def test_sums_are_those_of_the_layers(space):
     networks, encoding = sampled(space, 100, seed=1), Encoding(space)
     rows = encoding.encode(networks)
     table, _ = LatencyTable.find("iphone13")
-    macs = encoding.sums(lambda layer: sum(operation.macs for operation in operations(layer)))
-    milliseconds = encoding.sums(table.layer_ms)
+    macs = encoding.sums(lambda layer, _: sum(operation.macs for operation in operations(layer)))
+    milliseconds = encoding.sums(lambda layer, _: table.layer_ms(layer))
 
     assert [count(network).macs for network in networks] == macs(rows).tolist()
     assert [sum(map(table.layer_ms, one.layers())) for one in networks] == pytest.approx(milliseconds(rows))
@@ -91,17 +92,28 @@ def test_sums_are_those_of_the_layers(space):
 
 def test_a_layer_is_asked_for_once_and_none_outside_the_space(space):
     asked = []
-    Encoding(space).sums(lambda layer: asked.append(layer) or 0.0)
+    Encoding(space).sums(lambda layer, resolution: asked.append((layer, resolution)) or 0.0)
 
     assert len(asked) == len(set(asked))
-    assert set(asked) == set(space.layers)
+    assert {layer for layer, _ in asked} == set(space.layers)
+
+
+def test_several_sums_are_added_up_at_once(space):
+    networks, encoding = sampled(space, 50), Encoding(space)
+    tallies = encoding.sums(lambda layer, resolution: tally(operations(layer), resolution=resolution))
+    expected = [
+        sum(tally(operations(layer), resolution=network.resolution) for layer in network.layers())
+        for network in networks
+    ]
+
+    assert np.stack(expected) == pytest.approx(tallies(encoding.encode(networks)))
 
 
 def test_a_layer_that_failed_makes_only_the_networks_with_it_infinite(space):
     encoding = Encoding(space)
     rows = encoding.encode(networks := sampled(space, 100))
     failed = next(iter(networks[0].layers()))
-    sums = encoding.sums(lambda layer: math.inf if layer == failed else 1.0)
+    sums = encoding.sums(lambda layer, _: math.inf if layer == failed else 1.0)
 
     assert [failed in network.layers() for network in networks] == np.isinf(sums(rows)).tolist()
     assert not np.isnan(sums(rows)).any()
