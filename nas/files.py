@@ -33,6 +33,7 @@ __all__ = [
     "read_record",
     "read_records",
     "read_text",
+    "unwritten",
     "write_beside",
 ]
 
@@ -131,10 +132,10 @@ def write_beside(path: Path, content: bytes) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise _unwritten(path, error) from error
+        raise unwritten(path, error) from error
 
 
-def _unwritten(path: Path, error: OSError) -> NasError:
+def unwritten(path: Path, error: OSError) -> NasError:
     """The error for a file that cannot be written. A full disk is no bad input: the same command goes on later."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NasError(f"{path}: {error.strerror}: make room, then go on as after an interruption")
@@ -175,7 +176,7 @@ def append_record(path: Path, record: Record) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise _unwritten(path, error) from error
+        raise unwritten(path, error) from error
 
 
 def read_bytes(path: Path) -> bytes:

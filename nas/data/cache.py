@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,13 @@ import numpy.typing as npt
 
 from nas.data.image_set import ImageSet, channel_statistics
 from nas.data.pictures import decode, grey_range, quiet_pillow, to_bytes
-from nas.data.rows import BLOCK, Content, Progress, Rows, counted, in_blocks, said
-from nas.errors import InputError
+from nas.data.rows import Content, Missing, Progress, Rows, counted, file_bytes, in_blocks, said
+from nas.errors import InputError, NasError
+from nas.files import unwritten
 
 __all__ = ["FORMAT", "described", "read_cache", "write_cache"]
 
-FORMAT = 2  # part of every cache key; increase it when the bytes in the cache change
-_NO_IMAGE = "no image"
+FORMAT = 3  # part of every cache key; increase it when the bytes in the cache change
 _REASONS = 4  # said of broken images
 _LEAST_STD = 1e-6  # below what a single bit in the largest of sets gives
 _ARRAYS = ("train_images", "train_labels", "val_images", "val_labels")
@@ -44,20 +46,22 @@ def read_cache(folder: Path, source: str) -> tuple[ImageSet, list[str]] | None:
         words = json.loads((folder / "set.json").read_bytes())
         # Copy on write: mapped like "r", but writable, as torch requires.
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in _ARRAYS}
-    except (OSError, ValueError):
+        train, val = arrays["train_images"], arrays["val_images"]
+        if [len(train), len(val)] != [len(arrays["train_labels"]), len(arrays["val_labels"])]:
+            return None
+        image_set = ImageSet(
+            train_images=torch.from_numpy(train),
+            train_labels=torch.from_numpy(arrays["train_labels"]),
+            val_images=torch.from_numpy(val),
+            val_labels=torch.from_numpy(arrays["val_labels"]),
+            class_names=tuple(words["class_names"]),
+            description=described(source, len(train), len(val), len(words["class_names"]), train.shape[-1]),
+            mean=tuple(words["mean"]),
+            std=tuple(words["std"]),
+        )
+        return image_set, [*words["notes"]]
+    except (OSError, EOFError, ValueError, TypeError, LookupError):  # whatever was left there, it is made again
         return None
-    train, val = arrays["train_images"], arrays["val_images"]
-    image_set = ImageSet(
-        train_images=torch.from_numpy(train),
-        train_labels=torch.from_numpy(arrays["train_labels"]),
-        val_images=torch.from_numpy(val),
-        val_labels=torch.from_numpy(arrays["val_labels"]),
-        class_names=tuple(words["class_names"]),
-        description=described(source, len(train), len(val), len(words["class_names"]), train.shape[-1]),
-        mean=tuple(words["mean"]),
-        std=tuple(words["std"]),
-    )
-    return image_set, words["notes"]
 
 
 def write_cache(
@@ -76,15 +80,12 @@ def write_cache(
     Its set.json has `words`, to whose `notes` broken images are added.
 
     Raises:
-        InputError: images cannot be read, none is left, or all are one and the same colour; or the disk is full.
+        InputError: images cannot be read, too few are left, or all are one and the same colour.
+        NasError: the disk is full.
     """
-    size_bytes = 3 * resolution**2 * sum(len(rows.labels) for rows in splits.values())
-    if shutil.disk_usage(folder.parent).free < size_bytes:
-        raise InputError(
-            f"{folder.parent}: {size_bytes / 2**30:.1f} GiB are needed for the decoded images; "
-            "make room, or set NAS_CACHE to a folder on a larger disk"
-        )
-    scratch.mkdir()
+    _refuse_full(folder.parent, 3 * resolution**2 * sum(len(rows.labels) for rows in splits.values()))
+    with _writing(folder):
+        scratch.mkdir()
     decoded = {
         name: _Decoded(rows=rows, file=scratch / f"{name}_images.npy", resolution=resolution)
         for name, rows in splits.items()
@@ -93,14 +94,16 @@ def write_cache(
         for name, split in decoded.items():
             split.decode(f"Decoding {name} images", progress)
     _refuse_broken(list(decoded.values()), source, skip_broken=skip_broken)
+    _refuse_too_few(decoded, words["class_names"], source)
     ends = [pair for split in decoded.values() for pair in split.deep.values()]
     black, white = grey_range(*zip(*ends, strict=True)) if ends else (0.0, 1.0)
-    for name, split in decoded.items():
-        split.scale_deep(black, white)
-        labels = split.drop_broken()
-        if not len(labels) or (name == "train" and len(np.unique(labels)) < 2):
-            raise InputError(f"{source}: without the broken images, {name} has too few left; repair some of them")
-        np.save(scratch / f"{name}_labels.npy", labels, allow_pickle=False)
+    with _writing(folder):
+        for name, split in decoded.items():
+            split.scale_deep(black, white)
+            split.drop_broken()
+            labels = io.BytesIO()  # numpy does not say why it could not write to a file
+            np.save(labels, split.labels, allow_pickle=False)
+            (scratch / f"{name}_labels.npy").write_bytes(labels.getvalue())
     mean, std = channel_statistics(np.load(decoded["train"].file, mmap_mode="r"))
     if max(std) < _LEAST_STD:
         shown = ", ".join(f"{255 * value:.0f}" for value in mean)
@@ -110,20 +113,47 @@ def write_cache(
         )
     broken = sum(len(split.broken) for split in decoded.values())
     notes = [*words["notes"], *([f"{counted(broken, 'broken image')} left out"] if broken else [])]
-    (scratch / "set.json").write_text(json.dumps({**words, "notes": notes, "mean": mean, "std": std}))
-    shutil.rmtree(folder, ignore_errors=True)  # a cache that could not be read
-    with suppress(OSError):  # another process was faster and wrote the same images
-        scratch.rename(folder)
+    with _writing(folder):
+        (scratch / "set.json").write_text(json.dumps({**words, "notes": notes, "mean": mean, "std": std}))
+        for file in scratch.iterdir():  # else the name may outlive a power cut, and the content not
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        shutil.rmtree(folder, ignore_errors=True)  # a cache that could not be read
+        try:
+            scratch.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process wrote the same images first
+                raise
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """Say which file cannot be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritten(file, error) from error
+
+
+def _refuse_full(disk: Path, size_bytes: int) -> None:
+    if shutil.disk_usage(disk).free < size_bytes:
+        raise NasError(
+            f"{disk}: {size_bytes / 2**30:.1f} GiB are needed for the decoded images; "
+            "make room, or set NAS_CACHE to a folder on a larger disk"
+        )
 
 
 @dataclass(slots=True, kw_only=True)
 class _Decoded:
     """The images of a split: decoded to a file, beside those that are deep grey or broken.
 
+    They are written at their place and not through a map of the file: a full disk would kill the process there.
+
     Attributes:
         rows: the split.
         file: .npy file of the images, (N, 3, H, H) bytes.
         resolution: H.
+        start: position in `file` of the first image.
         broken: why an image cannot be read, by its position in `rows`.
         deep: least and greatest value of an image of deep grey, by its position. Its pixels are kept in `floats`.
     """
@@ -131,18 +161,38 @@ class _Decoded:
     rows: Rows
     file: Path
     resolution: int
+    start: int = 0
     broken: dict[int, str] = field(default_factory=dict)
     deep: dict[int, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of an image."""
+        return 3 * self.resolution**2
+
+    @property
+    def floats(self) -> Path:
+        """File of the pixels of deep grey, (N, H, H) floats; only what is written takes room."""
+        return self.file.with_suffix(".floats")
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The labels of the images that are not broken."""
+        return np.delete(self.rows.labels, list(self.broken))
 
     def decode(self, what: str, progress: Progress | None) -> None:
         """Decode on all cores: Pillow releases the GIL while it decodes and scales."""
         count = len(self.rows.labels)
-        images = _created(self.file, (count, 3, self.resolution, self.resolution))
-        with self.floats.open("wb", buffering=0) as floats:
+        with _writing(self.file.parents[2]):
+            self._write_header(count)
+            with self.file.open("r+b") as file:
+                _take_room(file.fileno(), self.start + count * self.size)
+            self.floats.touch()
+        with self.file.open("r+b") as file, self.floats.open("r+b") as floats:
 
             def decode_block(start: int, block: list[Content]) -> int:
                 for position, content in enumerate(block, start):
-                    self._decode_one(position, content, images, floats.fileno())
+                    self._decode_one(position, content, file.fileno(), floats.fileno())
                 return len(block)
 
             done = 0
@@ -150,63 +200,90 @@ class _Decoded:
                 done += number
                 if progress:
                     progress(what, done, count)
-        images.flush()
 
-    def _decode_one(self, position: int, content: Content, images: npt.NDArray[np.uint8], floats: int) -> None:
+    def _write_header(self, count: int) -> None:
+        """Write what numpy says of an array at its start, which has the same length for every count."""
+        with self.file.open("r+b" if self.file.exists() else "wb") as file:
+            shape = (count, 3, self.resolution, self.resolution)
+            np.lib.format.write_array_header_1_0(  # type: ignore[no-untyped-call]
+                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+            )
+            self.start = file.tell()
+
+    def _decode_one(self, position: int, content: Content, file: int, floats: int) -> None:
         try:
-            if not content:
-                raise ValueError(_NO_IMAGE)
-            image = decode(content, self.resolution)
+            if isinstance(content, Missing):
+                raise ValueError(content.why)
+            image = decode(file_bytes(content) if isinstance(content, str) else content, self.resolution)
         except ValueError as error:
             self.broken[position] = str(error)
             return
-        if image.dtype == np.uint8:
-            images[position] = image
-        else:
-            self.deep[position] = float(image.min()), float(image.max())
-            os.pwrite(floats, image.tobytes(), position * image.nbytes)
-
-    @property
-    def floats(self) -> Path:
-        """File of the pixels of deep grey, (N, H, H) floats; only what is written takes room."""
-        return self.file.with_suffix(".floats")
+        except MemoryError as error:  # no word on the image
+            raise NasError(
+                f"{self.rows.where(position)}: not enough memory to decode it; end other programs"
+            ) from error
+        with _writing(self.file.parents[2]):
+            if image.dtype == np.uint8:
+                _write(file, image.tobytes(), self.start + position * self.size)
+            else:
+                if not self.deep:  # where one is deep, most are
+                    _refuse_full(self.file.parents[2], len(self.rows.labels) * image.nbytes)
+                self.deep[position] = float(image.min()), float(image.max())
+                _write(floats, image.tobytes(), position * image.nbytes)
 
     def scale_deep(self, black: float, white: float) -> None:
         """Turn deep grey into bytes."""
-        shape = (self.resolution, self.resolution)
-        images = np.load(self.file, mmap_mode="r+", allow_pickle=False)
-        with self.floats.open("rb") as floats:
+        with self.file.open("r+b") as file, self.floats.open("rb") as floats:
             for position in sorted(self.deep):
-                size = 4 * shape[0] * shape[1]
+                size = 4 * self.resolution**2
                 values = np.frombuffer(os.pread(floats.fileno(), size, position * size), dtype=np.float32)
-                images[position] = to_bytes(values.reshape(shape), black, white)
-        images.flush()
+                content = np.tile(to_bytes(values, black, white), 3).tobytes()
+                _write(file.fileno(), content, self.start + position * self.size)
         self.floats.unlink()
 
-    def drop_broken(self) -> npt.NDArray[np.int64]:
-        """Leave broken images out of the file; return the labels of the others."""
-        if not self.broken:
-            return self.rows.labels
-        kept = np.setdiff1d(np.arange(len(self.rows.labels)), list(self.broken))
-        whole = np.load(self.file, mmap_mode="r", allow_pickle=False)
-        shorter = self.file.with_suffix(".shorter")
-        images = _created(shorter, (len(kept), *whole.shape[1:]))
-        for start in range(0, len(kept), BLOCK):
-            images[start : start + BLOCK] = whole[kept[start : start + BLOCK]]
-        images.flush()
-        shorter.replace(self.file)
-        return self.rows.take(kept).labels
+    def drop_broken(self) -> None:
+        """Leave broken images out of the file."""
+        kept = np.delete(np.arange(len(self.rows.labels)), list(self.broken))
+        with self.file.open("r+b") as file:
+            for place, position in enumerate(kept.tolist()):
+                if place != position:
+                    image = os.pread(file.fileno(), self.size, self.start + position * self.size)
+                    _write(file.fileno(), image, self.start + place * self.size)
+            file.truncate(self.start + len(kept) * self.size)
+        self._write_header(len(kept))
 
 
-def _created(file: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
-    """A new array in a file, with its room on the disk: a full disk would kill the process at a later write."""
-    array: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-        file, mode="w+", dtype=np.uint8, shape=shape
-    )
+def _take_room(file: int, size: int) -> None:
+    """Make a file of this size, with its room on the disk where the system can: better to fail before the work."""
+    os.ftruncate(file, size)
     if hasattr(os, "posix_fallocate"):  # not on macOS
-        with file.open("r+b") as opened:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
-    return array
+        try:
+            os.posix_fallocate(file, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+
+
+def _write(file: int, content: bytes, position: int) -> None:
+    """Write all of the content: the system may take a part of it, such as before a disk is full."""
+    rest = memoryview(content)
+    while rest:
+        done = os.pwrite(file, rest, position)
+        rest, position = rest[done:], position + done
+
+
+def _refuse_too_few(decoded: Mapping[str, _Decoded], class_names: Sequence[str], source: str) -> None:
+    """Refuse what is left without the broken images where a class of train, or all that is held out, is gone."""
+    train = decoded["train"]
+    if gone := np.setdiff1d(train.rows.labels, train.labels).tolist():
+        names = said([class_names[code] for code in gone])
+        raise InputError(
+            f"{source}: without the broken images, train has none left of {names}; repair some of them, or take the "
+            "class away"
+        )
+    for name, split in decoded.items():
+        if not len(split.labels):
+            raise InputError(f"{source}: without the broken images, {name} has none left; repair some of them")
 
 
 def _refuse_broken(splits: list[_Decoded], source: str, *, skip_broken: bool) -> None:
@@ -218,7 +295,7 @@ def _refuse_broken(splits: list[_Decoded], source: str, *, skip_broken: bool) ->
     cure = "or leave {} out with --option skip_broken=true"
     if len(broken) == 1:
         (where, reason) = broken[0]
-        if reason == _NO_IMAGE:
+        if reason == Missing().why:
             raise InputError(f"{where} has no image; fetch it again, {cure.format('it')}")
         raise InputError(f"{where}: not an image that can be read ({reason}); repair or remove it, {cure.format('it')}")
     count = sum(len(split.rows.labels) for split in splits)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.data.rows import BLOCK, Content, Found, Progress, counted, in_blocks
+from nas.data.rows import BLOCK, Content, Found, Missing, Progress, counted, in_blocks, unreadable
 from nas.errors import InputError
 from nas.files import Record, digest_of, read_record, write_beside
 
@@ -161,11 +161,15 @@ def _digests(start: int, contents: list[Content]) -> list[bytes]:  # noqa: ARG00
 
 
 def _digest(content: Content) -> bytes:
-    """The digest of an image. One that is not there, or cannot be opened, is told by reading it later."""
+    """The digest of an image; of nothing if there is none.
+
+    Raises:
+        InputError: its file is gone or cannot be read now.
+    """
     if isinstance(content, str):
         try:
             with open(content, "rb") as file:  # noqa: PTH123 - a path may have bytes that are no text
                 return hashlib.file_digest(file, "sha256").digest()[:_DIGEST]
-        except OSError:
-            content = None
-    return hashlib.sha256(b"" if content is None else content).digest()[:_DIGEST]
+        except OSError as error:
+            raise unreadable(content, error) from error
+    return hashlib.sha256(b"" if isinstance(content, Missing) else content).digest()[:_DIGEST]

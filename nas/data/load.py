@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from nas.data.cache import FORMAT, described, read_cache, write_cache
 from nas.data.contents import Contents
 from nas.data.image_set import ImageSet, channel_statistics
+from nas.data.pictures import picture_readers
 from nas.data.rows import Found, Progress, choose_rows
 from nas.data.sources import DataSource, find_source, quiet_datasets
 from nas.data.synthetic import CLASS_NAMES, synthetic_images
@@ -27,7 +29,7 @@ SYNTHETIC_TRAIN, SYNTHETIC_VAL = 8192, 2048
 _LOG = logging.getLogger(__name__)
 _LONGEST = 400  # characters of a line
 _DRAWING = "synthetic 1"  # increase the number when the same seed draws other images
-_CONTENTS = 1  # part of every cache key; increase it when the same images get another fingerprint
+_CONTENTS = 2  # part of every cache key; increase it when the same images get another fingerprint
 
 
 def load_images(
@@ -74,8 +76,9 @@ def load_images(
     origin = find_source(asked)
     split_seed = seed if split_seed is None else split_seed
     options = asked.model_dump(exclude={"name"})
+    readers = picture_readers() if asked.skip_broken else None  # another may read what is broken for this one
     stamps = origin.fingerprint()  # looks at every file
-    key = json.dumps([FORMAT, stamps, options, resolution, seed, split_seed, train_limit, val_limit])
+    key = json.dumps([FORMAT, readers, stamps, options, resolution, seed, split_seed, train_limit, val_limit])
     folder = cache_folder("images", keeps="decoded images") / digest_of(key)
     read = functools.cache(origin.read)
     contents = _contents(json.dumps([_CONTENTS, stamps, options]), read, progress)
@@ -102,6 +105,9 @@ def load_images(
                 skip_broken=asked.skip_broken,
                 progress=progress,
             )
+            if origin.fingerprint() != stamps:  # such as files that rows of a table name
+                shutil.rmtree(folder, ignore_errors=True)
+                raise InputError(f"{asked.name}: files have changed while they were read; repeat this when they rest")
         cached = read_cache(folder, asked.name)
         if cached is None:
             raise InputError(f"{folder}: the images just written there cannot be read; is the disk full?")

@@ -15,6 +15,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,17 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from PIL import Image, ImageCms
 
-__all__ = ["CURES", "decode", "grey_range", "picture_suffixes", "quiet_pillow", "to_bytes", "upright", "with_rgb"]
+__all__ = [
+    "CURES",
+    "decode",
+    "grey_range",
+    "picture_readers",
+    "picture_suffixes",
+    "quiet_pillow",
+    "to_bytes",
+    "upright",
+    "with_rgb",
+]
 
 _HEIF = "pip install pillow-heif"
 CURES = {  # what is a photo to its owner, though Pillow does not read it
@@ -48,6 +59,17 @@ def picture_suffixes() -> frozenset[str]:
     _register_heif()
     kinds = Image.registered_extensions()
     return frozenset(suffix for suffix, kind in kinds.items() if kind in Image.OPEN and kind not in _NOT_LOADED)
+
+
+def picture_readers() -> list[str | None]:
+    """The versions of Pillow and of its plug-in for HEIC, None if that is not installed."""
+    found: list[str | None] = []
+    for name in ("pillow", "pillow-heif"):
+        try:
+            found.append(version(name))
+        except PackageNotFoundError:
+            found.append(None)
+    return found
 
 
 def _register_heif() -> None:
@@ -85,21 +107,22 @@ def _silence_libtiff() -> None:
             library.TIFFSetWarningHandler(None)
 
 
-def decode(content: bytes | str, resolution: int) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
+def decode(content: bytes, resolution: int) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
     """The centre square of a picture, scaled: the first frame, upright, in RGB.
 
     Args:
-        content: the bytes of a file, or its path.
+        content: the bytes of a file.
         resolution: height and width in pixels.
     Returns:
         (3, resolution, resolution) bytes; of deep grey (resolution, resolution) floats, its own values.
     Raises:
         ValueError: it is not a picture that can be read. The message is one line.
+        MemoryError: there is too little memory for it.
     """
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as opened:
+        with Image.open(io.BytesIO(content)) as opened:
             # For large JPEG files, skip detail that scaling removes anyway.
             opened.draft("RGB", (2 * resolution, 2 * resolution))
             deep = opened.mode in ("I", "F") or opened.mode.startswith("I;16")
@@ -109,6 +132,8 @@ def decode(content: bytes | str, resolution: int) -> npt.NDArray[np.uint8] | npt
             if deep:
                 return _deep(image, resolution)
             square = np.asarray(_on_white(_square(_in_colours(image), resolution))).transpose(2, 0, 1)
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, zlib.error, ...
         raise ValueError(_why(error, content)) from error
     return square
@@ -123,29 +148,19 @@ def _refuse_bomb(image: Image.Image, *, share: float) -> None:
         raise Image.DecompressionBombError
 
 
-def _why(error: Exception, content: bytes | str) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"no file {error.filename}"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+def _why(error: Exception, content: bytes) -> str:
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):  # its message is the address of a buffer
-        start = content[:12] if isinstance(content, bytes) else _start(content)
-        if not start:
+        if not content:
             return "the file is empty"
-        if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS:
+        if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
             return f"it holds HEIC: {_HEIF}"
         return "no picture format that Pillow knows"
     if isinstance(error, Image.DecompressionBombError):
         return "more pixels than Pillow takes for safe; scale it down"
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return re.sub(r" \(\d+ bytes.*\)$", "", line)  # one reason for all files that were cut off
-
-
-def _start(path: str) -> bytes:
-    with open(path, "rb") as file:  # noqa: PTH123 - a path of any length of a data set, as text
-        return file.read(12)
 
 
 def _square(image: Image.Image, resolution: int) -> Image.Image:

@@ -21,13 +21,16 @@ __all__ = [
     "Content",
     "Found",
     "Images",
+    "Missing",
     "Progress",
     "Rows",
     "choose_rows",
     "class_name",
     "counted",
+    "file_bytes",
     "in_blocks",
     "said",
+    "unreadable",
 ]
 
 T = TypeVar("T")
@@ -36,10 +39,43 @@ BLOCK = 64  # images that one thread takes at a time
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many images are done, and out of how many."""
 
-Content = bytes | str | None
-"""The bytes of an image file, the path of one, or None where there is no image."""
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """A row without an image, and why."""
+
+    why: str = "no image"
+
+
+Content = bytes | str | Missing
+"""The bytes of an image file, the path of one that is there, or why there is none."""
+
+_MOST_BYTES = 512 * 2**20  # of an image file; what Pillow takes for safe is 360 MB without any compression
 _VAL_FRACTION = 0.1  # held out of a source without a validation split
+
+
+def file_bytes(path: str) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        InputError: it is gone, or cannot be read now. That says nothing of the image, so nothing of it may be kept.
+        ValueError: no image that nas reads is as large.
+    """
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - a path may have bytes that are no text
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"more than {_MOST_BYTES >> 20} MiB; scale it down")
+    return content
+
+
+def unreadable(path: str, error: OSError) -> InputError:
+    """The error for a file that was found, and then could not be read."""
+    return InputError(
+        f"{path}: cannot be read ({error.strerror}); look at its disk and its permissions, then repeat this"
+    )
 
 
 class Images(Protocol):

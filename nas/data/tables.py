@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import bisect
+import errno
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,7 +17,7 @@ import numpy.typing as npt
 
 from nas.data.columns import class_names, holds, image_column, label_column, plain_labels, refuse_other_columns
 from nas.data.folders import TRAIN_WORDS, VAL_WORDS, split_word
-from nas.data.rows import Content, Found, Rows, counted, said
+from nas.data.rows import Content, Found, Missing, Rows, counted, said
 from nas.data.walk import File, stamp
 from nas.errors import InputError
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Hub", "Parquet", "one_line", "parquet_splits", "read_tables"]
 
 _BLOCK = 64  # rows read at once
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _FEWER = "it does not have as many rows as it says"
 
 
@@ -135,11 +138,11 @@ class Parquet:
             with _reading(file), pyarrow.parquet.ParquetFile(file) as opened:
                 for batch in opened.iter_batches(columns=[column]):
                     for value in batch.column(0).to_pylist():
-                        content = _content(value, file.parent)
-                        if isinstance(content, str):
-                            folder, name = os.path.split(content)
+                        named = _named(value, file.parent)
+                        if isinstance(named, str):
+                            folder, name = os.path.split(named)
                             if name in listed(folder):
-                                yield content
+                                yield named
 
 
 def _names_in(folder: str) -> frozenset[str]:
@@ -218,13 +221,25 @@ class _Column:
             yield _content(value, folder)
 
 
-def _content(value: Any, folder: Path) -> Content:
+def _named(value: Any, folder: Path) -> bytes | str | None:
     """The bytes or else the path of a row's picture; a relative path begins beside the file of the table."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and value:
         return None if "\0" in value else str(folder / value)
     return value or None
+
+
+def _content(value: Any, folder: Path) -> Content:
+    """A row's picture. One whose file cannot be looked at now is taken to be there: to read it will say why."""
+    named = _named(value, folder)
+    if not isinstance(named, str):
+        return named or Missing()
+    try:
+        is_regular = S_ISREG(os.stat(named).st_mode)  # noqa: PTH116 - called for millions of files
+    except OSError as error:
+        return Missing(why=f"no file {named}") if error.errno in _NO_FILE else named
+    return named if is_regular else Missing(why=f"no regular file {named}")
 
 
 def parquet_splits(files: Sequence[File], source: str) -> tuple[dict[str, tuple[Path, ...]], list[str]]:

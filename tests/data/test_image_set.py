@@ -1,14 +1,15 @@
-"""What tells two sets of images apart. Their batches are tested with the sources, in test_load.py."""
+"""What tells two sets of images apart, and how the batches of a set are drawn and augmented."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from nas.data import ImageSet, fingerprint
+from nas.data import ImageSet, fingerprint, load_images, training_batches, validation_batches
 
 
 class TestFingerprint:
@@ -64,3 +65,100 @@ class TestFingerprint:
 
         assert fingerprint(taught) == fingerprint(rounded)
         assert len({fingerprint(images) for images in (colours, taught, replace(taught, teacher="y"))}) == 3
+
+
+class TestBatches:
+    def test_every_image_is_seen_once_before_any_is_seen_again(self) -> None:
+        image_set = _numbered(count=10)
+
+        seen = torch.cat([labels for _, labels in training_batches(image_set, batch_size=4, steps=5, seed=0)])
+
+        assert list(range(10)) == sorted(seen[:10].tolist()) == sorted(seen[10:].tolist())
+        assert seen[:10].tolist() != seen[10:].tolist()
+
+    def test_seed_repeats_images_and_augmentation(self) -> None:
+        image_set = load_images("synthetic", resolution=32, seed=0, train_limit=32, val_limit=8)
+
+        first, again, other = (
+            torch.cat([images for images, _ in training_batches(image_set, batch_size=8, steps=4, seed=seed)])
+            for seed in (5, 5, 6)
+        )
+
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+    def test_batches_do_not_touch_the_global_generator(self) -> None:
+        state = torch.random.get_rng_state()
+
+        list(training_batches(_numbered(count=4), batch_size=2, steps=2, seed=0))
+
+        assert torch.equal(state, torch.random.get_rng_state())
+
+    def test_images_are_shifted_and_mirrored_each_on_its_own(self) -> None:
+        """The slope of a horizontal ramp shows whether it was mirrored, and its middle shows how far it was shifted."""
+        ramp = (torch.arange(32) * 4).to(torch.uint8).expand(64, 3, 32, 32).contiguous()
+        image_set = _images(ramp)
+
+        images, _ = next(training_batches(image_set, batch_size=64, steps=1, seed=0))
+
+        row = images[:, 0, 16, :]  # (64, 32)
+        mirrored = row[:, 20] < row[:, 12]
+        middle = torch.where(mirrored, row[:, 15], row[:, 16]) * 255 / 4
+        assert 16 < mirrored.sum() < 48
+        assert {14, 15, 16, 17, 18} == set(middle.round().int().tolist())
+
+    def test_border_is_reflected(self) -> None:
+        image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+        image[:, :, 2] = 255  # a shift by two puts the reflection of this column on the border
+        image_set = _images(image.expand(64, 3, 32, 32).contiguous())
+
+        images, _ = next(training_batches(image_set, batch_size=64, steps=1, seed=0))
+
+        assert {1, 2} == set((images[:, 0, 16] > 0.5).sum(1).tolist())
+
+    def test_batches_are_normalised_and_channels_last(self) -> None:
+        image_set = load_images("synthetic", resolution=32, seed=0, train_limit=128, val_limit=64)
+
+        images, labels = next(training_batches(image_set, batch_size=128, steps=1, seed=0))
+
+        assert images.shape == (128, 3, 32, 32)
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert images.mean((0, 2, 3)).abs().max() < 0.05
+        assert (images.std((0, 2, 3)) - 1).abs().max() < 0.05
+        assert torch.int64 == labels.dtype
+
+    def test_validation_images_come_once_in_order_unaugmented(self) -> None:
+        image_set = load_images("synthetic", resolution=32, seed=0, train_limit=16, val_limit=10)
+
+        batches = list(validation_batches(image_set, batch_size=4))
+
+        std, mean = (torch.tensor(values).view(3, 1, 1) for values in (image_set.std, image_set.mean))
+        restored = (torch.cat([images for images, _ in batches]) * std + mean) * 255
+        assert [len(labels) for _, labels in batches] == [4, 4, 2]
+        assert torch.equal(image_set.val_images, restored.round().to(torch.uint8))
+        assert torch.equal(image_set.val_labels, torch.cat([labels for _, labels in batches]))
+
+    def test_constant_channel_stays_finite(self) -> None:
+        images, _ = next(
+            training_batches(_images(torch.zeros(4, 3, 32, 32, dtype=torch.uint8)), batch_size=4, steps=1, seed=0)
+        )
+
+        assert math.isfinite(images.sum().item())
+
+
+def _numbered(*, count: int) -> ImageSet:
+    images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(count, 3, 32, 32).contiguous()
+    return _images(images)
+
+
+def _images(images: torch.Tensor) -> ImageSet:
+    return ImageSet(
+        train_images=images,
+        train_labels=torch.arange(len(images)),
+        val_images=images,
+        val_labels=torch.arange(len(images)),
+        class_names=tuple(map(str, range(len(images)))),
+        description="made here",
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )

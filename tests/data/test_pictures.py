@@ -66,7 +66,7 @@ def test_transparency_beside_the_pixels_is_white(kind: str, tmp_path: Path) -> N
     }[kind]
     picture.save(tmp_path / "x.png", transparency=transparency)
 
-    found = decode(str(tmp_path / "x.png"), 32)
+    found = decode((tmp_path / "x.png").read_bytes(), 32)
 
     assert abs(int(found[:, :, :14].mean()) - 40) < 2
     assert found[:, :, 18:].min() == 255
@@ -86,7 +86,7 @@ def test_every_orientation_of_a_camera_is_followed(orientation: int, suffix: str
     exif[0x0112] = orientation
     _turned_back(picture, orientation).save(tmp_path / f"x.{suffix}", exif=exif, quality=95)
 
-    found = decode(str(tmp_path / f"x.{suffix}"), SIZE)
+    found = decode((tmp_path / f"x.{suffix}").read_bytes(), SIZE)
 
     assert np.abs(found.astype(int) - np.asarray(picture).transpose(2, 0, 1)).mean() < 12
 
@@ -115,11 +115,11 @@ def test_deep_grey_without_numbers_is_refused_and_single_gaps_are_filled(tmp_pat
     Image.fromarray(values).save(tmp_path / "gaps.tif")
     Image.fromarray(np.full((8, 8), np.nan, dtype=np.float32)).save(tmp_path / "none.tif")
 
-    found = decode(str(tmp_path / "gaps.tif"), SIZE)
+    found = decode((tmp_path / "gaps.tif").read_bytes(), SIZE)
 
     assert (found.min(), found.max()) == (0.5, 0.75)
     with pytest.raises(ValueError, match="no pixel is a finite number"):
-        decode(str(tmp_path / "none.tif"), 32)
+        decode((tmp_path / "none.tif").read_bytes(), 32)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_an_animation_is_its_first_frame(suffix: str, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (SIZE, SIZE), colour) for colour in ("red", "lime", "blue")]
     frames[0].save(tmp_path / f"x.{suffix}", save_all=True, append_images=frames[1:])
 
-    red, green, blue = decode(str(tmp_path / f"x.{suffix}"), 32).mean((1, 2))
+    red, green, blue = decode((tmp_path / f"x.{suffix}").read_bytes(), 32).mean((1, 2))
 
     assert red > 240
     assert max(green, blue) < 15
@@ -185,13 +185,11 @@ def test_damaged_exif_is_quiet_and_what_can_be_read_of_it_is_followed(
         (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(300), "it holds HEIC: pip install pillow-heif"),
     ],
 )
-def test_why_a_picture_cannot_be_read(content: bytes, reason: str, tmp_path: Path) -> None:
-    (tmp_path / "x.jpg").write_bytes(content)
+def test_why_a_picture_cannot_be_read(content: bytes, reason: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        decode(content, 32)
 
-    for kept in (content, str(tmp_path / "x.jpg")):
-        with pytest.raises(ValueError) as caught:
-            decode(kept, 32)
-        assert str(caught.value) == reason
+    assert str(caught.value) == reason
 
 
 def test_a_file_cut_off_gives_the_same_reason_wherever_it_ends() -> None:

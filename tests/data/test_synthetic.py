@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import numpy as np
+import torch
 
+from nas.data import load_images
 from nas.data.synthetic import CLASS_NAMES, synthetic_images
 
 
@@ -71,3 +73,28 @@ def _blurred(*, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     images, labels = synthetic_images(count=count, resolution=64, seed=seed)
     small = images.reshape(count, 3, 8, 8, 8, 8).mean(axis=(3, 5)).reshape(count, -1)
     return (small - 128) / 64, labels
+
+
+class TestSynthetic:
+    def test_train_and_val_images_differ(self) -> None:
+        image_set = load_images("synthetic", resolution=32, seed=0, train_limit=64, val_limit=64)
+
+        train, val = (
+            {image.numpy().tobytes() for image in images} for images in (image_set.train_images, image_set.val_images)
+        )
+        assert not train & val
+
+    def test_seeds_next_to_each_other_share_no_image(self) -> None:
+        first, second = (
+            load_images("synthetic", resolution=32, seed=seed, train_limit=32, val_limit=32) for seed in (0, 1)
+        )
+
+        assert not torch.equal(first.val_images, second.train_images)
+
+    def test_set_moves_as_a_whole(self) -> None:
+        image_set = load_images("synthetic", resolution=32, seed=0, train_limit=8, val_limit=8).to("meta")
+
+        assert {"meta"} == {
+            tensor.device.type
+            for tensor in (image_set.train_images, image_set.train_labels, image_set.val_images, image_set.val_labels)
+        }

@@ -1,0 +1,100 @@
+"""The labels of a flat folder of validation: val_annotations.txt, as Tiny ImageNet has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from nas.data import DataSource, ImageSet, load_images
+from nas.errors import InputError
+
+Fill = Callable[..., None]
+Shows = Callable[..., None]
+Annotated = Callable[[Path, list[str]], None]
+
+
+@pytest.fixture
+def annotated(picture: Callable[..., Image.Image]) -> Annotated:
+    """Put pictures of these classes into val/images/ and their annotations beside that."""
+
+    def annotate(split: Path, classes: list[str]) -> None:
+        (split / "val" / "images").mkdir(parents=True)
+        lines = []
+        for index, name in enumerate(classes):
+            picture(name, 10 + index).save(split / "val" / "images" / f"val_{index}.png")
+            lines.append(f"val_{index}.png\t{name}\t0\t32\t44\t62\n")
+        (split / "val" / "val_annotations.txt").write_text("".join(lines))
+
+    return annotate
+
+
+def test_flat_validation_with_annotations_is_read(split: Path, fill: Fill, shows: Shows, annotated: Annotated) -> None:
+    """As Tiny ImageNet is downloaded, with a test set that has no labels."""
+    annotated(split, ["cat", "dog", "dog"])
+    fill(split / "test" / "images", "cow")
+
+    image_set = _load(split)
+
+    assert image_set.class_names == ("cat", "dog")
+    assert [image_set.class_names[label] for label in image_set.val_labels] == ["cat", "dog", "dog"]
+    shows(image_set, cat=5, dog=6)
+
+
+def test_annotated_pictures_may_lie_beside_the_annotations(split: Path, annotated: Annotated) -> None:
+    annotated(split, ["cat", "dog"])
+    for picture in (split / "val" / "images").iterdir():
+        picture.rename(split / "val" / picture.name)
+
+    assert len(_load(split).val_labels) == 2
+
+
+def test_changed_annotations_are_read_again(split: Path, annotated: Annotated) -> None:
+    annotated(split, ["cat", "dog"])
+    before = _load(split).val_labels.tolist()
+    (split / "val" / "val_annotations.txt").write_text("val_0.png\tdog\nval_1.png\tcat\n")
+
+    assert _load(split).val_labels.tolist() == before[::-1]
+
+
+def test_class_folders_in_validation_come_before_annotations(split: Path, fill: Fill) -> None:
+    fill(split / "val" / "cat", "cat", 2)
+    (split / "val" / "val_annotations.txt").write_text("0.png\tdog\n")
+
+    assert _load(split).val_labels.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("val_0.png\tcow\nval_1.png\tcat\n", "val/ has classes that train has no picture of: cow; rename it to"),
+        ("val_0.png cat\n", r"val_annotations\.txt, line 1: must be FILE<tab>CLASS"),
+        ("val_0.png\tcat\nval_0.png\tdog\n", "line 2: val_0.png has another class in a line above"),
+        ("other.png\tcat\n", r"names none of the 2 pictures of val/"),
+        (b"\xff\xfe\x00", r"val_annotations\.txt cannot be read \(not UTF-8\)"),
+    ],
+)
+def test_annotations_that_do_not_fit_are_named(
+    split: Path, text: str | bytes, message: str, annotated: Annotated
+) -> None:
+    annotated(split, ["cat", "dog"])
+    (split / "val" / "val_annotations.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    with pytest.raises(InputError, match=message):
+        _load(split)
+
+
+def test_pictures_without_annotation_are_counted(
+    split: Path, caplog: pytest.LogCaptureFixture, annotated: Annotated
+) -> None:
+    annotated(split, ["cat", "dog"])
+    (split / "val" / "val_annotations.txt").write_text("val_0.png\tcat\n\n")
+
+    assert _load(split).val_labels.tolist() == [0]
+    assert "1 not named in val/val_annotations.txt left out" in caplog.text
+
+
+def _load(source: Path, **options: object) -> ImageSet:
+    return load_images(DataSource(name=str(source), **options), resolution=32, seed=0)
