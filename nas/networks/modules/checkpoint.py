@@ -50,9 +50,15 @@ _BODY = re.compile(r"(?:layers\.\d+|stages)\.")
 _HEAD = re.compile(r"(?:head|classifier)\.")
 # What wrappers of parts of a network put between its names.
 _WITHIN = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?|shadow)(?:[._]|\d*$)")
+# Keys are split where a word ends, as in modelEMA, and then in lower case.
+_WORDS = re.compile(r"(?<=[a-z\d])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_AVERAGED = re.compile(
+    r"(?:^|[._])(?:model|net|network)?(?:ema|swa|avg|averaged?|shadow|polyak)(?:model|net|network)?(?:[._]|\d*$)"
+)
+# These follow another network as its average, if they are alike. Otherwise they are what it learns from.
+_FOLLOWING = re.compile(r"(?:^|[._])(?:teacher|target|momentum)(?:[._]|$)")
 _NO_WEIGHTS = re.compile(r"optim|sched")
-_USUAL = ("state_dict", "model")
+_USUAL = ("state_dict", "model", "student", "online")
 _TOP = "."  # the key of weights that lie at the top of the file
 _DEEPEST, _MOST_PARTS = 8, 100_000
 # torch.save's protocol is 2. Asked for a newer one, it writes what its own restricted reader does not read.
@@ -62,10 +68,27 @@ _PROTOCOL = "it has a pickle protocol that only unpickling reads: save it again 
 # What a checkpoint of an honest program does not name.
 _RUNNING = ("posix.", "nt.", "os.", "sys.", "subprocess.", "shutil.", "runpy.", "socket.", "builtins.e", "importlib.")
 
+# Tensors that are no plain ones, by what their reader is called.
+_NOT_DENSE = {
+    "_rebuild_qtensor": "quantized tensors",
+    "_rebuild_sparse": "sparse tensors",
+    "_rebuild_nested": "nested tensors",
+    "_rebuild_meta": "tensors without values, of the device meta",
+    "torch.distributed.": "parts of tensors that are spread over several processes",
+}
+_PLAIN = "save the state_dict of the trained network as it is in memory, whole, in fp32, fp16 or bf16"
+
 _OTHERS = (
     (b"version https://git-lfs", "is Git LFS's pointer to the file: git lfs pull gets the file itself"),
     (b"<", "is a web page or XML, not the file: download it again"),
     (b"\x1f\x8b", "is compressed by gzip: gunzip it first"),
+    (b"\xfd7zXZ", "is compressed by xz: unxz it first"),
+    (b"BZh", "is compressed by bzip2: bunzip2 it first"),
+    (b"\x28\xb5\x2f\xfd", "is compressed by Zstandard: unzstd it first"),
+    (b"\x93NUMPY", "is an array of NumPy: save the weights by torch.save"),
+    (b"\x89HDF", "is HDF5, as Keras writes it: save the weights of the torch model by torch.save"),
+    (b"GGUF", "is GGUF: name the safetensors or torch file that it was made from"),
+    (b"{", "is JSON, such as the list of a checkpoint's parts: save the weights in one file"),
     (b"\x80", "is a pickle that torch.save did not write, and no pickle is run: save the weights by torch.save"),
 )
 
@@ -102,13 +125,16 @@ def read_checkpoint(path: Path, *, weights_key: str | None = None) -> Checkpoint
         raise InputError(f"{path}: is a supernet, not one network's weights: --proxy supernet scores with it")
     sets = _sets(content)
     if not sets:
-        raise InputError(f"{path}: holds no weights of a network")
+        named = next((name for _, items in _parts(content) for name, _ in items if _START.search(str(name))), None)
+        if named is not None:
+            raise InputError(f"{path}: holds {shown(named)} as no tensor: torch.as_tensor makes one of an array")
+        raise InputError(f"{path}: holds no weights of a network; torch.save(model.state_dict(), FILE) saves them")
     key = _choose(path, sets, weights_key)
-    for name, tensor in sets[key].items():
-        if tensor.dtype in FLOATING and not bool(torch.isfinite(tensor).all()):
-            raise InputError(
-                f"{path}: {shown(name)} has values that are no finite numbers; take a checkpoint from before that"
-            )
+    if (name := _not_finite(sets[key])) is not None:
+        others = (other for other in sets if other != key and _not_finite(sets[other]) is None)
+        other = next(others, None)
+        cure = _how(other, "the finite ones") if other else "take a checkpoint from before that"
+        raise InputError(f"{path}: {shown(name)} has values that are no finite numbers; {cure}")
     return Checkpoint(path=path, tensors=sets[key], metadata=metadata)
 
 
@@ -122,7 +148,7 @@ def _content(path: Path) -> tuple[Any, dict[str, str]]:
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{path}: is {'a folder' if path.is_dir() else 'no file'}; name the file of the weights")
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(512)
             file.seek(0)
             # Warnings tell of deprecated types in the file, and of older pickles; either the file is read or refused.
             with warnings.catch_warnings():
@@ -143,6 +169,8 @@ def _content(path: Path) -> tuple[Any, dict[str, str]]:
     what = next(
         (words for start, words in _OTHERS if head.startswith(start)), "is neither a safetensors nor a torch file"
     )
+    if head[257:262] == b"ustar":
+        what = "is a tar archive: unpack it (tar -xf), and name the file of the weights in it"
     raise InputError(f"{path}: not loaded, it {what if head else 'is empty'}")
 
 
@@ -204,6 +232,8 @@ def _accepted(path: Path, found: Pickle) -> Pickle:
     name = shown(found.refused[0])
     if name.startswith(_RUNNING):
         raise InputError(f"{path}: not loaded, unpickling it would run {name}: trust neither the file nor its source")
+    if kind := next((kind for word, kind in _NOT_DENSE.items() if word in name), None):
+        raise InputError(f"{path}: holds {kind}, and weights are plain tensors: {_PLAIN}")
     if any(name.startswith("torch.nn.modules.") for name in found.refused):
         raise InputError(
             f"{path}: holds a whole pickled module ({name}), and no pickle is run: where it was made, "
@@ -223,7 +253,8 @@ def _sets(content: Any) -> dict[str, dict[str, Tensor]]:
     """The sets of weights by their keys, in the order of the file; the largest other group if there are none."""
     sets: dict[str, dict[str, Tensor]] = {}
     rest: dict[str, Tensor] = {}
-    for where, tensors in _dictionaries(content):
+    for where, items in _parts(content):
+        tensors = {name: value.detach() for name, value in items if isinstance(name, str) and _is_plain(value)}
         found = _networks(tensors)
         for prefix, members in found.items():
             parts = [*where, prefix.rstrip(".")] if len(found) > 1 else where
@@ -232,8 +263,8 @@ def _sets(content: Any) -> dict[str, dict[str, Tensor]]:
     return sets or ({_TOP: rest} if rest else {})
 
 
-def _dictionaries(content: Any) -> Iterator[tuple[list[str], dict[str, Tensor]]]:
-    """The tensors of every dictionary in the content, with the keys that lead to it."""
+def _parts(content: Any) -> Iterator[tuple[list[str], list[tuple[Any, Any]]]]:
+    """The items of every dictionary and list in the content, with the keys that lead to it."""
     waiting: deque[tuple[list[str], Any]] = deque([([], content)])
     seen: set[int] = set()
     while waiting:
@@ -247,9 +278,7 @@ def _dictionaries(content: Any) -> Iterator[tuple[list[str], dict[str, Tensor]]]
             items = list(enumerate(part))
         else:
             continue
-        tensors = {name: value.detach() for name, value in items if isinstance(name, str) and _is_plain(value)}
-        if tensors:
-            yield where, tensors
+        yield where, items
         waiting.extend(
             ([*where, str(name)], value)
             for name, value in items
@@ -312,16 +341,42 @@ def _choose(path: Path, sets: Mapping[str, Mapping[str, Tensor]], wanted: str | 
         return matches[0]
     # An average of the parameters alone lacks the statistics of the batch norms. It is taken if nothing else is there.
     whole = [name for name in names if any(part.endswith("running_mean") for part in sets[name])] or names
-    averaged = [name for name in whole if _AVERAGED.search(name.lower())]
+    averaged = [name for name in whole if _is_averaged(name, sets)]
     usual = [name for last in _USUAL for name in whole if name.split(".")[-1] == last]
+    usual += [name for part in _USUAL for name in whole if part in name.split(".")]
     taken = (averaged or usual or whole)[0]
     if others := [name for name in names if name != taken]:
         why = "the averaged weights are" if averaged else "it is"
         logging.getLogger(__name__).warning(
             f"{visible(str(path), limit=150)}: holds weights under {_listed(names)}; {why} taken, {shown(taken)}: "
-            f"--weights-key {shown(others[0])} takes the other (in a search --option weights_key={shown(others[0])})"
+            f"{_how(others[0], 'the other')}"
         )
     return taken
+
+
+def _is_averaged(name: str, sets: Mapping[str, Mapping[str, Tensor]]) -> bool:
+    words = _WORDS.sub("_", name).lower()
+    if _AVERAGED.search(words) or _AVERAGED.search(name.lower()):
+        return True
+    is_like = (_shapes(sets[other]) == _shapes(sets[name]) for other in sets if other != name)
+    return _FOLLOWING.search(words) is not None and any(is_like)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The first of the weights with a value that is no finite number."""
+    return next(
+        (name for name, tensor in tensors.items() if tensor.dtype in FLOATING and not torch.isfinite(tensor).all()),
+        None,
+    )
+
+
+def _how(key: str, what: str) -> str:
+    """How to take other weights of the file."""
+    return f"--weights-key {shown(key)} takes {what} (in a search --option weights_key={shown(key)})"
 
 
 def _listed(names: list[str]) -> str:

@@ -262,7 +262,10 @@ class TestErrors:
     def test_file_without_weights(self, tmp_path: Path) -> None:
         torch.save({"epoch": 3}, tmp_path / "w.pt")
 
-        assert f"{tmp_path}/w.pt: holds no weights of a network" == error_of(load_model, small(), tmp_path / "w.pt")
+        message = error_of(load_model, small(), tmp_path / "w.pt")
+
+        cure = "torch.save(model.state_dict(), FILE) saves them"
+        assert message == f"{tmp_path}/w.pt: holds no weights of a network; {cure}"
 
     def test_missing_tensor(self, tmp_path: Path) -> None:
         weights = build_model(small()).state_dict()
