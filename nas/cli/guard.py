@@ -48,7 +48,8 @@ def guarded(run: Callable[[], object], arguments: Sequence[str], *, show_traceba
         if type(error).__name__ == "NoArgsIsHelpError":  # `nas table` alone prints its help.
             return 2
         code, line = _ending(error)
-        sources = (*arguments, os.environ.get("NAS_STORAGE", ""))
+        # A password with a space that nobody quoted is two arguments.
+        sources = (*arguments, " ".join(arguments), os.environ.get("NAS_STORAGE", ""))
         if show_traceback:
             print_document(without_secrets("".join(traceback.format_exception(error)), sources), to=sys.stderr)
         if line:

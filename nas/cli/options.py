@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.errors import InputError, is_masked, masked
+from nas.errors import InputError, is_masked, masked, visible
 
 if TYPE_CHECKING:
     from nas.data import DataSource
+    from nas.search import Run
 
 __all__ = [
     "Data",
@@ -37,6 +38,7 @@ __all__ = [
     "read_storage",
 ]
 
+_LONGEST_URL = 100  # characters of it in a message
 
 Space = Annotated[str, typer.Option("--space", help="Search space: a name or a .toml file.")]
 Table = Annotated[str, typer.Option("--table", help="Latency table: a name, its beginning, or a .json file.")]
@@ -94,25 +96,44 @@ Results = Annotated[Path, typer.Argument(help="A results folder.", show_default=
 
 def command_line() -> list[str]:
     """The command line for a record of a run, without passwords."""
-    return ["nas", *(masked(argument) for argument in sys.argv[1:] if argument != "--traceback")]
+    return ["nas", *(masked(argument, alone=True) for argument in sys.argv[1:] if argument != "--traceback")]
 
 
-def read_storage(given: str | None, kept: str | None) -> str | None:
+def read_storage(given: str | None, kept: Run | None) -> str | None:
     """The Optuna storage URL: of --storage, else of NAS_STORAGE, else what the run that is resumed used.
 
     Args:
         given: value of --storage.
-        kept: the URL in run.json, with *** in place of a password.
+        kept: the run to go on with. Its storage has *** in place of a password, and None for its own journal.
     Raises:
-        InputError: the URL has only the *** of a password, and NAS_STORAGE does not have the same URL with it.
+        InputError: the run has another storage; or the URL has only the *** of a password, and NAS_STORAGE does not
+            have the same URL with it.
     """
     whole = os.environ.get("NAS_STORAGE") or None
-    url = given or whole or kept
-    if url is None or not is_masked(url):
-        return url
-    if whole is not None and not is_masked(whole) and masked(whole) == url:
+    url = given or whole
+    if kept is None:
+        used = url
+    else:
+        used = kept.storage
+        if url is not None and (used is None or masked(url, alone=True) != masked(used, alone=True)):
+            source = "--storage" if given else "NAS_STORAGE"
+            own = f"in {_shown(used)}" if used else "in the journal of its results folder"
+            raise InputError(
+                f"{source} is {_shown(url)}, but the study of this run is {own}: leave {source} out, or choose another "
+                "--out"
+            )
+        used = url or used
+    if used is None or not is_masked(used):
+        return used
+    if whole is not None and not is_masked(whole) and masked(whole, alone=True) == used:
         return whole
-    raise InputError(f"--storage {url} has no password in it: set NAS_STORAGE to the whole URL, and repeat the command")
+    raise InputError(
+        f"--storage {_shown(used)} has no password in it: set NAS_STORAGE to the whole URL, and repeat the command"
+    )
+
+
+def _shown(url: str) -> str:
+    return visible(masked(url, alone=True), limit=_LONGEST_URL)
 
 
 def read_seconds(text: str) -> float:

@@ -353,7 +353,7 @@ def _search(asked: _Asked, proxy: Proxy, name: str, *, screens: dict[str, Proxy]
     from nas.search import SearchResult, plan_search
     from nas.search.run import run_search
 
-    kept = SearchResult.load(asked.out).run.storage if asked.resume else None
+    kept = SearchResult.load(asked.out).run if asked.resume else None
     storage = options.read_storage(asked.storage, kept)
     limit_s = asked.time_limit_s or (None if asked.trials else 600.0)
     planned = plan_search(

@@ -291,7 +291,7 @@ def run_of(
     # All proxies use the images of one source, so what they are is kept once.
     contents = [own.pop("contents", None) for own in (settings, *further)]
     return Run(
-        command=shlex.join(map(masked, command or sys.argv)),
+        command=shlex.join(masked(argument, alone=True) for argument in command or sys.argv),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions("nas", "torch", "optuna", "datasets", "numpy"),
         space=SpaceUsed(name=names["space"], digest=space.digest, networks=space.count()),
@@ -300,6 +300,6 @@ def run_of(
         confidence=confidence,
         proxy=settings,
         seed=seed,
-        storage=masked(storage) if storage else None,
+        storage=masked(storage, alone=True) if storage else None,
         contents=next((Contents.model_validate(one) for one in contents if one is not None), None),
     )

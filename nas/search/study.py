@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -14,7 +15,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from nas.errors import InputError, NasError, masked, visible, without_secrets
 from nas.networks import Architecture, Choose, SearchSpace
@@ -24,12 +27,18 @@ __all__ = ["Proposal", "Study"]
 
 T = TypeVar("T")
 
-# What Optuna raises while a database is locked by another program, restarts, or cannot be reached. A journal in a file
-# waits for its lock by itself.
-_AWAY = (optuna.exceptions.StorageInternalError, DBAPIError, ConnectionError, TimeoutError)
+# What a database raises while another program has locked it, while it restarts, or while it cannot be reached. A
+# journal in a file waits for its lock by itself.
+_AWAY = (OperationalError, InterfaceError, NoFreeConnection, ConnectionError, TimeoutError)
+# What no waiting mends: of SQLite, and of PostgreSQL and its kind
+_LASTING: tuple[str, ...] = ("no such table", "no such column", "has no column", "unable to open", "readonly")
+_LASTING += ("malformed", "authentication failed", "no password", "does not exist", "permission denied")
+_LOCKED = ("locked", "starting up", "shutting down", "recovery mode", "too many")  # worth waiting for at the start too
+# What Optuna raises on a journal in which something is wrong that can be read.
+_CONTENT = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RecursionError)
 _PATIENCE_S, _PAUSE_S = 60.0, 1.0
 _REASON = 120  # characters of what a driver says
-_DAMAGED = ("malformed", "not a database", "corrupt", "no such table", "no such column", "has no column")
+_SAVED = "; everything finished so far is saved: go on with --resume"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +94,10 @@ class Study:
             say: gets a line when the storage is locked or away.
         Raises:
             InputError: the storage cannot be used, or has a study of this name that belongs to another search.
-            NasError: the storage stays locked.
+            NasError: the storage stays locked; or with `resume`, away.
         """
+        if isinstance(storage, str):
+            _refuse_two_ats(storage)
         optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # Errors are raised as well.
         patience = _Patience(storage, say)
 
@@ -104,8 +115,10 @@ class Study:
             return study, known
 
         try:
-            # An address that is wrong looks like a storage that is away. Only a locked one is worth waiting for.
-            study, known = patience.ask(opened, worth=lambda reason: "locked" in reason)
+            # An address that is wrong looks like a storage that is away. That of a run to go on with was right once.
+            study, known = patience.ask(
+                opened, worth=lambda reason: resume or any(words in reason for words in _LOCKED)
+            )
         except optuna.exceptions.DuplicatedStudyError as error:
             raise InputError(f"--storage has a study {name!r} already: --resume it, or choose another --out") from error
         if known not in (run.digest, run.earlier_digest):
@@ -116,6 +129,7 @@ class Study:
             # So that a resumed search does not repeat the random draws of its first part.
             drawn = (seed + len(patience.ask(lambda: study.trials))) % 2**32
             study.sampler = optuna.samplers.TPESampler(seed=drawn, multivariate=True, group=True)
+        patience.is_open = True
         return cls(study, space, patience)
 
     def propose(self, over_ms: Callable[[Architecture], float]) -> Proposal:
@@ -158,10 +172,12 @@ class _Patience:
     Args:
         storage: an Optuna storage URL, or the path of a journal.
         say: gets one line for each time that the storage is away.
+    Attributes:
+        is_open: the study is open. From then on what a database refuses is no bad input, but a failure.
     """
 
     def __init__(self, storage: str | Path, say: Callable[[str], None]) -> None:
-        self._storage, self._say = storage, say
+        self._storage, self._say, self.is_open = storage, say, False
         self._where = "--storage" if isinstance(storage, str) else str(storage)
 
     def ask(self, question: Callable[[], T], *, worth: Callable[[str], bool] = lambda reason: True) -> T:  # noqa: ARG005
@@ -172,49 +188,85 @@ class _Patience:
             worth: whether it is worth waiting, by the reason why there is no answer.
         Raises:
             InputError: the storage cannot be used, or is damaged.
-            NasError: there is no answer within a minute, or the system cannot read or write the journal.
+            NasError: there is no answer within a minute, or the storage or the system refuses it.
         """
         start = None
         while True:
             try:
                 return question()
-            except _AWAY as error:
-                reason = without_secrets(_reason(error), [str(self._storage)])
-                if not worth(reason) or any(words in reason for words in _DAMAGED):
-                    raise _unusable(self._storage, error) from error
+            except (NasError, MemoryError, optuna.exceptions.DuplicatedStudyError):
+                raise
+            except Exception as error:  # Storages pass on any error of their driver, and of what they hold.
+                reason = visible(without_secrets(_reason(error), [str(self._storage)]), limit=_REASON)
+                if not _is_away(error, reason) or not worth(reason):
+                    raise _unusable(self._storage, error, reason, is_open=self.is_open) from error
                 if start is None:
                     start = time.monotonic()
                     self._say(f"{self._where}: {reason}; asking again for {_PATIENCE_S:.0f} s")
                 elif time.monotonic() - start > _PATIENCE_S:
                     raise NasError(
-                        f"{self._where}: {reason}, for {_PATIENCE_S:.0f} s; everything finished so far is saved: go on "
-                        "with --resume when it is back"
+                        f"{self._where}: {reason}, for {_PATIENCE_S:.0f} s{_SAVED} when it is back"
                     ) from error
-            except (NasError, MemoryError, optuna.exceptions.DuplicatedStudyError):
-                raise
-            except Exception as error:  # Storages pass on any error of their driver, and of what they hold.
-                raise _unusable(self._storage, error) from error
             time.sleep(_PAUSE_S)
+
+
+def _refuse_two_ats(storage: str) -> None:
+    """Refuse a URL with an unquoted @ in its password: its second part would be taken for the name of a host.
+
+    Raises:
+        InputError: it has one.
+    """
+    with suppress(ArgumentError, ValueError):  # whoever opens the storage says what is wrong
+        url = make_url(storage)
+        if url.password is not None and "@" in f"{url.host}{url.database}":
+            shown = visible(masked(storage, alone=True), limit=_REASON)
+            raise InputError(f"--storage {shown}: write an @ in the password as %40")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what caused it, the innermost last."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = getattr(cause, "orig", None) or cause.__cause__
 
 
 def _reason(error: BaseException) -> str:
     """What the database said: the first line of the innermost error."""
-    while (inner := getattr(error, "orig", None) or error.__cause__) is not None:
-        error = inner
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    *_, innermost = _causes(error)
+    return (str(innermost).strip().splitlines() or [type(innermost).__name__])[0]
 
 
-def _unusable(storage: str | Path, error: Exception) -> NasError:
-    """The error for a storage that is damaged, or that cannot be used at all."""
-    reason = visible(without_secrets(_reason(error), [str(storage)]), limit=_REASON)
+def _is_away(error: Exception, reason: str) -> bool:
+    """Whether a database is locked, restarts, or cannot be reached, so that asking again may help."""
+    return any(isinstance(cause, _AWAY) for cause in _causes(error)) and not any(words in reason for words in _LASTING)
+
+
+def _unusable(storage: str | Path, error: Exception, reason: str, *, is_open: bool) -> NasError:
+    """The error for a storage that is damaged, or that refuses what is asked."""
     if isinstance(storage, str):
-        return InputError(f"--storage {visible(masked(storage), limit=_REASON)}: cannot be used ({reason})")
+        where = f"--storage {visible(masked(storage, alone=True), limit=_REASON)}"
+        return NasError(f"{where}: {reason}{_SAVED}") if is_open else InputError(f"{where}: cannot be used ({reason})")
     if isinstance(error, OSError) and error.strerror:
         return NasError(f"{storage}: {error.strerror}: mend that, then go on with --resume")
+    if not isinstance(error, _CONTENT):
+        return NasError(f"{storage}: {reason} ({type(error).__name__}){_SAVED}")
+    what = "cannot be used" if _is_whole(storage) else "damaged, or of another program"
     return InputError(
-        f"{storage}: damaged, or of another program ({type(error).__name__}: {reason}): remove it, then --resume goes "
-        "on with the candidates that are scored"
+        f"{storage}: {what} ({type(error).__name__}: {reason}): remove it, then --resume goes on with the candidates "
+        "that are scored"
     )
+
+
+def _is_whole(journal: Path) -> bool:
+    """Whether all lines of a journal can be read."""
+    try:
+        storage = _journal(journal)
+        for study in storage.get_all_studies():
+            storage.get_all_trials(study._study_id)
+    except _CONTENT:
+        return False
+    return True
 
 
 def _journal(path: Path) -> JournalStorage:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from nas import errors
+from nas.cli import main
 from nas.cli.guard import guarded
 
 Nas = Callable[..., subprocess.CompletedProcess[str]]
@@ -197,6 +198,59 @@ def test_a_storage_comes_from_the_environment(nas: Nas, tmp_path: Path, monkeypa
     assert (tmp_path / "other.db").exists()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["storage"] == masked
     assert not (tmp_path / "run" / "study.journal").exists()
+
+
+def test_a_run_goes_on_in_its_own_study_and_in_no_other(
+    nas: Nas, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study elsewhere would be empty: the search would begin anew, beside the scores of the first."""
+    search = ["search", "--budget-ms", "1.1", *FAST, "--out"]
+    nas(*search, "journal", cwd=tmp_path)
+    nas(*search, "database", "--storage", "sqlite:///study.db", cwd=tmp_path)
+    other = "sqlite:///file:other.db?uri=true&password=hunter2"
+    given = nas(*search, "journal", "--resume", "--storage", other, cwd=tmp_path)
+    monkeypatch.setenv("NAS_STORAGE", other)
+    found = [nas(*search, out, "--resume", cwd=tmp_path) for out in ("journal", "database")]
+    same = nas(*search, "database", "--resume", "--storage", "sqlite:///study.db", cwd=tmp_path)
+
+    shown = other.replace("hunter2", "***")
+    assert [done.returncode for done in (given, *found, same)] == [2, 2, 2, 0]
+    assert refused(given) == (
+        f"error: --storage is {shown}, but the study of this run is in the journal of its results folder: leave "
+        "--storage out, or choose another --out"
+    )
+    assert refused(found[0]).startswith(f"error: NAS_STORAGE is {shown}, but the study of this run is in the journal ")
+    assert refused(found[1]).startswith(f"error: NAS_STORAGE is {shown}, but the study of this run is in sqlite:///st")
+    assert not (tmp_path / "other.db").exists()
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "postgresql+nodriver://me:hunter 2word@127.0.0.1/db",
+        "postgresql+nodriver://me:hunter/2#wo?rd%@127.0.0.1/db",
+        "postgresql+nodriver://me:p@hunter2word@127.0.0.1/db",
+        "nodriver://127.0.0.1/db?sslpassword=hunter 2word",
+        "nodriver://127.0.0.1/db?options=-c%20password%3Dhunter2word",
+        "host=127.0.0.1 password='hunter 2word'",
+        "sqlite:////no/such/folder/study.db?password=hunter2word",
+    ],
+)
+def test_no_kind_of_password_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, storage: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path))
+    for given in (["--storage", storage], [f"--storage={storage}"], ["--storage", *storage.split()], []):
+        monkeypatch.setenv("NAS_STORAGE", "" if given else storage)
+        monkeypatch.setattr(sys, "argv", ["nas", "search", "--budget-ms", "1", *FAST, *given, "--traceback"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+
+        assert ended.value.code == 2
+        assert "hunter" not in said.err + said.out
+        assert "2word" not in said.err + said.out
 
 
 @pytest.mark.parametrize("columns", [20, 400])

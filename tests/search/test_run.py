@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -24,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 import nas.search.run
 import nas.search.study
 from nas.devices.fake import FakeDevice, Options
-from nas.errors import BudgetError, InputError, NasError
+from nas.errors import BudgetError, InputError
 from nas.latency import LatencyTable
 from nas.latency.measure import build_table
 from nas.latency.timing import TimingProtocol
@@ -266,73 +265,6 @@ def test_a_storage_that_cannot_be_used_is_refused_before_anything_is_written(sea
         search(Recording(), storage="nonsense://x")
 
     assert not (tmp_path / "run").exists()
-
-
-@pytest.fixture
-def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, sqlite3.Connection]:
-    """A storage that waits 0.01 s for a lock, and a connection that may lock it; a search asks it for half a second."""
-    monkeypatch.setattr(nas.search.study, "_PATIENCE_S", 0.5)
-    monkeypatch.setattr(nas.search.study, "_PAUSE_S", 0.01)
-    return f"sqlite:///{tmp_path}/studies.db?timeout=0.01", sqlite3.connect(tmp_path / "studies.db")
-
-
-class Locking(Recording):
-    """Locks the storage while it scores its third network."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        super().__init__()
-        self.connection = connection
-
-    def score(self, architecture: Architecture) -> Score:
-        if len(self.scored) == 2:
-            self.connection.execute("BEGIN EXCLUSIVE")
-        return super().score(architecture)
-
-
-def test_a_storage_that_is_locked_for_a_while_is_asked_again_with_one_line(
-    search: Search, locked: tuple[str, sqlite3.Connection], tmp_path: Path
-) -> None:
-    storage, connection = locked
-    said: list[str] = []
-
-    def free(line: str) -> None:
-        said.append(line)
-        connection.rollback()
-
-    result = search(Locking(connection), trials=5, storage=storage, say=free)
-    connection.close()
-
-    assert said == ["--storage: database is locked; asking again for 0 s"]
-    assert len(result.scored) == 5
-
-
-def test_a_storage_that_stays_locked_ends_the_search_in_order_and_it_goes_on_later(
-    search: Search, locked: tuple[str, sqlite3.Connection], tmp_path: Path
-) -> None:
-    storage, connection = locked
-    with pytest.raises(NasError, match=r"^--storage: database is locked, for 0 s; .* go on with --resume") as caught:
-        search(Locking(connection), trials=5, storage=storage)
-    begun = SearchResult.load(tmp_path / "run")
-    connection.rollback()
-    connection.close()
-    resumed = search(Recording(), trials=5, storage=storage, resume=True)
-
-    assert caught.value.exit_code == 1
-    assert len(begun.candidates) == 3
-    assert (tmp_path / "run" / "front.csv").exists()
-    assert not (tmp_path / "run" / "nas.lock").exists()
-    assert resumed.candidates[:3] == begun.candidates
-    assert len({candidate.id for candidate in resumed.scored}) == len(resumed.scored) == 5
-
-
-def test_a_storage_that_is_locked_at_the_start_is_waited_for(
-    search: Search, locked: tuple[str, sqlite3.Connection]
-) -> None:
-    storage, connection = locked
-    connection.execute("BEGIN EXCLUSIVE")
-
-    assert len(search(Recording(), trials=3, storage=storage, say=lambda line: connection.rollback()).scored) == 3
-    connection.close()
 
 
 def test_a_second_search_on_the_folder_is_refused_and_the_first_goes_on(search: Search, tmp_path: Path) -> None:
