@@ -50,7 +50,7 @@ def class_names(schema: Any, column: str) -> list[str] | None:
     names = feature.get("names")
     if feature.get("_type") != "ClassLabel" or not isinstance(names, list):
         return None
-    return [str(name) for name in names]
+    return [class_name(str(name)) for name in names]
 
 
 def holds(schema: Any, column: str) -> str | None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from nas.data.rows import BLOCK, Content, Found, Missing, Progress, counted, in_blocks, unreadable
 from nas.errors import InputError
 from nas.files import Record, digest_of, read_record, write_beside
 
-__all__ = ["ClassContents", "Contents"]
+__all__ = ["ClassContents", "Contents", "Survey"]
 
 _DIGEST = 16  # bytes of an image
 _SHOWN = 3  # differences in one message
+_NOTHING = hashlib.sha256(b"").digest()[:_DIGEST]
 
 
 class ClassContents(Record):
@@ -55,61 +57,10 @@ class Contents(Record):
     classes: tuple[ClassContents, ...]
 
     @classmethod
-    def of(cls, found: Found, progress: Progress | None = None) -> Contents:
-        """Read all images of a source; 25,000 JPEG files of 64 px take about a second.
-
-        Args:
-            found: the source.
-            progress: called with the number of images read.
-        """
-        names = list(found.class_names)
-        whole = hashlib.sha256()
-        own = [hashlib.sha256() for _ in names]
-        counts = {split: np.zeros(len(names), dtype=int) for split in ("train", "val")}
-        done, total = 0, sum(len(rows.labels) for rows in found.splits.values())
-        for split, rows in found.splits.items():
-            for text in (*names, split):
-                whole.update(text.encode(errors="surrogateescape") + b"\0")
-            for digest in own:
-                digest.update(split.encode() + b"\0")
-            images = itertools.chain.from_iterable(in_blocks(rows, _digests))
-            for label, image in zip(rows.labels.tolist(), images, strict=True):
-                whole.update(label.to_bytes(4, "little", signed=True) + image)
-                if label >= 0:
-                    own[label].update(image)
-                    counts[split][label] += 1
-                done += 1
-                if progress and (done % BLOCK == 0 or done == total):
-                    progress("Reading images, to know them again", done, total)
-        classes = (
-            ClassContents(name=name, train=int(train), val=int(val), digest=digest.hexdigest()[:_DIGEST])
-            for name, train, val, digest in zip(names, counts["train"], counts["val"], own, strict=True)
-        )
-        return cls(fingerprint=whole.hexdigest()[:_DIGEST], classes=tuple(classes))
-
-    @classmethod
     def drawn(cls, names: Sequence[str], version: str) -> Contents:
         """The contents of a source that draws its images: whoever draws with this version gets the same for a seed."""
         classes = (ClassContents(name=name, train=0, val=0, digest=digest_of(f"{version} {name}")) for name in names)
         return cls(fingerprint=digest_of(" ".join([version, *names])), classes=tuple(classes))
-
-    @classmethod
-    def kept(cls, file: Path) -> Contents | None:
-        """The contents that `keep` wrote, or None if there are none that can be read."""
-        if not file.exists():
-            return None
-        try:
-            return read_record(file, cls)
-        except InputError:
-            return None
-
-    def keep(self, file: Path) -> None:
-        """Write the contents to a file of a cache.
-
-        Raises:
-            InputError: the file cannot be written.
-        """
-        write_beside(file, self.model_dump_json().encode())
 
     def differences(self, other: Contents) -> list[str]:
         """What differs in other images from these, in words; nothing if they are the same.
@@ -154,6 +105,105 @@ def _changed(before: ClassContents, after: ClassContents, owner: str | None) -> 
         if more:
             changes.append(f"{counted(abs(more), f'{what} image')} {'more' if more > 0 else 'fewer'}")
     return f"{name} has {' and '.join(changes) or 'other images, or the same in another order'}"
+
+
+class Survey(Record):
+    """What reading all images of a source tells.
+
+    Attributes:
+        contents: what the source is known by.
+        shared: validation images that are training images as well.
+        repeated: training images that are there before, in their class or another.
+        contrary: images that are in two classes.
+    """
+
+    contents: Contents
+    shared: int
+    repeated: int
+    contrary: int
+
+    @classmethod
+    def of(cls, found: Found, progress: Progress | None = None) -> Survey:
+        """Read all images of a source; 25,000 JPEG files of 64 px take about a second.
+
+        Args:
+            found: the source.
+            progress: called with the number of images read.
+        Raises:
+            InputError: a file is gone, or cannot be read now.
+        """
+        names = list(found.class_names)
+        whole = hashlib.sha256()
+        own = [hashlib.sha256() for _ in names]
+        counts = {split: np.zeros(len(names), dtype=int) for split in ("train", "val")}
+        keys = {split: np.zeros(0, dtype=np.uint64) for split in ("train", "val")}
+        done, total = 0, sum(len(rows.labels) for rows in found.splits.values())
+        for split, rows in found.splits.items():
+            for text in (*names, split):
+                whole.update(text.encode(errors="surrogateescape") + b"\0")
+            for digest in own:
+                digest.update(split.encode() + b"\0")
+            images = itertools.chain.from_iterable(in_blocks(rows, _digests))
+            keys[split] = np.zeros(len(rows.labels), dtype=np.uint64)
+            for place, (label, image) in enumerate(zip(rows.labels.tolist(), images, strict=True)):
+                whole.update(label.to_bytes(4, "little", signed=True) + image)
+                if label >= 0:
+                    own[label].update(image)
+                    counts[split][label] += 1
+                    keys[split][place] = 0 if image == _NOTHING else int.from_bytes(image[:8], "little")
+                done += 1
+                if progress and (done % BLOCK == 0 or done == total):
+                    progress("Reading images, to know them again", done, total)
+        classes = (
+            ClassContents(name=name, train=int(train), val=int(val), digest=digest.hexdigest()[:_DIGEST])
+            for name, train, val, digest in zip(names, counts["train"], counts["val"], own, strict=True)
+        )
+        contents = Contents(fingerprint=whole.hexdigest()[:_DIGEST], classes=tuple(classes))
+        return cls(contents=contents, **_counts(found, keys))
+
+    @property
+    def notes(self) -> list[str]:
+        """What of it makes scores doubtful, in words."""
+        val, words = sum(one.val for one in self.contents.classes), []
+        if self.shared:
+            words.append(f"{self.shared} of {val} validation images are trained on as well, so scores are too high")
+        if self.repeated and not val:
+            words.append(f"{counted(self.repeated, 'image')} repeated, so an image held out may be one trained on")
+        if self.contrary:
+            words.append(f"{counted(self.contrary, 'image')} in two classes")
+        return words
+
+    @classmethod
+    def kept(cls, file: Path) -> Survey | None:
+        """What `keep` wrote, or None if there is nothing that can be read."""
+        if not file.exists():
+            return None
+        try:
+            return read_record(file, cls)
+        except InputError:
+            return None
+
+    def keep(self, file: Path) -> None:
+        """Write it to a file of a cache.
+
+        Raises:
+            InputError: the file cannot be written.
+            NasError: the disk is full.
+        """
+        write_beside(file, self.model_dump_json().encode())
+
+
+def _counts(found: Found, keys: Mapping[str, npt.NDArray[np.uint64]]) -> dict[str, int]:
+    """How many images are the same as another, by the beginnings of their digests; 0 is for no image."""
+    train, val = keys["train"], keys["val"]
+    labels = np.concatenate([rows.labels for rows in found.splits.values()])
+    every = np.concatenate([keys[split] for split in found.splits])
+    pairs = np.unique(np.stack([every, labels.astype(np.uint64)]), axis=1)[0]
+    return {
+        "shared": int((np.isin(val, train) & (val > 0)).sum()),
+        "repeated": int((train > 0).sum() - len(np.unique(train[train > 0]))),
+        "contrary": int((np.unique(pairs[pairs > 0], return_counts=True)[1] > 1).sum()),
+    }
 
 
 def _digests(start: int, contents: list[Content]) -> list[bytes]:  # noqa: ARG001 - in their order already

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nas.data.rows import Content, Found, Rows, class_name, said
+from nas.data.rows import Content, Found, Rows, class_name, counted, said
 from nas.data.walk import ANNOTATIONS, File, Listing
 from nas.errors import InputError
 
@@ -25,6 +25,7 @@ __all__ = ["TRAIN_WORDS", "VAL_WORDS", "Folder", "read_folder", "split_word"]
 
 TRAIN_WORDS = ("train", "training")
 VAL_WORDS = ("val", "validation", "valid", "dev", "test", "testing", "eval")  # in order of preference
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".xlsx", ".parquet")  # that may hold labels
 _UNLABELLED_WORDS = ("test", "testing")  # often published without labels
 
 Labelled = list[tuple[File, str]]  # with the name of the class
@@ -104,6 +105,13 @@ def read_folder(listing: Listing, root: Path, source: str, *, skip_broken: bool)
     tops = Counter(file.parts[0] for file in listing.pictures if len(file.parts) > 1)
     train, candidates = _splits(listing, tops, root, source)
     labelled = _by_folder(listing, train)
+    if not labelled:
+        tables = sorted(path.name for path in root.iterdir() if path.suffix.lower() in _TABLES)
+        raise InputError(
+            f"{source}: its {counted(len(listing.pictures), 'picture')} are in no class folder; give the folder above "
+            "the classes, or move them into folders such as cat/ and dog/"
+            + (f"; labels in {said(tables)} are not read" if tables else "")
+        )
     if train is None and len({name for _, name in labelled}) < 2:
         _refuse_one_class(listing, tops, root, source)
     classes = {name for _, name in labelled}
@@ -165,11 +173,16 @@ def _by_folder(listing: Listing, split: str | None) -> Labelled:
     """The pictures of a split with their classes; those in no class folder are counted as left out."""
     depth = 0 if split is None else 1
     labelled = []
+    ways: dict[tuple[str, tuple[int, int] | None], tuple[str, ...]] = {}
     for file in listing.pictures:
         if split is not None and file.parts[0] != split:
             continue
         if len(file.parts) > depth + 1:
-            labelled.append((file, class_name(file.parts[depth]) or file.parts[depth]))
+            name = class_name(file.parts[depth]) or file.parts[depth]
+            if ways.setdefault((name, file.folder), file.parts[:-1]) == file.parts[:-1]:
+                labelled.append((file, name))
+            else:
+                listing.reasons["behind a second link to a folder"] += 1
         else:
             listing.reasons["in no class folder"] += 1
     if split is not None:

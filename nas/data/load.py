@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.data.cache import FORMAT, described, read_cache, write_cache
-from nas.data.contents import Contents
+from nas.data.contents import Contents, Survey
 from nas.data.image_set import ImageSet, channel_statistics
 from nas.data.pictures import picture_readers
-from nas.data.rows import Found, Progress, choose_rows
+from nas.data.rows import Found, Progress, choose_rows, counted
 from nas.data.sources import DataSource, find_source, quiet_datasets
 from nas.data.synthetic import CLASS_NAMES, synthetic_images
 from nas.errors import InputError, visible
@@ -67,7 +67,8 @@ def load_images(
 
     Raises:
         InputError: there is nothing at `source`, the source is not a set of labelled images, no image can be held out,
-            or images are corrupt.
+            all that is held out is trained on, or images are corrupt or cannot be read now.
+        NasError: the disk of the cache is full.
     """
     asked = source if isinstance(source, DataSource) else DataSource(name=source)
     if asked.name == "synthetic":
@@ -81,7 +82,8 @@ def load_images(
     key = json.dumps([FORMAT, readers, stamps, options, resolution, seed, split_seed, train_limit, val_limit])
     folder = cache_folder("images", keeps="decoded images") / digest_of(key)
     read = functools.cache(origin.read)
-    contents = _contents(json.dumps([_CONTENTS, stamps, options]), read, progress)
+    survey = _survey(json.dumps([_CONTENTS, stamps, options]), read, progress)
+    _refuse_shared(survey, asked.name)
     cached = read_cache(folder, asked.name)
     if cached is None:
         with quiet_datasets(), ScratchFolder("reading", within=folder.parent) as scratch:
@@ -112,20 +114,30 @@ def load_images(
         if cached is None:
             raise InputError(f"{folder}: the images just written there cannot be read; is the disk full?")
     image_set, notes = cached
-    if words := "; ".join([*origin.notes, *notes]):
+    if words := "; ".join([*survey.notes, *origin.notes, *notes]):
         _say(visible(f"{asked.name}: {words}", limit=_LONGEST))
-    return replace(image_set, contents=contents)
+    return replace(image_set, contents=survey.contents)
 
 
-def _contents(key: str, read: Callable[[], Found], progress: Progress | None) -> Contents:
+def _survey(key: str, read: Callable[[], Found], progress: Progress | None) -> Survey:
     """What the source holds: kept under `key` from the last time, while no file has another size or time."""
     file = cache_folder("contents", keeps="what images are known by") / f"{digest_of(key)}.json"
-    contents = Contents.kept(file)
-    if contents is None:
+    survey = Survey.kept(file)
+    if survey is None:
         with quiet_datasets():
-            contents = Contents.of(read(), progress)
-        contents.keep(file)
-    return contents
+            survey = Survey.of(read(), progress)
+        survey.keep(file)
+    return survey
+
+
+def _refuse_shared(survey: Survey, source: str) -> None:
+    """Refuse to score on nothing but training images, such as where val/ is a link to train/."""
+    val = sum(one.val for one in survey.contents.classes)
+    if val and survey.shared == val:
+        raise InputError(
+            f"{source}: all {counted(val, 'validation image')} are training images as well, so a score on them says "
+            "nothing; give other images for validation, or take these away to hold out a tenth of train"
+        )
 
 
 @functools.cache

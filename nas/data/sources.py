@@ -14,9 +14,9 @@ from typing import Any
 
 from nas.data.columns import image_column
 from nas.data.folders import TRAIN_WORDS, VAL_WORDS, Folder, read_folder
-from nas.data.rows import Found, counted
+from nas.data.rows import Found, counted, said
 from nas.data.tables import Hub, Parquet, one_line, parquet_splits, read_tables
-from nas.data.walk import File, stamp, walk
+from nas.data.walk import File, in_order, stamp, walk
 from nas.errors import InputError
 from nas.files import Record, cache_folder, digest_of, write_beside
 
@@ -113,27 +113,32 @@ def find_source(asked: DataSource) -> Source:
     if path.is_file():
         if path.suffix.lower() != ".parquet":
             raise InputError(f"{source}: not a Parquet file; give a folder of class folders or a .parquet file")
-        return _parquet([_file(path.resolve(), path.resolve().parent)], asked)
+        path = Path(os.path.abspath(path))  # noqa: PTH100 - the name that was given tells the split
+        return _parquet([_file(path, path.parent)], asked, alone=True)
     if path.is_dir():
         return _folder(path.resolve(), asked)
     if path.is_symlink():
         raise InputError(f"{source}: a link that leads nowhere; restore what it links to")
     if any(character in source for character in "*?["):
-        paths = [Path(found).resolve() for found in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
+        found = {os.path.abspath(name) for name in glob.glob(str(path), recursive=True)}  # noqa: PTH100, PTH207
+        paths = [Path(name) for name in found if not os.path.isdir(name)]  # noqa: PTH112
         if not paths:
             raise InputError(f"{source}: no file matches this pattern")
-        common = os.path.commonpath([found.parent for found in paths])
-        files = [_file(found, Path(common)) for found in paths]
+        if dead := sorted(one.name for one in paths if not one.exists()):
+            raise InputError(f"{source}: dead links: {said(dead)}; remove them or restore what they link to")
+        common = os.path.commonpath([one.parent for one in paths])
+        files = sorted((_file(one, Path(common)) for one in paths), key=in_order)
         if others := [file for file in files if not file.path.lower().endswith(".parquet")]:
             raise InputError(f"{source}: a pattern must match Parquet files only, but it matches {others[0].parts[-1]}")
-        return _parquet(files, asked)
+        return _parquet(files, asked, alone=True)
     if source.startswith((".", "~", os.sep)) or source.count("/") > 1 or path.suffix == ".parquet" or "\\" in source:
         raise InputError(f"{source}: no such file or folder; {_nearest(path)}")
     return _hub(asked, path)
 
 
 def _file(path: Path, root: Path) -> File:
-    return File(path=str(path), parts=path.relative_to(root).parts, stamp=stamp(path))
+    """A file by the name that it has there; what it links to is where its rows' paths are relative to."""
+    return File(path=str(path.resolve()), parts=path.relative_to(root).parts, stamp=stamp(path))
 
 
 def _folder(root: Path, asked: DataSource) -> Source:
@@ -155,11 +160,11 @@ def _folder(root: Path, asked: DataSource) -> Source:
     return read_folder(listing, root, asked.name, skip_broken=asked.skip_broken)
 
 
-def _parquet(files: Sequence[File], asked: DataSource, notes: Sequence[str] = ()) -> _Parquet:
+def _parquet(files: Sequence[File], asked: DataSource, notes: Sequence[str] = (), *, alone: bool = False) -> _Parquet:
     for file in files:
         if file.stamp[0] == 0:
             raise InputError(f"{asked.name}: {file.parts[-1]} is empty; fetch it again")
-    splits, unused = parquet_splits(files, asked.name)
+    splits, unused = parquet_splits(files, asked.name, alone=alone)
     tables = {split: Parquet.open(paths) for split, paths in splits.items()}
     return _Parquet(asked=asked, splits=tables, notes=(*notes, *unused))
 

@@ -6,6 +6,7 @@ import bisect
 import errno
 import functools
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,29 +243,47 @@ def _content(value: Any, folder: Path) -> Content:
     return named if is_regular else Missing(why=f"no regular file {named}")
 
 
-def parquet_splits(files: Sequence[File], source: str) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
-    """Sort files into `train` and `val` by the first word of their paths that names a split; say what is left out.
+def parquet_splits(files: Sequence[File], source: str, *, alone: bool) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
+    """Sort files into `train` and `val` by the word nearest to the end of their paths that names a split.
 
+    Args:
+        files: the files, in their order.
+        source: what the user calls them.
+        alone: whether the user named these files, and not a folder: they are then used even if they are validation.
+    Returns:
+        The splits, and what is left out, in words.
     Raises:
-        InputError: some names have such a word, and another has none.
+        InputError: some names have such a word and another has none, or none is of training.
     """
-    by_word: dict[str | None, list[Path]] = {}
+    by_word: dict[str | None, dict[str, Path]] = {}
+    second = 0
     for file in files:
-        word = split_word("/".join(file.parts))
-        by_word.setdefault("train" if word in TRAIN_WORDS else word, []).append(Path(file.path))
-    unnamed = by_word.pop(None, [])
-    if unnamed and by_word:
+        word = next((word for part in reversed(file.parts) if (word := split_word(part))), None)
+        paths = by_word.setdefault("train" if word in TRAIN_WORDS else word, {})
+        second += os.path.realpath(file.path) in paths
+        paths.setdefault(os.path.realpath(file.path), Path(file.path))
+    words = [word for word in by_word if word is not None]
+    if None in by_word and words:
         raise InputError(
-            f"{source}: {unnamed[0].name} is of no split, other files are ({said([str(word) for word in by_word])}); "
+            f"{source}: {next(iter(by_word[None].values())).name} is of no split, other files are ({said(words)}); "
             "rename it or move it away"
         )
-    train = by_word.pop("train", unnamed)
+    notes = [f"{counted(second, 'second link')} to a Parquet file left out"] if second else []
+    if words and "train" not in words:
+        names = [path.name for paths in by_word.values() for path in paths.values()]
+        if len(words) > 1 or not alone:
+            raise InputError(
+                f"{source}: no Parquet file of training beside those of {said(words)}; name one train, or give "
+                f"--data '{next(iter(by_word[words[0]].values()))}' to use that alone"
+            )
+        notes.append(f"no Parquet file of training: a tenth of {said(names)} is held out")
+    train = by_word.pop("train", None) or by_word.pop(next(iter(by_word)))
     held = next((word for word in VAL_WORDS if word in by_word), None)
-    val = by_word.pop(held, []) if held else []
-    if not train:
-        train, val = val, []
-    notes = [f"{counted(len(paths), 'Parquet file')} of {word} left out" for word, paths in by_word.items()]
-    return {"train": tuple(train)} | ({"val": tuple(val)} if val else {}), notes
+    val = by_word.pop(held) if held else {}
+    notes += [f"{counted(len(paths), 'Parquet file')} of {word} left out" for word, paths in by_word.items()]
+    if held and by_word:
+        notes.append(f"{held} is held out")
+    return {"train": tuple(train.values())} | ({"val": tuple(val.values())} if val else {}), notes
 
 
 def read_tables(tables: Mapping[str, Table], source: str, *, image: str | None, label: str | None) -> Found:
@@ -281,6 +300,8 @@ def read_tables(tables: Mapping[str, Table], source: str, *, image: str | None, 
     _refuse_text(first, image, source)
     where = f"{source}: labels in column {label}"
     names = class_names(first.schema, label)
+    if repeated := [name for name, number in Counter(names).items() if number > 1]:
+        raise InputError(f"{where}: the file names {said(repeated)} twice among its classes; give each its own name")
     plain = {
         split: plain_labels(table.values(label), where, None if names is None else len(names))
         for split, table in tables.items()

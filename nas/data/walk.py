@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from stat import S_ISREG
+from unicodedata import normalize
 
 from nas.data.pictures import CURES, picture_suffixes
 from nas.data.rows import said
 from nas.errors import InputError
 
-__all__ = ["ANNOTATIONS", "File", "Listing", "stamp", "walk"]
+__all__ = ["ANNOTATIONS", "File", "Listing", "in_order", "stamp", "walk"]
 
 ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's labels of a flat val/
 _JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
@@ -32,11 +33,13 @@ class File:
         path: where it is.
         parts: the names of its folders below the root, and its own.
         stamp: size in bytes and time of the last change in ns.
+        folder: device and number of the folder that it is in, the same by any link; None if nobody asks.
     """
 
     path: str
     parts: Parts
     stamp: tuple[int, int]
+    folder: tuple[int, int] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,7 +113,7 @@ def walk(root: str) -> Listing:
         if here in above:
             listing.reasons["behind a link to a folder above"] += 1
             continue
-        # A folder that two links of one class lead to is read once; else a ring of links is read once for each path.
+        # A ring of links would be read once for each path. What two links of a class lead to is told in folders.py.
         if len(parts) > 1 and (parts[:2], here) in visited:
             listing.reasons["behind a second link to a folder"] += 1
             continue
@@ -132,25 +135,33 @@ def walk(root: str) -> Listing:
             elif not _is_utf8(name):
                 odd.append("/".join(below))
             else:
-                _add_file(listing, entry, below, listing.parquet if kind == ".parquet" else listing.pictures)
+                files = listing.parquet if kind == ".parquet" else listing.pictures
+                _add_file(listing, entry, below, files, here)
     if odd:
         raise InputError(
             f"{root}: {said([_readable(name) for name in sorted(odd)])}: not a name in UTF-8; rename it, such as with "
             "convmv -f latin1 -t utf8 -r --notest"
         )
     for files in (listing.pictures, listing.parquet):
-        files.sort(key=lambda file: file.parts)
+        files.sort(key=in_order)
     return listing
 
 
-def _add_file(listing: Listing, entry: os.DirEntry[str], below: Parts, files: list[File]) -> None:
+def in_order(file: File) -> tuple[list[str], Parts]:
+    """Sorts files by their names in one spelling: a copy on a disk that spells them otherwise has the same order."""
+    return [normalize("NFC", part) for part in file.parts], file.parts
+
+
+def _add_file(
+    listing: Listing, entry: os.DirEntry[str], below: Parts, files: list[File], folder: tuple[int, int]
+) -> None:
     try:
         status = entry.stat()
     except OSError:
         listing.dead.append("/".join(below))
         return
     if S_ISREG(status.st_mode):
-        files.append(File(path=entry.path, parts=below, stamp=(status.st_size, status.st_mtime_ns)))
+        files.append(File(path=entry.path, parts=below, stamp=(status.st_size, status.st_mtime_ns), folder=folder))
     else:
         listing.reasons["of no regular file"] += 1  # a pipe would be waited for
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from nas.data import DataSource, ImageSet, load_images
+from nas.data import DataSource, ImageSet, load, load_images
 from nas.errors import InputError, NasError
 
 Fill = Callable[..., None]
@@ -154,7 +154,8 @@ class TestUnreadable:
         content, status = first.read_bytes(), first.stat()
 
         with monkeypatch.context() as patch:
-            patch.setattr("nas.data.load._contents", lambda *_: first.unlink())  # between the look at it and decoding
+            survey = load._survey
+            patch.setattr("nas.data.load._survey", lambda *asked: (survey(*asked), first.unlink())[0])
             with pytest.raises(InputError, match="files have changed while they were read; repeat this when they rest"):
                 _load(source, skip_broken=True)
         first.write_bytes(content)

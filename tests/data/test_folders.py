@@ -130,6 +130,20 @@ class TestValidation:
         with pytest.raises(InputError, match=r"train/ holds pictures but no class folders; move them into folders"):
             _load(tmp_path)
 
+    @pytest.mark.parametrize(
+        ("names", "words"),
+        [((), "$"), (("metadata.csv", "labels.tsv"), "; labels in labels.tsv, metadata.csv are not read$")],
+    )
+    def test_pictures_without_class_folders_are_refused_with_the_reason(
+        self, tmp_path: Path, fill: Fill, names: tuple[str, ...], words: str
+    ) -> None:
+        fill(tmp_path, "cat")
+        for name in names:
+            (tmp_path / name).write_text("file_name,label\n0.png,cat\n")
+
+        with pytest.raises(InputError, match=f"its 4 pictures are in no class folder; give the folder .*/{words}"):
+            _load(tmp_path)
+
     def test_validation_without_training_is_refused(self, tmp_path: Path, fill: Fill) -> None:
         for name in ("val", "test"):
             fill(tmp_path / name / "cat", "cat")

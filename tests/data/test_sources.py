@@ -37,7 +37,7 @@ class TestNames:
 
         def load_dataset(name: str, **options: str) -> DatasetDict:
             asked.append({"name": name, **options})
-            return DatasetDict({"train": _hub_rows([0, 1] * 4), "test": _hub_rows([1, 0])})
+            return DatasetDict({"train": _hub_rows([0, 1] * 4), "test": _hub_rows([1, 0], 150)})
 
         monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="abc"))
         monkeypatch.setattr("datasets.load_dataset", load_dataset)
@@ -58,7 +58,7 @@ class TestNames:
             asked.append(arguments[1])
             raise ConnectionError("name or service not known")
 
-        rows = {"train": _hub_rows([0, 1] * 4), "test": _hub_rows([1, 0])}
+        rows = {"train": _hub_rows([0, 1] * 4), "test": _hub_rows([1, 0], 150)}
         monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: DatasetDict(rows))
         monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="abc"))
         first = load_images("someone/pets", resolution=32, seed=0)
@@ -102,7 +102,7 @@ def _load(source: Path, *, seed: int = 0, **options: object) -> ImageSet:
     return load_images(str(source), resolution=32, seed=seed, **options)
 
 
-def _hub_rows(labels: list[int]) -> Dataset:
+def _hub_rows(labels: list[int], shade: int = 90) -> Dataset:
     """Rows with the column names of CIFAR-100; of the two columns of classes, the finer one is the label."""
     features = Features(
         {
@@ -111,7 +111,7 @@ def _hub_rows(labels: list[int]) -> Dataset:
             "coarse_label": ClassLabel(names=["pet"]),
         }
     )
-    images = [{"bytes": _png(0, 90 + row), "path": None} for row in range(len(labels))]
+    images = [{"bytes": _png(0, shade + row), "path": None} for row in range(len(labels))]
     columns = {"img": images, "fine_label": labels, "coarse_label": [0] * len(labels)}
     return Dataset.from_dict(columns, features=features)
 

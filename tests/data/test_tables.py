@@ -223,14 +223,26 @@ class TestLabels:
             _load(_write(file, image=pa.array(_pngs()), label=value))
 
     def test_a_label_above_the_names_of_the_file_is_named(self, file: Path) -> None:
-        features = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
-        table = pa.table({"image": pa.array(_structs(), PICTURE), "label": [*LABELS[:-1], 2]})
-        pq.write_table(
-            table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), file
-        )
+        _with_features(file, ["cat", "dog"], [*LABELS[:-1], 2])
 
         with pytest.raises(InputError, match=r"labels in column label must be below 2, the number of names .*, got 2"):
             _load(file)
+
+    def test_names_of_the_file_are_one_class_in_both_unicode_forms(self, file: Path) -> None:
+        found = []
+        for form in ("NFC", "NFD"):
+            names = [unicodedata.normalize(form, name) for name in ("k\u00fche", " dog ")]
+            found.append(_load(_with_features(file, names)))
+
+        assert found[0].class_names == found[1].class_names == ("k\u00fche", "dog")
+        assert found[0].contents == found[1].contents
+
+    @pytest.mark.parametrize("names", [["cat", "cat "], ["\u00fc", "u\u0308"], ["cat", "cat"]])
+    def test_names_of_the_file_that_are_the_same_are_refused(self, file: Path, names: list[str]) -> None:
+        with pytest.raises(
+            InputError, match=r"labels in column label: the file names .+ twice among its classes"
+        ):
+            _load(_with_features(file, names))
 
     @pytest.mark.parametrize("metadata", [b"no", b"[]", b'{"info": {"features": {"image": 7, "label": {"names": 3}}}}'])
     def test_odd_metadata_is_ignored(self, file: Path, metadata: bytes) -> None:
@@ -238,90 +250,6 @@ class TestLabels:
         pq.write_table(table.replace_schema_metadata({b"huggingface": metadata}), file)
 
         _shows(_load(file), "0", "1")
-
-
-class TestSplits:
-    def test_a_validation_class_that_train_lacks_is_refused_by_name(self, tmp_path: Path) -> None:
-        _write(tmp_path / "train.parquet", image=pa.array(_pngs()), label=NAMES)
-        _write(tmp_path / "val.parquet", image=pa.array(_pngs()), label=[*NAMES[:-2], "cow", "owl"])
-
-        with pytest.raises(InputError, match="validation has classes that train has no image of: cow, owl; give both"):
-            _load(tmp_path)
-
-    def test_a_validation_row_without_a_label_is_named(self, tmp_path: Path) -> None:
-        _write(tmp_path / "train.parquet", image=pa.array(_pngs()), label=NAMES)
-        _write(tmp_path / "val.parquet", image=pa.array(_pngs()), label=[*NAMES[:-1], None])
-
-        with pytest.raises(InputError, match=r"row 11 of val\.parquet has no label"):
-            _load(tmp_path)
-        assert len(_load(tmp_path, skip_broken=True).val_labels) == 11
-
-    def test_a_test_split_without_labels_is_said(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        _write(tmp_path / "train.parquet", image=pa.array(_pngs()), label=LABELS)
-        _write(tmp_path / "test.parquet", image=pa.array(_pngs()), label=[-1] * 12)
-
-        assert len(_load(tmp_path).val_labels) == 2
-        assert caplog.messages == [f"{tmp_path}: 12 validation images without labels left out"]
-
-    def test_splits_that_are_not_used_are_said(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        for name in ("train", "validation", "test"):
-            _write(tmp_path / f"{name}.parquet", image=pa.array(_pngs()), label=LABELS)
-        (tmp_path / "README.md").write_text("pets")
-
-        assert len(_load(tmp_path).val_labels) == 12
-        assert caplog.messages == [f"{tmp_path}: 1 .md left out; 1 Parquet file of test left out"]
-
-    def test_a_file_of_no_split_beside_others_is_refused(self, tmp_path: Path) -> None:
-        for name in ("train", "holdout"):
-            _write(tmp_path / f"{name}.parquet", image=pa.array(_pngs()), label=LABELS)
-
-        with pytest.raises(InputError, match=r"holdout\.parquet is of no split, other files are \(train\); rename it"):
-            _load(tmp_path)
-
-    def test_files_with_other_columns_or_classes_are_refused(self, tmp_path: Path) -> None:
-        _write(tmp_path / "a.parquet", image=pa.array(_pngs()), label=LABELS)
-        _write(tmp_path / "b.parquet", image=pa.array(_pngs()), kind=LABELS)
-
-        with pytest.raises(InputError, match=r"b\.parquet has no column label, a\.parquet has; give them the same"):
-            _load(tmp_path)
-        _write(tmp_path / "b.parquet", image=pa.array(_pngs()), label=NAMES)
-        with pytest.raises(InputError, match="labels in column label must be whole numbers or names, got both"):
-            _load(tmp_path)
-
-    def test_class_folders_beside_parquet_are_ambiguous(self, tmp_path: Path) -> None:
-        _write(tmp_path / "train.parquet", image=pa.array(_pngs()), label=LABELS)
-        for name in CLASSES:
-            (tmp_path / name).mkdir()
-            (tmp_path / name / "x.png").write_bytes(_png(0, 100))
-
-        with pytest.raises(
-            InputError, match=r"class folders of pictures and Parquet files; give --data '.*/\*\.parquet'"
-        ):
-            _load(tmp_path)
-        _shows(_load(tmp_path / "*.parquet"), "0", "1")
-
-    def test_a_pattern_over_folders_tells_splits_by_the_folders(self, tmp_path: Path) -> None:
-        for name in ("train", "val"):
-            (tmp_path / name).mkdir()
-            _write(tmp_path / name / "x.parquet", image=pa.array(_pngs()), label=LABELS)
-
-        assert len(_load(tmp_path / "*" / "*.parquet").val_labels) == 12
-
-    def test_a_damaged_page_is_one_line_that_names_the_file(self, file: Path) -> None:
-        _write(file, image=pa.array(_pngs()), label=LABELS)
-        content = bytearray(file.read_bytes())
-        content[4:200] = bytes(196)
-        file.write_bytes(content)
-
-        with pytest.raises(
-            InputError, match=r"pets\.parquet: not a readable Parquet file \(.+\); fetch it again"
-        ) as caught:
-            _load(file)
-        assert "\n" not in str(caught.value)
-
-    def test_a_table_without_rows_is_refused(self, file: Path) -> None:
-        with pytest.raises(InputError, match="there are no images in it"):
-            _load(_write(file, image=pa.array([], pa.binary()), label=pa.array([], pa.int64())))
 
 
 def test_columns_of_the_hub_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,6 +271,14 @@ def _write(path: Path, **columns: Any) -> Path:
     return path
 
 
+def _with_features(file: Path, names: list[str], labels: list[int] = LABELS) -> Path:
+    """A file whose labels are numbers, with the names of the classes as `datasets` notes them."""
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    table = pa.table({"image": pa.array(_structs(), PICTURE), "label": labels})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), file)
+    return file
+
+
 def _png(channel: int, value: int) -> bytes:
     pixels = np.zeros((40, 40, 3), dtype=np.uint8)
     pixels[..., channel] = value
@@ -351,9 +287,9 @@ def _png(channel: int, value: int) -> bytes:
     return buffer.getvalue()
 
 
-def _pngs() -> list[bytes]:
+def _pngs(shade: int = 100) -> list[bytes]:
     """Red cats and green dogs."""
-    return [_png(label, 100 + row) for row, label in enumerate(LABELS)]
+    return [_png(label, shade + row) for row, label in enumerate(LABELS)]
 
 
 def _structs() -> list[dict[str, Any]]:

@@ -69,7 +69,19 @@ class TestLinks:
         image_set = _load(pets)
 
         assert image_set.class_names == ("cat", "dog")
-        assert len(_labels(image_set)) <= 8 + 8 * 8
+        assert len(_labels(image_set)) == 8 + 8
+
+    @pytest.mark.parametrize("depth", [1, 2])
+    def test_a_second_link_to_a_folder_of_a_class_is_not_read(
+        self, pets: Path, depth: int, fill: Fill, caplog: pytest.LogCaptureFixture, shows: Shows
+    ) -> None:
+        store = pets.parent / "store"
+        fill(store / "deep", "cat", 3)
+        for name in ("a", "b"):
+            (pets / "cat" / name).symlink_to(store if depth == 2 else store / "deep")
+
+        shows(_load(pets), cat=7, dog=4)
+        assert "3 behind a second link to a folder left out" in caplog.text
 
     def test_a_dead_link_is_refused_or_counted(
         self, pets: Path, caplog: pytest.LogCaptureFixture, shows: Shows
