@@ -235,9 +235,8 @@ def _supernet_of_images(asked: _Asked, data: DataSource | str, survey: SurveyPla
         images = load_images(data, resolution=_RESOLUTION, seed=asked.seed, progress=watch)
     say(f"data: {images.description}")
     check_folder(asked.out, resume=asked.resume, contents=images.contents)  # before a supernet of other images
-    if kept := _supernet_of_run(asked):
-        say(f"supernet: of this run, {kept}")
-        return kept
+    if asked.resume:
+        return _supernet_of_run(asked)
     # With a time limit, a training that sees fewer images may be all that fits in.
     recipes = SupernetRecipe().lengths[: None if asked.time_limit_s else 1]
     for recipe in recipes:
@@ -284,13 +283,27 @@ def _supernet_of_images(asked: _Asked, data: DataSource | str, survey: SurveyPla
 
 
 def _supernet_of_run(asked: _Asked) -> Path | None:
-    """The supernet that a run to go on with was begun with, if its file is still the same. No other will do."""
+    """The supernet that a run to go on with was begun with. None if it was begun without one.
+
+    Raises:
+        InputError: its file is gone, or is another now. Scores of two supernets cannot be compared.
+    """
     from nas.files import digest
     from nas.search import SearchResult
 
-    settings = SearchResult.load(asked.out).run.proxy if asked.resume else {}
-    path = Path(str(settings.get("supernet", "")))
-    return path if path.is_file() and digest(path) == settings.get("digest") else None
+    settings = SearchResult.load(asked.out).run.proxy
+    if "supernet" not in settings:
+        say("supernet: none, as in the run to go on with; the accuracy table alone decides")
+        return None
+    path = Path(str(settings["supernet"]))
+    gone = "is gone" if not path.is_file() else "is another now" if digest(path) != settings.get("digest") else ""
+    if gone:
+        raise InputError(
+            f"{path}: the supernet of {asked.out} {gone}, and another one's scores cannot be compared with those it has: "
+            "give a copy of it (--supernet FILE), or choose another --out"
+        )
+    say(f"supernet: of this run, {path}")
+    return path
 
 
 @contextmanager

@@ -171,6 +171,31 @@ def test_a_run_on_photos_goes_on_with_its_own_supernet_and_its_own_images_only(
     assert "class 'red' is called 'crimson'" in line
 
 
+def test_scores_of_another_supernet_are_not_added_to_a_run(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = command("--data", "photos", "--trials", "2", "--out", "run")
+    (supernet,) = _supernets()
+    shutil.move(supernet, "copy.safetensors")
+    resume = ["--data", "photos", "--trials", "3", "--out", "run", "--resume"]
+    gone = command(*resume)
+    *_, line = capsys.readouterr().err.splitlines()
+    trained = _supernets()
+    supernet.write_bytes(b"another")
+    changed = command(*resume)
+    *_, other_line = capsys.readouterr().err.splitlines()
+    given = command(*resume, "--supernet", "copy.safetensors")
+
+    assert (first, gone, changed, given) == (0, 2, 2, 0), capsys.readouterr().err
+    assert trained == []
+    assert line == (
+        f"error: {supernet.absolute()}: the supernet of run is gone, and another one's scores cannot be compared with "
+        "those it has: give a copy of it (--supernet FILE), or choose another --out"
+    )
+    assert "the supernet of run is another now, and " in other_line
+    assert len(SearchResult.load(Path("run")).scored) == 3
+
+
 def test_a_stopped_search_on_photos_says_how_to_go_on_and_does(
     command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,14 +225,17 @@ def _stop(candidate: Candidate) -> None:
     raise KeyboardInterrupt
 
 
-def test_without_time_for_a_supernet_the_accuracy_table_decides_and_says_so(
+def test_without_time_for_a_supernet_the_accuracy_table_decides_and_says_so_and_goes_on_so(
     command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = command("--data", "photos", "--time-limit", "5s", "--out", "run")
     shown, words = capsys.readouterr()
     result = SearchResult.load(Path("run"))
+    resumed = command("--data", "photos", "--out", "run", "--resume")  # and all the time there is
+    again = capsys.readouterr().err
 
-    assert code == 0, words
+    assert (code, resumed) == (0, 0), words + again
+    assert "supernet: none, as in the run to go on with; the accuracy table alone decides\n" in again
     assert re.search(
         r"supernet: its training would take about [\d.]+ (s|min), which does not fit into --time-limit; the accuracy "
         r"table alone decides, and your images are not used\n",
