@@ -24,7 +24,7 @@ from nas.files import unwritten
 
 __all__ = ["FORMAT", "described", "read_cache", "write_cache"]
 
-FORMAT = 3  # part of every cache key; increase it when the bytes in the cache change
+FORMAT = 4  # part of every cache key; increase it when the bytes in the cache change
 _REASONS = 4  # said of broken images
 _LEAST_STD = 1e-6  # below what a single bit in the largest of sets gives
 _ARRAYS = ("train_images", "train_labels", "val_images", "val_labels")

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -121,16 +121,21 @@ def decode(content: bytes, resolution: int) -> npt.NDArray[np.uint8] | npt.NDArr
     """
     from PIL import Image
 
+    from nas.data.misread import meant, prepare, signed
+
     try:
         with Image.open(io.BytesIO(content)) as opened:
             # For large JPEG files, skip detail that scaling removes anyway.
             opened.draft("RGB", (2 * resolution, 2 * resolution))
             deep = opened.mode in ("I", "F") or opened.mode.startswith("I;16")
             _refuse_bomb(opened, share=0.5 if deep else 1)
+            prepare(opened)
             opened.load()
             image = upright(opened)
             if deep:
-                return _deep(image, resolution)
+                return _deep(meant(opened, np.asarray(image), content), resolution)
+            if signed(opened):
+                image = image.point([level ^ 128 for level in range(256)])
             square = np.asarray(_on_white(_square(_in_colours(image), resolution))).transpose(2, 0, 1)
     except MemoryError:
         raise
@@ -151,12 +156,14 @@ def _refuse_bomb(image: Image.Image, *, share: float) -> None:
 def _why(error: Exception, content: bytes) -> str:
     from PIL import Image, UnidentifiedImageError
 
+    from nas.data.misread import unread
+
     if isinstance(error, UnidentifiedImageError):  # its message is the address of a buffer
         if not content:
             return "the file is empty"
         if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
             return f"it holds HEIC: {_HEIF}"
-        return "no picture format that Pillow knows"
+        return unread(content) or "no picture format that Pillow knows"
     if isinstance(error, Image.DecompressionBombError):
         return "more pixels than Pillow takes for safe; scale it down"
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -241,10 +248,9 @@ def _lab_transform() -> ImageCms.ImageCmsTransform:
     return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
 
 
-def _deep(image: Image.Image, resolution: int) -> npt.NDArray[np.float32]:
+def _deep(values: npt.NDArray[Any], resolution: int) -> npt.NDArray[np.float32]:
     from PIL import Image
 
-    values = np.asarray(image)
     if values.dtype != np.float32:
         values = values.astype(np.float32)
     finite = np.isfinite(values)

@@ -239,9 +239,7 @@ class TestLabels:
 
     @pytest.mark.parametrize("names", [["cat", "cat "], ["\u00fc", "u\u0308"], ["cat", "cat"]])
     def test_names_of_the_file_that_are_the_same_are_refused(self, file: Path, names: list[str]) -> None:
-        with pytest.raises(
-            InputError, match=r"labels in column label: the file names .+ twice among its classes"
-        ):
+        with pytest.raises(InputError, match=r"labels in column label: the file names .+ twice among its classes"):
             _load(_with_features(file, names))
 
     @pytest.mark.parametrize("metadata", [b"no", b"[]", b'{"info": {"features": {"image": 7, "label": {"names": 3}}}}'])
