@@ -9,9 +9,10 @@ import math
 import os
 import re
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,6 +21,7 @@ from nas.errors import InputError, NasError
 __all__ = [
     "MOST",
     "Amount",
+    "Lock",
     "Milliseconds",
     "Number",
     "Record",
@@ -33,6 +35,7 @@ __all__ = [
     "read_record",
     "read_records",
     "read_text",
+    "take_lock",
     "unwritten",
     "write_beside",
 ]
@@ -44,6 +47,9 @@ _MOST_BYTES = 256 * 2**20  # of a document; 100,000 candidates of a search are s
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # that some editors and spreadsheets put before UTF-8
 _OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16, and UTF-32 of one byte order
 _DRAFT = ".nas-draft"  # suffix of a temporary file
+_PAUSE_S = 0.02  # between two looks at a lock
+
+Lock = Literal["taken", "in use", "gone", "unknown"]
 
 
 def _no_negative_zero(value: float) -> float:
@@ -82,6 +88,7 @@ def cache_folder(part: str, *, keeps: str | None = None) -> Path:
         keeps: what is going to be written there, as the error message names it. Without it the folder is not made.
     Raises:
         InputError: the folder cannot be made.
+        NasError: the disk is full.
     """
     named = os.environ.get("NAS_CACHE")
     folder = (Path(named).expanduser() if named else Path.home() / ".cache" / "nas") / part
@@ -89,6 +96,8 @@ def cache_folder(part: str, *, keeps: str | None = None) -> Path:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if (full := unwritten(folder, error)).exit_code == 1:
+                raise full from error
             raise InputError(
                 f"{folder}: cannot keep {keeps} there ({error.strerror}); set NAS_CACHE to another folder"
             ) from error
@@ -136,19 +145,52 @@ def write_beside(path: Path, content: bytes) -> None:
 
 
 def unwritten(path: Path, error: OSError) -> NasError:
-    """The error for a file that cannot be written. A full disk is no bad input: the same command goes on later."""
+    """The error for a file or folder that cannot be written.
+
+    A full or broken disk is no bad input: the same command goes on later.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NasError(f"{path}: {error.strerror}: make room, then go on as after an interruption")
+    if error.errno == errno.EIO:
+        return NasError(f"{path}: {error.strerror}: look at its disk, then go on as after an interruption")
     return InputError(f"{path}: cannot be written ({error.strerror})")
+
+
+def take_lock(handle: int, path: Path, *, wait_s: float = 0.0) -> Lock:
+    """Take the system's lock of an open file or folder, which goes when it is closed, or its process ends.
+
+    Args:
+        handle: of the file or folder, as it was opened at `path`.
+        path: where it should still be: who held the lock before may have removed it.
+        wait_s: how long to wait while another process has it.
+    Returns:
+        `taken`; `in use`: another process has it; `gone`: it is not at `path` any more, so that this lock keeps nobody
+        away; or `unknown`: the disk has no such locks.
+    """
+    state: Lock = "taken"
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if math.isinf(wait_s) else fcntl.LOCK_NB))
+        except (BlockingIOError, PermissionError):  # NFS may say that it is not permitted.
+            if time.monotonic() >= until:
+                return "in use"
+            time.sleep(_PAUSE_S)
+            continue
+        except OSError:
+            state = "unknown"
+        break
+    try:
+        return state if os.path.samestat(os.fstat(handle), path.stat()) else "gone"
+    except FileNotFoundError:
+        return "gone"
 
 
 def _draft(path: Path) -> tuple[int, str]:
     """A new temporary file beside `path`, open and locked, and its name."""
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_DRAFT)
-        with suppress(OSError):  # Some disks know no locks; nobody sweeps there either.
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if Path(name).exists():  # Another process may have swept it before it was locked.
+        if take_lock(handle, Path(name), wait_s=math.inf) != "gone":  # Another process may have swept it before.
             return handle, name
         os.close(handle)
 
@@ -159,8 +201,8 @@ def _sweep_drafts(path: Path) -> None:
     with suppress(OSError):
         for name in [name for name in os.listdir(path.parent) if pattern.fullmatch(name)]:  # noqa: PTH208 - names alone
             with suppress(OSError), (path.parent / name).open("rb+") as draft:
-                fcntl.flock(draft, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                (path.parent / name).unlink()
+                if take_lock(draft.fileno(), path.parent / name) == "taken":
+                    (path.parent / name).unlink()
 
 
 def append_record(path: Path, record: Record) -> None:

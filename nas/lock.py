@@ -7,11 +7,9 @@ the lock file is for people, and for where the system's lock does not reach: ano
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -20,12 +18,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from nas.errors import InputError
-from nas.files import Record
+from nas.files import Lock, Record, take_lock, unwritten
 
 __all__ = ["LOCK_NAME", "beside", "owned", "refuse_if_owned"]
 
 LOCK_NAME = "nas.lock"  # in a folder
-_TRIES, _PAUSE_S = 4, 0.02
+_LOOKED_AT_S = 0.08  # A process that only looks has the lock for a moment.
 _ENDED = ("Z", "X")  # states of a process that has ended, while its parent has not asked for its exit code
 
 
@@ -69,6 +67,7 @@ def owned(what: Path, lock: Path) -> Iterator[None]:
         lock: the lock file: `LOCK_NAME` in a folder, or `beside` a file.
     Raises:
         InputError: another process owns it, or the lock file cannot be written.
+        NasError: the disk is full.
     """
     made = [folder for folder in (what, *what.parents) if not folder.exists()] if lock.parent == what else []
     try:
@@ -76,13 +75,14 @@ def owned(what: Path, lock: Path) -> Iterator[None]:
             what.mkdir(parents=True, exist_ok=True)
         handle = _taken(what, lock)
     except OSError as error:
-        raise InputError(f"{what}: cannot be written ({error.strerror})") from error
+        raise unwritten(what, error) from error
     try:
         yield
     finally:
         # Removed before it is let go: who waits for it sees that it is gone, and makes another.
         with suppress(OSError):
-            if _is_at(handle, lock):  # Someone may have removed it by hand, and another process made its own.
+            # Someone may have removed it by hand, and another process made its own.
+            if os.path.samestat(os.fstat(handle), lock.stat()):
                 lock.unlink()
         os.close(handle)
         with suppress(OSError):  # The folder is in use, as it should be.
@@ -101,7 +101,7 @@ def refuse_if_owned(what: Path, lock: Path) -> None:
     except OSError:
         return  # No lock, or none that can be read: `owned` says so.
     try:
-        _refuse_other(what, lock, is_free=_flock(handle))
+        _refuse_other(what, lock, take_lock(handle, lock, wait_s=_LOOKED_AT_S))
     finally:
         os.close(handle)
 
@@ -111,28 +111,15 @@ def _taken(what: Path, lock: Path) -> int:
     while True:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _refuse_other(what, lock, is_free=_flock(handle))
-            if _is_at(handle, lock):
+            state = take_lock(handle, lock, wait_s=_LOOKED_AT_S)
+            if state != "gone":
+                _refuse_other(what, lock, state)
                 _write(handle)
                 return handle
         except BaseException:
             os.close(handle)
             raise
         os.close(handle)  # Its owner ended in the meantime, and removed it.
-
-
-def _flock(handle: int) -> bool | None:
-    """Take the system's lock of an open file: whether it is taken now; None if the disk knows no such lock."""
-    for _ in range(_TRIES):  # A process that only looks has it for a moment.
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_PAUSE_S)
-        except OSError:
-            return None
-        else:
-            return True
-    return False
 
 
 def _write(handle: int) -> None:
@@ -147,10 +134,10 @@ def _write(handle: int) -> None:
             raise
 
 
-def _refuse_other(what: Path, lock: Path, *, is_free: bool | None) -> None:
+def _refuse_other(what: Path, lock: Path, state: Lock) -> None:
     """Refuse if the content of the lock file, or the system's lock, says that another process owns it."""
     owner = _owner(lock)
-    if is_free is False:
+    if state == "in use":
         words = owner.words if owner else "another process"
         raise InputError(f"{what} is in use by {words}: wait for its end, or end it")
     if owner is None:
@@ -169,14 +156,6 @@ def _owner(lock: Path) -> _Owner | None:
         return _Owner.model_validate_json(lock.read_bytes())
     except (OSError, ValidationError):
         return None
-
-
-def _is_at(handle: int, path: Path) -> bool:
-    """Whether an open file is still the one at a path."""
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _this_process() -> _Owner:

@@ -6,7 +6,7 @@ unlocked folder is nobody's.
 
 from __future__ import annotations
 
-import fcntl
+import math
 import os
 import shutil
 import stat
@@ -37,6 +37,8 @@ class ScratchFolder:
     """
 
     def __init__(self, name: str, *, within: Path | None = None) -> None:
+        from nas.files import take_lock
+
         sweep(within)
         while True:
             try:
@@ -46,9 +48,7 @@ class ScratchFolder:
                     raise
                 continue  # Another process had the last folder in the user's own part, and removed both.
             handle = os.open(self.path, os.O_RDONLY)
-            with suppress(OSError):  # A disk without locks: nobody sweeps there either.
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            if self.path.exists():  # Another process may have swept it before it was locked.
+            if take_lock(handle, self.path, wait_s=math.inf) != "gone":  # Another process may have swept it before.
                 break
             os.close(handle)
         self._finish = weakref.finalize(self, _remove, self.path, handle)
@@ -72,12 +72,14 @@ def sweep(parent: Path | None = None) -> None:
         left = [entry.path for entry in os.scandir(parent or _own_path()) if entry.name.startswith(_PREFIX)]
     except OSError:
         return
+    if left:  # At every start of a command, which is quicker without pydantic.
+        from nas.files import take_lock
     for path in left:
-        with suppress(OSError):  # It is in use, or somebody else sweeps it.
+        with suppress(OSError):  # Somebody else sweeps it.
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
+                if take_lock(handle, Path(path)) == "taken":
+                    shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(handle)
 

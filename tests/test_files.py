@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
 from nas.errors import InputError, NasError
-from nas.files import Record, append_record, drop_half_line, read_records, write_beside
+from nas.files import Record, append_record, drop_half_line, read_records, take_lock, write_beside
 
 
 class Line(Record):
@@ -51,6 +52,33 @@ def test_a_line_that_did_not_fit_is_named_and_the_lines_before_it_go_on(
 
     assert caught.value.exit_code == 1
     assert read_records(path, Line) == [Line(number=1), Line(number=2)]
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (None, "taken"),
+        (errno.EAGAIN, "in use"),
+        (errno.EACCES, "in use"),  # as NFS says it
+        (errno.ENOLCK, "unknown"),
+        (errno.EOPNOTSUPP, "unknown"),
+    ],
+)
+def test_the_system_says_whose_a_lock_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int | None, state: str
+) -> None:
+    def flock(handle: int, operation: int) -> None:
+        if error is not None:
+            raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    path = tmp_path / "lock"
+    with path.open("w") as file:
+        assert take_lock(file.fileno(), path, wait_s=0.05) == state
+        path.unlink()
+        assert take_lock(file.fileno(), path) == ("in use" if state == "in use" else "gone")
+        path.touch()
+        assert take_lock(file.fileno(), path) == ("in use" if state == "in use" else "gone")
 
 
 def test_a_place_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:

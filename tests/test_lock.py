@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nas import lock as locks
-from nas.errors import InputError
+from nas.errors import InputError, NasError
 from nas.lock import LOCK_NAME, beside, owned, refuse_if_owned
 
 HOLD = """
@@ -115,11 +115,11 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path: Path, change
     take(tmp_path)
 
 
-@pytest.mark.parametrize("locks_of_the_system", ["none", "not seen"])
+@pytest.mark.parametrize("locks_of_the_system", ["unknown", "taken"])
 def test_where_the_disk_knows_no_locks_the_process_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks_of_the_system: str
 ) -> None:
-    monkeypatch.setattr(locks, "_flock", lambda handle: None if locks_of_the_system == "none" else True)
+    monkeypatch.setattr(locks, "take_lock", lambda *_, **__: locks_of_the_system)
     with other_process(tmp_path) as process:
         with pytest.raises(InputError, match=f"in use by process {process.pid}"):
             take(tmp_path)
@@ -159,6 +159,30 @@ def test_a_full_disk_does_not_keep_a_process_from_its_folder(tmp_path: Path, mon
 
     monkeypatch.setattr(os, "pwrite", full)
     assert take(tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (errno.ENOSPC, 1, "make room, then go on as after an interruption"),
+        (errno.EDQUOT, 1, "make room, then go on as after an interruption"),
+        (errno.EIO, 1, "look at its disk, then go on as after an interruption"),
+        (errno.EROFS, 2, "cannot be written (Read-only file system)"),
+    ],
+)
+def test_a_folder_that_a_full_disk_does_not_make_is_no_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, words: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(NasError) as caught:
+        take(tmp_path / "run")
+
+    assert caught.value.exit_code == code
+    assert str(caught.value).startswith(f"{tmp_path / 'run'}: ")
+    assert str(caught.value).endswith(words)
 
 
 def test_a_file_has_its_lock_beside_it(tmp_path: Path) -> None:

@@ -299,8 +299,8 @@ def _supernet_of_run(asked: _Asked) -> Path | None:
     gone = "is gone" if not path.is_file() else "is another now" if digest(path) != settings.get("digest") else ""
     if gone:
         raise InputError(
-            f"{path}: the supernet of {asked.out} {gone}, and another one's scores cannot be compared with those it has: "
-            "give a copy of it (--supernet FILE), or choose another --out"
+            f"{path}: the supernet of {asked.out} {gone}, and another one's scores cannot be compared with those it "
+            "has: give a copy of it (--supernet FILE), or choose another --out"
         )
     say(f"supernet: of this run, {path}")
     return path

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import InputError
+from nas.files import unwritten
 from nas.networks import Subject
 from nas.networks.modules import Network, build_deployed, example_input, fuse
 from nas.scratch import ScratchFolder
@@ -42,7 +43,7 @@ def export(network: Network, path: Path) -> list[Path]:
                 path.replace(folder.path / "old")
             draft.replace(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+        raise unwritten(path, error) from error
     return [path]
 
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.data import Contents
 from nas.errors import InputError
-from nas.files import append_record, drop_half_line, read_record, read_records, write_beside
+from nas.files import append_record, drop_half_line, read_record, read_records, unwritten, write_beside
 from nas.lock import LOCK_NAME, refuse_if_owned
 from nas.networks import Architecture, count
 from nas.search.pareto import undominated
@@ -189,6 +189,7 @@ class ResultsFolder:
     Raises:
         InputError: the folder has a run and `resume` is not set; or `resume` is set and the folder has no run or
             another run; or the folder cannot be written.
+        NasError: the disk is full.
     """
 
     def __init__(self, path: Path, run: Run, *, resume: bool) -> None:
@@ -197,7 +198,7 @@ class ResultsFolder:
         try:
             (path / "weights").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+            raise unwritten(path, error) from error
         if begun:
             before = SearchResult.load(path).run
             _refuse_images(path, before, before.image_differences(run))

@@ -6,8 +6,8 @@ and device are not part of it: they change how long a training takes, and the we
 
 from __future__ import annotations
 
-import fcntl
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nas.data import ImageSet, fingerprint
 from nas.errors import InputError
-from nas.files import cache_folder, digest_of
+from nas.files import cache_folder, digest_of, take_lock, unwritten
 from nas.networks import SearchSpace
 from nas.training.sandwich import TrainingProgress, step_seconds, train_supernet
 from nas.training.step import Limit
@@ -132,18 +132,22 @@ def _place(space: SearchSpace, image_set: ImageSet, recipe: SupernetRecipe, seed
 def _alone(lock: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
     """Let one process at a time into the block, and call `on_wait` if this one has to wait.
 
-    The system takes the lock from a process that ends, however it ends. The empty file stays: a process that waits has
-    it open, and would not see that another one replaced it.
+    The system takes the lock from a process that ends, however it ends. The empty file stays. Where the disk has no
+    locks, nobody waits.
     """
-    try:
-        file = lock.open("w")
-    except OSError as error:
-        raise InputError(f"{lock}: cannot be written ({error.strerror}); set NAS_CACHE to another folder") from error
-    with file:
+    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if on_wait:
-                on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            file = lock.open("w")
+        except OSError as error:
+            raise unwritten(lock, error) from error
+        with file:
+            state = take_lock(file.fileno(), lock)
+            if state == "in use":
+                if on_wait:
+                    on_wait()
+                    on_wait = None
+                state = take_lock(file.fileno(), lock, wait_s=math.inf)
+            if state == "gone":  # Somebody emptied the cache.
+                continue
+            yield
+            return

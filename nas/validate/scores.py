@@ -10,8 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from nas.errors import InputError
-from nas.files import Record, append_record, digest_of, drop_half_line, read_records
+from nas.files import Record, append_record, digest_of, drop_half_line, read_records, unwritten
 from nas.latency.published import PublishedPoint
 from nas.networks import Architecture
 from nas.proxies import Proxy, Score, ScoringFailed, attempt, identity
@@ -49,7 +48,7 @@ class KeptScores:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         except OSError as error:
-            raise InputError(f"{path.parent}: cannot be written ({error.strerror})") from error
+            raise unwritten(path, error) from error
         drop_half_line(path)
         self._path = path
         self._kept: dict[tuple[str, str, str, int], KeptScore] = {}
