@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
@@ -29,6 +30,7 @@ __all__ = [
     "InputError",
     "MissingLatencyError",
     "NasError",
+    "finishing",
     "is_masked",
     "masked",
     "secrets_of",
@@ -233,6 +235,24 @@ class DeviceError(NasError):
     """A device, runtime or execution provider that is not available here."""
 
     exit_code = 5
+
+
+@contextmanager
+def finishing(finish: Callable[[], object]) -> Iterator[None]:
+    """Call `finish` at the end of the block, also after an error or Ctrl-C, which it does not replace by its own error.
+
+    What it says after Ctrl-C is a note of the `KeyboardInterrupt`; the command line prints it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        try:
+            finish()
+        except (NasError, OSError) as failure:
+            if isinstance(error, KeyboardInterrupt):
+                error.add_note(str(failure))
+        raise
+    finish()
 
 
 def _inside(place: tuple[str | int, ...], outer: tuple[str | int, ...]) -> bool:

@@ -8,7 +8,7 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from nas.errors import InputError, is_masked, masked, secrets_of, visible, without_secrets
+from nas.errors import InputError, finishing, is_masked, masked, secrets_of, visible, without_secrets
 from nas.networks import Architecture
 
 
@@ -139,6 +139,25 @@ def test_a_driver_that_shows_a_password_in_another_form_is_cut_short(url: str, m
     assert "***" in shown
     assert "cret" not in shown
     assert "ssword" not in shown.replace("password", "")
+
+
+def test_what_is_done_at_the_end_does_not_replace_an_error() -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        raise OSError("full")
+
+    with finishing(lambda: done.append("at the end")):
+        pass
+    with pytest.raises(ValueError, match="first"), finishing(lambda: done.append("after an error")):
+        raise ValueError("first")
+    with pytest.raises(InputError, match="first") as caught, finishing(fail):
+        raise InputError("first")
+    with pytest.raises(OSError, match="full"), finishing(fail):
+        pass
+
+    assert done == ["at the end", "after an error"]
+    assert not hasattr(caught.value, "__notes__")
 
 
 def _refusal(document: object) -> str:

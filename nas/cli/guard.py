@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TextIO
 
 from nas.cli.terminal import print_document, say
 from nas.errors import NasError, visible, without_secrets
@@ -24,7 +27,9 @@ _CURES = {
     errno.EROFS: "name another place",
     errno.EMFILE: "allow more open files: ulimit -n 4096",
     errno.ENAMETOOLONG: "give a shorter name",
+    errno.EPIPE: "a program or a connection that nas talks to has ended; repeat the command",
 }
+_CUTS_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)  # without the name of a file
 _INPUT = (errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL)
 
 
@@ -38,6 +43,9 @@ def guarded(run: Callable[[], object], arguments: Sequence[str], *, show_traceba
     Returns:
         The exit code, as the design promises it.
     """
+    for name in ("stdin", "stdout", "stderr"):  # One that is closed would lend its number to the next file.
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # A name that the terminal's encoding does not have is no reason to stop.
             stream.reconfigure(errors="backslashreplace")
@@ -50,12 +58,16 @@ def guarded(run: Callable[[], object], arguments: Sequence[str], *, show_traceba
         code, line = _ending(error)
         # A password with a space that nobody quoted is two arguments.
         sources = (*arguments, " ".join(arguments), os.environ.get("NAS_STORAGE", ""))
-        if show_traceback:
-            print_document(without_secrets("".join(traceback.format_exception(error)), sources), to=sys.stderr)
-        if line:
-            say("error: " + visible(without_secrets(line, sources), limit=LONGEST_LINE - len("error: ")))
+        with suppress(OSError):  # Nobody reads the words any more, or their disk is full. The exit code says it too.
+            if show_traceback:
+                print_document(without_secrets("".join(traceback.format_exception(error)), sources), to=sys.stderr)
+            # Something could not be finished after Ctrl-C: `nas.errors.finishing` says what.
+            lines = [] if not isinstance(error, KeyboardInterrupt) else getattr(error, "__notes__", [])
+            for words in (*lines, *([f"error: {line}"] if line else [])):
+                say(visible(without_secrets(words, sources), limit=LONGEST_LINE))
     if code == _INTERRUPTED:
-        say("interrupted; everything finished so far is saved")
+        with suppress(OSError):
+            say("interrupted; everything finished so far is saved")
     return code if isinstance(code, int) else 0
 
 
@@ -68,8 +80,9 @@ def _ending(error: BaseException) -> tuple[int, str]:
             return _INTERRUPTED, ""
         case SystemExit():
             return error.code if isinstance(error.code, int) else int(error.code is not None), ""
-        case BrokenPipeError():  # Whoever read the output has seen enough.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        case BrokenPipeError() if gone := [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]:
+            for stream in gone:  # Whoever read the output has seen enough.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             return 1, ""
         case OSError():
             return _of_the_system(error)
@@ -93,10 +106,23 @@ def _ending(error: BaseException) -> tuple[int, str]:
 
 def _of_the_system(error: OSError) -> tuple[int, str]:
     """Exit code and line of an error that the system reports: a name that cannot be, a full disk, and so on."""
-    where = visible(os.fsdecode(error.filename), limit=150) if isinstance(error.filename, str | bytes) else "output"
+    where = "output" if error.errno in _CUTS_OUTPUT else ""
+    if isinstance(error.filename, str | bytes):
+        where = visible(os.fsdecode(error.filename), limit=150)
     what = error.strerror or _first_line(error) or type(error).__name__
     cure = _CURES.get(error.errno or 0)
-    return 2 if error.errno in _INPUT else 1, f"{where}: {what}{f': {cure}' if cure else ''}"
+    words = [part for part in (where, what, cure) if part]
+    return 2 if error.errno in _INPUT else 1, ": ".join(words)
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    """Whether a stream is a pipe or a connection of which the other end is closed."""
+    try:
+        poll = select.poll()
+        poll.register(stream, 0)  # What is wrong is told without asking.
+        return bool(poll.poll(0))
+    except (OSError, ValueError):  # no file
+        return False
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -318,9 +319,9 @@ def _stoppable(asked: _Asked) -> Iterator[None]:
         if isinstance(error, NasError) and error.exit_code != 1:  # Nothing was begun.
             raise
         if (asked.out / "run.json").exists():
-            with suppress(NasError):  # The disk may be full; the error that ended the search is the one to say.
+            with suppress(NasError, OSError):  # The disk may be full; what ended the search is what to say.
                 write_report(SearchResult.load(asked.out))
-        say(f"stopped; go on with: nas search --resume --out {asked.out} and the same options")
+        say(f"stopped; go on with: nas search --resume --out {shlex.quote(str(asked.out))} and the same options")
         raise
 
 

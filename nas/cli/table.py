@@ -12,7 +12,7 @@ import typer
 
 from nas.cli import options
 from nas.cli.terminal import end_like_ctrl_c, print_data, print_json, print_table, progress_bar, say
-from nas.errors import InputError
+from nas.errors import InputError, finishing
 
 if TYPE_CHECKING:
     from nas.devices import Device
@@ -252,10 +252,8 @@ def _opened(device: str, *, threads: int | None, runner: Path | None, settings: 
     given = options.read_settings(settings, threads=threads, runner=runner)
     end_like_ctrl_c()
     opened = open_device(device, given)
-    try:
+    with finishing(opened.close):
         yield opened
-    finally:
-        opened.close()
 
 
 @contextmanager

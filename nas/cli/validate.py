@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from nas.cli import options
 from nas.cli.terminal import data_watch, end_like_ctrl_c, print_data, print_json, print_table, say, say_progress
-from nas.errors import InputError
+from nas.errors import InputError, finishing
 
 if TYPE_CHECKING:
     from nas.validate import Validation
@@ -125,24 +126,27 @@ def validate(
             )
 
     refused = (out / "validation.json").exists() and not resume
-    try:
-        validation = run_validation(
-            request,
-            build,
-            out=out,
-            foretell=foretell if _FORETELLS in asked else None,
-            resume=resume,
-            say=say,
-            on_search=say_progress,
-        )
-    except KeyboardInterrupt:
-        if (out / "validation.json").exists():
-            print_validation(Validation.load(out), as_json=as_json)
-            say(f"stopped; go on with: nas validate --resume --out {out} and the same options")
-        raise
-    finally:
+
+    def write_page() -> None:
         if (out / "validation.json").exists() and not refused:
             write_validation(Validation.load(out), out / "validation.html")
+
+    with finishing(write_page):
+        try:
+            validation = run_validation(
+                request,
+                build,
+                out=out,
+                foretell=foretell if _FORETELLS in asked else None,
+                resume=resume,
+                say=say,
+                on_search=say_progress,
+            )
+        except KeyboardInterrupt:
+            if (out / "validation.json").exists():
+                print_validation(Validation.load(out), as_json=as_json)
+                say(f"stopped; go on with: nas validate --resume --out {shlex.quote(str(out))} and the same options")
+            raise
     print_validation(validation, as_json=as_json)
     say(f"written to {out / 'validation.json'} and {out / 'validation.html'}")
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from nas.errors import finishing
 from nas.latency import LatencyTable
 from nas.lock import LOCK_NAME, owned
 from nas.networks import Architecture, SearchSpace
@@ -157,7 +158,7 @@ def run_guided(
     )
     with owned(out, out / LOCK_NAME):
         folder = ResultsFolder(out, run, resume=resume)
-        try:
+        with finishing(folder.finish):
             shortlist = _shortlist(folder, space, table, foretell, plan, seed, names["foretell"], on_survey)
             decision = Decision(folder, table, scorer, coverage=plan.survey.confidence)
             if on_candidate:
@@ -179,9 +180,7 @@ def run_guided(
                     decision.take(network, trial=None)
             if plan.settled:
                 _settle(folder, settler, plan, names["settler"], on_settled, is_late)
-        finally:
-            result = folder.finish()
-        return result
+        return folder.load()
 
 
 def _shortlist(

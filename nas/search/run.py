@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from nas.errors import finishing
 from nas.latency import LatencyTable
 from nas.lock import LOCK_NAME, owned
 from nas.networks import Architecture, SearchSpace, random_choice
@@ -136,7 +137,7 @@ def run_search(
                 return "all candidates are scored"
             return "the time limit" if is_late(funnel.next_seconds()) else None
 
-        try:
+        with finishing(folder.finish):
             exhausted = not decision.searched and not search.next_candidate()
             for name, network in plan.references.items():
                 if network.id not in decision.known and not is_late(decision.mean_seconds()):
@@ -144,9 +145,7 @@ def run_search(
             while not exhausted and ended() is None:
                 exhausted = not search.next_candidate()
             search.report(ended="no further network inside the budget was found" if exhausted else ended())
-        finally:
-            result = folder.finish()
-        return result
+        return folder.load()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from nas.data import Contents
-from nas.errors import InputError
+from nas.errors import InputError, finishing
 from nas.files import Record, append_record, drop_half_line, read_records, write_beside
 from nas.lock import LOCK_NAME, owned, refuse_if_owned
 from nas.networks import Architecture
@@ -108,7 +108,7 @@ def run_validation(
                 _score({f"random {name}": network for name, network in band.items()}, proxies, seed, scores, say=say)
                 keep()
 
-        try:
+        with finishing(keep):
             keep()
             if request.band_networks and request.proxies:
                 say(_band_plan(request, band, built[seeds[0]], scores))
@@ -126,9 +126,7 @@ def run_validation(
                 for seed in sorted(found.unscored_seeds()):
                     _score(found.compared, build(seed), seed, scores, say=say)
                     keep()
-        finally:
-            validation = keep()
-        return validation
+        return Validation.load(out)
 
 
 def _contents(proxies: Mapping[str, Proxy], before: Validation | None, out: Path) -> Contents | None:

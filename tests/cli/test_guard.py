@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -125,6 +126,50 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
 
     assert done.stdout.startswith("iformer_m")
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_broken_pipe_that_is_not_the_output_is_a_failure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    read, write = os.pipe()
+    with open(write, "w") as pipe, monkeypatch.context() as patched:  # noqa: PTH123 - a handle
+        patched.setattr(sys, stream, pipe)
+        ended = guarded(_raise(BrokenPipeError(errno.EPIPE, "Broken pipe")), [], show_traceback=False)
+        os.close(read)
+        without_reader = guarded(_raise(BrokenPipeError(errno.EPIPE, "Broken pipe")), [], show_traceback=False)
+
+    assert (ended, without_reader) == (1, 1)
+    line = "error: Broken pipe: a program or a connection that nas talks to has ended; repeat the command\n"
+    assert capsys.readouterr().err == (line if stream == "stdout" else "")
+
+
+@pytest.mark.parametrize("where", ["2>/dev/full", "2>&-"])
+def test_the_exit_code_stays_where_the_words_cannot_be_written(where: str) -> None:
+    nas = f"{sys.executable} -c 'from nas.cli import main; main()'"
+
+    assert subprocess.run(f"{nas} latency no-such {where}", shell=True).returncode == 2
+    assert subprocess.run(f"{nas} latency iformer_m >/dev/full {where}", shell=True).returncode == 1
+    assert subprocess.run(f"{nas} latency iformer_m <&- >&- {where}", shell=True).returncode == 0
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    command = f"{sys.executable} -c 'from nas.cli import main; main()' latency iformer_m >/dev/full"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+
+    assert done.returncode == 1
+    assert done.stderr == "error: output: No space left on device: make room, then repeat the command\n"
+
+
+def test_a_full_disk_does_not_hide_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+    def run() -> None:
+        with errors.finishing(_raise(errors.NasError("run/front.csv: No space left on device: make room"))):
+            raise KeyboardInterrupt
+
+    assert guarded(run, [], show_traceback=False) == 130
+    assert capsys.readouterr().err == (
+        "run/front.csv: No space left on device: make room\ninterrupted; everything finished so far is saved\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -199,26 +199,26 @@ def test_scores_of_another_supernet_are_not_added_to_a_run(
 def test_a_stopped_search_on_photos_says_how_to_go_on_and_does(
     command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ["--data", "photos", "--trials", "2", "--out", "run"]
+    options = ["--data", "photos", "--trials", "2", "--out", "my $run"]
     with monkeypatch.context() as patched:
         patched.setattr("nas.cli.search.say_candidate", _stop)
         stopped = command(*options)
     words = capsys.readouterr().err
-    left = SearchResult.load(Path("run"))
-    report = Path("run/report.md").read_text()
+    left = SearchResult.load(Path("my $run"))
+    report = Path("my $run/report.md").read_text()
     resumed = command(*options, "--resume")
     again = capsys.readouterr().err
-    result = SearchResult.load(Path("run"))
+    result = SearchResult.load(Path("my $run"))
 
     assert (stopped, resumed) == (130, 0), again
-    assert "stopped; go on with: nas search --resume --out run and the same options" in words
+    assert "stopped; go on with: nas search --resume --out 'my $run' and the same options" in words
     assert "everything finished so far is saved" in words
     assert [c.name for c in left.candidates] == ["tiny_a"]
     assert "no network inside 0.3 ms is scored yet" in report
     assert "trained on these images now" not in again
     assert left.candidates == result.candidates[:1]
     assert result.winner is not None
-    assert f"winner {result.winner.id}: " in Path("run/report.md").read_text()
+    assert f"winner {result.winner.id}: " in Path("my $run/report.md").read_text()
 
 
 def _stop(candidate: Candidate) -> None:

@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 import nas.search.run
 import nas.search.study
 from nas.devices.fake import FakeDevice, Options
-from nas.errors import BudgetError, InputError
+from nas.errors import BudgetError, InputError, NasError
 from nas.latency import LatencyTable
 from nas.latency.measure import build_table
 from nas.latency.timing import TimingProtocol
@@ -31,6 +31,7 @@ from nas.networks import Architecture, SearchSpace, random_choice
 from nas.proxies import Score
 from nas.proxies.fake import FakeProxy
 from nas.search import Screening, SearchResult, Spending, plan_search
+from nas.search.result import ResultsFolder
 from nas.search.run import Progress, run_search
 
 TINY = SearchSpace.find("tiny")
@@ -265,6 +266,17 @@ def test_a_storage_that_cannot_be_used_is_refused_before_anything_is_written(sea
         search(Recording(), storage="nonsense://x")
 
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_at_the_end_does_not_hide_ctrl_c(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: ResultsFolder) -> SearchResult:
+        raise NasError("front.csv: No space left on device")
+
+    monkeypatch.setattr(ResultsFolder, "finish", full)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        search(Recording(interrupt_at=2))
+
+    assert caught.value.__notes__ == ["front.csv: No space left on device"]
 
 
 def test_a_second_search_on_the_folder_is_refused_and_the_first_goes_on(search: Search, tmp_path: Path) -> None:
