@@ -7,39 +7,27 @@ train the root is the only split.
 from __future__ import annotations
 
 import difflib
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from nas.data.annotations import annotated
 from nas.data.rows import Content, Found, Rows, class_name, counted, said
+from nas.data.splits import TRAIN_WORDS, VAL_WORDS, split_word
 from nas.data.walk import ANNOTATIONS, File, Listing
 from nas.errors import InputError
 
-__all__ = ["TRAIN_WORDS", "VAL_WORDS", "Folder", "read_folder", "split_word"]
+__all__ = ["Folder", "read_folder"]
 
-TRAIN_WORDS = ("train", "training")
-VAL_WORDS = ("val", "validation", "valid", "dev", "test", "testing", "eval")  # in order of preference
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".xlsx", ".parquet")  # that may hold labels
 _UNLABELLED_WORDS = ("test", "testing")  # often published without labels
 
 Labelled = list[tuple[File, str]]  # with the name of the class
-
-
-def split_word(name: str) -> str | None:
-    """The first word of a name that names a split, such as `test` of `test_set`.
-
-    Example:
-        >>> split_word("seg_train"), split_word("val2017"), split_word("latest")
-        ('train', 'val', None)
-    """
-    words = re.split(r"[^a-z]+", name.lower())
-    return next((word for word in words if word in TRAIN_WORDS + VAL_WORDS), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +183,8 @@ def _validation(listing: Listing, split: str, classes: set[str], source: str) ->
     pictures = [file for file in listing.pictures if file.parts[0] == split]
     folders = {class_name(file.parts[1]) for file in pictures if len(file.parts) > 2}
     if (split,) in listing.annotations and not folders & classes:
-        labelled = _annotated(listing, split, pictures, source)
+        labelled = annotated(pictures, split, source)
+        listing.reasons[f"not named in {split}/{ANNOTATIONS}"] += len(pictures) - len(labelled)
     else:
         labelled = [(file, class_name(file.parts[1])) for file in pictures if len(file.parts) > 2]
         if not labelled:
@@ -214,31 +203,6 @@ def _validation(listing: Listing, split: str, classes: set[str], source: str) ->
             f"{source}: {split}/ has classes that train has no picture of: {said(lacking)}; "
             + (near if len(lacking) == 1 else "give both splits the same names of classes")
         )
-    return labelled
-
-
-def _annotated(listing: Listing, split: str, pictures: list[File], source: str) -> Labelled:
-    """The pictures of a flat folder with the classes that the annotations beside it give them."""
-    file = Path(pictures[0].path).parents[len(pictures[0].parts) - 2] / ANNOTATIONS
-    where = f"{source}: {split}/{ANNOTATIONS}"
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{where} cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})") from error
-    named: dict[str, str] = {}
-    for number, line in enumerate(lines, start=1):
-        name, *rest = line.split("\t")
-        if not line.strip():
-            continue
-        if not rest or not class_name(rest[0]):
-            raise InputError(f"{where}, line {number}: must be FILE<tab>CLASS")
-        label = class_name(rest[0])
-        if named.setdefault(PurePath(name.strip()).name, label) != label:
-            raise InputError(f"{where}, line {number}: {name.strip()} has another class in a line above")
-    labelled = [(picture, named[picture.parts[-1]]) for picture in pictures if picture.parts[-1] in named]
-    if not labelled:
-        raise InputError(f"{where} names none of the {len(pictures)} pictures of {split}/")
-    listing.reasons[f"not named in {split}/{ANNOTATIONS}"] += len(pictures) - len(labelled)
     return labelled
 
 

@@ -101,7 +101,7 @@ def load_images(
                 folder,
                 scratch.path / "decoded",
                 {"train": train, "val": val},
-                {"class_names": list(found.class_names), "notes": notes},
+                {"class_names": list(found.class_names), "notes": [*found.notes, *notes]},
                 source=asked.name,
                 resolution=resolution,
                 skip_broken=asked.skip_broken,

@@ -142,10 +142,12 @@ class Found:
     Attributes:
         splits: `train` and, if the source has one, `val`.
         class_names: one name per class.
+        notes: what is taken and left out, in words, where that is known only from reading the source.
     """
 
     splits: Mapping[str, Rows]
     class_names: Sequence[str]
+    notes: Sequence[str] = ()
 
 
 def class_name(written: str) -> str:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import glob
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nas.data.columns import image_column
-from nas.data.folders import TRAIN_WORDS, VAL_WORDS, Folder, read_folder
+from nas.data.folders import Folder, read_folder
 from nas.data.rows import Found, counted, said
-from nas.data.tables import Hub, Parquet, one_line, parquet_splits, read_tables
+from nas.data.splits import hub_splits, parquet_splits
+from nas.data.tables import Hub, Parquet, innermost, one_line, read_tables
 from nas.data.walk import File, in_order, stamp, walk
 from nas.errors import InputError
-from nas.files import Record, cache_folder, digest_of, write_beside
+from nas.files import Record, cache_folder, digest_of, unwritten, write_beside
 
 __all__ = ["DataSource", "Source", "find_source", "quiet_datasets"]
 
+_SHOWN = 7  # characters of a revision
 _LEAST_CLASSES = 2  # folders of pictures beside which Parquet files are ambiguous
 
 
@@ -90,13 +93,15 @@ class _Hub:
         try:
             loaded = load_dataset(asked.name, revision=self.revision)
         except Exception as error:  # `datasets` wraps its readers' errors in its own exceptions, several deep
-            raise InputError(f"{asked.name}: `datasets` cannot read it ({one_line(error)})") from error
-        names = [next((word for word in words if word in loaded), None) for words in (TRAIN_WORDS, VAL_WORDS)]
-        train, val = names[0] or next(iter(loaded)), names[1]
-        tables = {"train": Hub(dataset=loaded[train], split="train")}
-        if val and val != train:
-            tables["val"] = Hub(dataset=loaded[val], split="val")
-        return read_tables(tables, asked.name, image=asked.image, label=asked.label)
+            cause = innermost(error)
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise unwritten(Path(cause.filename or _hub_cache()), cause) from error
+            words = [f"`datasets` cannot read it ({one_line(error)})", *self.notes]
+            raise InputError(f"{asked.name}: {'; '.join(words)}") from error
+        taken, note = hub_splits(list(loaded), asked.name)
+        tables = {split: Hub(dataset=loaded[name], split=name) for split, name in taken.items()}
+        found = read_tables(tables, asked.name, image=asked.image, label=asked.label)
+        return replace(found, notes=note)
 
 
 Source = Folder | _Parquet | _Hub
@@ -176,32 +181,36 @@ def _hub(asked: DataSource, path: Path) -> _Hub:
     absent = f"{name}: not a file or folder here ({_nearest(path)})"
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII):
         raise InputError(f"{absent}, and not a name on the hub")
-    kept = _kept_revision(name)
-    if constants.HF_HUB_OFFLINE and kept is not None:
-        return _Hub(asked=asked, revision=kept)
+    if (kept := _kept_revision(name)) is not None:
+        # The same images as last time, and without a network. Whoever wants those of today says so.
+        revision, file = kept
+        note = f"revision {revision[:_SHOWN]} as kept here (to ask the hub for a newer one, remove {file})"
+        return _Hub(asked=asked, revision=revision, notes=(note,))
+    if constants.HF_HUB_OFFLINE:
+        raise InputError(f"{absent}, and not in the cache of the hub, which is not asked while HF_HUB_OFFLINE is set")
     try:
         revision = str(HfApi().dataset_info(name, timeout=10).sha)
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise InputError(f"{absent}, and the hub has no data set of this name that is open to you") from error
     except Exception as error:  # the exceptions depend on the hub's HTTP library
-        if kept is None:
-            raise InputError(f"{absent}, and the hub could not be reached ({one_line(error)})") from error
-        return _Hub(asked=asked, revision=kept)
-    if revision != kept:
-        write_beside(_revision_file(name, keeps="revisions of data sets"), revision.encode())
+        raise InputError(f"{absent}, and the hub could not be reached ({one_line(error)})") from error
+    write_beside(_revision_file(name, keeps="revisions of data sets"), revision.encode())
     return _Hub(asked=asked, revision=revision)
 
 
-def _kept_revision(name: str) -> str | None:
-    """The revision of a data set that was used last, for when the hub cannot be asked; None if none was used here."""
-    from huggingface_hub import constants
-
-    others = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}" / "refs" / "main"
-    for file in (_revision_file(name), others):
+def _kept_revision(name: str) -> tuple[str, Path] | None:
+    """The revision of a data set that was used last, and the file that says so; None if none was used here."""
+    for file in (_revision_file(name), _hub_cache() / f"datasets--{name.replace('/', '--')}" / "refs" / "main"):
         with suppress(OSError, UnicodeDecodeError):
             if revision := file.read_text().strip():
-                return revision
+                return revision, file
     return None
+
+
+def _hub_cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
 
 
 def _revision_file(name: str, *, keeps: str | None = None) -> Path:

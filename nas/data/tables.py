@@ -17,15 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.data.columns import class_names, holds, image_column, label_column, plain_labels, refuse_other_columns
-from nas.data.folders import TRAIN_WORDS, VAL_WORDS, split_word
-from nas.data.rows import Content, Found, Missing, Rows, counted, said
-from nas.data.walk import File, stamp
+from nas.data.rows import Content, Found, Missing, Rows, said
+from nas.data.walk import stamp
 from nas.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Hub", "Parquet", "one_line", "parquet_splits", "read_tables"]
+__all__ = ["Hub", "Parquet", "innermost", "one_line", "read_tables"]
 
 _BLOCK = 64  # rows read at once
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -243,49 +242,6 @@ def _content(value: Any, folder: Path) -> Content:
     return named if is_regular else Missing(why=f"no regular file {named}")
 
 
-def parquet_splits(files: Sequence[File], source: str, *, alone: bool) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
-    """Sort files into `train` and `val` by the word nearest to the end of their paths that names a split.
-
-    Args:
-        files: the files, in their order.
-        source: what the user calls them.
-        alone: whether the user named these files, and not a folder: they are then used even if they are validation.
-    Returns:
-        The splits, and what is left out, in words.
-    Raises:
-        InputError: some names have such a word and another has none, or none is of training.
-    """
-    by_word: dict[str | None, dict[str, Path]] = {}
-    second = 0
-    for file in files:
-        word = next((word for part in reversed(file.parts) if (word := split_word(part))), None)
-        paths = by_word.setdefault("train" if word in TRAIN_WORDS else word, {})
-        second += os.path.realpath(file.path) in paths
-        paths.setdefault(os.path.realpath(file.path), Path(file.path))
-    words = [word for word in by_word if word is not None]
-    if None in by_word and words:
-        raise InputError(
-            f"{source}: {next(iter(by_word[None].values())).name} is of no split, other files are ({said(words)}); "
-            "rename it or move it away"
-        )
-    notes = [f"{counted(second, 'second link')} to a Parquet file left out"] if second else []
-    if words and "train" not in words:
-        names = [path.name for paths in by_word.values() for path in paths.values()]
-        if len(words) > 1 or not alone:
-            raise InputError(
-                f"{source}: no Parquet file of training beside those of {said(words)}; name one train, or give "
-                f"--data '{next(iter(by_word[words[0]].values()))}' to use that alone"
-            )
-        notes.append(f"no Parquet file of training: a tenth of {said(names)} is held out")
-    train = by_word.pop("train", None) or by_word.pop(next(iter(by_word)))
-    held = next((word for word in VAL_WORDS if word in by_word), None)
-    val = by_word.pop(held) if held else {}
-    notes += [f"{counted(len(paths), 'Parquet file')} of {word} left out" for word, paths in by_word.items()]
-    if held and by_word:
-        notes.append(f"{held} is held out")
-    return {"train": tuple(train.values())} | ({"val": tuple(val.values())} if val else {}), notes
-
-
 def read_tables(tables: Mapping[str, Table], source: str, *, image: str | None, label: str | None) -> Found:
     """The rows of tables with their labels, by the columns named or those that are meant.
 
@@ -346,6 +302,12 @@ def _is_file(path: str) -> bool:
 
 def one_line(error: BaseException) -> str:
     """The first line of the innermost cause's message, or the name of its class."""
+    error = innermost(error)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def innermost(error: BaseException) -> BaseException:
+    """What an error comes from in the end."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return error

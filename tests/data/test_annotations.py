@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +95,76 @@ def test_pictures_without_annotation_are_counted(
 
     assert _load(split).val_labels.tolist() == [0]
     assert "1 not named in val/val_annotations.txt left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a/0.png\tcat\nb/0.png\tdog\n",
+        "b/0.png\tdog\r\na/0.png\tcat\r\n",
+        "\ufeffa/0.png\tcat\rb/0.png\tdog",
+        "./a/0.png \tcat \n b/0.png\tdog\t3\t4\n\n",
+        "val/a/0.png\tcat\nval/b/0.png\tdog\n",
+        "/data/tiny/val/a/0.png\tcat\n/data/tiny/val/b/0.png\tdog\n",
+        "val\\a\\0.png\tcat\nval\\b\\0.png\tdog\n",
+    ],
+)
+def test_pictures_of_one_name_are_told_by_their_folders(split: Path, fill: Fill, text: str) -> None:
+    for name, colour in (("a", "cat"), ("b", "dog")):
+        fill(split / "val" / name, colour, 1)
+    (split / "val" / "val_annotations.txt").write_bytes(text.encode())
+
+    assert _load(split).val_labels.tolist() == [0, 1]
+
+
+def test_an_annotation_is_of_no_other_picture_of_its_name(
+    split: Path, fill: Fill, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        fill(split / "val" / name, "cat", 1)
+    (split / "val" / "val_annotations.txt").write_text("a/0.png\tdog\n")
+
+    assert _load(split).val_labels.tolist() == [1]
+    assert "1 not named in val/val_annotations.txt left out" in caplog.text
+
+
+def test_the_picture_beside_the_annotations_comes_before_one_of_its_name_below(split: Path, fill: Fill) -> None:
+    fill(split / "val", "cat", 1)
+    fill(split / "val" / "images", "dog", 1)
+    (split / "val" / "val_annotations.txt").write_text("0.png\tdog\n")
+
+    assert _load(split).val_labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0.png\tcat\n", r"0\.png may be val/a/0\.png or val/b/0\.png; name it by its path below val/$"),
+        (
+            "x/0.png\tcat\ny/0.png\tdog\n",
+            r"y/0\.png and x/0\.png may both be val/a/0\.png; name it by its path",
+        ),
+        ("\tcat\n", "line 1: must be FILE<tab>CLASS"),
+        ("0.png\t\tcat\n", "line 1: must be FILE<tab>CLASS"),
+    ],
+)
+def test_annotations_that_may_mean_several_are_refused(split: Path, fill: Fill, text: str, message: str) -> None:
+    for name in ("a", "b"):
+        fill(split / "val" / name, "cat", 1)
+    (split / "val" / "val_annotations.txt").write_text(text)
+
+    with pytest.raises(InputError, match=message):
+        _load(split)
+
+
+@pytest.mark.parametrize("name", ["a b.png", "cafe\u0301.png", "x\u2028y.png", "#1.png", "a\x0bb.png"])
+def test_odd_names_are_found(split: Path, picture: Callable[..., Image.Image], name: str) -> None:
+    (split / "val" / "images").mkdir(parents=True)
+    picture("dog", 7).save(split / "val" / "images" / name)
+    written = unicodedata.normalize("NFC", name)
+    (split / "val" / "val_annotations.txt").write_text(f"{written}\tdog\n", encoding="utf-8")
+
+    assert _load(split).val_labels.tolist() == [1]
 
 
 def _load(source: Path, **options: object) -> ImageSet:

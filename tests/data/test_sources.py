@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +16,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from nas.data import ImageSet, load_images
-from nas.errors import InputError
+from nas.errors import InputError, NasError
 
 
 class TestNames:
@@ -49,8 +52,8 @@ class TestNames:
         assert (len(image_set.train_labels), image_set.val_labels.tolist()) == (8, [1, 0])
 
     @pytest.mark.parametrize("offline", [True, False], ids=["HF_HUB_OFFLINE", "the hub is away"])
-    def test_data_set_of_the_hub_in_the_cache_needs_no_hub(
-        self, monkeypatch: pytest.MonkeyPatch, offline: bool
+    def test_data_set_of_the_hub_in_the_cache_is_asked_of_no_hub(
+        self, monkeypatch: pytest.MonkeyPatch, offline: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
         asked: list[str] = []
 
@@ -68,7 +71,107 @@ class TestNames:
         again = load_images("someone/pets", resolution=32, seed=0)
 
         assert first.contents == again.contents
-        assert asked == ([] if offline else ["someone/pets"])
+        assert asked == []
+        assert caplog.messages[0] == "someone/pets: split train is trained on, test is held out"
+        assert re.fullmatch(
+            r"someone/pets: revision abc as kept here \(to ask the hub for a newer one, remove .*/hub/\w{16}\); split "
+            "train is trained on, test is held out",
+            caplog.messages[1],
+        )
+
+    def test_a_newer_revision_is_asked_for_once_the_kept_one_is_removed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        revisions: list[str] = []
+
+        def load_dataset(name: str, *, revision: str) -> DatasetDict:
+            revisions.append(revision)
+            return DatasetDict({"train": _hub_rows([0, 1] * 4)})
+
+        monkeypatch.setattr("datasets.load_dataset", load_dataset)
+        for revision in ("abc", "def"):
+            monkeypatch.setattr(
+                "huggingface_hub.HfApi.dataset_info", lambda *_, at=revision, **__: SimpleNamespace(sha=at)
+            )
+            load_images("someone/pets", resolution=32, seed=0)
+        (kept,) = (Path(os.environ["NAS_CACHE"]) / "hub").iterdir()
+        kept.unlink()
+        load_images("someone/pets", resolution=32, seed=0)
+
+        assert revisions == ["abc", "def"]
+
+    def test_a_data_set_that_is_not_kept_is_not_asked_of_a_hub_that_is_off(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: pytest.fail("asked"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+        with pytest.raises(InputError, match="not in the cache of the hub, which is not asked while HF_HUB_OFFLINE is"):
+            load_images("someone/pets", resolution=32, seed=0)
+
+    @pytest.mark.parametrize(
+        ("names", "counts", "words"),
+        [
+            (
+                ["train", "validation", "test"],
+                (8, 8),
+                "split train is trained on, validation is held out, test left",
+            ),
+            (["train", "test", "extra"], (8, 8), "split train is trained on, test is held out, extra left out"),
+            (["extra", "test", "training"], (8, 8), "split training is trained on, test is held out, extra left out"),
+            (
+                ["train_small", "train", "val_v2"],
+                (8, 8),
+                "split train is trained on, val_v2 is held out, train_small ",
+            ),
+            (["all"], (6, 2), "split all is trained on, a tenth of it is held out"),
+            (["test"], (6, 2), "split test is trained on, a tenth of it is held out"),
+        ],
+    )
+    def test_splits_of_the_hub_go_by_the_words_of_folders(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        names: list[str],
+        counts: tuple[int, int],
+        words: str,
+    ) -> None:
+        rows = {name: _hub_rows([0, 1] * 4, 90 + 10 * index) for index, name in enumerate(names)}
+        monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="abc"))
+        monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: DatasetDict(rows))
+
+        image_set = load_images("someone/pets", resolution=32, seed=0)
+
+        assert (len(image_set.train_labels), len(image_set.val_labels)) == counts
+        assert caplog.messages[0].startswith(f"someone/pets: {words}")
+
+    def test_splits_of_the_hub_without_training_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = {"validation": _hub_rows([0, 1] * 4), "test": _hub_rows([0, 1] * 4)}
+        monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="abc"))
+        monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: DatasetDict(rows))
+
+        with pytest.raises(InputError, match="its splits are validation, test, and none is named train; save the one"):
+            load_images("someone/pets", resolution=32, seed=0)
+
+    def test_a_row_of_the_hub_is_named_by_its_own_split(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = {"train": _hub_rows([0, 1] * 4), "test": _hub_rows([0, 1, -1], 200)}
+        monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="abc"))
+        monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: DatasetDict(rows))
+
+        with pytest.raises(InputError, match="row 2 of split test has no label"):
+            load_images("someone/pets", resolution=32, seed=0)
+
+    def test_a_disk_that_is_full_while_it_is_fetched_is_no_bad_input(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: object, **__: object) -> None:
+            try:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/cache/part")
+            except OSError as error:
+                raise RuntimeError("An error occurred while generating the dataset") from error
+
+        monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: SimpleNamespace(sha="abc"))
+        monkeypatch.setattr("datasets.load_dataset", fail)
+
+        with pytest.raises(NasError, match=r"^/cache/part: No space left on device: make room, then") as caught:
+            load_images("someone/pets", resolution=32, seed=0)
+        assert caught.value.exit_code == 1
 
     def test_revision_in_the_hubs_own_cache_is_known_offline(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
