@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.data.columns import class_names, holds, image_column, label_column, plain_labels, refuse_other_columns
-from nas.data.rows import Content, Found, Missing, Rows, said
+from nas.data.rows import Content, Found, Missing, Rows, said, unreadable
 from nas.data.walk import stamp
 from nas.errors import InputError
 
@@ -164,10 +164,16 @@ class _reading:  # noqa: N801 - used like a function
         self._file = file
 
     def __enter__(self) -> None:
-        if self._file.stat().st_size == 0:
+        try:
+            size = self._file.stat().st_size
+        except OSError as error:
+            raise unreadable(str(self._file), error) from error
+        if size == 0:
             raise InputError(f"{self._file}: the file is empty; fetch it again")
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of the disk; EINVAL is of a size
+            raise unreadable(str(self._file), error) from error
         # ArrowException, OSError, UnicodeDecodeError, ... from whatever the file holds
         if isinstance(error, Exception) and not isinstance(error, InputError):
             raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from stat import S_ISREG
 from unicodedata import normalize
 
 from nas.data.pictures import CURES, picture_suffixes
-from nas.data.rows import said
+from nas.data.rows import said, unreadable
 from nas.errors import InputError
 
 __all__ = ["ANNOTATIONS", "File", "Listing", "in_order", "stamp", "walk"]
@@ -19,6 +20,7 @@ __all__ = ["ANNOTATIONS", "File", "Listing", "in_order", "stamp", "walk"]
 ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's labels of a flat val/
 _JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 _JUNK_FOLDERS = frozenset({"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
+_DEAD = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # of a link, such as one to itself
 _KINDS_SAID = 6
 _LONGEST_SUFFIX = 10
 
@@ -157,7 +159,9 @@ def _add_file(
 ) -> None:
     try:
         status = entry.stat()
-    except OSError:
+    except OSError as error:
+        if error.errno not in _DEAD:
+            raise unreadable(entry.path, error) from error
         listing.dead.append("/".join(below))
         return
     if S_ISREG(status.st_mode):
@@ -178,7 +182,9 @@ def _add_other(listing: Listing, entry: os.DirEntry[str], below: Parts) -> None:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError as error:
+        if error.errno not in _DEAD:  # it may be the folder of a class
+            raise unreadable(entry.path, error) from error
         return False
 
 

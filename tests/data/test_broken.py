@@ -134,6 +134,44 @@ class TestUnreadable:
         found = load_images(DataSource(name=str(pets), skip_broken=True), resolution=64, seed=0)
         assert len(found.train_labels) == 6
 
+    @pytest.mark.parametrize("name", ["0.png", "cat"])
+    @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+    def test_what_cannot_be_looked_at_is_no_dead_link(
+        self, pets: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int
+    ) -> None:
+        """Else a class whose disk is away for a moment would be left out."""
+
+        class Entry:
+            def __init__(self, entry: os.DirEntry[str]) -> None:
+                self.name, self.path, self.is_symlink, self._entry = entry.name, entry.path, entry.is_symlink, entry
+
+            def is_dir(self) -> bool:
+                return self._entry.is_dir() if self.name != name else self._fail()
+
+            def stat(self) -> os.stat_result:
+                return self._entry.stat() if self.name != name else self._fail()
+
+            def _fail(self) -> Any:
+                raise OSError(code, os.strerror(code), self.path)
+
+        scan = os.scandir
+        monkeypatch.setattr("nas.data.walk.os.scandir", lambda folder: [Entry(entry) for entry in scan(folder)])
+
+        with pytest.raises(InputError, match=rf"{name}: cannot be read \({os.strerror(code)}\); look at its disk"):
+            _load(pets, skip_broken=True)
+
+    def test_a_table_that_cannot_be_read_now_is_not_called_damaged(
+        self, pets: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        pq.write_table(pa.table({"image": [b"x"], "label": [1]}), pets.parent / "x.parquet")
+        monkeypatch.setattr("pyarrow.parquet.read_metadata", fail)
+
+        with pytest.raises(InputError, match=r"x\.parquet: cannot be read \(Input/output error\); look at its disk"):
+            _load(pets.parent / "x.parquet")
+
     def test_too_little_memory_says_nothing_of_the_picture(self, pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(*_: object) -> None:
             raise MemoryError
