@@ -77,6 +77,8 @@ class Parquet:
                 found = pyarrow.parquet.read_metadata(file)
                 schemas.append(found.schema.to_arrow_schema())
                 schemas[-1].names  # noqa: B018 - may not be UTF-8
+                if found.num_rows < 0:
+                    raise ValueError(_FEWER)
             starts.append(starts[-1] + found.num_rows)
         for file, schema in zip(files, schemas, strict=True):
             refuse_other_columns(f"{file.name}", schema, files[0].name, schemas[0])

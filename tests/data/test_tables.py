@@ -269,6 +269,15 @@ def _write(path: Path, **columns: Any) -> Path:
     return path
 
 
+def test_a_table_that_says_less_than_no_rows_is_one_line(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(file, image=pa.array(_pngs()), label=LABELS)
+    found = SimpleNamespace(schema=pq.read_metadata(file).schema, num_rows=-3)
+    monkeypatch.setattr("pyarrow.parquet.read_metadata", lambda _: found)
+
+    with pytest.raises(InputError, match=r"pets\.parquet: not a readable Parquet file \(it does not have as many rows"):
+        _load(file)
+
+
 def _with_features(file: Path, names: list[str], labels: list[int] = LABELS) -> Path:
     """A file whose labels are numbers, with the names of the classes as `datasets` notes them."""
     features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
