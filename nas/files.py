@@ -228,7 +228,9 @@ def read_bytes(path: Path) -> bytes:
         InputError: the file cannot be read, is too large for what nas reads, or is UTF-16.
     """
     try:
-        with path.open("rb") as file:
+        # A named pipe that nobody writes to would be waited for without end; so it is empty.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            os.set_blocking(file.fileno(), True)
             content = file.read(_MOST_BYTES + 1)
     except (OSError, ValueError) as error:  # A name with a NUL is a ValueError.
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import InputError, NasError
-from nas.files import Record, append_record, drop_half_line, read_records, take_lock, write_beside
+from nas.files import Record, append_record, drop_half_line, read_bytes, read_records, take_lock, write_beside
 
 
 class Line(Record):
@@ -79,6 +79,17 @@ def test_the_system_says_whose_a_lock_is(
         assert take_lock(file.fileno(), path) == ("in use" if state == "in use" else "gone")
         path.touch()
         assert take_lock(file.fileno(), path) == ("in use" if state == "in use" else "gone")
+
+
+def test_a_pipe_is_read_and_one_that_nobody_writes_to_is_empty(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    read, write = os.pipe()
+    os.write(write, b"{}")
+    os.close(write)
+
+    assert read_bytes(tmp_path / "pipe") == b""
+    assert read_bytes(Path(f"/dev/fd/{read}")) == b"{}"
+    os.close(read)
 
 
 def test_a_place_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:

@@ -73,7 +73,9 @@ def front(
     from nas.errors import BudgetError
     from nas.report import score_words
     from nas.search import SearchResult
+    from nas.search.plan import refuse_odd
 
+    refuse_odd(budget_ms)
     result = SearchResult.load(results)
     best = result.best_under(budget_ms)
     if best is None:

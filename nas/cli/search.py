@@ -59,7 +59,8 @@ def search(
     supernet: options.Supernet = None,
     data: options.SearchData = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Candidates to score.", show_default="20000 by tables, 120 with --data")
+        int | None,
+        typer.Option(min=1, max=10**7, help="Candidates to score.", show_default="20000 by tables, 120 with --data"),
     ] = None,
     time_limit: Annotated[
         str | None,

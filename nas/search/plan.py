@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nas.errors import BudgetError, InputError, MissingLatencyError, NasError
+from nas.files import MOST
 from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace, random_choice
 from nas.proxies import Proxy, ScoringFailed
@@ -106,6 +107,16 @@ def check_budget(space: SearchSpace, table: LatencyTable, budget_ms: float, conf
     return cheapest_inside(space, table, budget_ms, confidence)[1]
 
 
+def refuse_odd(budget_ms: float) -> None:
+    """Refuse a budget that is no time.
+
+    Raises:
+        InputError: it is not a positive number, or longer than any time in a table.
+    """
+    if not 0 < budget_ms <= MOST:
+        raise InputError(f"--budget-ms must be a positive number of milliseconds, {MOST:g} at most, got {budget_ms:g}")
+
+
 def cheapest_inside(
     space: SearchSpace, table: LatencyTable, budget_ms: float, confidence: float | None = None
 ) -> tuple[Architecture, float]:
@@ -116,8 +127,7 @@ def cheapest_inside(
         InputError: the budget is not a positive number, or the table has no interval of this coverage.
         MissingLatencyError: the table does not cover the space.
     """
-    if not 0 < budget_ms < float("inf"):
-        raise InputError(f"--budget-ms must be a positive number of milliseconds, got {budget_ms:g}")
+    refuse_odd(budget_ms)
     cheapest = space.extreme(table.layer_ms)
     cheapest_ms = limited_ms(table, cheapest, confidence)
     if cheapest_ms > budget_ms:

@@ -15,6 +15,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -88,12 +89,15 @@ FORMATS = {
     "screened": Format("guided/screened.jsonl", GUIDED),
     "settled": Format("guided/settled.jsonl", GUIDED),
     "journal": Format("run/study.journal", (RESUMED,)),
+    "lock": Format("run/nas.lock", (RESUMED,)),
     "points": Format("own.csv", ([*VALIDATE[:-1], "new", "--rows", "own.csv"],)),
+    "published times": Format("times.csv", (["table", "calibrate", "times.csv", "--out", "times.json"],)),
     "validation": Format(
         "validation/validation.json",
         (["show", "validation"], ["show", "validation", "--json"], ["plot", "validation", "--out", "plot.html"]),
     ),
     "scores": Format("validation/scores.jsonl", ([*VALIDATE, "--resume"],)),
+    "searches": Format("validation/searches.jsonl", ([*VALIDATE, "--resume"],)),
 }
 
 
@@ -115,6 +119,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
             done = _run(command, folder)
             assert done.code == 0, done
         shutil.copy("run/winner.json", "net.json")
+        owner = {
+            "host": socket.gethostname(),
+            "process": 2**22 + 1,
+            "began": "long ago",
+            "since": "2025-01-01T00:00:00",
+        }
+        Path("run/nas.lock").write_text(json.dumps(owner))
+        shutil.copy(ROOT / "latency_tables" / "iphone13.points.csv", "times.csv")
+        Path("validation/searches.jsonl").write_text('{"budget_ms":1.1,"trials":1}\n')
         run = json.loads(Path("run/run.json").read_text())
         run["proxy"] |= {"screens": [{"name": "cheap"}], "screen": 2, "settles": {"name": "dear"}}
         Path("guided/run.json").write_text(json.dumps(run))

@@ -270,7 +270,9 @@ def test_references_are_inside_the_budget_by_prediction_or_publication(proxy: Ba
     ("budget_ms", "error", "message"),
     [
         (0.1, BudgetError, r"no network of the space runs in 0\.1 ms: the cheapest is predicted at 0\.34"),
-        (-1.0, InputError, "must be a positive number of milliseconds, got -1"),
+        (-1.0, InputError, r"must be a positive number of milliseconds, 1e\+09 at most, got -1"),
+        (float("nan"), InputError, r"must be a positive number of milliseconds, 1e\+09 at most, got nan"),
+        (1e308, InputError, r"must be a positive number of milliseconds, 1e\+09 at most, got 1e\+308"),
     ],
 )
 def test_a_budget_that_cannot_be_met_is_refused(
