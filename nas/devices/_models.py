@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from nas.errors import DeviceError
+from nas.errors import DeviceError, NasError
 from nas.networks import Subject
 from nas.scratch import ScratchFolder
 
@@ -52,7 +53,8 @@ class ModelFiles:
 
         Raises:
             NotExported: the exporter failed, for whatever reason.
-            DeviceError: the disk is full or cannot be written.
+            NasError: the disk is full.
+            DeviceError: the disk cannot be written.
         """
         name = subject.key + self._suffix
         path = self._folder.path / name
@@ -76,10 +78,11 @@ class ModelFiles:
                 else:
                     path.write_bytes(content)
             except OSError as error:  # Every further subject would fail the same way.
-                raise DeviceError(
+                words = (
                     f"{path.parent}: no model can be kept there ({error.strerror}); make room, or set TMPDIR to "
                     "another folder, then repeat the command to go on from here"
-                ) from error
+                )
+                raise (NasError if error.errno in (errno.ENOSPC, errno.EDQUOT) else DeviceError)(words) from error
             self._sizes[name] = size
         self._sizes.move_to_end(name)
         return path

@@ -14,7 +14,7 @@ from nas.catalog import load_plugin, plugins
 from nas.devices import Device, DeviceDescription, Job, open_device, sampled
 from nas.devices._models import ModelFiles
 from nas.devices._runner import Description, Runner, RunnerDevice, RunnerLost
-from nas.errors import DeviceError, InputError
+from nas.errors import DeviceError, InputError, NasError
 from nas.networks import (
     Architecture,
     AttentionSpec,
@@ -168,9 +168,11 @@ def test_a_disk_without_room_for_models_stops_the_build(monkeypatch: pytest.Monk
 
     device = open_device("onnxruntime", {})
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(DeviceError, match=r"no model can be kept there \(No space left on device\); make room"):
+    with pytest.raises(NasError, match=r"no model can be kept there \(No space left on device\); make room") as caught:
         list(device.time([job(TINY.layers[0])]))
     device.close()
+
+    assert caught.value.exit_code == 1  # The device is there; it goes on when there is room.
 
 
 def test_a_runner_that_closes_its_pipes_and_goes_on_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
