@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nas.data import ImageSet, fingerprint
@@ -58,7 +58,7 @@ def kept_supernet(
         NasError: training diverged, or memory ran out.
     """
     path = _place(space, image_set, recipe, seed, limit)
-    if is_supernet(path):
+    if _is_there(path):
         return path
     if os.environ.get("WORLD_SIZE", "1") != "1":  # Processes that wait for each other here would never train together.
         raise InputError("under torchrun only nas supernet train trains a supernet; give its file with --supernet")
@@ -84,7 +84,7 @@ def find_supernet(
 ) -> Path | None:
     """The file that `kept_supernet` would return at once; None if it would have to train."""
     path = _place(space, image_set, recipe, seed, limit)
-    return path if is_supernet(path) else None
+    return path if _is_there(path) else None
 
 
 def estimate_seconds(
@@ -119,6 +119,15 @@ def estimate_seconds(
         space, image_set, recipe=recipes[0], seed=seed, device=device, precision=precision, limit=limit
     )
     return [steps * step_s for steps in missing]
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a training is finished. A process that was killed right after that left its checkpoint, which goes."""
+    if not is_supernet(path):
+        return False
+    with suppress(OSError):
+        checkpoint_path(path).unlink()
+    return True
 
 
 def _place(space: SearchSpace, image_set: ImageSet, recipe: SupernetRecipe, seed: int, limit: Limit | None) -> Path:

@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,15 @@ from nas.errors import InputError, NasError
 from nas.networks import SearchSpace
 from nas.training.recipe import Precision, faster_precision, memory_failures, timed, usable_device
 from nas.training.step import Limit, Sandwich
-from nas.training.supernet import Origin, SupernetRecipe, checkpoint_path, read_supernet, write_supernet
+from nas.training.supernet import (
+    Origin,
+    SupernetRecipe,
+    checkpoint_path,
+    is_supernet,
+    read_origin,
+    read_supernet,
+    write_supernet,
+)
 
 __all__ = ["TrainingProgress", "step_seconds", "train_supernet"]
 
@@ -86,6 +95,7 @@ def train_supernet(
         NasError: training diverged, or memory ran out.
     """
     if path.exists():
+        _drop_checkpoint_of(path)
         raise InputError(f"{path} is there already; remove it or choose another --out")
     if not os.access(path.absolute().parent, os.W_OK):
         raise InputError(f"{path}: its folder does not exist, or cannot be written to")
@@ -189,6 +199,14 @@ def step_seconds(
         while len(seconds) < _TIMED_STEPS and sum(seconds) < _TIMED_S:
             seconds += timed(step, runs=1, device=target)
     return statistics.median(seconds)
+
+
+def _drop_checkpoint_of(path: Path) -> None:
+    """Remove the checkpoint that a process left which was killed right after it had written `path`."""
+    checkpoint = checkpoint_path(path)
+    with suppress(InputError, OSError):
+        if is_supernet(path) and is_supernet(checkpoint) and read_origin(path)[0] == read_origin(checkpoint)[0]:
+            checkpoint.unlink()
 
 
 def _where(device: torch.device, origin: Origin) -> str:

@@ -28,6 +28,7 @@ from nas.training import (
     kept_supernet,
     load_supernet,
 )
+from nas.training.supernet import checkpoint_path
 
 SPACE = SearchSpace.find("tiny")
 RECIPE = SupernetRecipe(images=16 * 4, batch_size=16)
@@ -200,6 +201,13 @@ class TestStopped:
 
         assert [path] == first
         assert seen == []
+
+    def test_a_checkpoint_of_what_is_finished_goes(self, colours: ImageSet) -> None:
+        path = _kept(colours)
+        checkpoint_path(path).write_bytes(path.read_bytes())
+
+        assert _kept(colours) == path
+        assert not checkpoint_path(path).exists()
 
     def test_a_process_that_waited_goes_on_where_the_other_one_stopped(
         self, colours: ImageSet, monkeypatch: pytest.MonkeyPatch

@@ -110,6 +110,25 @@ class TestTraining:
         assert straight.read_bytes() == stopped.read_bytes()
         assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped.safetensors", "straight.safetensors"]
 
+    def test_a_checkpoint_of_what_is_finished_goes(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process that was killed right after its last step leaves both."""
+        monkeypatch.setattr("nas.training.sandwich._CHECKPOINT_S", -1.0)
+        path, other = tmp_path / "x.safetensors", tmp_path / "y.safetensors"
+        with pytest.raises(_StopError):
+            _train(colours, path, stop_after=3)
+        left = checkpoint_path(path).read_bytes()
+        _train(colours, path)
+        _train(colours, other, seed=1)
+        for finished in (path, other):
+            checkpoint_path(finished).write_bytes(left)
+            with pytest.raises(InputError, match="is there already"):
+                _train(colours, finished)
+
+        assert not checkpoint_path(path).exists()
+        assert checkpoint_path(other).read_bytes() == left
+
     def test_checkpoint_of_another_training_is_refused(
         self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
