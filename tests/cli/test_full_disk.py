@@ -56,7 +56,7 @@ CASES = {
     "supernet": Case(
         command="supernet train --space tiny --data ../pets --images 32 --batch-size 8 --resolution 32 --until 0 "
         "--out out.safetensors",
-        room=1900,
+        room=2048,  # all: room for one checkpoint, not for the next beside it
         first="import nas.training.sandwich as sandwich\nsandwich._CHECKPOINT_S = 0.0",
     ),
     "validation": Case(
@@ -104,7 +104,7 @@ def run(case: Case, disk: Path) -> subprocess.CompletedProcess[str]:
 
 
 def kept(disk: Path) -> set[str]:
-    """What is finished, in words: candidates and scores with their values, layers that were measured."""
+    """What is finished, in words: candidates and scores with values, measured layers, a part of a training."""
     found = set()
     for path in disk.glob("out/**/*.jsonl"):
         for line in map(json.loads, path.read_text().split("\n")[:-1]):
@@ -112,6 +112,8 @@ def kept(disk: Path) -> set[str]:
     if (disk / "out.json").exists():
         entries = LatencyTable.load(disk / "out.json").entries
         found |= {key for key, entry in entries.items() if isinstance(entry, Timing)}
+    if any((disk / f"out.safetensors{suffix}").exists() for suffix in ("", ".checkpoint")):
+        found.add("a part of the training")
     return found
 
 
@@ -136,7 +138,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_when_there_is_room(
     assert stopped.stderr.count("error: ") == 1
     assert done.returncode == 0, done.stderr
     assert before <= kept(disk)
-    assert room is not None or before or name == "supernet", "nothing was finished before the disk was full"
+    assert room is not None or before, "nothing was finished before the disk was full"
     unwanted = (".nas-draft", ".nas-scratch-", ".lock")
     assert not [path for path in disk.rglob("*") if any(words in path.name for words in unwanted)]
 
