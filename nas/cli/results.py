@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,12 +13,12 @@ import typer
 from nas.cli import options
 from nas.cli.terminal import print_data, print_document, print_json, print_table, say
 from nas.cli.validate import print_validation
-from nas.errors import InputError
+from nas.errors import InputError, NasError
 
 if TYPE_CHECKING:
     from nas.search import Candidate, SearchResult
 
-__all__ = ["front", "plot", "print_result", "result_json", "show"]
+__all__ = ["front", "plot", "print_result", "result_json", "show", "stoppable"]
 
 
 def plot(
@@ -72,10 +75,9 @@ def front(
     """
     from nas.errors import BudgetError
     from nas.report import score_words
-    from nas.search import SearchResult
-    from nas.search.plan import refuse_odd
+    from nas.search import SearchResult, check_milliseconds
 
-    refuse_odd(budget_ms)
+    check_milliseconds(budget_ms)
     result = SearchResult.load(results)
     best = result.best_under(budget_ms)
     if best is None:
@@ -86,6 +88,24 @@ def front(
         )
     say(f"{best.label}: {best.latency_ms:.3f} ms ({result.run.table.origin}), score {score_words(best)}")
     print_document(best.architecture.to_json())
+
+
+@contextmanager
+def stoppable(out: Path) -> Iterator[None]:
+    """After Ctrl-C or a failure of a search, write the report of what its folder holds, and say how to go on."""
+    from nas.report import write_report
+    from nas.search import SearchResult
+
+    try:
+        yield
+    except (KeyboardInterrupt, NasError) as error:
+        if isinstance(error, NasError) and error.exit_code != 1:  # Nothing was begun.
+            raise
+        if (out / "run.json").exists():
+            with suppress(NasError, OSError):  # The disk may be full; what ended the search is what to say.
+                write_report(SearchResult.load(out))
+        say(f"stopped; go on with: nas search --resume --out {shlex.quote(str(out))} and the same options")
+        raise
 
 
 def result_json(result: SearchResult) -> dict[str, Any]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import shlex
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas.cli import options
-from nas.cli.results import print_result, result_json
+from nas.cli.results import print_result, result_json, stoppable
 from nas.cli.supernet import supernet_watch
 from nas.cli.terminal import data_watch, end_like_ctrl_c, print_json, say, say_candidate, say_progress, say_settled
 from nas.errors import InputError, NasError
@@ -206,7 +203,7 @@ def _guided(asked: _Asked, supernet: Path | None) -> SearchResult:
     for line in (*planned.describe(), f"results: {asked.out}"):
         say(line)
     names = dict(zip(("scorer", "settler"), built, strict=True)) | {"foretell": "accuracy-table", **asked.names}
-    with _stoppable(asked), data_watch() as watch:
+    with stoppable(asked.out), data_watch() as watch:
         return run_guided(
             asked.space,
             asked.table,
@@ -308,24 +305,6 @@ def _supernet_of_run(asked: _Asked) -> Path | None:
     return path
 
 
-@contextmanager
-def _stoppable(asked: _Asked) -> Iterator[None]:
-    """After Ctrl-C or a failure, write the report of what the folder holds, and say how to go on."""
-    from nas.report import write_report
-    from nas.search import SearchResult
-
-    try:
-        yield
-    except (KeyboardInterrupt, NasError) as error:
-        if isinstance(error, NasError) and error.exit_code != 1:  # Nothing was begun.
-            raise
-        if (asked.out / "run.json").exists():
-            with suppress(NasError, OSError):  # The disk may be full; what ended the search is what to say.
-                write_report(SearchResult.load(asked.out))
-        say(f"stopped; go on with: nas search --resume --out {shlex.quote(str(asked.out))} and the same options")
-        raise
-
-
 def _refuse_storage(asked: _Asked) -> None:
     if asked.storage is not None:
         raise InputError("--storage is for searches by --proxy that train; this one has no use for it: leave it out")
@@ -384,7 +363,7 @@ def _search(asked: _Asked, proxy: Proxy, name: str, *, screens: dict[str, Proxy]
     )
     for line in (*planned.describe(), f"results: {asked.out}"):
         say(line)
-    with _stoppable(asked):
+    with stoppable(asked.out):
         return run_search(
             asked.space,
             asked.table,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from nas.search.guided import GuidedPlan, plan_guided, run_guided
 from nas.search.pareto import hypervolume, undominated
-from nas.search.plan import Plan, check_budget, draw_inside, duration, plan_search, random_inside
+from nas.search.plan import Plan, check_budget, check_milliseconds, draw_inside, duration, plan_search, random_inside
 from nas.search.records import Candidate, Run, Screening, SpaceUsed, Spending, TableUsed, versions
 from nas.search.result import ResultsFolder, SearchResult, check_folder, score_of
 from nas.search.survey import NETWORKS, BatchProxy, SurveyPlan, look, plan_survey, run_survey
@@ -34,6 +34,7 @@ __all__ = [
     "TableUsed",
     "check_budget",
     "check_folder",
+    "check_milliseconds",
     "draw_inside",
     "duration",
     "hypervolume",

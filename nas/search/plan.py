@@ -16,6 +16,7 @@ __all__ = [
     "Plan",
     "cheapest_inside",
     "check_budget",
+    "check_milliseconds",
     "draw_inside",
     "duration",
     "known_ms",
@@ -107,7 +108,7 @@ def check_budget(space: SearchSpace, table: LatencyTable, budget_ms: float, conf
     return cheapest_inside(space, table, budget_ms, confidence)[1]
 
 
-def refuse_odd(budget_ms: float) -> None:
+def check_milliseconds(budget_ms: float) -> None:
     """Refuse a budget that is no time.
 
     Raises:
@@ -127,7 +128,7 @@ def cheapest_inside(
         InputError: the budget is not a positive number, or the table has no interval of this coverage.
         MissingLatencyError: the table does not cover the space.
     """
-    refuse_odd(budget_ms)
+    check_milliseconds(budget_ms)
     cheapest = space.extreme(table.layer_ms)
     cheapest_ms = limited_ms(table, cheapest, confidence)
     if cheapest_ms > budget_ms:

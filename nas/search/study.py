@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, InterfaceError, OperationalError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from nas.errors import InputError, NasError, masked, visible, without_secrets
@@ -29,7 +29,8 @@ T = TypeVar("T")
 
 # What a database raises while another program has locked it, while it restarts, or while it cannot be reached. A
 # journal in a file waits for its lock by itself.
-_AWAY = (OperationalError, InterfaceError, NoFreeConnection, ConnectionError, TimeoutError)
+_AWAY: tuple[type[Exception], ...] = (OperationalError, InterfaceError, DisconnectionError, NoFreeConnection)
+_AWAY += (PendingRollbackError, ConnectionError, TimeoutError)  # the first after a connection that broke in between
 # What no waiting mends: of SQLite, and of PostgreSQL and its kind
 _LASTING: tuple[str, ...] = ("no such table", "no such column", "has no column", "unable to open", "readonly")
 _LASTING += ("malformed", "authentication failed", "no password", "does not exist", "permission denied")
@@ -234,7 +235,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _reason(error: BaseException) -> str:
     """What the database said: the first line of the innermost error."""
     *_, innermost = _causes(error)
-    return (str(innermost).strip().splitlines() or [type(innermost).__name__])[0]
+    words = (str(innermost).strip().splitlines() or [type(innermost).__name__])[0]
+    return words.partition(" (Background on this error at:")[0].strip()
 
 
 def _is_away(error: Exception, reason: str) -> bool:

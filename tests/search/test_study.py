@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import pytest
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import OperationalError, PendingRollbackError, ProgrammingError
 
 import nas.search.study
 from nas.errors import InputError, NasError
@@ -120,6 +120,13 @@ def _away(words: str) -> Exception:
     return error
 
 
+def _broken_in_between() -> Exception:
+    """What Optuna raises when a connection broke in the middle of a transaction."""
+    error = StorageInternalError("An exception is raised during the commit.")
+    error.__cause__ = PendingRollbackError("Can't reconnect until invalid transaction is rolled back.", code="8s2b")
+    return error
+
+
 class Answering(_Patience):
     """Gets these errors from its storage, one a question, before answers."""
 
@@ -153,7 +160,7 @@ def test_a_database_that_is_away_is_waited_for_by_a_run_that_knew_it_and_else_re
         search(FakeProxy(), trials=2, storage=storage)
     answers.append(_away("the database system is starting up"))
     search(FakeProxy(), trials=2, storage=storage, say=said.append)
-    answers.extend([_away("connection refused"), ConnectionResetError("reset by peer")])
+    answers.extend([_away("connection refused"), ConnectionResetError("reset by peer"), _broken_in_between()])
     resumed = search(FakeProxy(), trials=3, storage=storage, resume=True, say=said.append)
     answers.append(_away('password authentication failed for user "me"'))
     with pytest.raises(InputError, match=r"cannot be used \(password authentication failed"):
