@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from nas.networks import Architecture, AttentionSpec, ConvSpec, StageSpec
+from nas.networks import Architecture, AttentionSpec, ConvSpec, Encoding, Rows, StageSpec
 
-__all__ = ["NUMBERS", "Ranges", "beyond", "differences", "numbers", "ranges", "structure"]
+__all__ = ["NUMBERS", "Ranges", "beyond", "differences", "numbers", "numbers_of_rows", "ranges", "structure"]
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -134,3 +134,26 @@ def _numbers(network: Architecture) -> list[float]:
             *(float(facts.get(f"{where} attention") == kind) for kind in _KINDS),
         ]
     return row
+
+
+def numbers_of_rows(encoding: Encoding, rows: Rows) -> npt.NDArray[np.float64]:
+    """The `numbers` of the networks of some rows, (N, len(NUMBERS)); 100,000 networks a second."""
+    columns = [encoding.values(rows, "stem.kernel"), encoding.values(rows, "stem.expansion")]
+    for stage in range(len(encoding.space.stages)):
+        convs, units = (encoding.values(rows, f"{block}.depth", stage) for block in ("conv", "attention"))
+        kind = encoding.at("attention.kind", stage)
+        kinds = np.asarray(encoding.options[kind])[rows[:, kind]]
+        columns += [
+            np.log(encoding.values(rows, "channels", stage)),
+            convs,
+            units,
+            np.log(convs + units),
+            *((convs > 0) * encoding.values(rows, f"conv.{name}", stage) for name in ("kernel", "expansion")),
+            *(
+                (units > 0) * encoding.values(rows, f"attention.{name}", stage)
+                for name in ("query_reduction", "modulation", "expansion", "position_kernel")
+            ),
+            encoding.place(rows, stage),
+            *((units > 0) * (kinds == name) for name in _KINDS),
+        ]
+    return np.stack(columns, axis=1).astype(np.float64)

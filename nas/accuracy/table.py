@@ -7,7 +7,7 @@ code.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,10 +19,11 @@ from pydantic import Field, model_validator
 from nas import catalog
 from nas.accuracy.process import Labels
 from nas.accuracy.published import INTERVAL, Errors, Published
+from nas.accuracy.structure import numbers, numbers_of_rows
 from nas.accuracy.trained import Line, Trained
-from nas.accuracy.traits import TRAITS, traits_of
+from nas.accuracy.traits import TRAITS, of_layer, traits, traits_of
 from nas.files import Amount, Record, digest_of, read_record, write_beside
-from nas.networks import Architecture
+from nas.networks import Architecture, Encoding, Rows
 
 __all__ = ["WORDS", "Accuracy", "AccuracyTable", "Origin", "Part", "share_of_trained"]
 
@@ -135,13 +136,23 @@ class AccuracyTable(Record):
         found: list[Accuracy] = []
         for start in range(0, len(networks), _BATCH):
             part = [network.at(num_classes=_CLASSES) for network in networks[start : start + _BATCH]]
-            traits = traits_of(part)
-            trained = None
-            if self.trained:
-                top1, reach = self.trained.predict(part)
-                trained = top1, np.where(self._among_the_family(traits), reach, np.inf)
-            found += self._together(self.published.predict(traits, self._labels(part)), trained)
+            found += self._accuracies(traits_of(part), numbers(part))
         return found
+
+    def of_rows(self, encoding: Encoding) -> Callable[[Rows], list[Accuracy]]:
+        """What predicts the accuracy of rows of a space, as `predict` does; 0.03 ms each."""
+        space = encoding.space.model_copy(update={"num_classes": _CLASSES})
+        tallies = Encoding(space).sums(of_layer)
+
+        def predict(rows: Rows) -> list[Accuracy]:
+            found: list[Accuracy] = []
+            for start in range(0, len(rows), _BATCH):
+                part = rows[start : start + _BATCH]
+                known = traits(tallies(part), encoding.values(part, "resolution"))
+                found += self._accuracies(known, numbers_of_rows(encoding, part))
+            return found
+
+        return predict
 
     def without(self, names: Collection[str]) -> AccuracyTable:
         """The table as if these published networks of the family were not known."""
@@ -181,6 +192,14 @@ class AccuracyTable(Record):
             one = tuple(values[place : place + 1] for values in published)
             (found[name],) = self._together((one[0], one[1], one[2]), trained)
         return found
+
+    def _accuracies(self, known: Array, made_of: Array) -> list[Accuracy]:
+        """Predictions by the traits of networks, (N, len(TRAITS)), and by what they are made of, (N, len(NUMBERS))."""
+        trained = None
+        if self.trained:
+            top1, reach = self.trained.of_numbers(made_of)
+            trained = top1, np.where(self._among_the_family(known), reach, np.inf)
+        return self._together(self.published.predict(known, self._labels(len(known))), trained)
 
     def _together(self, published: tuple[Array, Array, Array], trained: tuple[Array, Array] | None) -> list[Accuracy]:
         """Both parts, weighed by their intervals.
@@ -225,12 +244,12 @@ class AccuracyTable(Record):
         inside = (traits[:, columns] >= known.min(0) - 1e-4) & (traits[:, columns] <= known.max(0) + 1e-4)
         return np.asarray(inside.all(1))
 
-    def _labels(self, networks: Sequence[Architecture]) -> Labels:
+    def _labels(self, networks: int) -> Labels:
         return Labels(
-            family=np.full(len(networks), self.origin.family),
-            recipe=np.full(len(networks), self.origin.recipe),
-            network=np.full(len(networks), ""),
-            distilled=np.zeros(len(networks), dtype=bool),
+            family=np.full(networks, self.origin.family),
+            recipe=np.full(networks, self.origin.recipe),
+            network=np.full(networks, ""),
+            distilled=np.zeros(networks, dtype=bool),
         )
 
     @property

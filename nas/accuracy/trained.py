@@ -175,8 +175,11 @@ class Trained(Record):
 
     def predict(self, networks: Sequence[Architecture]) -> tuple[Array, Array]:
         """Percent, and half of a 90 % interval, each (N,)."""
-        labels = same_labels(len(networks), name="new")
-        scores, deviations = self.process.predict(self._standardised(numbers(networks)), labels)
+        return self.of_numbers(numbers(networks))
+
+    def of_numbers(self, known: Array) -> tuple[Array, Array]:
+        """The same by what networks are made of, (N, len(NUMBERS))."""
+        scores, deviations = self.process.predict(self._standardised(known), same_labels(len(known), name="new"))
         return self.percent(scores, deviations, self.line)
 
     @staticmethod

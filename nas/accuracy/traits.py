@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from nas.networks import Architecture, AttentionLayer, Layer, Operation, operations
 
-__all__ = ["TALLY", "TRAITS", "tally", "traits", "traits_of"]
+__all__ = ["TALLY", "TRAITS", "of_layer", "tally", "traits", "traits_of"]
 
 Array = npt.NDArray[np.float64]
 
@@ -168,12 +168,13 @@ def traits(sums: Array, resolutions: Sequence[int] | Array) -> Array:
 
 def traits_of(networks: Sequence[Architecture]) -> Array:
     """The traits of architectures, (N, len(TRAITS)). 20,000 networks of a space take a few seconds."""
-    sums = np.stack([np.sum([_of_layer(layer, n.resolution) for layer in n.layers()], axis=0) for n in networks])
+    sums = np.stack([np.sum([of_layer(layer, n.resolution) for layer in n.layers()], axis=0) for n in networks])
     return traits(sums, [network.resolution for network in networks])
 
 
 @lru_cache(maxsize=16384)
-def _of_layer(layer: Layer, resolution: int) -> Array:
+def of_layer(layer: Layer, resolution: int) -> Array:
+    """The tally of a layer in a network of this resolution, (len(TALLY),)."""
     if not isinstance(layer, AttentionLayer):
         return tally(operations(layer), resolution=resolution)
     windows = layer.height * layer.width // layer.spec.window**2 if layer.spec.window else 1
