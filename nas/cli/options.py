@@ -23,9 +23,11 @@ __all__ = [
     "Json",
     "Results",
     "Runner",
+    "Sampler",
     "SearchData",
     "Settings",
     "Space",
+    "Storage",
     "Supernet",
     "Table",
     "Threads",
@@ -64,6 +66,22 @@ DataOptions = Annotated[
 Effort = Annotated[
     str | None,
     typer.Option("--effort", help="Of short training: quick, standard or thorough.", show_default="quick"),
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        "--sampler",
+        help="What proposes networks: surrogate, or Optuna's tpe, nsga2, gp or random.",
+        show_default="surrogate",
+    ),
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        help="Optuna storage URL; one with a password is better given in the variable NAS_STORAGE.",
+        show_default="NAS_STORAGE, else a journal in the results folder",
+    ),
 ]
 Supernet = Annotated[
     Path | None,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["search"]
 
 _ON_IMAGES = "supernet,short-training:standard"  # scores, and settles
+_SAMPLER = "surrogate"
 _RESOLUTION = 64  # of the supernet's images
 _SPACE_LINES = 3  # of the plan of a survey: those about the space and its tables
 _LEAST_S = 120.0  # for scores by a supernet; with less, training one is not worth it
@@ -70,13 +71,8 @@ def search(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the sampler, the data and the training.")] = 0,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            help="Optuna storage URL; one with a password is better given in the variable NAS_STORAGE.",
-            show_default="NAS_STORAGE, else a journal in the results folder",
-        ),
-    ] = None,
+    sampler: options.Sampler = None,
+    storage: options.Storage = None,
     out: Annotated[Path | None, typer.Option(help="Results folder.", show_default="results/SPACE-BUDGETms")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the results folder.")] = False,
     as_json: options.Json = False,
@@ -113,6 +109,7 @@ def search(
         trials=trials,
         time_limit_s=options.read_seconds(time_limit) if time_limit else None,
         seed=seed,
+        sampler=sampler,
         storage=storage,
         out=out or _default_out(space, budget_ms, resume=resume),
         resume=resume,
@@ -148,6 +145,7 @@ class _Asked:
     trials: int | None
     time_limit_s: float | None
     seed: int
+    sampler: str | None
     storage: str | None
     out: Path
     resume: bool
@@ -160,8 +158,9 @@ class _Asked:
 def _by_proxies(asked: _Asked, names: str, *, settings: dict[str, str], screen: int) -> SearchResult:
     """A search by the proxies that are named."""
     from nas.proxies import build_proxies
-    from nas.search import BatchProxy, check_folder, random_inside
+    from nas.search import BatchProxy, check_folder, check_sampler, random_inside
 
+    check_sampler(asked.sampler or _SAMPLER)
     check_folder(asked.out, resume=asked.resume)  # before images are read
     # Any panel compares its members on the same random networks, those that a resume compares them on as well.
     band = random_inside(asked.space, asked.table, asked.budget_ms, asked.confidence) if "+" in names else ()
@@ -181,7 +180,7 @@ def _guided(asked: _Asked, supernet: Path | None) -> SearchResult:
     from nas.search import BatchProxy, check_folder, plan_guided, plan_survey, run_guided
 
     started = time.monotonic()
-    _refuse_storage(asked)
+    _refuse_optuna(asked)
     check_folder(asked.out, resume=asked.resume)  # before the hour that a supernet may take
     data = asked.data or "synthetic"
     (foretell,) = build_proxies("accuracy-table", data=data, seed=asked.seed).values()
@@ -305,16 +304,18 @@ def _supernet_of_run(asked: _Asked) -> Path | None:
     return path
 
 
-def _refuse_storage(asked: _Asked) -> None:
-    if asked.storage is not None:
-        raise InputError("--storage is for searches by --proxy that train; this one has no use for it: leave it out")
+def _refuse_optuna(asked: _Asked) -> None:
+    """Refuse options of Optuna where it proposes nothing."""
+    for name, value in (("--storage", asked.storage), ("--sampler", asked.sampler)):
+        if value is not None:
+            raise InputError(f"{name} is for searches by --proxy that train; this one has no use for it: leave it out")
 
 
 def _survey(asked: _Asked, proxy: BatchProxy, name: str, *, said: int = 0) -> SearchResult:
     """A search that trains nothing; `said` lines of its plan have been said before."""
     from nas.search import NETWORKS, plan_survey, run_survey
 
-    _refuse_storage(asked)
+    _refuse_optuna(asked)
     planned = plan_survey(
         asked.space,
         asked.table,
@@ -374,6 +375,7 @@ def _search(asked: _Asked, proxy: Proxy, name: str, *, screens: dict[str, Proxy]
             out=asked.out,
             names={**asked.names, "proxy": name},
             time_limit_s=limit_s,
+            sampler=asked.sampler or _SAMPLER,
             storage=storage,
             resume=asked.resume,
             command=asked.command,

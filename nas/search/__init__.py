@@ -1,6 +1,7 @@
 """Which network is best: the search and its results.
 
-plan.py plans a search and run.py runs it. study.py (Optuna) proposes networks, and the proxies score them in stages.py.
+plan.py plans a search and run.py runs it. study.py (Optuna) asks a sampler for networks (sampler.py: proposer.py,
+surrogate.py and mutation.py, or Optuna's own), and the proxies score them in stages.py.
 result.py keeps every result in the results folder, as the records of records.py. pareto.py is the Pareto front.
 
 survey.py is the search that trains nothing: it looks at thousands of networks by tables alone, with evolution.py.
@@ -13,13 +14,24 @@ from __future__ import annotations
 
 from nas.search.guided import GuidedPlan, plan_guided, run_guided
 from nas.search.pareto import hypervolume, undominated
-from nas.search.plan import Plan, check_budget, check_milliseconds, draw_inside, duration, plan_search, random_inside
+from nas.search.plan import (
+    SAMPLERS,
+    Plan,
+    check_budget,
+    check_milliseconds,
+    check_sampler,
+    draw_inside,
+    duration,
+    plan_search,
+    random_inside,
+)
 from nas.search.records import Candidate, Run, Screening, SpaceUsed, Spending, TableUsed, versions
 from nas.search.result import ResultsFolder, SearchResult, check_folder, score_of
 from nas.search.survey import NETWORKS, BatchProxy, SurveyPlan, look, plan_survey, run_survey
 
 __all__ = [
     "NETWORKS",
+    "SAMPLERS",
     "BatchProxy",
     "Candidate",
     "GuidedPlan",
@@ -35,6 +47,7 @@ __all__ = [
     "check_budget",
     "check_folder",
     "check_milliseconds",
+    "check_sampler",
     "draw_inside",
     "duration",
     "hypervolume",

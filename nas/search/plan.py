@@ -6,17 +6,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from nas.errors import BudgetError, InputError, MissingLatencyError, NasError
+from nas.errors import BudgetError, InputError, MissingLatencyError, NasError, visible
 from nas.files import MOST
 from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace, random_choice
 from nas.proxies import Proxy, ScoringFailed
 
 __all__ = [
+    "SAMPLERS",
     "Plan",
     "cheapest_inside",
     "check_budget",
     "check_milliseconds",
+    "check_sampler",
     "draw_inside",
     "duration",
     "known_ms",
@@ -26,6 +28,8 @@ __all__ = [
     "seconds_with_screening",
 ]
 
+# What may propose the networks of a search (sampler.py).
+SAMPLERS = ("surrogate", "tpe", "nsga2", "gp", "random")
 _BAND = 0.2  # relative width of the band below the budget in which networks are compared
 _BAND_DRAWS = 5_000
 
@@ -137,6 +141,16 @@ def cheapest_inside(
             "raise --budget-ms, or widen the space downwards"
         )
     return cheapest, cheapest_ms
+
+
+def check_sampler(name: str) -> None:
+    """Refuse a sampler that there is not.
+
+    Raises:
+        InputError: the name is none of `SAMPLERS`.
+    """
+    if name not in SAMPLERS:
+        raise InputError(f"--sampler must be one of {', '.join(SAMPLERS)}, got {visible(name)}")
 
 
 def plan_search(

@@ -6,16 +6,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nas.errors import finishing
 from nas.latency import LatencyTable
 from nas.lock import LOCK_NAME, owned
-from nas.networks import Architecture, SearchSpace, random_choice
+from nas.networks import Architecture, Encoding, SearchSpace, random_choice
 from nas.proxies import Proxy
-from nas.search.plan import Plan, limited_ms
+from nas.search.plan import Plan, check_sampler, limited_ms
+from nas.search.proposer import Proposer, proposer_by_table
 from nas.search.records import Candidate, run_of
 from nas.search.result import ResultsFolder, SearchResult
+from nas.search.sampler import make_sampler
 from nas.search.stages import Decision, Funnel
 from nas.search.study import Study
 
@@ -69,6 +71,7 @@ def run_search(
     names: dict[str, str],
     time_limit_s: float | None = None,
     storage: str | None = None,
+    sampler: str = "surrogate",
     resume: bool = False,
     command: Sequence[str] = (),
     say: Callable[[str], None] = _ignore,
@@ -92,15 +95,18 @@ def run_search(
         names: names of `space`, `table` and `proxy`, for run.json.
         time_limit_s: after the first candidate, nothing is started that would probably end after this many seconds.
         storage: an Optuna storage URL. By default a journal in the results folder.
+        sampler: name of what proposes the networks, one of `SAMPLERS`.
         resume: continue the run in the folder.
         command: the command line, for run.json.
         say: gets a line when the storage is locked or away.
         on_progress: called after every score, and at the end.
     Raises:
-        InputError: the folder or the storage belongs to another run, or another process works on the folder.
+        InputError: there is no such sampler, the folder or the storage belongs to another run, or another process works
+            on the folder.
         NasError: the storage stays locked or away for a minute. The files of the finished part are written.
         KeyboardInterrupt: passed on after the files of the finished part are written.
     """
+    check_sampler(sampler)
     started = time.monotonic()
     screens = screens or {}
     run = run_of(
@@ -116,16 +122,33 @@ def run_search(
         screen=plan.screen,
         storage=storage,
     )
+    encoding = Encoding(space)
+
+    def by_table(own_seed: int) -> Proposer:
+        return proposer_by_table(
+            encoding, table, budgets_ms=[plan.budget_ms], confidence=plan.confidence, seed=own_seed
+        )
+
+    def over_ms(network: Architecture) -> float:
+        return limited_ms(table, network, plan.confidence) - plan.budget_ms
+
+    asked: dict[str, Any] = {
+        "over_ms": over_ms,
+        "sampler": lambda own_seed: make_sampler(sampler, encoding, by_table, seed=own_seed),
+        "name": out.name,
+        "seed": seed,
+        "say": say,
+    }
     with owned(out, out / LOCK_NAME):
         if storage is not None:  # So that an unusable storage is reported before anything is written.
-            study = Study.open(storage, run, space, name=out.name, seed=seed, resume=resume, say=say)
+            study = Study.open(storage, run, space, resume=resume, **asked)
             folder = ResultsFolder(out, run, resume=resume)
         else:
             folder = ResultsFolder(out, run, resume=resume)
-            study = Study.open(out / "study.journal", run, space, name=out.name, seed=seed, resume=True, say=say)
+            study = Study.open(out / "study.journal", run, space, resume=True, **asked)
         decision = Decision(folder, table, proxy, coverage=plan.confidence)
         funnel = Funnel(folder, study, decision, screens, size=plan.screen)
-        search = _Search(space=space, table=table, plan=plan, study=study, funnel=funnel, on_progress=on_progress)
+        search = _Search(space=space, table=table, over_ms=over_ms, study=study, funnel=funnel, on_progress=on_progress)
 
         def is_late(ahead_s: float) -> bool:
             return (
@@ -159,7 +182,7 @@ class _Search:
 
     space: SearchSpace
     table: LatencyTable
-    plan: Plan
+    over_ms: Callable[[Architecture], float]
     study: Study
     funnel: Funnel
     on_progress: Callable[[Progress], None]
@@ -214,7 +237,7 @@ class _Search:
     def _try(self) -> Literal["scored", "repeated", "over budget"]:
         """Take one proposal of the study; the first stage scores it if it is new and inside the budget."""
         self.proposed += 1
-        proposal = self.study.propose(self._over_ms)
+        proposal = self.study.propose()
         if proposal.over_ms > 0:
             self.over_budget += 1
             return "over budget"
@@ -228,7 +251,7 @@ class _Search:
         """A network inside the budget that is not scored yet: a random one, or else the cheapest of the space."""
 
         def is_new(network: Architecture) -> bool:
-            return not self.funnel.has_searched(network.id) and self._over_ms(network) <= 0
+            return not self.funnel.has_searched(network.id) and self.over_ms(network) <= 0
 
         choose = random_choice(seed=self.funnel.results)
         for _ in range(_DRAWS):
@@ -237,7 +260,3 @@ class _Search:
                 return network
         cheapest = self.space.extreme(self.table.layer_ms)
         return cheapest if is_new(cheapest) else None
-
-    def _over_ms(self, network: Architecture) -> float:
-        """Milliseconds of a network above the budget; at most 0 inside it."""
-        return limited_ms(self.table, network, self.plan.confidence) - self.plan.budget_ms

@@ -217,6 +217,7 @@ class Funnel:
         self._first = following
         self._waiting: dict[str, int] = {}  # open trials by network id; each is closed at the end of its round
         self._adopt_open_trials()
+        self._learn()
 
     @property
     def results(self) -> int:
@@ -258,6 +259,7 @@ class Funnel:
             if network.id not in screen.known:
                 screen.score(network, kind="reference")
         self.decision.score(network, kind="reference", name=name)
+        self._learn()
 
     def pass_on(self, *, early: bool = False) -> bool:
         """Pass the best network of a full round on to the next stage. With `early`, the round need not be full."""
@@ -276,6 +278,11 @@ class Funnel:
 
     def _close(self, trial: int, network_id: str) -> None:
         self._study.tell(trial, self.decision.score_of(network_id))
+
+    def _learn(self) -> None:
+        """Tell the study scores that are of no trial: of references, and all of a run that has lost its journal."""
+        scored = ((one.architecture, one.score) for one in self.decision.known.values() if one.score is not None)
+        self._study.learn(scored)
 
     def _adopt_open_trials(self) -> None:
         """Close the trials that a killed process left open, except the trials of open rounds."""

@@ -1,14 +1,15 @@
-"""Optuna: the study that proposes networks and gets their scores. No other file imports Optuna."""
+"""Optuna: the study that proposes networks and gets their scores. Besides this file, only sampler.py imports Optuna."""
 
 from __future__ import annotations
 
+import math
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import optuna
 from optuna.storages import JournalStorage
@@ -22,6 +23,7 @@ from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from nas.errors import InputError, NasError, masked, visible, without_secrets
 from nas.networks import Architecture, Choose, SearchSpace
 from nas.search.records import Run
+from nas.search.sampler import are_numbers, as_parameters, distributions
 
 __all__ = ["Proposal", "Study"]
 
@@ -37,6 +39,7 @@ _LASTING += ("malformed", "authentication failed", "no password", "does not exis
 _LOCKED = ("locked", "starting up", "shutting down", "recovery mode", "too many")  # worth waiting for at the start too
 # What Optuna raises on a journal in which something is wrong that can be read.
 _CONTENT = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RecursionError)
+_CONSTRAINT = "latency_ms_over_budget"
 _PATIENCE_S, _PAUSE_S = 60.0, 1.0
 _REASON = 120  # characters of what a driver says
 _SAVED = "; everything finished so far is saved: go on with --resume"
@@ -65,11 +68,18 @@ class Study:
     Args:
         study: the Optuna study, with its sampler.
         space: what the parameters of its trials describe.
+        over_ms: milliseconds of a network above the budget; at most 0 inside it.
         patience: asks the storage.
     """
 
-    def __init__(self, study: optuna.Study, space: SearchSpace, patience: _Patience) -> None:
-        self._study, self._space, self._patience = study, space, patience
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: SearchSpace,
+        over_ms: Callable[[Architecture], float],
+        patience: _Patience,
+    ) -> None:
+        self._study, self._space, self._over_ms, self._patience = study, space, over_ms, patience
 
     @classmethod
     def open(
@@ -79,6 +89,8 @@ class Study:
         space: SearchSpace,
         *,
         name: str,
+        over_ms: Callable[[Architecture], float],
+        sampler: Callable[[int], optuna.samplers.BaseSampler],
         seed: int,
         resume: bool,
         say: Callable[[str], None],
@@ -90,7 +102,9 @@ class Study:
             run: what is searched; the study keeps its digest.
             space: the networks to propose.
             name: of the study in its storage.
-            seed: random seed of the sampler.
+            over_ms: milliseconds of a network above the budget; at most 0 inside it.
+            sampler: makes the sampler from a seed.
+            seed: random seed.
             resume: use the study of this name if there is one.
             say: gets a line when the storage is locked or away.
         Raises:
@@ -124,34 +138,48 @@ class Study:
             raise InputError(f"--storage has a study {name!r} already: --resume it, or choose another --out") from error
         if known not in (run.digest, run.earlier_digest):
             raise InputError(f"the study {name!r} in --storage belongs to another search: choose another --out")
-        with warnings.catch_warnings():
-            # group=True models parameters that are asked together jointly. Optuna marks it as experimental.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            # So that a resumed search does not repeat the random draws of its first part.
-            drawn = (seed + len(patience.ask(lambda: study.trials))) % 2**32
-            study.sampler = optuna.samplers.TPESampler(seed=drawn, multivariate=True, group=True)
+        # So that a resumed search does not repeat the random draws of its first part.
+        drawn = (seed + len(patience.ask(lambda: study.trials))) % 2**32
+        study.sampler = sampler(drawn)
         patience.is_open = True
-        return cls(study, space, patience)
+        return cls(study, space, over_ms, patience)
 
-    def propose(self, over_ms: Callable[[Architecture], float]) -> Proposal:
-        """Propose the next network. A trial over the budget is closed as pruned; any other trial stays open.
-
-        Args:
-            over_ms: milliseconds of a network above the budget.
-        """
+    def propose(self) -> Proposal:
+        """Propose the next network. A trial over the budget is closed as pruned; any other trial stays open."""
         ask = self._patience.ask
         trial = ask(self._study.ask)
         network = self._space.sample(_choose_by(trial, self._patience))
-        proposal = Proposal(trial=trial.number, network=network, over_ms=over_ms(network))
-        ask(lambda: trial.set_constraint("latency_ms_over_budget", proposal.over_ms))
+        proposal = Proposal(trial=trial.number, network=network, over_ms=self._over_ms(network))
+        ask(lambda: trial.set_constraint(_CONSTRAINT, proposal.over_ms))
         if proposal.over_ms > 0:
             self._close(proposal.trial, None, TrialState.PRUNED)
         return proposal
 
     def propose_next(self, network: Architecture) -> None:
         """Make this network the next proposal."""
-        parameters = _as_parameters(self._space, self._space.choices(network))
+        parameters = as_parameters(self._space.sample, self._space.choices(network))
         self._patience.ask(lambda: self._study.enqueue_trial(parameters))
+
+    def learn(self, scored: Iterable[tuple[Architecture, float]]) -> None:
+        """Let the sampler learn from scores that no trial has, such as those of references.
+
+        Args:
+            scored: networks and their scores. Networks outside the space are left out.
+        """
+        known = {_frozen(trial.params) for trial in self._patience.ask(lambda: self._study.get_trials(deepcopy=False))}
+        for network, score in scored:
+            if network not in self._space:
+                continue
+            parameters = as_parameters(self._space.sample, self._space.choices(network))
+            over_ms = self._over_ms(network)
+            if _frozen(parameters) not in known and math.isfinite(over_ms):
+                trial = optuna.trial.create_trial(
+                    params=parameters,
+                    distributions=distributions(self._space.sample, parameters),
+                    value=score,
+                    constraints={_CONSTRAINT: over_ms},
+                )
+                self._patience.ask(partial(self._study.add_trial, trial))
 
     def tell(self, trial: int, score: float | None) -> None:
         """Close an open trial: with its score, or as failed if it has none."""
@@ -280,7 +308,7 @@ def _choose_by(trial: optuna.Trial, patience: _Patience) -> Choose:
     """A `Choose` that asks Optuna. Numbers are chosen by index, so that the sampler knows their order."""
 
     def choose(name: str, options: Sequence[T]) -> T:
-        if _are_numbers(options):
+        if are_numbers(options):
             return options[patience.ask(lambda: trial.suggest_int(name, 0, len(options) - 1))]
         chosen = patience.ask(lambda: trial.suggest_categorical(name, options))  # type: ignore[arg-type]
         return options[options.index(chosen)]
@@ -288,18 +316,5 @@ def _choose_by(trial: optuna.Trial, patience: _Patience) -> Choose:
     return choose
 
 
-def _as_parameters(space: SearchSpace, answers: dict[str, object]) -> dict[str, Any]:
-    """Answers to `space.sample` as values of Optuna parameters."""
-    parameters: dict[str, Any] = {}
-
-    def choose(name: str, options: Sequence[T]) -> T:
-        index = list(options).index(answers[name])  # type: ignore[arg-type]
-        parameters[name] = index if _are_numbers(options) else options[index]
-        return options[index]
-
-    space.sample(choose)
-    return parameters
-
-
-def _are_numbers(options: Sequence[object]) -> bool:
-    return all(isinstance(option, int | float) for option in options)
+def _frozen(parameters: Mapping[str, object]) -> frozenset[tuple[str, object]]:
+    return frozenset(parameters.items())

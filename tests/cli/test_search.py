@@ -318,11 +318,27 @@ def test_a_finished_survey_is_done_again_with_resume_alone(
     assert "was begun with another seed (0, not 1)" in refused(other)
 
 
-def test_a_survey_has_no_use_for_a_storage(nas: Nas, refused: Refused, tmp_path: Path) -> None:
-    done = nas(*SURVEY, "--storage", "sqlite:///x.db", "--out", "run", cwd=tmp_path)
+@pytest.mark.parametrize(("option", "value"), [("--storage", "sqlite:///x.db"), ("--sampler", "tpe")])
+def test_a_survey_has_no_use_for_a_storage_or_a_sampler(
+    nas: Nas, refused: Refused, tmp_path: Path, option: str, value: str
+) -> None:
+    done = nas(*SURVEY, option, value, "--out", "run", cwd=tmp_path)
 
     assert done.returncode == 2
-    assert "--storage is for searches by --proxy that train" in refused(done)
+    assert f"{option} is for searches by --proxy that train" in refused(done)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sampler_that_there_is_not_is_refused_before_anything_is_begun(
+    nas: Nas, refused: Refused, tmp_path: Path
+) -> None:
+    done = nas(
+        "search", "--budget-ms", "1.1", "--space", "tiny", "--proxy", "fake", "--sampler", "cma", "--out", "run",
+        cwd=tmp_path,
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "--sampler must be one of surrogate, tpe, nsga2, gp, random, got cma" in refused(done)
     assert not (tmp_path / "run").exists()
 
 

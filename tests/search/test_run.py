@@ -33,6 +33,7 @@ from nas.proxies.fake import FakeProxy
 from nas.search import Screening, SearchResult, Spending, plan_search
 from nas.search.result import ResultsFolder
 from nas.search.run import Progress, run_search
+from nas.search.sampler import as_parameters, distributions
 
 TINY = SearchSpace.find("tiny")
 NAMES = {"space": "tiny", "table": "fake", "proxy": "fake"}
@@ -113,7 +114,7 @@ def search(table: LatencyTable, budget_ms: float, tmp_path: Path) -> Search:
 def test_over_budget_candidate_is_never_scored(search: Search, table: LatencyTable, budget_ms: float) -> None:
     proxy = Recording()
     seen: list[Progress] = []
-    search(proxy, on_progress=seen.append)
+    search(proxy, on_progress=seen.append, sampler="random")  # which knows nothing of latency
 
     assert max(table.latency_ms(network) for network in proxy.scored) <= budget_ms
     assert seen[-1].over_budget > 0
@@ -418,7 +419,8 @@ class TestScreening:
         study = optuna.load_study(study_name="run", storage=storage)
         told = {trial.number: trial.value for trial in study.trials if trial.value is not None}
 
-        assert {candidate.score for candidate in result.scored} == set(told.values())  # also for repeated networks
+        decided = {candidate.score for candidate in (*result.scored, *result.references)}
+        assert decided == set(told.values())  # also for repeated networks
         assert {candidate.trial: candidate.score for candidate in result.scored}.items() <= told.items()
         assert not study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
 
@@ -558,8 +560,20 @@ def test_a_single_proxy_asks_and_tells_optuna_nothing_more_than_it_needs(
         else:
             scores[network.id] = FakeProxy().score(network).value
             study.tell(trial, scores[network.id])
+            if len(scores) == 1:  # The reference is scored after the first candidate, and learnt from.
+                reference = TINY.references["tiny_a"]
+                parameters = as_parameters(TINY.sample, TINY.choices(reference))
+                value = FakeProxy().score(reference).value
+                study.add_trial(
+                    optuna.trial.create_trial(
+                        params=parameters,
+                        distributions=distributions(TINY.sample, parameters),
+                        value=value,
+                        constraints={"latency_ms_over_budget": table.latency_ms(reference) - budget_ms},
+                    )
+                )
 
-    assert list(scores) == [candidate.id for candidate in search(Recording(), trials=20).scored]
+    assert list(scores) == [candidate.id for candidate in search(Recording(), trials=20, sampler="tpe").scored]
 
 
 @pytest.mark.parametrize("screened", [False, True])

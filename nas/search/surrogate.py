@@ -1,0 +1,162 @@
+"""A Gaussian process over the networks of a space: scores that are known foretell those that are not.
+
+The covariance of two scores is a sum of what acts in a line and what acts along a smooth curve (Matern 5/2), over what
+the networks are made of, each number with a length of its own. The lengths are the most probable ones under a prior
+that lets every number matter a little, so few scores suffice. Rasmussen and Williams, Gaussian Processes for Machine
+Learning (2006), chapters 2 and 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.optimize import minimize
+from scipy.special import log_ndtr, ndtr
+
+from nas.accuracy.structure import numbers_of_rows
+from nas.networks import Encoding, Rows
+
+__all__ = ["Features", "Surrogate", "log_improvement"]
+
+Floats = npt.NDArray[np.float64]
+
+_SAMPLE = 4000  # random networks whose numbers set the scales
+_MEAN = 4.0  # variance of the mean of all scores, in squared standard deviations of the scores: nearly free
+_LINEAR, _CURVE, _NOISE, _PRIOR = 0, 1, 2, 3  # places of the sizes; one length a feature follows
+_MEDIANS, _SPREADS = np.log([1.0, 0.7, 0.25, 0.7]), np.asarray([1.0, 0.7, 0.7, 1.0])
+_LENGTH_SPREAD = 1.0
+_STEPS = 30  # of the optimizer
+
+
+class Features:
+    """What networks are made of as numbers, standardised over random networks of the space.
+
+    Args:
+        encoding: of the space.
+        sizes: numbers of a whole network that also tell it, such as latency and weights; their logarithms count.
+    """
+
+    def __init__(self, encoding: Encoding, sizes: Sequence[Callable[[Rows], Floats]]) -> None:
+        self._encoding, self._sizes = encoding, sizes
+        sampled = self._numbers(encoding.draw(_SAMPLE, np.random.default_rng(0)))
+        self._varied = sampled.std(axis=0) > 1e-9
+        self._centre = sampled.mean(axis=0)[self._varied]
+        self._scale = sampled.std(axis=0)[self._varied]
+
+    def __call__(self, rows: Rows) -> Floats:
+        """The features of networks, (N, F)."""
+        standardised: Floats = (self._numbers(rows)[:, self._varied] - self._centre) / self._scale
+        return standardised
+
+    def _numbers(self, rows: Rows) -> Floats:
+        encoding = self._encoding
+        whole = [encoding.values(rows, name) for name in ("resolution", "downsample.kernel")]
+        sizes = [np.log(size(rows)) for size in self._sizes]
+        return np.column_stack([numbers_of_rows(encoding, rows), *whole, *sizes])
+
+
+class Surrogate:
+    """Learns scores, and foretells others.
+
+    Args:
+        features: number of features of a network.
+
+    All scores are in standard deviations of the scores that are known.
+    """
+
+    def __init__(self, features: int) -> None:
+        self._medians = np.concatenate([_MEDIANS, np.full(features, -0.5 * np.log(features))])
+        self._spreads = np.concatenate([_SPREADS, np.full(features, _LENGTH_SPREAD)])
+        self._sizes = self._medians.copy()  # logarithms
+
+    def fit(self, features: Floats, prior: Floats, scores: Floats) -> None:
+        """Learn sizes and lengths, from where they stood; about 0.2 s for 200 networks.
+
+        Args:
+            features: of networks with a score, (N, F).
+            prior: what was thought of them before, (N,); 0 if nothing was.
+            scores: (N,).
+        """
+        found = minimize(
+            self._loss, self._sizes, args=(features, prior, scores), jac=True, method="L-BFGS-B",
+            options={"maxiter": _STEPS},
+        )  # fmt: skip
+        self._sizes = found.x
+
+    def know(self, features: Floats, prior: Floats, scores: Floats) -> None:
+        """Take scores as known; arguments as in `fit`."""
+        self._features, self._prior = features, prior
+        noise = np.exp(2 * self._sizes[_NOISE]) * np.eye(len(scores))
+        self._factor = cho_factor(self._covariance(features, prior, features, prior) + noise, lower=True)
+        self._weights = cho_solve(self._factor, scores)
+
+    def predict(self, features: Floats, prior: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of the scores of other networks without the noise of a score, each (M,)."""
+        shared = self._covariance(features, prior, self._features, self._prior)
+        explained = solve_triangular(self._factor[0], shared.T, lower=True)
+        sizes = np.exp(2 * self._sizes[: len(_MEDIANS)])
+        scaled = features * np.exp(self._sizes[len(_MEDIANS) :])
+        own = _MEAN + sizes[_LINEAR] * (scaled**2).sum(axis=1) + sizes[_CURVE] + sizes[_PRIOR] * prior**2
+        return shared @ self._weights, np.sqrt(np.maximum(own - (explained**2).sum(axis=0), 1e-9))
+
+    def _covariance(self, features: Floats, prior: Floats, others: Floats, other_prior: Floats) -> Floats:
+        sizes, inverse_lengths = np.exp(2 * self._sizes[: len(_MEDIANS)]), np.exp(self._sizes[len(_MEDIANS) :])
+        scaled, other = features * inverse_lengths, others * inverse_lengths
+        smooth, _ = _matern(scaled, other)
+        linear: Floats = _MEAN + sizes[_LINEAR] * (scaled @ other.T) + sizes[_PRIOR] * np.outer(prior, other_prior)
+        whole: Floats = linear + sizes[_CURVE] * smooth
+        return whole
+
+    def _loss(self, logarithms: Floats, features: Floats, prior: Floats, scores: Floats) -> tuple[float, Floats]:
+        """Negative logarithm of the posterior, and its gradient."""
+        sizes, inverse_lengths = np.exp(2 * logarithms[: len(_MEDIANS)]), np.exp(logarithms[len(_MEDIANS) :])
+        scaled = features * inverse_lengths
+        smooth, slope = _matern(scaled, scaled)
+        linear, agreed = scaled @ scaled.T, np.outer(prior, prior)
+        covariance = _MEAN + sizes[_LINEAR] * linear + sizes[_CURVE] * smooth + sizes[_PRIOR] * agreed
+        try:
+            factor = cho_factor(covariance + sizes[_NOISE] * np.eye(len(scores)), lower=True)
+        except np.linalg.LinAlgError:  # The optimizer tried something absurd; it goes back.
+            return 1e10, np.zeros_like(logarithms)
+        weights = cho_solve(factor, scores)
+        towards = np.outer(weights, weights) - cho_solve(factor, np.eye(len(scores)))  # derivative, twice
+        gradient = np.empty_like(logarithms)
+        gradient[_LINEAR] = sizes[_LINEAR] * (towards * linear).sum()
+        gradient[_CURVE] = sizes[_CURVE] * (towards * smooth).sum()
+        gradient[_NOISE] = sizes[_NOISE] * np.trace(towards)
+        gradient[_PRIOR] = sizes[_PRIOR] * (towards * agreed).sum()
+        curved = towards * slope * sizes[_CURVE]
+        by_length = (curved.sum(axis=1)[:, None] * scaled**2).sum(axis=0) - (scaled * (curved @ scaled)).sum(axis=0)
+        by_length += sizes[_LINEAR] * (scaled * (towards @ scaled)).sum(axis=0)
+        gradient[len(_MEDIANS) :] = by_length
+        away = (logarithms - self._medians) / self._spreads
+        likelihood = -0.5 * scores @ weights - np.log(np.diag(factor[0])).sum()
+        return float(0.5 * (away**2).sum() - likelihood), away / self._spreads - gradient
+
+
+def log_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
+    """Logarithm of the expected improvement over `best`, also where it is too small for a float.
+
+    Ament et al., Unexpected Improvements to Expected Improvement (NeurIPS 2023), equation 9.
+    """
+    above = (mean - best) / deviation
+    density = -0.5 * above**2 - 0.5 * np.log(2 * np.pi)
+    # Near 0 and above it is log(above * cdf + pdf). Below, log(pdf) + log(1 + above * cdf / pdf), of which the second
+    # goes to log(1 / above^2).
+    near, far = np.maximum(above, -1.0), np.clip(above, -100.0, -1.0)
+    plain = np.log(near * ndtr(near) + np.exp(-0.5 * near**2) / np.sqrt(2 * np.pi))
+    bracket = np.log1p(far * np.exp(log_ndtr(far) + 0.5 * far**2 + 0.5 * np.log(2 * np.pi)))
+    small = density + np.where(above < -100, -2 * np.log(np.maximum(-above, 1.0)), bracket)
+    logarithm: Floats = np.where(above > -1, plain, small) + np.log(deviation)
+    return logarithm
+
+
+def _matern(scaled: Floats, others: Floats) -> tuple[Floats, Floats]:
+    """Matern 5/2 of scaled distances, and twice its derivative by the squared distance; each (N, M)."""
+    squares = (scaled**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * scaled @ others.T
+    distance = np.sqrt(5 * np.maximum(squares, 0.0) + 1e-12)
+    decay = np.exp(-distance)
+    return (1 + distance + distance**2 / 3) * decay, -(5 / 3) * (1 + distance) * decay

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nas.latency import LatencyTable
+from nas.networks import Encoding, SearchSpace
+from nas.search.mutation import children, distinct
+from nas.search.proposer import Proposer
+
+SPACE = SearchSpace.find("iformer")
+TABLE, _ = LatencyTable.find("iphone13")
+ENCODING = Encoding(SPACE)
+CHEAPEST = ENCODING.encode([SPACE.extreme(TABLE.layer_ms)])
+_layers_ms = ENCODING.sums(lambda layer, _: TABLE.layer_ms(layer))
+OVERHEAD_MS = TABLE.latency_ms(ENCODING.decode(CHEAPEST[0])) - float(_layers_ms(CHEAPEST)[0])
+NONE = CHEAPEST[:0]
+
+
+def latency_ms(rows):
+    return _layers_ms(rows) + OVERHEAD_MS
+
+
+def wide_and_deep(rows):
+    """A score with a known best direction: wide first stages, deep third stage, no attention at the end."""
+    width = np.log(ENCODING.values(rows, "channels", 0)) + np.log(ENCODING.values(rows, "channels", 1))
+    return width + np.log(ENCODING.values(rows, "conv.depth", 2)) - 0.3 * ENCODING.values(rows, "attention.depth", 3)
+
+
+def proposer(*budgets_ms, seed=0, prior=None):
+    return Proposer(ENCODING, latency_ms, budgets_ms=budgets_ms, cheapest=CHEAPEST, prior=prior, seed=seed)
+
+
+def searched(own, number, score=wide_and_deep):
+    known, scores = NONE, np.zeros(0)
+    while len(known) < number:
+        new = own.propose(known, scores, closed=NONE)
+        known, scores = np.concatenate([known, new]), np.append(scores, score(new))
+    return known, scores
+
+
+def random_inside(budget_ms, number):
+    rows = ENCODING.draw(20_000, np.random.default_rng(1))
+    return rows[latency_ms(rows) <= budget_ms][:number]
+
+
+def test_no_proposal_is_over_the_budget_or_comes_twice():
+    known, _ = searched(proposer(0.7), 30)
+
+    assert (latency_ms(known) <= 0.7).all()
+    assert len(known) == len({row.tobytes() for row in known})
+
+
+def test_it_finds_better_networks_than_chance():
+    _, scores = searched(proposer(0.9), 40)
+    by_chance = wide_and_deep(random_inside(0.9, 400))
+
+    assert scores.max() > by_chance.max()
+
+
+def test_closed_networks_are_not_proposed():
+    known, scores = searched(proposer(0.9), 12)
+    first = proposer(0.9, seed=1).propose(known, scores, closed=NONE, number=3)
+    others = proposer(0.9, seed=1).propose(known, scores, closed=first, number=3)
+
+    assert not {row.tobytes() for row in first} & {row.tobytes() for row in others}
+
+
+def test_several_proposals_differ_in_more_than_one_choice():
+    known, scores = searched(proposer(0.9), 15)
+    new = proposer(0.9).propose(known, scores, closed=NONE, number=4)
+
+    assert len(new) == 4
+    assert min((one != other).sum() for i, one in enumerate(new) for other in new[:i]) > 1
+
+
+def test_the_same_seed_proposes_the_same():
+    first, _ = searched(proposer(0.9, seed=3), 14)
+    again, _ = searched(proposer(0.9, seed=3), 14)
+    other, _ = searched(proposer(0.9, seed=4), 14)
+
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_as_many_networks_as_asked_for_are_found_right_above_the_cheapest():
+    budget_ms = 1.01 * float(latency_ms(CHEAPEST)[0])
+    known, _ = searched(proposer(budget_ms), 25)
+
+    assert len(known) == 25
+    assert (latency_ms(known) <= budget_ms).all()
+
+
+def test_a_space_that_is_used_up_has_no_further_proposal():
+    every = distinct(ENCODING.draw(1, np.random.default_rng(0)))
+    budget_ms = float(latency_ms(CHEAPEST)[0])  # Only the cheapest is inside.
+    none = proposer(budget_ms).propose(NONE, np.zeros(0), closed=np.concatenate([CHEAPEST, every]))
+
+    assert len(none) == 0
+
+
+def test_several_budgets_are_aimed_at():
+    known, _ = searched(proposer(0.5, 1.5), 60)
+
+    assert (latency_ms(known[10:]) <= 0.5).sum() >= 10
+    assert (latency_ms(known[10:]) > 1.0).sum() >= 10
+
+
+def test_scores_that_are_all_equal_are_no_failure():
+    known, _ = searched(proposer(0.9), 14, score=lambda rows: np.ones(len(rows)))
+
+    assert len(known) == 14
+
+
+def test_what_is_thought_before_helps_if_it_is_right():
+    def best_of(prior):
+        return np.median([searched(proposer(0.9, seed=seed, prior=prior), 11)[1][-1] for seed in range(6)])
+
+    assert best_of(wide_and_deep) > best_of(None)
+
+
+def test_children_are_near_a_parent_and_never_the_parent_where_choices_matter():
+    parents = ENCODING.draw(5, np.random.default_rng(0))
+    offspring = children(ENCODING, parents, 400, np.random.default_rng(1))
+    changes = (offspring[:, None] != parents).sum(axis=2).min(axis=1)
+
+    assert np.array_equal(offspring, ENCODING.canonical(offspring.copy()))
+    assert np.median(changes) == pytest.approx(2, abs=1)
+    assert changes.max() < 20
+
+
+def test_distinct_rows_are_each_there_once():
+    rows = ENCODING.draw(50, np.random.default_rng(0))
+
+    assert {row.tobytes() for row in rows} == {row.tobytes() for row in distinct(np.concatenate([rows, rows]))}
+    assert len(distinct(np.concatenate([rows, rows]))) == 50

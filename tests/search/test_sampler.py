@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from nas.networks import Encoding, SearchSpace
+from nas.search.proposer import Proposer
+from nas.search.sampler import ArchitectureSampler, are_numbers, as_parameters
+
+SPACE = SearchSpace.find("iformer")
+ENCODING = Encoding(SPACE)
+CHEAPEST = ENCODING.canonical(np.zeros((1, len(ENCODING.columns)), dtype=np.int16))
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def blocks(rows):
+    """A cost that every network has: its blocks."""
+    depths = [ENCODING.values(rows, f"{kind}.depth", stage) for kind in ("conv", "attention") for stage in range(4)]
+    return 1.0 + np.sum(depths, axis=0)
+
+
+def sampler(budget=15.0, seed=0):
+    def proposer(own_seed):
+        return Proposer(ENCODING, blocks, budgets_ms=[budget], cheapest=CHEAPEST, seed=own_seed)
+
+    return ArchitectureSampler(ENCODING, proposer, seed=seed)
+
+
+def network_of(trial):
+    def choose(name, options):
+        if are_numbers(options):
+            return options[trial.suggest_int(name, 0, len(options) - 1)]
+        return trial.suggest_categorical(name, options)
+
+    return SPACE.sample(choose)
+
+
+def width(trial):
+    return sum(stage.channels for stage in network_of(trial).stages)
+
+
+def rows_of(study):
+    return ENCODING.encode([network_of(optuna.trial.FixedTrial(trial.params)) for trial in study.trials])
+
+
+def test_every_trial_is_a_new_network_inside_the_budget():
+    study = optuna.create_study(direction="maximize", sampler=sampler())
+    study.optimize(width, n_trials=25)
+    rows = rows_of(study)
+
+    assert len({row.tobytes() for row in rows}) == 25
+    assert (blocks(rows) <= 15).all()
+    assert study.best_value == 64 + 128 + 256 + 448
+
+
+def test_a_trial_with_a_network_of_its_own_is_learnt_from():
+    study = optuna.create_study(direction="maximize", sampler=sampler())
+    medium = SPACE.references["iformer_m"]
+    study.enqueue_trial(as_parameters(SPACE.sample, SPACE.choices(medium)))
+    study.optimize(width, n_trials=2)
+
+    assert network_of(optuna.trial.FixedTrial(study.trials[0].params)) == medium
+    assert len({row.tobytes() for row in rows_of(study)}) == 2
+
+
+def test_failed_and_running_trials_are_not_proposed_again():
+    study = optuna.create_study(direction="maximize", sampler=sampler())
+    running, failed = study.ask(), study.ask()
+    network_of(running)
+    network_of(failed)
+    study.tell(failed, state=TrialState.FAIL)
+    study.optimize(width, n_trials=15)
+
+    assert len({row.tobytes() for row in rows_of(study)}) == 17
+
+
+def test_another_process_goes_on_with_the_study(tmp_path):
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    first = optuna.create_study(direction="maximize", storage=storage, study_name="a", sampler=sampler())
+    first.optimize(width, n_trials=12)
+    second = optuna.load_study(storage=storage, study_name="a", sampler=sampler(seed=12))
+    second.optimize(width, n_trials=8)
+
+    assert len({row.tobytes() for row in rows_of(second)}) == 20
+
+
+def test_the_same_seed_gives_the_same_trials():
+    studies = [optuna.create_study(direction="maximize", sampler=sampler(seed=5)) for _ in range(2)]
+    for study in studies:
+        study.optimize(width, n_trials=13)
+
+    assert [t.params for t in studies[0].trials] == [t.params for t in studies[1].trials]
+
+
+def test_a_space_that_is_used_up_does_not_stop_a_study():
+    study = optuna.create_study(direction="maximize", sampler=sampler(budget=float(blocks(CHEAPEST)[0])))
+    study.optimize(width, n_trials=40)
+
+    assert len(study.trials) == 40
