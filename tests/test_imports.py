@@ -18,7 +18,7 @@ import nas
 PACKAGE = Path(nas.__file__).parent
 # Wings of one group do not import each other. Each may import from the groups before it.
 ORDER = [
-    {"errors"},
+    {"errors", "masking"},
     {"files", "catalog"},
     {"lock", "scratch"},
     {"networks"},

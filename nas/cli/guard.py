@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import TextIO
 
 from nas.cli.terminal import print_document, say
-from nas.errors import NasError, visible, without_secrets
+from nas.errors import NasError, visible
+from nas.masking import without_secrets
 
 __all__ = ["guarded"]
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.errors import InputError, is_masked, masked, visible
+from nas.errors import InputError, visible
+from nas.masking import is_masked, masked
 
 if TYPE_CHECKING:
     from nas.data import DataSource

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from nas.errors import masked, visible
+from nas.errors import visible
+from nas.masking import masked
 
 __all__ = [
     "data_watch",

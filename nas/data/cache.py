@@ -138,9 +138,13 @@ def _writing(file: Path) -> Iterator[None]:
 def _refuse_full(disk: Path, size_bytes: int) -> None:
     if shutil.disk_usage(disk).free < size_bytes:
         raise NasError(
-            f"{disk}: {size_bytes / 2**30:.1f} GiB are needed for the decoded images; "
+            f"{disk}: {_in_words(size_bytes)} are needed for the decoded images; "
             "make room, or set NAS_CACHE to a folder on a larger disk"
         )
+
+
+def _in_words(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.1f} MiB"
 
 
 @dataclass(slots=True, kw_only=True)

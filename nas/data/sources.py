@@ -122,6 +122,8 @@ def find_source(asked: DataSource) -> Source:
         return _parquet([_file(path, path.parent)], asked, alone=True)
     if path.is_dir():
         return _folder(path.resolve(), asked)
+    if path.exists():
+        raise InputError(f"{source}: neither a folder nor a regular file; give a folder of class folders")
     if path.is_symlink():
         raise InputError(f"{source}: a link that leads nowhere; restore what it links to")
     if any(character in source for character in "*?["):

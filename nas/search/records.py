@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field
 
 from nas.data import Contents
-from nas.errors import masked
 from nas.files import Milliseconds, Number, Record, digest_of
 from nas.latency import Latency, LatencyTable
+from nas.masking import masked
 from nas.networks import Architecture, SearchSpace
 from nas.proxies import CIRCUMSTANCES, NO_IMAGES, Proxy, differing, identity
 

@@ -20,7 +20,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError, InterfaceError, OperationalError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
-from nas.errors import InputError, NasError, masked, visible, without_secrets
+from nas.errors import InputError, NasError, visible
+from nas.masking import masked, without_secrets
 from nas.networks import Architecture, Choose, SearchSpace
 from nas.search.records import Run
 from nas.search.sampler import are_numbers, as_parameters, distributions

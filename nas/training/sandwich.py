@@ -153,9 +153,12 @@ def train_supernet(
             if time.monotonic() - saved > _CHECKPOINT_S:
                 training.save(checkpoint)
                 saved, kept = time.monotonic(), training.done
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         if training.done > kept and not rank:
-            training.save(checkpoint)
+            try:
+                training.save(checkpoint)
+            except NasError as failure:  # A full disk makes no failure of a stop; the command line shows the note.
+                stopped.add_note(str(failure))
         raise
     if not rank:
         write_supernet(path, training.result, origin)

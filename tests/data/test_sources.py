@@ -233,3 +233,8 @@ def _picture(channel: int, value: int) -> Image.Image:
     pixels = np.zeros((36, 40, 3), dtype=np.uint8)
     pixels[..., channel] = value
     return Image.fromarray(pixels)
+
+
+def test_what_is_neither_a_folder_nor_a_file_is_said() -> None:
+    with pytest.raises(InputError, match="/dev/full: neither a folder nor a regular file"):
+        load_images("/dev/full", resolution=32, seed=0)

@@ -239,6 +239,21 @@ class TestTraining:
         assert [progress.done for progress in seen] == [4]
         assert straight.read_bytes() == stopped.read_bytes()
 
+    def test_a_disk_that_is_full_when_it_is_interrupted_makes_no_failure_of_it(
+        self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(training: Sandwich, path: Path) -> None:  # noqa: ARG001
+            raise NasError(f"{path}: No space left on device")
+
+        def interrupt(progress: TrainingProgress) -> None:  # noqa: ARG001
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Sandwich, "save", full)
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            _train(colours, tmp_path / "x.safetensors", on_progress=interrupt)
+
+        assert ["No space left on device" in note for note in stopped.value.__notes__] == [True]
+
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_interruption_of_a_step_waits_for_its_end(
         self, number: signal.Signals, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
