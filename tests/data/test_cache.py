@@ -122,7 +122,7 @@ class TestRoom:
     def test_room_for_the_images_is_looked_for_first(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=40 * 3 * 32 * 32 - 1))
 
-        with pytest.raises(NasError, match=r"/images: 0\.0 GiB are needed for the decoded images; make room") as caught:
+        with pytest.raises(NasError, match=r"/images: 0\.1 MiB are needed for the decoded images; make room") as caught:
             _load(folder)
         assert caught.value.exit_code == 1
 
@@ -130,7 +130,7 @@ class TestRoom:
         free = iter([2**30, 6 * 4 * 32 * 32 - 1])
         monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=next(free)))
 
-        with pytest.raises(NasError, match=r"/images: 0\.0 GiB are needed for the decoded images; make room"):
+        with pytest.raises(NasError, match=r"/images: 0\.0 MiB are needed for the decoded images; make room"):
             _load(deep)
 
     @pytest.mark.parametrize("name", ["set.json", "train_images.npy", "train_labels.npy", "val_images.npy"])

@@ -242,10 +242,10 @@ class TestTraining:
     def test_a_disk_that_is_full_when_it_is_interrupted_makes_no_failure_of_it(
         self, colours: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def full(training: Sandwich, path: Path) -> None:  # noqa: ARG001
+        def full(training: Sandwich, path: Path) -> None:
             raise NasError(f"{path}: No space left on device")
 
-        def interrupt(progress: TrainingProgress) -> None:  # noqa: ARG001
+        def interrupt(progress: TrainingProgress) -> None:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(Sandwich, "save", full)
