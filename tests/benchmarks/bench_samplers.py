@@ -264,4 +264,5 @@ def report(file: Path) -> None:
             print("| " + " | ".join(map(str, cells)) + " |")  # noqa: T201
 
 
-main()
+if __name__ == "__main__":
+    main()
