@@ -173,6 +173,9 @@ def take_lock(handle: int, path: Path, *, wait_s: float = 0.0) -> Lock:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if math.isinf(wait_s) else fcntl.LOCK_NB))
         except (BlockingIOError, PermissionError):  # NFS may say that it is not permitted.
+            if math.isinf(wait_s):  # A call that waits says so only where there is no such lock to be had.
+                state = "unknown"
+                break
             if time.monotonic() >= until:
                 return "in use"
             time.sleep(_PAUSE_S)

@@ -19,7 +19,8 @@ _SCHEME = re.compile(r"(?<=\w)://")
 _LOGIN_ALONE = re.compile(r"[^:/]*:(.+)@", re.DOTALL)
 _LOGIN = re.compile(r"[^\s:/]*:(\S+|(?!\d+(?:[/?\s]|$))[^@]*(?:@\S*)?)@")
 _DECODINGS = 5  # of a value of a query that was quoted several times
-_KEY = r"(?:pass(?:word|wd|phrase|code)?|pwd|secret|token)(?![a-z])[\w.-]*"
+# Not the name of a folder, as in /data/token=5/images.
+_KEY = r"(?<!/)(?:pass(?:word|wd|phrase|code)?|pwd|secret|token|api[-_]?key)(?![a-z])[\w.-]*"
 _QUOTED = r"\*{3}(?=[\s:.,;)}&'\"]|$)|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 # As libpq (password='x y'), options (NAME=VALUE), JSON and Python write it. In a text of many words a value ends at a
 # space; in one argument it goes on until the next NAME=.

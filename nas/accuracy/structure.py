@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from nas.networks import Architecture, AttentionSpec, ConvSpec, Encoding, Rows, StageSpec
+from nas.networks import Architecture, AttentionSpec, ConvSpec, StageSpec
+from nas.networks.encoding import Encoding, Rows
 
 __all__ = ["NUMBERS", "Ranges", "beyond", "differences", "numbers", "numbers_of_rows", "ranges", "structure"]
 

@@ -23,7 +23,8 @@ from nas.accuracy.structure import numbers, numbers_of_rows
 from nas.accuracy.trained import Line, Trained
 from nas.accuracy.traits import TRAITS, of_layer, traits, traits_of
 from nas.files import Amount, Record, digest_of, read_record, write_beside
-from nas.networks import Architecture, Encoding, Rows
+from nas.networks import Architecture
+from nas.networks.encoding import Encoding, Rows
 
 __all__ = ["WORDS", "Accuracy", "AccuracyTable", "Origin", "Part", "share_of_trained"]
 

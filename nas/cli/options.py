@@ -73,7 +73,7 @@ Sampler = Annotated[
     typer.Option(
         "--sampler",
         help="What proposes networks: surrogate, or Optuna's tpe, nsga2, gp or random.",
-        show_default="surrogate",
+        show_default="surrogate; with --resume that of the run",
     ),
 ]
 Storage = Annotated[

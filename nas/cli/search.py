@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["search"]
 
 _ON_IMAGES = "supernet,short-training:standard"  # scores, and settles
-_SAMPLER = "surrogate"
 _RESOLUTION = 64  # of the supernet's images
 _SPACE_LINES = 3  # of the plan of a survey: those about the space and its tables
 _LEAST_S = 120.0  # for scores by a supernet; with less, training one is not worth it
@@ -160,7 +159,8 @@ def _by_proxies(asked: _Asked, names: str, *, settings: dict[str, str], screen: 
     from nas.proxies import build_proxies
     from nas.search import BatchProxy, check_folder, check_sampler, random_inside
 
-    check_sampler(asked.sampler or _SAMPLER)
+    if asked.sampler is not None:
+        check_sampler(asked.sampler)
     check_folder(asked.out, resume=asked.resume)  # before images are read
     # Any panel compares its members on the same random networks, those that a resume compares them on as well.
     band = random_inside(asked.space, asked.table, asked.budget_ms, asked.confidence) if "+" in names else ()
@@ -375,7 +375,7 @@ def _search(asked: _Asked, proxy: Proxy, name: str, *, screens: dict[str, Proxy]
             out=asked.out,
             names={**asked.names, "proxy": name},
             time_limit_s=limit_s,
-            sampler=asked.sampler or _SAMPLER,
+            sampler=asked.sampler,
             storage=storage,
             resume=asked.resume,
             command=asked.command,

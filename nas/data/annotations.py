@@ -38,7 +38,8 @@ def annotated(pictures: Sequence[File], split: str, source: str) -> list[tuple[F
     claims: dict[Parts, list[tuple[Rank, File]]] = defaultdict(list)
     for picture in pictures:
         parts = _parts("/".join(picture.parts))
-        ranked = sorted(((_rank(named, parts), named) for named in by_name[parts[-1]]), reverse=True)
+        fitting = ((_rank(named, parts), named) for named in by_name[parts[-1]])
+        ranked = sorted(((rank, named) for rank, named in fitting if rank[1]), reverse=True)
         best = [named for rank, named in ranked if rank == ranked[0][0]]
         if len({classes[named] for named in best}) > 1:
             both = " and ".join("/".join(named) for named in best[:2])
@@ -87,7 +88,11 @@ def _parts(name: str) -> Parts:
 
 
 def _rank(named: Parts, parts: Parts) -> Rank:
-    """How well an annotation names a picture: by its whole path below the folder, else by how much of its end."""
-    pairs = zip(reversed(named), reversed(parts), strict=False)
-    same = next((number for number, (one, other) in enumerate(pairs) if one != other), min(len(named), len(parts)))
-    return named in (parts, parts[1:]), same
+    """How well an annotation names a picture: by its whole path below the folder, else by how much of its end.
+
+    The second is 0 where the two differ in a folder: then it names another picture.
+    """
+    below = parts[1:]
+    pairs = zip(reversed(named), reversed(below), strict=False)
+    agrees = all(one == other for one, other in pairs)
+    return named in (parts, below), min(len(named), len(below)) if agrees else 0

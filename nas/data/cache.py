@@ -118,6 +118,8 @@ def write_cache(
         for file in scratch.iterdir():  # else the name may outlive a power cut, and the content not
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
+        if read_cache(folder, source) is not None:  # Another process wrote the same images first.
+            return
         shutil.rmtree(folder, ignore_errors=True)  # a cache that could not be read
         try:
             scratch.rename(folder)

@@ -78,7 +78,7 @@ def load_images(
     split_seed = seed if split_seed is None else split_seed
     options = asked.model_dump(exclude={"name"})
     readers = picture_readers() if asked.skip_broken else None  # another may read what is broken for this one
-    stamps = origin.fingerprint()  # looks at every file
+    stamps = origin.fingerprint()
     key = json.dumps([FORMAT, readers, stamps, options, resolution, seed, split_seed, train_limit, val_limit])
     folder = cache_folder("images", keeps="decoded images") / digest_of(key)
     read = functools.cache(origin.read)
@@ -107,7 +107,7 @@ def load_images(
                 skip_broken=asked.skip_broken,
                 progress=progress,
             )
-            if origin.fingerprint() != stamps:  # such as files that rows of a table name
+            if find_source(asked).fingerprint() != stamps:  # looks at every file again
                 shutil.rmtree(folder, ignore_errors=True)
                 raise InputError(f"{asked.name}: files have changed while they were read; repeat this when they rest")
         cached = read_cache(folder, asked.name)

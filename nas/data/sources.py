@@ -185,9 +185,11 @@ def _hub(asked: DataSource, path: Path) -> _Hub:
         raise InputError(f"{absent}, and not a name on the hub")
     if (kept := _kept_revision(name)) is not None:
         # The same images as last time, and without a network. Whoever wants those of today says so.
-        revision, file = kept
-        note = f"revision {revision[:_SHOWN]} as kept here (to ask the hub for a newer one, remove {file})"
-        return _Hub(asked=asked, revision=revision, notes=(note,))
+        # The hub's own file may name another one tomorrow.
+        write_beside(_revision_file(name, keeps="revisions of data sets"), kept.encode())
+        files = " and ".join(str(file) for file in _revision_files(name) if file.exists())
+        note = f"revision {kept[:_SHOWN]} as kept here (to ask the hub for a newer one, remove {files})"
+        return _Hub(asked=asked, revision=kept, notes=(note,))
     if constants.HF_HUB_OFFLINE:
         raise InputError(f"{absent}, and not in the cache of the hub, which is not asked while HF_HUB_OFFLINE is set")
     try:
@@ -200,13 +202,18 @@ def _hub(asked: DataSource, path: Path) -> _Hub:
     return _Hub(asked=asked, revision=revision)
 
 
-def _kept_revision(name: str) -> tuple[str, Path] | None:
-    """The revision of a data set that was used last, and the file that says so; None if none was used here."""
-    for file in (_revision_file(name), _hub_cache() / f"datasets--{name.replace('/', '--')}" / "refs" / "main"):
+def _kept_revision(name: str) -> str | None:
+    """The revision of a data set that was used last; None if none was used here."""
+    for file in _revision_files(name):
         with suppress(OSError, UnicodeDecodeError):
             if revision := file.read_text().strip():
-                return revision, file
+                return revision
     return None
+
+
+def _revision_files(name: str) -> tuple[Path, Path]:
+    """What names the revision that was used: a file of this project, else one of the hub's cache."""
+    return _revision_file(name), _hub_cache() / f"datasets--{name.replace('/', '--')}" / "refs" / "main"
 
 
 def _hub_cache() -> Path:

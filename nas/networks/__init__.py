@@ -2,13 +2,12 @@
 
 Read in this order: specs.py (the parts), layers.py (the units of a latency table), architecture.py (a whole network),
 operations.py (what a layer is made of), choices.py and space.py (which networks a search may choose from), encoding.py
-(thousands of them at once).
+(thousands of them at once; it loads NumPy, so take its names from there).
 """
 
 from __future__ import annotations
 
 from nas.networks.architecture import Architecture, Subject, stage_layers, stage_size
-from nas.networks.encoding import Encoding, LayerSums, Rows
 from nas.networks.layers import AttentionLayer, ConvLayer, DownsampleLayer, HeadLayer, Layer, Stack, StemLayer
 from nas.networks.operations import Counts, Operation, OperationKind, count, operations
 from nas.networks.space import Choose, SearchSpace, find_network, random_choice
@@ -25,13 +24,10 @@ __all__ = [
     "Counts",
     "DownsampleLayer",
     "DownsampleSpec",
-    "Encoding",
     "HeadLayer",
     "Layer",
-    "LayerSums",
     "Operation",
     "OperationKind",
-    "Rows",
     "SearchSpace",
     "Stack",
     "StageSpec",

@@ -147,6 +147,14 @@ class StageChoices(_Choices):
             raise ValueError("conv.depth and attention.depth may both be 0: a stage needs a block")
         return self
 
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if "mha" in self.attention.kind and any(self.attention.depth):
+            for channels, each in product(self.channels, self.attention.head_channels):
+                if channels % each:
+                    raise ValueError(f"attention.head_channels: {each} does not divide channels {channels}")
+        return self
+
     @property
     def most_orders(self) -> int:
         """Number of `orders`, at most, without making any."""

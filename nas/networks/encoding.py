@@ -95,8 +95,7 @@ class Encoding:
             for name, answer in self.space.choices(network).items():
                 if answer is not None and name in self._column:
                     column = self._column[name]
-                    # A placement or depth that is of no use in this network may be none of the options.
-                    row[column] = self.options[column].index(answer) if answer in self.options[column] else 0
+                    row[column] = self.options[column].index(answer)
         return self.canonical(rows)
 
     def decode(self, row: npt.NDArray[np.int16]) -> Architecture:

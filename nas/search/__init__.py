@@ -7,7 +7,7 @@ result.py keeps every result in the results folder, as the records of records.py
 survey.py is the search that trains nothing: it looks at thousands of networks by tables alone, with evolution.py.
 guided.py is the search on the user's images, which begins with a survey.
 
-run.py and study.py load Optuna. To keep this package light, import `run_search` from nas.search.run.
+run.py, study.py and sampler.py load Optuna. To keep this package light, import `run_search` from nas.search.run.
 """
 
 from __future__ import annotations

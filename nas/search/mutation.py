@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nas.networks import Encoding, Rows
+from nas.networks.encoding import Encoding, Rows
 
 __all__ = ["children", "distinct"]
 
@@ -29,6 +29,8 @@ def children(encoding: Encoding, parents: Rows, number: int, random: np.random.G
         taken = np.ix_(crossed & (random.random(number) < 0.5), np.r_[encoding.of_stage(stage)])
         rows[taken] = others[taken]
     free = np.flatnonzero(encoding.sizes > 1)
+    if not len(free):  # a space of one network
+        return rows
     changed = np.zeros(rows.shape, dtype=bool)
     changed[:, free] = random.random((number, len(free))) < _CHANGES / len(free)
     same = np.flatnonzero(~changed.any(axis=1) & ~crossed)  # A child that is its parent would be of no use.

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.latency import LatencyTable
-from nas.networks import Encoding, Layer, Rows, operations
+from nas.networks import Layer, operations
+from nas.networks.encoding import Encoding, Rows
 from nas.search.mutation import children, distinct
 from nas.search.surrogate import Features, Surrogate, log_improvement
 
@@ -30,6 +31,7 @@ _TOGETHER = 4  # proposals of one evolution
 _APART = 2  # choices in which these differ from each other at least
 _ASIDE = 0.25  # share of proposals that aim below the budget, so that the front is known as well
 _TRIES = 50
+_CHECKED = 100  # random networks whose intervals are looked at
 
 
 class Proposer:
@@ -38,10 +40,9 @@ class Proposer:
     Args:
         encoding: of the space.
         latency_ms: of rows.
-        budgets_ms: what the best network is looked for inside of; several are aimed at in turns.
-        cheapest: rows that are inside the lowest budget, one at least.
+        budget_ms: upper limit of the latency.
+        cheapest: rows that are inside the budget, one at least.
         sizes: see `Features`.
-        prior: what is thought of rows before any score; None if nothing is.
         seed: random seed.
     """
 
@@ -50,22 +51,17 @@ class Proposer:
         encoding: Encoding,
         latency_ms: Callable[[Rows], Floats],
         *,
-        budgets_ms: Sequence[float],
+        budget_ms: float,
         cheapest: Rows,
         sizes: Sequence[Callable[[Rows], Floats]] = (),
-        prior: Callable[[Rows], Floats] | None = None,
         seed: int,
     ) -> None:
-        self._encoding, self._latency_ms, self._prior = encoding, latency_ms, prior
-        self._budgets_ms, self._cheapest = sorted(budgets_ms), cheapest
+        self._encoding, self._latency_ms = encoding, latency_ms
+        self._budget_ms, self._cheapest = budget_ms, cheapest
         self._random = np.random.default_rng(seed)
         self._features = Features(encoding, [latency_ms, *sizes])
         self._surrogate: Surrogate | None = None
         self._learnt = 0
-        self._prior_scale = (0.0, 1.0)
-        if prior is not None:
-            sampled = prior(encoding.draw(1000, np.random.default_rng(0)))
-            self._prior_scale = float(sampled.mean()), max(float(sampled.std()), 1e-9)
 
     def propose(self, known: Rows, scores: Floats, *, closed: Rows, number: int = 1) -> Rows:
         """The networks to score next, none of them known or closed; fewer than `number` only if no more fit.
@@ -78,23 +74,22 @@ class Proposer:
         """
         taken = {row.tobytes() for row in (*known, *closed)}
         if len(known) < _FIRST:
-            return self._rows(self._new(self._inside(_RANDOM + len(taken), self._budgets_ms[-1]), taken, number))
+            return self._rows(self._new(self._inside(_RANDOM + len(taken), self._budget_ms), taken, number))
         expected = self._learn(known, scores)
         found: list[npt.NDArray[np.int16]] = []
         while len(found) < number:
             wanted, budget_ms = min(_TOGETHER, number - len(found)), self._aim()
-            best = self._best_of(known, expected, budget_ms)
-            new = self._new(best, taken, wanted) or self._new(
-                self._inside(_RANDOM + len(taken), budget_ms), taken, wanted
-            )
+            new = self._new(self._best_of(known, expected, budget_ms), taken, wanted)
+            # Where the best are taken, any other inside the budget will do.
+            new = new or self._new(self._inside(_RANDOM + len(taken), self._budget_ms), taken, wanted)
             if not new:
                 break
             found += new
         return self._rows(found)
 
     def _aim(self) -> float:
-        """A budget to look inside of: one of those given, and at times a lower one."""
-        budget_ms = float(self._random.choice(self._budgets_ms))
+        """The budget to look inside of; at times a lower one."""
+        budget_ms = self._budget_ms
         if self._random.random() >= _ASIDE:
             return budget_ms
         low_ms = float(self._latency_ms(self._cheapest).min())
@@ -104,16 +99,16 @@ class Proposer:
         """Mean and deviation of the scores of any rows."""
         centre, scale = scores.mean(), max(scores.std(), 1e-12)
         standard = (scores - centre) / scale
-        features, prior = self._features(known), self._thought(known)
+        features = self._features(known)
         surrogate = self._surrogate or Surrogate(features.shape[1])
         self._surrogate = surrogate
         if len(known) >= _GROWTH * self._learnt:
             some = self._some(standard, _MOST_LEARNT)
-            surrogate.fit(features[some], prior[some], standard[some])
+            surrogate.fit(features[some], standard[some])
             self._learnt = len(known)
         some = self._some(standard, _MOST_KNOWN)
-        surrogate.know(features[some], prior[some], standard[some])
-        return lambda rows: surrogate.predict(self._features(rows), self._thought(rows))
+        surrogate.know(features[some], standard[some])
+        return lambda rows: surrogate.predict(self._features(rows))
 
     def _some(self, scores: Floats, most: int) -> npt.NDArray[np.int64]:
         """All networks, or of too many the best half and random others."""
@@ -153,12 +148,6 @@ class Proposer:
         self._random.shuffle(rows)
         return rows
 
-    def _thought(self, rows: Rows) -> Floats:
-        if self._prior is None:
-            return np.zeros(len(rows))
-        centre, scale = self._prior_scale
-        return (self._prior(rows) - centre) / scale
-
     @staticmethod
     def _new(rows: Rows, taken: set[bytes], number: int) -> list[npt.NDArray[np.int16]]:
         """The first rows that are not taken, and not close to each other; they are taken then."""
@@ -176,23 +165,29 @@ class Proposer:
 
 
 def proposer_by_table(
-    encoding: Encoding, table: LatencyTable, *, budgets_ms: Sequence[float], confidence: float | None = None, seed: int
+    encoding: Encoding, table: LatencyTable, *, budget_ms: float, confidence: float | None = None, seed: int
 ) -> Proposer:
     """A proposer of networks that a latency table allows.
 
     Args:
         encoding: of the space.
         table: predicts the latency; it must cover the space.
-        budgets_ms: upper limits of the prediction, or with a confidence of the upper end of its interval.
-        confidence: coverage of that interval. The upper end is taken to be as far above every prediction as above that
-            of the cheapest network, so a proposal may be over the budget by a little; the search checks it.
+        budget_ms: upper limit of the prediction, or with a confidence of the upper end of its interval.
+        confidence: coverage of that interval. The upper end is taken to be as far above any prediction as it is at most
+            above those of some random networks, so a rare proposal may be over the budget by a little.
         seed: random seed.
     """
     cheapest = encoding.space.extreme(table.layer_ms)
     row = encoding.encode([cheapest])
     layers_ms = encoding.sums(lambda layer, _: table.layer_ms(layer))
     beside_ms = table.latency_ms(cheapest) - float(layers_ms(row)[0])
-    factor = 1.0 if confidence is None else table.upper_ms(cheapest, confidence) / table.latency_ms(cheapest)
+    factor = 1.0
+    if confidence is not None:
+        drawn = encoding.draw(_CHECKED, np.random.default_rng(0))
+        networks = [cheapest, *(encoding.decode(one) for one in drawn[np.isfinite(layers_ms(drawn))])]
+        factor = max(table.upper_ms(network, confidence) / table.latency_ms(network) for network in networks)
+        # The cheapest network is inside the budget whatever the factor says.
+        factor = min(factor, budget_ms / table.latency_ms(cheapest))
 
     def size(what: str) -> Callable[[Rows], Floats]:
         def of_layer(layer: Layer, _: int) -> float:
@@ -203,8 +198,7 @@ def proposer_by_table(
     return Proposer(
         encoding,
         lambda rows: factor * (layers_ms(rows) + beside_ms),
-        # The sum of the layers of a row differs from that of its network in the last digits.
-        budgets_ms=[budget_ms * (1 - 1e-9) for budget_ms in budgets_ms],
+        budget_ms=budget_ms * (1 + 1e-9),  # The sum of a row differs from that of its network in the last digits.
         cheapest=row,
         sizes=[size("weights"), size("macs")],
         seed=seed,

@@ -93,6 +93,7 @@ class Run(Record):
             names and settings of the screening proxies in order, and `screen` the number of networks in a round.
         seed: random seed of the sampler, the data and the training.
         storage: URL of the Optuna storage, without passwords. None for a journal in the folder.
+        sampler: what proposes the networks. None in a run of an earlier version, or without a study.
         contents: all images of the source that the proxies use. None if they use none, in a run of an earlier version,
             or if there is no source.
     """
@@ -108,6 +109,7 @@ class Run(Record):
     proxy: Annotated[dict[str, Any], AfterValidator(_with_names)]
     seed: int
     storage: str | None = None
+    sampler: str | None = None
     contents: Contents | None = None
 
     def differences(self, other: Run) -> list[str]:
@@ -262,6 +264,7 @@ def run_of(
     screen: int | None = None,
     settles: tuple[str, Proxy] | None = None,
     storage: str | None = None,
+    sampler: str | None = None,
 ) -> Run:
     """The record of what is asked.
 
@@ -278,6 +281,7 @@ def run_of(
         screen: networks in a round of screening.
         settles: name and proxy of the last comparison, between the best candidates.
         storage: an Optuna storage URL. Its passwords are left out, as they are from `command`.
+        sampler: what proposes the networks of a study.
     """
     settings = {"name": names["proxy"], **proxy.settings()}
     further = [{"name": name, **cheap.settings()} for name, cheap in (screens or {}).items()]
@@ -301,5 +305,6 @@ def run_of(
         proxy=settings,
         seed=seed,
         storage=masked(storage, alone=True) if storage else None,
+        sampler=sampler,
         contents=next((Contents.model_validate(one) for one in contents if one is not None), None),
     )

@@ -1,19 +1,20 @@
-"""The search loop: Optuna proposes networks, the table rejects those over the budget, the proxies score the rest."""
+"""The search loop: a sampler proposes networks, the table rejects those over the budget, the proxies score the rest."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from nas.errors import finishing
 from nas.latency import LatencyTable
 from nas.lock import LOCK_NAME, owned
-from nas.networks import Architecture, Encoding, SearchSpace, random_choice
+from nas.networks import Architecture, SearchSpace, random_choice
+from nas.networks.encoding import Encoding
 from nas.proxies import Proxy
-from nas.search.plan import Plan, check_sampler, limited_ms
+from nas.search.plan import SAMPLERS, Plan, check_sampler, limited_ms
 from nas.search.proposer import Proposer, proposer_by_table
 from nas.search.records import Candidate, run_of
 from nas.search.result import ResultsFolder, SearchResult
@@ -24,9 +25,9 @@ from nas.search.study import Study
 __all__ = ["Progress", "run_search"]
 
 # After _PROPOSALS proposals in a row without a new network inside the budget, or _REPEATS repeated networks among them,
-# the search itself draws up to _DRAWS random networks. With the iPhone table, 205 proposals gave 20 networks within 1.3
-# times the cheapest latency. Closer to the cheapest, Optuna's sampler finds hardly any. In a small space it repeats the
-# networks that it knows.
+# the search itself draws up to _DRAWS random networks. Optuna's own samplers know nothing of latency: with the iPhone
+# table, 205 proposals of TPE gave 20 networks within 1.3 times the cheapest latency, and closer to it hardly any.
+# In a small space any sampler repeats the networks that it knows.
 _PROPOSALS = 100
 _REPEATS = 5
 _DRAWS = 5000
@@ -38,7 +39,7 @@ class Progress:
 
     Attributes:
         scored: candidates that this process has scored, references included.
-        proposed: networks that Optuna proposed.
+        proposed: networks that the sampler proposed.
         over_budget: proposed networks that the table rejected.
         screened: proposed networks that were screened, those of a resumed run included.
         last: the candidate that was just finished. None at the end.
@@ -71,7 +72,7 @@ def run_search(
     names: dict[str, str],
     time_limit_s: float | None = None,
     storage: str | None = None,
-    sampler: str = "surrogate",
+    sampler: str | None = None,
     resume: bool = False,
     command: Sequence[str] = (),
     say: Callable[[str], None] = _ignore,
@@ -95,7 +96,8 @@ def run_search(
         names: names of `space`, `table` and `proxy`, for run.json.
         time_limit_s: after the first candidate, nothing is started that would probably end after this many seconds.
         storage: an Optuna storage URL. By default a journal in the results folder.
-        sampler: name of what proposes the networks, one of `SAMPLERS`.
+        sampler: name of what proposes the networks, one of `SAMPLERS`. By default the first, or that of the run to
+            continue.
         resume: continue the run in the folder.
         command: the command line, for run.json.
         say: gets a line when the storage is locked or away.
@@ -106,8 +108,9 @@ def run_search(
         NasError: the storage stays locked or away for a minute. The files of the finished part are written.
         KeyboardInterrupt: passed on after the files of the finished part are written.
     """
-    check_sampler(sampler)
     started = time.monotonic()
+    sampler = sampler or _sampler_of(out, resume=resume)
+    check_sampler(sampler)
     screens = screens or {}
     run = run_of(
         space,
@@ -121,13 +124,12 @@ def run_search(
         screens=screens,
         screen=plan.screen,
         storage=storage,
+        sampler=sampler,
     )
     encoding = Encoding(space)
 
     def by_table(own_seed: int) -> Proposer:
-        return proposer_by_table(
-            encoding, table, budgets_ms=[plan.budget_ms], confidence=plan.confidence, seed=own_seed
-        )
+        return proposer_by_table(encoding, table, budget_ms=plan.budget_ms, confidence=plan.confidence, seed=own_seed)
 
     def over_ms(network: Architecture) -> float:
         return limited_ms(table, network, plan.confidence) - plan.budget_ms
@@ -171,6 +173,13 @@ def run_search(
         return folder.load()
 
 
+def _sampler_of(out: Path, *, resume: bool) -> str:
+    """The sampler to use if none is asked for."""
+    if not resume or not (out / "run.json").exists():
+        return SAMPLERS[0]
+    return SearchResult.load(out).run.sampler or "tpe"  # which the versions used that did not keep it
+
+
 @dataclass(slots=True, kw_only=True)
 class _Search:
     """A running search: the study proposes networks, and those inside the budget go into the funnel.
@@ -188,6 +197,7 @@ class _Search:
     on_progress: Callable[[Progress], None]
     proposed: int = 0
     over_budget: int = 0
+    rejected: set[str] = field(default_factory=set)  # ids of networks over the budget
 
     def __post_init__(self) -> None:
         self.funnel.decision.on_kept = lambda candidate: self.report(last=candidate)
@@ -240,6 +250,9 @@ class _Search:
         proposal = self.study.propose()
         if proposal.over_ms > 0:
             self.over_budget += 1
+            if proposal.network.id in self.rejected:  # as by a sampler that learns from scores alone
+                return "repeated"
+            self.rejected.add(proposal.network.id)
             return "over budget"
         if self.funnel.has_searched(proposal.network.id):
             self.funnel.close(proposal)

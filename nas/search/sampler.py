@@ -12,7 +12,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.networks import Encoding, Rows
+from nas.errors import NasError
+from nas.networks.encoding import Encoding, Rows
 from nas.search.proposer import Proposer
 
 __all__ = ["ArchitectureSampler", "are_numbers", "as_parameters", "distributions", "make_sampler"]
@@ -20,6 +21,7 @@ __all__ = ["ArchitectureSampler", "are_numbers", "as_parameters", "distributions
 T = TypeVar("T")
 Row = npt.NDArray[np.int16]
 
+_TOGETHER = 100  # known scores for each further network that is proposed at once
 _POPULATION = 20  # of NSGA-II; Optuna's 50 are more than most searches score
 
 
@@ -36,16 +38,22 @@ class ArchitectureSampler(optuna.samplers.BaseSampler):
         self._encoding, self._make, self._seed = encoding, proposer, seed
         self._proposer = proposer(seed)
         self._rows: dict[int, Row] = {}  # of finished trials
+        self._waiting: list[Row] = []  # proposed together with the last one
         self._proposed: dict[int, dict[str, Any]] = {}
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Choose the network of a trial, unless it has been given one."""
         if "fixed_params" in trial.system_attrs:
             return
-        known, scores, closed = self._seen(study, trial.number)
-        rows = self._proposer.propose(known, scores, closed=closed)
+        try:
+            row = self._next(*self._seen(study, trial.number))
+        except (ArithmeticError, ValueError) as error:
+            raise NasError(
+                f"the sampler failed ({type(error).__name__}: {error}); this is a bug: go on with --resume and another "
+                "--sampler"
+            ) from error
         # Of a space that is used up, any network will do: the search sees that it is known.
-        row = rows[0] if len(rows) else self._encoding.draw(1, np.random.default_rng(trial.number))[0]
+        row = self._encoding.draw(1, np.random.default_rng(trial.number))[0] if row is None else row
         space, network = self._encoding.space, self._encoding.decode(row)
         self._proposed[trial.number] = as_parameters(space.sample, space.choices(network))
 
@@ -85,7 +93,16 @@ class ArchitectureSampler(optuna.samplers.BaseSampler):
     def reseed_rng(self) -> None:
         """Draw otherwise than a copy of this sampler in another thread."""
         self._seed = int(np.random.default_rng().integers(2**31))
-        self._proposer = self._make(self._seed)
+        self._proposer, self._waiting = self._make(self._seed), []
+
+    def _next(self, known: Rows, scores: npt.NDArray[np.float64], closed: Rows) -> Row | None:
+        """The next network; None if no more fit. Several are proposed together where many scores are known."""
+        taken = {row.tobytes() for row in (*known, *closed)}
+        self._waiting = [row for row in self._waiting if row.tobytes() not in taken]
+        if not self._waiting:
+            number = 1 + len(known) // _TOGETHER
+            self._waiting = list(self._proposer.propose(known, scores, closed=closed, number=number))
+        return self._waiting.pop(0) if self._waiting else None
 
     def _seen(self, study: optuna.Study, number: int) -> tuple[Rows, npt.NDArray[np.float64], Rows]:
         """Networks with their scores, and networks without one that are not to be proposed."""

@@ -281,8 +281,8 @@ class Funnel:
 
     def _learn(self) -> None:
         """Tell the study scores that are of no trial: of references, and all of a run that has lost its journal."""
-        scored = ((one.architecture, one.score) for one in self.decision.known.values() if one.score is not None)
-        self._study.learn(scored)
+        known = self.decision.known.values()
+        self._study.learn((one.trial, one.architecture, one.score) for one in known if one.score is not None)
 
     def _adopt_open_trials(self) -> None:
         """Close the trials that a killed process left open, except the trials of open rounds."""

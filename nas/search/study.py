@@ -161,15 +161,18 @@ class Study:
         parameters = as_parameters(self._space.sample, self._space.choices(network))
         self._patience.ask(lambda: self._study.enqueue_trial(parameters))
 
-    def learn(self, scored: Iterable[tuple[Architecture, float]]) -> None:
+    def learn(self, scored: Iterable[tuple[int | None, Architecture, float]]) -> None:
         """Let the sampler learn from scores that no trial has, such as those of references.
 
         Args:
-            scored: networks and their scores. Networks outside the space are left out.
+            scored: trials, if they are of one, networks and their scores. Networks outside the space are left out.
         """
-        known = {_frozen(trial.params) for trial in self._patience.ask(lambda: self._study.get_trials(deepcopy=False))}
-        for network, score in scored:
-            if network not in self._space:
+        trials = self._patience.ask(lambda: self._study.get_trials(deepcopy=False))
+        told = {trial.number: trial.value for trial in trials if trial.state == TrialState.COMPLETE}
+        known = {_frozen(trial.params) for trial in trials}
+        for number, network, score in scored:
+            # The first is the quicker question.
+            if (number is not None and told.get(number) == score) or network not in self._space:
                 continue
             parameters = as_parameters(self._space.sample, self._space.choices(network))
             over_ms = self._over_ms(network)

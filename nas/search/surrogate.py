@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import log_ndtr, ndtr
 
 from nas.accuracy.structure import numbers_of_rows
-from nas.networks import Encoding, Rows
+from nas.networks.encoding import Encoding, Rows
 
 __all__ = ["Features", "Surrogate", "log_improvement"]
 
@@ -25,8 +25,9 @@ Floats = npt.NDArray[np.float64]
 
 _SAMPLE = 4000  # random networks whose numbers set the scales
 _MEAN = 4.0  # variance of the mean of all scores, in squared standard deviations of the scores: nearly free
-_LINEAR, _CURVE, _NOISE, _PRIOR = 0, 1, 2, 3  # places of the sizes; one length a feature follows
-_MEDIANS, _SPREADS = np.log([1.0, 0.7, 0.25, 0.7]), np.asarray([1.0, 0.7, 0.7, 1.0])
+_LINEAR, _CURVE, _NOISE = 0, 1, 2  # places of the sizes; one length a feature follows
+_MEDIANS, _SPREADS = np.log([1.0, 0.7, 0.25]), np.asarray([1.0, 0.7, 0.7])
+_LEAST_NOISE = 1e-5  # variance; with less, the covariance of scores without noise cannot be solved
 _LENGTH_SPREAD = 1.0
 _STEPS = 30  # of the optimizer
 
@@ -42,6 +43,8 @@ class Features:
     def __init__(self, encoding: Encoding, sizes: Sequence[Callable[[Rows], Floats]]) -> None:
         self._encoding, self._sizes = encoding, sizes
         sampled = self._numbers(encoding.draw(_SAMPLE, np.random.default_rng(0)))
+        # A layer that failed on the device makes networks infinitely slow; none of them is ever proposed.
+        sampled = sampled[np.isfinite(sampled).all(axis=1)]
         self._varied = sampled.std(axis=0) > 1e-9
         self._centre = sampled.mean(axis=0)[self._varied]
         self._scale = sampled.std(axis=0)[self._varied]
@@ -72,53 +75,52 @@ class Surrogate:
         self._spreads = np.concatenate([_SPREADS, np.full(features, _LENGTH_SPREAD)])
         self._sizes = self._medians.copy()  # logarithms
 
-    def fit(self, features: Floats, prior: Floats, scores: Floats) -> None:
+    def fit(self, features: Floats, scores: Floats) -> None:
         """Learn sizes and lengths, from where they stood; about 0.2 s for 200 networks.
 
         Args:
             features: of networks with a score, (N, F).
-            prior: what was thought of them before, (N,); 0 if nothing was.
             scores: (N,).
         """
         found = minimize(
-            self._loss, self._sizes, args=(features, prior, scores), jac=True, method="L-BFGS-B",
+            self._loss, self._sizes, args=(features, scores), jac=True, method="L-BFGS-B",
             options={"maxiter": _STEPS},
         )  # fmt: skip
         self._sizes = found.x
 
-    def know(self, features: Floats, prior: Floats, scores: Floats) -> None:
+    def know(self, features: Floats, scores: Floats) -> None:
         """Take scores as known; arguments as in `fit`."""
-        self._features, self._prior = features, prior
-        noise = np.exp(2 * self._sizes[_NOISE]) * np.eye(len(scores))
-        self._factor = cho_factor(self._covariance(features, prior, features, prior) + noise, lower=True)
+        self._features = features
+        noise = (np.exp(2 * self._sizes[_NOISE]) + _LEAST_NOISE) * np.eye(len(scores))
+        self._factor = cho_factor(self._covariance(features, features) + noise, lower=True)
         self._weights = cho_solve(self._factor, scores)
 
-    def predict(self, features: Floats, prior: Floats) -> tuple[Floats, Floats]:
+    def predict(self, features: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the scores of other networks without the noise of a score, each (M,)."""
-        shared = self._covariance(features, prior, self._features, self._prior)
+        shared = self._covariance(features, self._features)
         explained = solve_triangular(self._factor[0], shared.T, lower=True)
         sizes = np.exp(2 * self._sizes[: len(_MEDIANS)])
         scaled = features * np.exp(self._sizes[len(_MEDIANS) :])
-        own = _MEAN + sizes[_LINEAR] * (scaled**2).sum(axis=1) + sizes[_CURVE] + sizes[_PRIOR] * prior**2
+        own = _MEAN + sizes[_LINEAR] * (scaled**2).sum(axis=1) + sizes[_CURVE]
         return shared @ self._weights, np.sqrt(np.maximum(own - (explained**2).sum(axis=0), 1e-9))
 
-    def _covariance(self, features: Floats, prior: Floats, others: Floats, other_prior: Floats) -> Floats:
+    def _covariance(self, features: Floats, others: Floats) -> Floats:
         sizes, inverse_lengths = np.exp(2 * self._sizes[: len(_MEDIANS)]), np.exp(self._sizes[len(_MEDIANS) :])
         scaled, other = features * inverse_lengths, others * inverse_lengths
         smooth, _ = _matern(scaled, other)
-        linear: Floats = _MEAN + sizes[_LINEAR] * (scaled @ other.T) + sizes[_PRIOR] * np.outer(prior, other_prior)
+        linear: Floats = _MEAN + sizes[_LINEAR] * (scaled @ other.T)
         whole: Floats = linear + sizes[_CURVE] * smooth
         return whole
 
-    def _loss(self, logarithms: Floats, features: Floats, prior: Floats, scores: Floats) -> tuple[float, Floats]:
+    def _loss(self, logarithms: Floats, features: Floats, scores: Floats) -> tuple[float, Floats]:
         """Negative logarithm of the posterior, and its gradient."""
         sizes, inverse_lengths = np.exp(2 * logarithms[: len(_MEDIANS)]), np.exp(logarithms[len(_MEDIANS) :])
         scaled = features * inverse_lengths
         smooth, slope = _matern(scaled, scaled)
-        linear, agreed = scaled @ scaled.T, np.outer(prior, prior)
-        covariance = _MEAN + sizes[_LINEAR] * linear + sizes[_CURVE] * smooth + sizes[_PRIOR] * agreed
+        linear = scaled @ scaled.T
+        covariance = _MEAN + sizes[_LINEAR] * linear + sizes[_CURVE] * smooth
         try:
-            factor = cho_factor(covariance + sizes[_NOISE] * np.eye(len(scores)), lower=True)
+            factor = cho_factor(covariance + (sizes[_NOISE] + _LEAST_NOISE) * np.eye(len(scores)), lower=True)
         except np.linalg.LinAlgError:  # The optimizer tried something absurd; it goes back.
             return 1e10, np.zeros_like(logarithms)
         weights = cho_solve(factor, scores)
@@ -127,7 +129,6 @@ class Surrogate:
         gradient[_LINEAR] = sizes[_LINEAR] * (towards * linear).sum()
         gradient[_CURVE] = sizes[_CURVE] * (towards * smooth).sum()
         gradient[_NOISE] = sizes[_NOISE] * np.trace(towards)
-        gradient[_PRIOR] = sizes[_PRIOR] * (towards * agreed).sum()
         curved = towards * slope * sizes[_CURVE]
         by_length = (curved.sum(axis=1)[:, None] * scaled**2).sum(axis=0) - (scaled * (curved @ scaled)).sum(axis=0)
         by_length += sizes[_LINEAR] * (scaled * (towards @ scaled)).sum(axis=0)

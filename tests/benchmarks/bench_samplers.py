@@ -27,7 +27,8 @@ import optuna
 from nas.accuracy import AccuracyTable
 from nas.accuracy.structure import numbers_of_rows
 from nas.latency import LatencyTable
-from nas.networks import Encoding, SearchSpace, operations
+from nas.networks import SearchSpace, operations
+from nas.networks.encoding import Encoding
 from nas.search.mutation import children, distinct
 from nas.search.proposer import Proposer
 from nas.search.sampler import are_numbers
@@ -127,7 +128,7 @@ def surrogate(budget_ms, random, score) -> Iterator[None]:
     proposer = Proposer(
         ENCODING,
         latency_ms,
-        budgets_ms=[budget_ms],
+        budget_ms=budget_ms,
         cheapest=CHEAPEST,
         sizes=[lambda rows: _sizes(rows)[:, 0], lambda rows: _sizes(rows)[:, 1]],
         seed=int(random.integers(2**31)),

@@ -141,9 +141,10 @@ def test_the_picture_beside_the_annotations_comes_before_one_of_its_name_below(s
     [
         ("0.png\tcat\n", r"0\.png may be val/a/0\.png or val/b/0\.png; name it by its path below val/$"),
         (
-            "x/0.png\tcat\ny/0.png\tdog\n",
-            r"y/0\.png and x/0\.png may both be val/a/0\.png; name it by its path",
+            "x/a/0.png\tcat\ny/a/0.png\tdog\n",
+            r"y/a/0\.png and x/a/0\.png may both be val/a/0\.png; name it by its path",
         ),
+        ("x/0.png\tcat\ny/0.png\tdog\n", r"names none of the 2 pictures of val/$"),
         ("\tcat\n", "line 1: must be FILE<tab>CLASS"),
         ("0.png\t\tcat\n", "line 1: must be FILE<tab>CLASS"),
     ],
@@ -169,3 +170,11 @@ def test_odd_names_are_found(split: Path, picture: Callable[..., Image.Image], n
 
 def _load(source: Path, **options: object) -> ImageSet:
     return load_images(DataSource(name=str(source), **options), resolution=32, seed=0)
+
+
+def test_a_split_under_another_name_is_matched_by_what_lies_below_it(split: Path, fill: Fill) -> None:
+    fill(split / "val" / "a", "cat", 1)
+    fill(split / "val" / "b", "dog", 1)
+    (split / "val" / "val_annotations.txt").write_text("validation/b/0.png\tdog\nvalidation/a/0.png\tcat\n")
+
+    assert _load(split).val_labels.tolist() == [0, 1]

@@ -8,7 +8,8 @@ import pytest
 from nas.accuracy.structure import numbers
 from nas.accuracy.traits import tally
 from nas.latency import LatencyTable
-from nas.networks import Encoding, SearchSpace, count, operations, random_choice
+from nas.networks import SearchSpace, count, operations, random_choice
+from nas.networks.encoding import Encoding
 
 _ODD = """
 schema = 1

@@ -5,7 +5,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from nas.networks import Encoding, SearchSpace
+from nas.networks import SearchSpace
+from nas.networks.encoding import Encoding
 from nas.search.proposer import Proposer
 from nas.search.sampler import ArchitectureSampler, are_numbers, as_parameters
 
@@ -27,7 +28,7 @@ def blocks(rows):
 
 def sampler(budget=15.0, seed=0):
     def proposer(own_seed):
-        return Proposer(ENCODING, blocks, budgets_ms=[budget], cheapest=CHEAPEST, seed=own_seed)
+        return Proposer(ENCODING, blocks, budget_ms=budget, cheapest=CHEAPEST, seed=own_seed)
 
     return ArchitectureSampler(ENCODING, proposer, seed=seed)
 
