@@ -30,7 +30,7 @@ _GENERATIONS, _CHILDREN, _PARENTS, _RANDOM, _BEST = 8, 200, 25, 200, 10
 _TOGETHER = 4  # proposals of one evolution
 _APART = 2  # choices in which these differ from each other at least
 _ASIDE = 0.25  # share of proposals that aim below the budget, so that the front is known as well
-_TRIES = 50
+_IN_VAIN = 3  # times that changes find no further network: then there seem to be no more
 _CHECKED = 100  # random networks whose intervals are looked at
 
 
@@ -140,11 +140,12 @@ class Proposer:
         drawn = self._encoding.draw(max(1000, 4 * number), self._random)
         rows = distinct(np.concatenate([self._cheapest, drawn]))
         rows = rows[self._latency_ms(rows) <= budget_ms]
-        for _ in range(_TRIES):
-            if len(rows) >= number:
-                break
+        in_vain = 0
+        while len(rows) < number and in_vain < _IN_VAIN:
             offspring = children(self._encoding, rows if len(rows) else self._cheapest, 4 * number, self._random)
-            rows = distinct(np.concatenate([rows, offspring[self._latency_ms(offspring) <= budget_ms]]))
+            more = distinct(np.concatenate([rows, offspring[self._latency_ms(offspring) <= budget_ms]]))
+            in_vain = 0 if len(more) > len(rows) else in_vain + 1
+            rows = more
         self._random.shuffle(rows)
         return rows
 
