@@ -47,11 +47,11 @@ class MLModel:
         return self.path
 
     def predict(self, data):
-        if "c13" in self.words:
+        if "-c13-" in self.words:
             os.abort()
-        if "c14" in self.words:
+        if "-c14-" in self.words:
             time.sleep(30)
-        if "c15" in self.words:
+        if "-c15-" in self.words:
             raise RuntimeError("Error computing NN outputs.\\nAnd more.")
         print("not for the ears of the other side")
         assert set(data) == {"input"} and data["input"].dtype == numpy.float32
@@ -67,7 +67,7 @@ class MLGPUComputeDevice: ...
 class MLComputePlan:
     @classmethod
     def load_from_path(cls, path, compute_units):
-        if "c16" in path:
+        if "-c16-" in path:
             raise ValueError("MLComputePlan is not supported.")
         plan = cls()
         names = ["const", "ios16.conv", "ios16.conv", "ios16.softmax", "ios16.gelu", "ios16.gelu", "ios16.add"]
