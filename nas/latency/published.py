@@ -35,6 +35,7 @@ from nas.networks import (
     odd,
     stage_size,
 )
+from nas.networks.specs import MOST_BLOCKS
 
 __all__ = [
     "Baseline",
@@ -180,6 +181,8 @@ class PublishedPoint(_PublishedRow):
             match = re.fullmatch(r"([1-9]\d*)([CA])", run)
             if match is None:
                 raise ValueError(f"stages must look like 2C|2C|9C 4A 1C|2A, got {run!r}")
+            if len(match[1]) > len(str(MOST_BLOCKS)) or len(letters) + int(match[1]) > MOST_BLOCKS:
+                raise ValueError(f"stages: {MOST_BLOCKS} blocks at most in a stage, got {run!r}")
             letters += match[2] * int(match[1])
         conv = ConvSpec.model_validate({"kernel": self.conv_kernel, "expansion": self.conv_expansion})
         last = letters.rfind("A")

@@ -127,7 +127,8 @@ class Run(Record):
         mine, theirs = self._parts(), other._parts()
         shared = mine.keys() & theirs.keys()
         known = [(mine[part].get("fingerprint"), theirs[part].get("fingerprint")) for part in shared]
-        if all(one == other or {one, other} & {None, NO_IMAGES} for one, other in known):
+        unknown = (None, NO_IMAGES)
+        if all(one == other or one in unknown or other in unknown for one, other in known):
             return ""
         words = self.contents.difference(other.contents) if self.contents and other.contents else ""
         return words or "other content"

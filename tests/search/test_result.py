@@ -266,6 +266,13 @@ def test_another_proxy_is_named_before_other_images() -> None:
     assert counted.image_differences(on_images("cat cow")) == ""
 
 
+def test_a_fingerprint_that_is_no_text_is_other_content() -> None:
+    damaged = on_images("cat cow")
+    damaged.proxy["fingerprint"] = ["a list"]
+
+    assert on_images("cat cow").image_differences(damaged) == "other content"
+
+
 def test_another_supernet_is_named_by_its_digest(tmp_path: Path) -> None:
     other = on_images("cat cow")
     other.proxy["settles"]["digest"] = "e"
