@@ -73,6 +73,7 @@ BASELINE_FREEDOM = 4.0
 _DIGITS = 6  # significant digits in the file; results of different machines agree to more digits
 _FEWEST_ROWS = 10  # a 90 % interval needs nine rows, and the check of its coverage leaves one row out
 
+_NO_FIT = "no cost model fits the published times: look for rows with absurd times, uncertainties or widths"
 _Array = npt.NDArray[Any]
 _NAMES: tuple[CoefficientName, ...] = get_args(CoefficientName)
 
@@ -277,8 +278,12 @@ class Evidence:
             return np.vstack([relative[rows], np.eye(len(_NAMES))])
 
         start = np.zeros(len(_NAMES))
-        best = least_squares(residuals, start, jac=jacobian, method="lm", xtol=1e-14, ftol=1e-14, gtol=1e-14)
-        assert best.success, best.message
+        try:
+            best = least_squares(residuals, start, jac=jacobian, method="lm", xtol=1e-14, ftol=1e-14, gtol=1e-14)
+        except ValueError as error:  # SciPy meets numbers that are not finite.
+            raise InputError(_NO_FIT) from error
+        if not best.success:
+            raise InputError(_NO_FIT)
         return np.array([_rounded(value) for value in floor + span * np.exp(spread * best.x)])
 
     def _predict(self, coefficients: _Array) -> tuple[_Array, _Array]:

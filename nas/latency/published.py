@@ -113,7 +113,7 @@ class PublishedPoint(_PublishedRow):
         source: where the time is printed in the paper (iFormer, arXiv:2501.15369).
     """
 
-    uncertainty: Annotated[float, Field(gt=0, lt=1)]
+    uncertainty: Annotated[float, Field(ge=1e-6, lt=1)]
     top1: Annotated[_Percent | None, BeforeValidator(_blank_is_none)]
     epochs: Annotated[int | None, BeforeValidator(_blank_is_none)]
     params_m: Annotated[float | None, BeforeValidator(_blank_is_none)]
