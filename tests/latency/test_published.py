@@ -115,7 +115,7 @@ def _edited(tmp_path: Path, row: int, **cells: str) -> Path:
         ({"latency_ms": "fast"}, r"latency_ms: input should be a valid number.*, got 'fast'"),
         ({"latency_ms": "0"}, r"latency_ms: input should be greater than 0, got '0'"),
         ({"dims": "48-96-192"}, r"dims\[3\]: missing key"),
-        ({"uncertainty": "1e-320"}, r"uncertainty: input should be greater than or equal to 1e-06"),
+        ({"uncertainty": "1e-320"}, r"uncertainty: input should be greater than or equal to 0.000001"),
         ({"stages": f"2C|2C|{10**30}C|2A"}, r"stages: 400 blocks at most in a stage, got '1000"),
         ({"stages": "2C|2C|399C 2A|2A"}, r"stages: 400 blocks at most in a stage, got '2A'"),
         ({"stages": "2C|2C|9D|2A"}, r"stages must look like 2C\|2C\|9C 4A 1C\|2A, got '9D'"),
