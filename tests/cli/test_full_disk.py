@@ -65,7 +65,7 @@ CASES = {
         room=60,
     ),
 }
-BY_HAND = ("survey", "training search")  # ten seconds more for CI
+BY_HAND = ("survey", "training search", "validation")  # twenty seconds more for CI
 
 
 @pytest.fixture
