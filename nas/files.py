@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from nas.errors import InputError, NasError
 
 __all__ = [
+    "DISK_FULL",
     "MOST",
     "Amount",
     "Lock",
@@ -49,6 +50,7 @@ _OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16, and UTF-32 of one byte 
 _DRAFT = ".nas-draft"  # suffix of a temporary file
 _PAUSE_S = 0.02  # between two looks at a lock
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # the quota is a disk of its own
 Lock = Literal["taken", "in use", "gone", "unknown"]
 
 
@@ -149,7 +151,7 @@ def unwritten(path: Path, error: OSError) -> NasError:
 
     A full or broken disk is no bad input: the same command goes on later.
     """
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         return NasError(f"{path}: {error.strerror}: make room, then go on as after an interruption")
     if error.errno == errno.EIO:
         return NasError(f"{path}: {error.strerror}: look at its disk, then go on as after an interruption")

@@ -6,7 +6,6 @@ the lock file is for people, and for where the system's lock does not reach: ano
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import subprocess
@@ -18,7 +17,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from nas.errors import InputError
-from nas.files import Lock, Record, take_lock, unwritten
+from nas.files import DISK_FULL, Lock, Record, take_lock, unwritten
 
 __all__ = ["LOCK_NAME", "beside", "owned", "refuse_if_owned"]
 
@@ -130,7 +129,7 @@ def _write(handle: int) -> None:
         os.pwrite(handle, content, 0)
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
 
 

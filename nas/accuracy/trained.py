@@ -7,7 +7,6 @@ through the published networks of the family turns it into percent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Self
 
@@ -17,9 +16,8 @@ from pydantic import Field, model_validator
 
 from nas.accuracy.process import Kernel, Labels, Process, check_columns
 from nas.accuracy.published import INTERVAL
-from nas.accuracy.structure import NUMBERS, numbers
+from nas.accuracy.structure import NUMBERS
 from nas.files import Amount, Number, Record, Scale
-from nas.networks import Architecture
 
 __all__ = ["Foretelling", "Line", "ScoredBySupernets", "SupernetUsed", "Trained", "same_labels"]
 
@@ -173,12 +171,8 @@ class Trained(Record):
             np.asarray([row.score for row in self.rows]),
         )
 
-    def predict(self, networks: Sequence[Architecture]) -> tuple[Array, Array]:
-        """Percent, and half of a 90 % interval, each (N,)."""
-        return self.of_numbers(numbers(networks))
-
-    def of_numbers(self, known: Array) -> tuple[Array, Array]:
-        """The same by what networks are made of, (N, len(NUMBERS))."""
+    def predict(self, known: Array) -> tuple[Array, Array]:
+        """Percent, and half of a 90 % interval, each (N,), by what networks are made of, (N, len(NUMBERS))."""
         scores, deviations = self.process.predict(self._standardised(known), same_labels(len(known), name="new"))
         return self.percent(scores, deviations, self.line)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import glob
 import os
 import re
@@ -20,7 +19,7 @@ from nas.data.splits import hub_splits, parquet_splits
 from nas.data.tables import Hub, Parquet, innermost, one_line, read_tables
 from nas.data.walk import File, in_order, stamp, walk
 from nas.errors import InputError
-from nas.files import Record, cache_folder, digest_of, unwritten, write_beside
+from nas.files import DISK_FULL, Record, cache_folder, digest_of, unwritten, write_beside
 
 __all__ = ["DataSource", "Source", "find_source", "quiet_datasets"]
 
@@ -94,7 +93,7 @@ class _Hub:
             loaded = load_dataset(asked.name, revision=self.revision)
         except Exception as error:  # `datasets` wraps its readers' errors in its own exceptions, several deep
             cause = innermost(error)
-            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            if isinstance(cause, OSError) and cause.errno in DISK_FULL:
                 raise unwritten(Path(cause.filename or _hub_cache()), cause) from error
             words = [f"`datasets` cannot read it ({one_line(error)})", *self.notes]
             raise InputError(f"{asked.name}: {'; '.join(words)}") from error

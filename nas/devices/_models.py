@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 from nas.errors import DeviceError, NasError
+from nas.files import DISK_FULL
 from nas.networks import Subject
 from nas.scratch import ScratchFolder
 
@@ -82,7 +82,7 @@ class ModelFiles:
                     f"{path.parent}: no model can be kept there ({error.strerror}); make room, or set TMPDIR to "
                     "another folder, then repeat the command to go on from here"
                 )
-                raise (NasError if error.errno in (errno.ENOSPC, errno.EDQUOT) else DeviceError)(words) from error
+                raise (NasError if error.errno in DISK_FULL else DeviceError)(words) from error
             self._sizes[name] = size
         self._sizes.move_to_end(name)
         return path

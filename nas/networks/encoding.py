@@ -39,6 +39,8 @@ _UNIT = (
     "attention.position_kernel",
 )
 _STAGE = ("channels", "conv.depth", "attention.depth", "placement", *_CONV, *_UNIT)
+_OF_CONVS, _OF_UNITS = slice(4, 4 + len(_CONV)), slice(4 + len(_CONV), len(_STAGE))
+_NORMALIZED = ("conv.depth", "attention.depth", "placement", "attention.kind", "attention.head_channels")
 
 
 class Encoding:
@@ -115,7 +117,7 @@ class Encoding:
         """The rows, changed in place so that equal networks are equal and no stage is empty."""
         for index, stage in enumerate(self.space.stages):
             own = rows[:, self.of_stage(index)]  # a view
-            convs, units, placement = _STAGE.index("conv.depth"), _STAGE.index("attention.depth"), 3
+            convs, units, placement, kind, heads = map(_STAGE.index, _NORMALIZED)
             empty = ~self._orders[index].filled[own[:, convs], own[:, units]]
             if empty.any():
                 depths = stage.conv.depth if any(stage.conv.depth) else stage.attention.depth
@@ -123,12 +125,10 @@ class Encoding:
                 own[empty, column] = next(at for at, depth in enumerate(depths) if depth)
             without_convs = np.asarray(stage.conv.depth)[own[:, convs]] == 0
             without_units = np.asarray(stage.attention.depth)[own[:, units]] == 0
-            for name in _CONV:
-                own[without_convs, _STAGE.index(name)] = 0
-            for name in _UNIT:
-                own[without_units, _STAGE.index(name)] = 0
+            own[without_convs, _OF_CONVS] = 0
+            own[without_units, _OF_UNITS] = 0
             several_heads = np.asarray([kind == "mha" for kind in stage.attention.kind])
-            own[~several_heads[own[:, _STAGE.index("attention.kind")]], _STAGE.index("attention.head_channels")] = 0
+            own[~several_heads[own[:, kind]], heads] = 0
             own[:, placement] = self._orders[index].first[own[:, convs], own[:, units], own[:, placement]]
         return rows
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from nas.errors import finishing
 from nas.latency import LatencyTable
@@ -134,20 +135,23 @@ def run_search(
     def over_ms(network: Architecture) -> float:
         return limited_ms(table, network, plan.confidence) - plan.budget_ms
 
-    asked: dict[str, Any] = {
-        "over_ms": over_ms,
-        "sampler": lambda own_seed: make_sampler(sampler, encoding, by_table, seed=own_seed),
-        "name": out.name,
-        "seed": seed,
-        "say": say,
-    }
+    open_study = partial(
+        Study.open,
+        run=run,
+        space=space,
+        name=out.name,
+        over_ms=over_ms,
+        sampler=lambda own_seed: make_sampler(sampler, encoding, by_table, seed=own_seed),
+        seed=seed,
+        say=say,
+    )
     with owned(out, out / LOCK_NAME):
         if storage is not None:  # So that an unusable storage is reported before anything is written.
-            study = Study.open(storage, run, space, resume=resume, **asked)
+            study = open_study(storage, resume=resume)
             folder = ResultsFolder(out, run, resume=resume)
         else:
             folder = ResultsFolder(out, run, resume=resume)
-            study = Study.open(out / "study.journal", run, space, resume=True, **asked)
+            study = open_study(out / "study.journal", resume=True)
         decision = Decision(folder, table, proxy, coverage=plan.confidence)
         funnel = Funnel(folder, study, decision, screens, size=plan.screen)
         search = _Search(space=space, table=table, over_ms=over_ms, study=study, funnel=funnel, on_progress=on_progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,10 +13,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import NasError
+from nas.networks import Architecture, SearchSpace
 from nas.networks.encoding import Encoding, Rows
 from nas.search.proposer import Proposer
 
-__all__ = ["ArchitectureSampler", "are_numbers", "as_parameters", "distributions", "make_sampler"]
+__all__ = ["ArchitectureSampler", "are_numbers", "as_parameters", "make_sampler"]
 
 T = TypeVar("T")
 Row = npt.NDArray[np.int16]
@@ -54,8 +55,7 @@ class ArchitectureSampler(optuna.samplers.BaseSampler):
             ) from error
         # Of a space that is used up, any network will do: the search sees that it is known.
         row = self._encoding.draw(1, np.random.default_rng(trial.number))[0] if row is None else row
-        space, network = self._encoding.space, self._encoding.decode(row)
-        self._proposed[trial.number] = as_parameters(space.sample, space.choices(network))
+        self._proposed[trial.number], _ = as_parameters(self._encoding.space, self._encoding.decode(row))
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
         """Nothing: every parameter is known before the first is asked for."""
@@ -173,38 +173,25 @@ def make_sampler(
                 raise ValueError(name)  # a name of SAMPLERS that is missing here
 
 
-def as_parameters(sample: Callable[[Callable[..., Any]], object], answers: dict[str, object]) -> dict[str, Any]:
-    """Answers to `SearchSpace.sample` as values of Optuna parameters.
+def as_parameters(space: SearchSpace, network: Architecture) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    """A network of the space as values of Optuna parameters, and the distributions of these.
 
     Numbers are chosen by index, so that Optuna's samplers know their order.
     """
+    answers = space.choices(network)
     parameters: dict[str, Any] = {}
+    distributions: dict[str, BaseDistribution] = {}
 
     def choose(name: str, options: Sequence[T]) -> T:
         index = list(options).index(answers[name])  # type: ignore[arg-type]
-        parameters[name] = index if are_numbers(options) else options[index]
+        if are_numbers(options):
+            parameters[name], distributions[name] = index, IntDistribution(0, len(options) - 1)
+        else:
+            parameters[name], distributions[name] = options[index], CategoricalDistribution(options)  # type: ignore[arg-type]
         return options[index]
 
-    sample(choose)
-    return parameters
-
-
-def distributions(
-    sample: Callable[[Callable[..., Any]], object], parameters: Mapping[str, object]
-) -> dict[str, BaseDistribution]:
-    """The Optuna distributions of the parameters that describe a network."""
-    found: dict[str, BaseDistribution] = {}
-
-    def choose(name: str, options: Sequence[T]) -> T:
-        value = parameters[name]
-        if are_numbers(options):
-            found[name] = IntDistribution(0, len(options) - 1)
-            return options[value]  # type: ignore[call-overload, no-any-return]
-        found[name] = CategoricalDistribution(options)  # type: ignore[arg-type]
-        return options[options.index(value)]
-
-    sample(choose)
-    return found
+    space.sample(choose)
+    return parameters, distributions
 
 
 def are_numbers(options: Sequence[object]) -> bool:

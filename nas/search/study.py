@@ -24,7 +24,7 @@ from nas.errors import InputError, NasError, visible
 from nas.masking import masked, without_secrets
 from nas.networks import Architecture, Choose, SearchSpace
 from nas.search.records import Run
-from nas.search.sampler import are_numbers, as_parameters, distributions
+from nas.search.sampler import are_numbers, as_parameters
 
 __all__ = ["Proposal", "Study"]
 
@@ -158,7 +158,7 @@ class Study:
 
     def propose_next(self, network: Architecture) -> None:
         """Make this network the next proposal."""
-        parameters = as_parameters(self._space.sample, self._space.choices(network))
+        parameters, _ = as_parameters(self._space, network)
         self._patience.ask(lambda: self._study.enqueue_trial(parameters))
 
     def learn(self, scored: Iterable[tuple[int | None, Architecture, float]]) -> None:
@@ -174,12 +174,12 @@ class Study:
             # The first is the quicker question.
             if (number is not None and told.get(number) == score) or network not in self._space:
                 continue
-            parameters = as_parameters(self._space.sample, self._space.choices(network))
+            parameters, distributions = as_parameters(self._space, network)
             over_ms = self._over_ms(network)
             if _frozen(parameters) not in known and math.isfinite(over_ms):
                 trial = optuna.trial.create_trial(
                     params=parameters,
-                    distributions=distributions(self._space.sample, parameters),
+                    distributions=distributions,
                     value=score,
                     constraints={_CONSTRAINT: over_ms},
                 )

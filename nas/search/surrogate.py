@@ -16,6 +16,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import log_ndtr, ndtr
 
+from nas.accuracy.process import squared_distance
 from nas.accuracy.structure import numbers_of_rows
 from nas.networks.encoding import Encoding, Rows
 
@@ -157,7 +158,6 @@ def log_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
 
 def _matern(scaled: Floats, others: Floats) -> tuple[Floats, Floats]:
     """Matern 5/2 of scaled distances, and twice its derivative by the squared distance; each (N, M)."""
-    squares = (scaled**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * scaled @ others.T
-    distance = np.sqrt(5 * np.maximum(squares, 0.0) + 1e-12)
+    distance = np.sqrt(5 * squared_distance(scaled, others) + 1e-12)
     decay = np.exp(-distance)
     return (1 + distance + distance**2 / 3) * decay, -(5 / 3) * (1 + distance) * decay

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from nas.accuracy import AccuracyTable, beyond, differences
-from nas.accuracy.structure import NUMBERS, numbers, ranges, structure
-from nas.networks import Architecture, AttentionSpec, ConvSpec, StageSpec, StemSpec
+from nas.accuracy.structure import NUMBERS, numbers, numbers_of_rows, ranges, structure
+from nas.networks import Architecture, AttentionSpec, ConvSpec, SearchSpace, StageSpec, StemSpec
+from nas.networks.encoding import Encoding
 
 
 def _with_stage(network: Architecture, number: int, stage: StageSpec) -> Architecture:
@@ -137,3 +138,11 @@ def test_numbers_are_what_a_network_is_made_of(references: dict[str, Architectur
     assert (row["stage 3 kernel"], row["stage 3 convolution expansion"], row["stage 3 query reduction"]) == (7, 4, 2)
     assert (row["stage 3 shma"], row["stage 3 sha"], row["stage 3 mha"]) == (1, 0, 0)
     assert (row["stage 1 shma"], row["stage 1 query reduction"], row["stage 1 place of attention"]) == (0, 0, 0.5)
+
+
+@pytest.mark.parametrize("name", ["iformer", "tiny"])
+def test_rows_are_made_of_what_their_networks_are_made_of(name: str) -> None:
+    encoding = Encoding(SearchSpace.find(name))
+    rows = encoding.draw(200, np.random.default_rng(0))
+
+    np.testing.assert_allclose(numbers([encoding.decode(row) for row in rows]), numbers_of_rows(encoding, rows))

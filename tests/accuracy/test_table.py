@@ -18,6 +18,7 @@ from nas.accuracy.structure import NUMBERS
 from nas.accuracy.trained import Foretelling, Line, ScoredBySupernets, Trained
 from nas.errors import InputError
 from nas.networks import Architecture, SearchSpace, random_choice
+from nas.networks.encoding import Encoding
 
 FILE = Path(__file__).parents[2] / "accuracy_tables" / "iformer.imagenet.json"
 PUBLISHED = {"t": 74.1, "s": 78.8, "m": 80.4, "l": 81.9}  # the paper's Table 3, 300 epochs without distillation
@@ -341,3 +342,13 @@ def test_a_table_says_where_it_comes_from_and_how_far_it_can_be_trusted(table: A
     assert table.trust.startswith(
         f"{own.mean:.1f} points off in the mean over {own.networks} published networks of the family"
     )
+
+
+def test_rows_are_worth_what_their_networks_are_worth(space: SearchSpace) -> None:
+    table, encoding = AccuracyTable.find("iformer")[0], Encoding(space)
+    rows = encoding.draw(100, np.random.default_rng(0))
+    networks, of_rows = table.predict([encoding.decode(row) for row in rows]), table.of_rows(encoding)(rows)
+
+    for one, other in zip(networks, of_rows, strict=True):
+        assert one.parts.keys() == other.parts.keys()
+        assert (one.top1, one.low, one.high) == pytest.approx((other.top1, other.low, other.high), abs=1e-9)

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import t
 
 from nas.accuracy.fit import fit_trained
-from nas.accuracy.structure import NUMBERS
+from nas.accuracy.structure import NUMBERS, numbers
 from nas.accuracy.trained import Line, SupernetUsed, Trained
 from nas.networks import Architecture, SearchSpace, count, random_choice
 
@@ -59,7 +59,7 @@ def test_scores_are_averaged_in_standard_deviations(trained: Trained, networks: 
 def test_scores_of_new_networks_are_foretold(trained: Trained) -> None:
     choose = random_choice(seed=1)
     new = [SPACE.sample(choose) for _ in range(40)]
-    percent, reach = trained.predict(new)
+    percent, reach = trained.predict(numbers(new))
 
     assert np.corrcoef(percent, [_score(network) for network in new])[0, 1] > 0.95
     assert trained.foretelling.rank_correlation > 0.9
@@ -68,7 +68,7 @@ def test_scores_of_new_networks_are_foretold(trained: Trained) -> None:
 
 def test_a_prediction_does_not_depend_on_its_place_among_others(trained: Trained) -> None:
     choose = random_choice(seed=1)
-    new = [SPACE.sample(choose) for _ in range(10)]
+    new = numbers([SPACE.sample(choose) for _ in range(10)])
     forwards, backwards = trained.predict(new), trained.predict(new[::-1])
 
     np.testing.assert_allclose(forwards[0], backwards[0][::-1], rtol=0, atol=1e-9)

@@ -27,10 +27,10 @@ import optuna
 from nas.accuracy import AccuracyTable
 from nas.accuracy.structure import numbers_of_rows
 from nas.latency import LatencyTable
-from nas.networks import SearchSpace, operations
+from nas.networks import SearchSpace
 from nas.networks.encoding import Encoding
 from nas.search.mutation import children, distinct
-from nas.search.proposer import Proposer
+from nas.search.proposer import proposer_by_table
 from nas.search.sampler import are_numbers
 
 COUNTS = (20, 50, 100, 150, 200, 300, 400)
@@ -43,9 +43,6 @@ CHEAPEST_NETWORK = SPACE.extreme(TABLE.layer_ms)
 CHEAPEST = ENCODING.encode([CHEAPEST_NETWORK])
 _layers_ms = ENCODING.sums(lambda layer, _: TABLE.layer_ms(layer))
 _overhead_ms = TABLE.latency_ms(CHEAPEST_NETWORK) - float(_layers_ms(CHEAPEST)[0])
-_sizes = ENCODING.sums(
-    lambda layer, _: np.asarray([sum(getattr(one, what) for one in operations(layer)) for what in ("weights", "macs")])
-)
 _foretold = ACCURACIES.of_rows(ENCODING)
 _WORTH, _ATTENTION = (0.8, 1.0, 2.2, 1.2), (0.0, 0.0, 0.35, 0.6)  # of the stages, by the analytic scorer
 
@@ -82,7 +79,7 @@ def analytic(rows):
 def supernet(rows):
     return np.concatenate(
         [
-            ACCURACIES.trained.of_numbers(numbers_of_rows(ENCODING, rows[at : at + 2000]))[0]
+            ACCURACIES.trained.predict(numbers_of_rows(ENCODING, rows[at : at + 2000]))[0]
             for at in range(0, len(rows), 2000)
         ]
     )
@@ -125,14 +122,7 @@ def regularised_evolution(budget_ms, random, score, population=20, tournament=5)
 
 def surrogate(budget_ms, random, score) -> Iterator[None]:
     """The sampler of this project."""
-    proposer = Proposer(
-        ENCODING,
-        latency_ms,
-        budget_ms=budget_ms,
-        cheapest=CHEAPEST,
-        sizes=[lambda rows: _sizes(rows)[:, 0], lambda rows: _sizes(rows)[:, 1]],
-        seed=int(random.integers(2**31)),
-    )
+    proposer = proposer_by_table(ENCODING, TABLE, budget_ms=budget_ms, seed=int(random.integers(2**31)))
     known, scores = CHEAPEST[:0], np.zeros(0)
     while True:
         for row in proposer.propose(known, scores, closed=CHEAPEST[:0], number=1 + len(known) // 100):

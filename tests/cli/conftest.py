@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 COMMAND = [sys.executable, "-c", "from nas.cli import main; main()"]
 
@@ -51,3 +53,16 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     done = _nas("search", "--budget-ms", "1.1", *options, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout)
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """A few pictures of two classes, in the folder pets of the test: synthetic images take their time to be made."""
+    draw = random.Random(0)
+    for channel, name in enumerate(("cat", "dog")):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for index in range(24):
+            colour = [draw.randrange(200) for _ in range(3)]
+            colour[channel] = 255
+            Image.new("RGB", (32, 32), tuple(colour)).save(tmp_path / "pets" / name / f"{index}.png")
+    return tmp_path / "pets"

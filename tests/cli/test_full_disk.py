@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from nas.latency import LatencyTable, Timing
 
@@ -117,13 +115,13 @@ def kept(disk: Path) -> set[str]:
     return found
 
 
+@pytest.mark.usefixtures("pets")
 @pytest.mark.parametrize("name", [name for name in CASES if ROOMS or name not in BY_HAND])
 @pytest.mark.parametrize("room", ROOMS or (None,))
 def test_a_full_disk_ends_a_run_that_goes_on_when_there_is_room(
     name: str, room: int | None, disk: Path, tmp_path: Path
 ) -> None:
     case = CASES[name]
-    draw_pets(tmp_path / "pets")
     fill(disk, case.room if room is None else room)
     stopped = run(case, disk)
     if room is not None and stopped.returncode == 0:
@@ -143,14 +141,3 @@ def test_a_full_disk_ends_a_run_that_goes_on_when_there_is_room(
     assert room is not None or before, "nothing was finished before the disk was full"
     unwanted = (".nas-draft", ".nas-scratch-", ".lock")
     assert not [path for path in disk.rglob("*") if any(words in path.name for words in unwanted)]
-
-
-def draw_pets(folder: Path) -> None:
-    """A few pictures of two classes: synthetic images take their time to be made."""
-    draw = random.Random(0)
-    for channel, name in enumerate(("cat", "dog")):
-        (folder / name).mkdir(parents=True)
-        for index in range(24):
-            colour = [draw.randrange(200) for _ in range(3)]
-            colour[channel] = 255
-            Image.new("RGB", (32, 32), tuple(colour)).save(folder / name / f"{index}.png")

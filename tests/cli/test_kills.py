@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from safetensors import safe_open
 
 from nas.latency import LatencyTable, Timing
@@ -246,10 +245,10 @@ def left_over(folder: Path) -> set[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.usefixtures("pets")
 @pytest.mark.parametrize("name", [name for name in CASES if KILLS > 1 or name not in BY_HAND])
 def test_killed_runs_go_on(name: str, tmp_path: Path) -> None:
     case, chance = CASES[name], random.Random(f"{name} {SEED}")
-    draw_pets(tmp_path / "pets")
     undisturbed = new_folder(tmp_path / "undisturbed")
     usual_s = finished(case, undisturbed)
     folder, before = new_folder(tmp_path / "0"), Kept()
@@ -287,17 +286,6 @@ def is_refused(case: Case, folder: Path) -> bool:
 def new_folder(path: Path) -> Path:
     path.mkdir()
     return path
-
-
-def draw_pets(folder: Path) -> None:
-    """A few pictures of two classes: synthetic images take their time to be made."""
-    draw = random.Random(0)
-    for channel, name in enumerate(("cat", "dog")):
-        (folder / name).mkdir(parents=True)
-        for index in range(24):
-            colour = [draw.randrange(200) for _ in range(3)]
-            colour[channel] = 255
-            Image.new("RGB", (32, 32), tuple(colour)).save(folder / name / f"{index}.png")
 
 
 def check_end(case: Case, folder: Path, before: Kept, undisturbed: Path) -> None:

@@ -33,7 +33,7 @@ from nas.proxies.fake import FakeProxy
 from nas.search import Screening, SearchResult, Spending, plan_search
 from nas.search.result import ResultsFolder
 from nas.search.run import Progress, run_search
-from nas.search.sampler import as_parameters, distributions
+from nas.search.sampler import as_parameters
 
 TINY = SearchSpace.find("tiny")
 NAMES = {"space": "tiny", "table": "fake", "proxy": "fake"}
@@ -562,12 +562,12 @@ def test_a_single_proxy_asks_and_tells_optuna_nothing_more_than_it_needs(
             study.tell(trial, scores[network.id])
             if len(scores) == 1:  # The reference is scored after the first candidate, and learnt from.
                 reference = TINY.references["tiny_a"]
-                parameters = as_parameters(TINY.sample, TINY.choices(reference))
+                parameters, distributions = as_parameters(TINY, reference)
                 value = FakeProxy().score(reference).value
                 study.add_trial(
                     optuna.trial.create_trial(
                         params=parameters,
-                        distributions=distributions(TINY.sample, parameters),
+                        distributions=distributions,
                         value=value,
                         constraints={"latency_ms_over_budget": table.latency_ms(reference) - budget_ms},
                     )

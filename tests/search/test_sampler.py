@@ -63,7 +63,7 @@ def test_every_trial_is_a_new_network_inside_the_budget():
 def test_a_trial_with_a_network_of_its_own_is_learnt_from():
     study = optuna.create_study(direction="maximize", sampler=sampler())
     medium = SPACE.references["iformer_m"]
-    study.enqueue_trial(as_parameters(SPACE.sample, SPACE.choices(medium)))
+    study.enqueue_trial(as_parameters(SPACE, medium)[0])
     study.optimize(width, n_trials=2)
 
     assert network_of(optuna.trial.FixedTrial(study.trials[0].params)) == medium
