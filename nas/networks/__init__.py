@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from nas.networks.architecture import Architecture, Subject, stage_layers, stage_size
 from nas.networks.layers import AttentionLayer, ConvLayer, DownsampleLayer, HeadLayer, Layer, Stack, StemLayer
-from nas.networks.operations import Counts, Operation, OperationKind, count, operations
+from nas.networks.operations import Counts, Operation, OperationKind, count, count_layer, operations
 from nas.networks.space import Choose, SearchSpace, find_network, random_choice
 from nas.networks.specs import AttentionSpec, BlockSpec, ConvSpec, DownsampleSpec, StageSpec, StemSpec, odd
 
@@ -35,6 +35,7 @@ __all__ = [
     "StemSpec",
     "Subject",
     "count",
+    "count_layer",
     "find_network",
     "odd",
     "operations",

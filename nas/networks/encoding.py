@@ -22,7 +22,7 @@ from nas.networks.layers import DownsampleLayer, HeadLayer, Layer, StemLayer
 from nas.networks.space import SearchSpace
 from nas.networks.specs import AttentionSpec, BlockSpec, ConvSpec, StageSpec
 
-__all__ = ["Encoding", "LayerSums", "Rows"]
+__all__ = ["Encoding", "LayerMaxima", "LayerSums", "Rows"]
 
 T = TypeVar("T")
 Rows = npt.NDArray[np.int16]  # (N, number of columns)
@@ -143,6 +143,17 @@ class Encoding:
         Args:
             cost: of a layer in a network of this resolution, a number or several, (K,); called once for each.
         """
+        return LayerSums(self._terms(cost))
+
+    def maxima(self, cost: Callable[[Layer, int], float | Floats]) -> LayerMaxima:
+        """What finds the greatest cost of any layer of each row, as fast as `sums`.
+
+        Args:
+            cost: as for `sums`; not negative.
+        """
+        return LayerMaxima(self._terms(cost))
+
+    def _terms(self, cost: Callable[[Layer, int], float | Floats]) -> list[_Term]:
         known: dict[tuple[Layer, int], float | Floats] = {}
 
         def total(layers: Iterable[Layer], resolution: int) -> float | Floats:
@@ -153,7 +164,8 @@ class Encoding:
                 whole = whole + known[layer, resolution]
             return whole
 
-        space, terms = self.space, []
+        space = self.space
+        terms: list[_Term] = []
 
         def add(columns: Sequence[int], layers: Callable[..., Iterable[Layer]], times: int | None = None) -> None:
             options = [self.options[column] for column in columns]
@@ -183,7 +195,7 @@ class Encoding:
                     self.at("attention.depth", index),
                 )
         add((size, width[-1]), _head(len(space.stages) - 1, classes))
-        return LayerSums(terms)
+        return terms
 
     @cached_property
     def _orders(self) -> list[_Orders]:
@@ -200,13 +212,23 @@ class LayerSums:
         """The sums of each row, (N,) or (N, K)."""
         total: Floats = np.zeros(())
         for term in self._terms:
-            costs = term.costs[tuple(rows[:, column] for column in term.columns)]
-            if term.depths is not None:
-                depths = term.depths[rows[:, term.times]].reshape(-1, *[1] * (costs.ndim - 1))
-                # An infinite cost of a layer that is not there counts nothing.
-                costs = depths * np.where(depths > 0, costs, 0.0)
-            total = total + costs
+            costs, depths = term.of(rows)
+            total = total + (costs if depths is None else depths * costs)
         return total
+
+
+class LayerMaxima:
+    """Finds the greatest cost of any layer of networks, from tables over few columns each."""
+
+    def __init__(self, terms: Sequence[_Term]) -> None:
+        self._terms = terms
+
+    def __call__(self, rows: Rows) -> Floats:
+        """The maximum of each row, (N,) or (N, K)."""
+        greatest: Floats = np.zeros(())
+        for term in self._terms:
+            greatest = np.maximum(greatest, term.of(rows)[0])
+        return greatest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +239,18 @@ class _Term:
     costs: Floats
     times: int | None
     depths: Floats | None
+
+    def of(self, rows: Rows) -> tuple[Floats, Floats | None]:
+        """Cost of one such layer in each row, 0 where it has none, (N,) or (N, K); how many it has, unless always one.
+
+        The number has the shape (N,) or (N, 1).
+        """
+        costs = self.costs[tuple(rows[:, column] for column in self.columns)]
+        if self.depths is None:
+            return costs, None
+        depths = self.depths[rows[:, self.times]].reshape(-1, *[1] * (costs.ndim - 1))
+        # An infinite cost of a layer that is not there counts nothing.
+        return np.where(depths > 0, costs, 0.0), depths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

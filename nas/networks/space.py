@@ -179,27 +179,34 @@ class SearchSpace(NetworkChoices):
         order = (StemLayer, ConvLayer, AttentionLayer, DownsampleLayer, HeadLayer)
         return tuple(sorted(found, key=lambda layer: (order.index(type(layer)), -layer.height, layer.key)))
 
-    def extreme(self, cost_ms: Callable[[Layer], float], *, dearest: bool = False) -> Architecture:
+    def extreme(
+        self,
+        cost_ms: Callable[[Layer], float],
+        *,
+        dearest: bool = False,
+        combine: Callable[[Iterable[float]], float] = sum,
+    ) -> Architecture:
         """The cheapest (or most expensive) network of the space.
 
-        The result is exact where the cost of a network is the sum over its layers.
+        The result is exact where the cost of a network is the sum over its layers, or with `combine` their maximum.
 
         Args:
             cost_ms: cost of a layer; called once for each layer.
             dearest: return the most expensive network instead.
+            combine: `sum` or `max`, makes the cost of a network from those of its layers.
         """
         sign = -1.0 if dearest else 1.0
-        costs = {layer: sign * cost_ms(layer) for layer in self.layers}
+        costs = {layer: cost_ms(layer) for layer in self.layers}
 
         def total(layers: Iterable[Layer]) -> float:
-            return sum(costs[layer] for layer in layers)
+            return sign * combine(costs[layer] for layer in layers)
 
         best: dict[tuple[int, int, int], StageSpec] = {}
         for resolution in self.resolution:
             for index, stage in enumerate(self.stages):
                 size = stage_size(resolution, index)
                 for channels in stage.channels:
-                    # Block costs add up, so the best block of a kind is the block that is best alone.
+                    # Block costs add up, or the greatest counts: the best block of a kind is the best alone.
                     alone = sorted(
                         _stages_of_one_block(stage, (channels,)), key=lambda spec: total(stage_layers(spec, size))
                     )

@@ -8,7 +8,7 @@ import pytest
 from nas.accuracy.structure import numbers
 from nas.accuracy.traits import tally
 from nas.latency import LatencyTable
-from nas.networks import SearchSpace, count, operations, random_choice
+from nas.networks import SearchSpace, count, count_layer, operations, random_choice
 from nas.networks.encoding import Encoding
 
 _ODD = """
@@ -89,6 +89,17 @@ def test_sums_are_those_of_the_layers(space):
 
     assert [count(network).macs for network in networks] == macs(rows).tolist()
     assert [sum(map(table.layer_ms, one.layers())) for one in networks] == pytest.approx(milliseconds(rows))
+
+
+def test_maxima_are_those_of_the_layers(space):
+    networks, encoding = sampled(space, 100, seed=1), Encoding(space)
+    memory = encoding.maxima(lambda layer, _: count_layer(layer).memory_bytes)
+    several = encoding.maxima(lambda layer, _: np.asarray([count_layer(layer).memory_bytes, count_layer(layer).macs]))
+    rows = encoding.encode(networks)
+    macs = [max(count_layer(layer).macs for layer in network.layers()) for network in networks]
+
+    assert [count(network).memory_bytes for network in networks] == memory(rows).tolist()
+    assert np.stack([memory(rows), macs], axis=1).tolist() == several(rows).tolist()
 
 
 def test_a_layer_is_asked_for_once_and_none_outside_the_space(space):

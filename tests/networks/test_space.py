@@ -6,12 +6,23 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pytest
 
 from nas.catalog import files
 from nas.errors import InputError
-from nas.networks import Architecture, Layer, SearchSpace, find_network, operations, random_choice
+from nas.networks import (
+    Architecture,
+    Layer,
+    SearchSpace,
+    count,
+    count_layer,
+    find_network,
+    operations,
+    random_choice,
+)
 from nas.networks.choices import arrange
+from nas.networks.encoding import Encoding
 
 T = TypeVar("T")
 SPACES = sorted(files("search_spaces", ".toml"))
@@ -72,6 +83,18 @@ class TestEverySpace:
         assert space.extreme(cost_ms, dearest=True) in space
         assert lowest <= min(samples)
         assert max(samples) <= highest
+
+    def test_the_extreme_of_a_maximum_over_layers_is_exact(self, space: SearchSpace) -> None:
+        def memory(layer: Layer) -> float:
+            return count_layer(layer).memory_bytes
+
+        peaks = Encoding(space).maxima(lambda layer, _: memory(layer))
+        lowest = space.extreme(memory, combine=max)
+        highest = space.extreme(memory, combine=max, dearest=True)
+        samples = peaks(Encoding(space).draw(50_000, np.random.default_rng(0)))
+
+        assert count(lowest).memory_bytes == samples.min()  # One layer decides, so chance finds it soon.
+        assert count(highest).memory_bytes == samples.max()
 
     def test_the_same_seed_draws_the_same_networks(self, space: SearchSpace) -> None:
         first, second = random_choice(seed=3), random_choice(seed=3)
