@@ -1,104 +1,124 @@
 """What to score next: networks inside the budget of which the scores so far expect the most.
 
 A Gaussian process (surrogate.py) learns from all scores. An evolution over networks inside the budget then looks for
-those with the greatest expected improvement over the best. As latency is known, no network over the budget is ever
-looked at; where few networks fit, they are found from the cheapest one by small changes.
+those with the greatest expected improvement over the best; with several levels of latency, over the best inside each of
+them, so that one search learns for all. As latency is known, no network over the budget is ever looked at; where few
+networks fit, they are found from the cheapest one by small changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from nas.latency import LatencyTable
-from nas.networks import Layer, operations
 from nas.networks.encoding import Encoding, Rows
-from nas.search.mutation import children, distinct
-from nas.search.surrogate import Features, Surrogate, log_improvement
+from nas.search.mutation import ROUNDING, Inside, Mask, children, distinct
+from nas.search.surrogate import Features, Surrogate, log_improvement_of_front
 
-__all__ = ["Proposer", "proposer_by_table"]
+__all__ = ["Proposer", "SurrogateProposer", "proposer_by_table"]
 
 Floats = npt.NDArray[np.float64]
+Row = npt.NDArray[np.int16]
 
 _FIRST = 10  # networks that are drawn before anything is learnt
 _GROWTH = 1.15  # sizes and lengths are learnt anew when the scores have grown by this factor
 _MOST_LEARNT = 200  # scores from which sizes and lengths are learnt
 _MOST_KNOWN = 400  # scores that the process knows at once
 _GENERATIONS, _CHILDREN, _PARENTS, _RANDOM, _BEST = 8, 200, 25, 200, 10
+_LEAST = 2  # parents, and best networks, of a level at least, however many levels there are
 _TOGETHER = 4  # proposals of one evolution
 _APART = 2  # choices in which these differ from each other at least
-_ASIDE = 0.25  # share of proposals that aim below the budget, so that the front is known as well
-_IN_VAIN = 3  # times that changes find no further network: then there seem to be no more
-_CHECKED = 100  # random networks whose intervals are looked at
+_ASIDE = 0.25  # share of proposals that aim below a single level, so that the front is known as well
+_DRAWN_AT = 3  # levels that random networks are drawn for
 
 
-class Proposer:
-    """Proposes networks, and learns from their scores.
-
-    Args:
-        encoding: of the space.
-        latency_ms: of rows.
-        budget_ms: upper limit of the latency.
-        cheapest: rows that are inside the budget, one at least.
-        sizes: see `Features`.
-        seed: random seed.
-    """
-
-    def __init__(
-        self,
-        encoding: Encoding,
-        latency_ms: Callable[[Rows], Floats],
-        *,
-        budget_ms: float,
-        cheapest: Rows,
-        sizes: Sequence[Callable[[Rows], Floats]] = (),
-        seed: int,
-    ) -> None:
-        self._encoding, self._latency_ms = encoding, latency_ms
-        self._budget_ms, self._cheapest = budget_ms, cheapest
-        self._random = np.random.default_rng(seed)
-        self._features = Features(encoding, [latency_ms, *sizes])
-        self._surrogate: Surrogate | None = None
-        self._learnt = 0
+class Proposer(Protocol):
+    """Proposes networks, and learns from the scores that are known."""
 
     def propose(self, known: Rows, scores: Floats, *, closed: Rows, number: int = 1) -> Rows:
         """The networks to score next, none of them known or closed; fewer than `number` only if no more fit.
 
         Args:
-            known: networks with a score, (N, columns).
+            known: networks with a score, (N, columns), in the order in which they were proposed.
             scores: (N,); higher is better.
             closed: networks not to propose: they failed, or are being scored now, (M, columns).
             number: of networks.
         """
+        ...
+
+
+class SurrogateProposer:
+    """Proposes where a Gaussian process expects the greatest improvement.
+
+    Args:
+        inside: the networks that may be proposed.
+        levels_ms: latencies that matter, ascending: the aim is the best network inside each. The last is the budget.
+            For a whole front, many that are evenly spaced in their logarithm.
+        aside: with a single level, let some proposals aim below it, so that the front below is known as well.
+        seed: random seed.
+    """
+
+    def __init__(self, inside: Inside, *, levels_ms: Sequence[float], aside: bool = True, seed: int) -> None:
+        self._inside, self._encoding = inside, inside.encoding
+        self._levels_ms = np.asarray(levels_ms, dtype=np.float64) * ROUNDING
+        self._aside = aside and len(levels_ms) == 1
+        self._random = np.random.default_rng(seed)
+        self._features = Features(inside.encoding, [inside.latency_ms, *inside.sizes])
+        self._surrogate: Surrogate | None = None
+        self._learnt = 0
+
+    def propose(self, known: Rows, scores: Floats, *, closed: Rows, number: int = 1) -> Rows:
+        """See `Proposer`."""
         taken = {row.tobytes() for row in (*known, *closed)}
         if len(known) < _FIRST:
-            return self._rows(self._new(self._inside(_RANDOM + len(taken), self._budget_ms), taken, number))
-        expected = self._learn(known, scores)
-        found: list[npt.NDArray[np.int16]] = []
+            return self._rows(self._first(np.concatenate([known, closed]), taken, number))
+        self._learn(known, scores)
+        found: list[Row] = []
         while len(found) < number:
-            wanted, budget_ms = min(_TOGETHER, number - len(found)), self._aim()
-            new = self._new(self._best_of(known, expected, budget_ms), taken, wanted)
+            wanted = min(_TOGETHER, number - len(found))
+            new = self._best_of(known, self._aim(), taken, wanted)
             # Where the best are taken, any other inside the budget will do.
-            new = new or self._new(self._inside(_RANDOM + len(taken), self._budget_ms), taken, wanted)
+            new = new or _new(self._inside.draw(_RANDOM + len(taken), self._random), taken, wanted)
             if not new:
                 break
             found += new
         return self._rows(found)
 
-    def _aim(self) -> float:
-        """The budget to look inside of; at times a lower one."""
-        budget_ms = self._budget_ms
-        if self._random.random() >= _ASIDE:
-            return budget_ms
-        low_ms = float(self._latency_ms(self._cheapest).min())
-        return max(low_ms, float(np.exp(self._random.uniform(np.log(low_ms), np.log(budget_ms)))))
+    def _aim(self) -> Floats:
+        """The levels to improve; of a single one, at times a lower one."""
+        if not self._aside or self._random.random() >= _ASIDE:
+            return self._levels_ms
+        low_ms = float(self._inside.latency_ms(self._inside.start).min())
+        drawn_ms = float(np.exp(self._random.uniform(np.log(low_ms), np.log(self._inside.budget_ms))))
+        return np.asarray([max(low_ms, drawn_ms)])
 
-    def _learn(self, known: Rows, scores: Floats) -> Callable[[Rows], tuple[Floats, Floats]]:
-        """Mean and deviation of the scores of any rows."""
-        centre, scale = scores.mean(), max(scores.std(), 1e-12)
-        standard = (scores - centre) / scale
+    def _first(self, seen: Rows, taken: set[bytes], number: int) -> list[Row]:
+        """Networks to begin with: random ones; for several levels spread over the latencies, the cheapest first."""
+        if len(self._levels_ms) == 1:
+            return _new(self._inside.draw(_RANDOM + len(taken), self._random), taken, number)
+        found: list[Row] = []
+        while len(found) < number:
+            rows = np.concatenate([self._inside.start, self._drawn(self._levels_ms, _RANDOM + len(taken))])
+            rows = rows[[row.tobytes() not in taken for row in rows]]
+            if not len(rows):
+                break
+            logarithms, far = np.log(self._inside.latency_ms(rows)), 0
+            if len(seen):
+                apart = np.abs(logarithms[:, None] - np.log(self._inside.latency_ms(seen)))
+                far = int(np.argmax(apart.min(axis=1)))
+            taken.add(rows[far].tobytes())
+            found.append(rows[far])
+            seen = np.concatenate([seen, rows[far][None]])
+        return found
+
+    def _learn(self, known: Rows, scores: Floats) -> None:
+        """Foretell from these scores from now on."""
+        standard = (scores - scores.mean()) / max(scores.std(), 1e-12)
         features = self._features(known)
         surrogate = self._surrogate or Surrogate(features.shape[1])
         self._surrogate = surrogate
@@ -108,7 +128,11 @@ class Proposer:
             self._learnt = len(known)
         some = self._some(standard, _MOST_KNOWN)
         surrogate.know(features[some], standard[some])
-        return lambda rows: surrogate.predict(self._features(rows))
+
+    def _expected(self, rows: Rows) -> tuple[Floats, Floats]:
+        """Mean and deviation of the scores of any rows."""
+        assert self._surrogate is not None
+        return self._surrogate.predict(self._features(rows))
 
     def _some(self, scores: Floats, most: int) -> npt.NDArray[np.int64]:
         """All networks, or of too many the best half and random others."""
@@ -117,90 +141,133 @@ class Proposer:
         order = np.argsort(-scores)
         return np.concatenate([order[: most // 2], self._random.permutation(order[most // 2 :])[: most // 2]])
 
-    def _best_of(self, known: Rows, expected: Callable[[Rows], tuple[Floats, Floats]], budget_ms: float) -> Rows:
-        """Rows inside a budget, the greatest expected improvement first."""
-        inside = known[self._latency_ms(known) <= budget_ms]
-        pool = self._inside(_RANDOM, budget_ms)[:_RANDOM]
-        mean, deviation = expected(np.concatenate([inside, pool]))
-        best = float(mean[: len(inside)].max() if len(inside) else mean.max())
-        kept = np.r_[np.argsort(-mean[: len(inside)])[:_BEST], len(inside) : len(mean)]
-        pool, gains = np.concatenate([inside, pool])[kept], log_improvement(mean[kept], deviation[kept], best)
+    def _best_of(self, known: Rows, levels_ms: Floats, taken: set[bytes], number: int) -> list[Row]:
+        """New networks that promise the most inside some levels."""
+        known = known[self._inside(known, levels_ms[-1])]
+        rows = np.concatenate([known, self._drawn(levels_ms, _RANDOM)])
+        if not len(rows):
+            return []
+        latency_ms = self._inside.latency_ms(rows)
+        mean, deviation = self._expected(rows)
+        best = _best(latency_ms, mean, levels_ms, known=len(known))
+        of_known = _leaders(mean[: len(known)], latency_ms[: len(known), None] <= levels_ms, _BEST)
+        kept = np.r_[of_known, len(known) : len(rows)]
+        pool = _Pool(rows[kept], latency_ms[kept], mean[kept], deviation[kept])
         for _ in range(_GENERATIONS):
-            order = np.argsort(-gains)[:_PARENTS]
-            pool, gains = pool[order], gains[order]
-            offspring = children(self._encoding, pool, _CHILDREN, self._random)
-            offspring = distinct(offspring[self._latency_ms(offspring) <= budget_ms])
+            # A band lies between two levels. Without parents in each, the level with the most to gain would take all.
+            gains = pool.gains(best, levels_ms)
+            bands = np.searchsorted(levels_ms, pool.latency_ms)[:, None] == np.arange(len(levels_ms))
+            pool = pool.some(_leaders(gains, bands, _PARENTS))
+            offspring = children(self._encoding, pool.rows, _CHILDREN, self._random)
+            offspring = distinct(offspring[self._inside(offspring, levels_ms[-1])])
             if len(offspring):
-                pool = np.concatenate([pool, offspring])
-                gains = np.concatenate([gains, log_improvement(*expected(offspring), best)])
-        return pool[np.argsort(-gains)]
-
-    def _inside(self, number: int, budget_ms: float) -> Rows:
-        """Random different rows inside a budget; where few fit, all that small changes find."""
-        drawn = self._encoding.draw(max(1000, 4 * number), self._random)
-        rows = distinct(np.concatenate([self._cheapest, drawn]))
-        rows = rows[self._latency_ms(rows) <= budget_ms]
-        in_vain = 0
-        while len(rows) < number and in_vain < _IN_VAIN:
-            offspring = children(self._encoding, rows if len(rows) else self._cheapest, 4 * number, self._random)
-            more = distinct(np.concatenate([rows, offspring[self._latency_ms(offspring) <= budget_ms]]))
-            in_vain = 0 if len(more) > len(rows) else in_vain + 1
-            rows = more
-        self._random.shuffle(rows)
-        return rows
-
-    @staticmethod
-    def _new(rows: Rows, taken: set[bytes], number: int) -> list[npt.NDArray[np.int16]]:
-        """The first rows that are not taken, and not close to each other; they are taken then."""
-        new: list[npt.NDArray[np.int16]] = []
-        for row in rows:
-            if len(new) == number:
+                pool = pool.with_more(offspring, self._inside.latency_ms(offspring), *self._expected(offspring))
+        new: list[Row] = []
+        while len(new) < number:
+            order = np.argsort(-pool.gains(best, levels_ms))
+            chosen = next((at for at in order if _is_new(pool.rows[at], taken, new)), None)
+            if chosen is None:
                 break
-            if row.tobytes() not in taken and all((row != other).sum() >= _APART for other in new):
-                taken.add(row.tobytes())
-                new.append(row)
+            taken.add(pool.rows[chosen].tobytes())
+            new.append(pool.rows[chosen])
+            if len(levels_ms) > 1:  # The next one had better aim elsewhere: this one is taken to score as foretold.
+                best = np.where(pool.latency_ms[chosen] <= levels_ms, np.maximum(best, pool.mean[chosen]), best)
         return new
 
-    def _rows(self, rows: Sequence[npt.NDArray[np.int16]]) -> Rows:
+    def _drawn(self, levels_ms: Floats, number: int) -> Rows:
+        """Random rows inside some levels, of each of a few levels as many."""
+        few = min(_DRAWN_AT, len(levels_ms))
+        some = levels_ms[np.linspace(len(levels_ms), 0, few, endpoint=False).round().astype(int) - 1]
+        each = number // few
+        return np.concatenate([self._inside.draw(each, self._random, level_ms)[:each] for level_ms in some])
+
+    def _rows(self, rows: Sequence[Row]) -> Rows:
         return np.stack(rows) if rows else np.zeros((0, len(self._encoding.columns)), dtype=np.int16)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """The networks of an evolution, with what is expected of them."""
+
+    rows: Rows
+    latency_ms: Floats
+    mean: Floats
+    deviation: Floats
+
+    def gains(self, best: Floats, levels_ms: Floats) -> Floats:
+        return log_improvement_of_front(self.mean, self.deviation, best, self.latency_ms[:, None] <= levels_ms)
+
+    def some(self, at: npt.NDArray[np.int64]) -> _Pool:
+        return _Pool(self.rows[at], self.latency_ms[at], self.mean[at], self.deviation[at])
+
+    def with_more(self, rows: Rows, latency_ms: Floats, mean: Floats, deviation: Floats) -> _Pool:
+        return _Pool(
+            np.concatenate([self.rows, rows]),
+            np.append(self.latency_ms, latency_ms),
+            np.append(self.mean, mean),
+            np.append(self.deviation, deviation),
+        )
+
+
+def _best(latency_ms: Floats, mean: Floats, levels_ms: Floats, *, known: int) -> Floats:
+    """The best mean inside each level, (L,): of the first `known` networks, or else of all, or else the lowest mean."""
+    best = np.empty(len(levels_ms))
+    for at, level_ms in enumerate(levels_ms):
+        inside = latency_ms <= level_ms
+        scored = mean[:known][inside[:known]]
+        others = mean[inside] if inside.any() else mean[[mean.argmin()]]
+        best[at] = (scored if len(scored) else others).max()
+    return best
+
+
+def _leaders(values: Floats, groups: npt.NDArray[np.bool_], number: int) -> npt.NDArray[np.int64]:
+    """Where the greatest values of each group (N, groups) are, the greatest first; of all groups about `number`."""
+    order = np.argsort(-values)
+    groups = groups[order]
+    most = max(_LEAST, number // groups.shape[1])
+    leaders: npt.NDArray[np.int64] = order[(groups & (np.cumsum(groups, axis=0) <= most)).any(axis=1)]
+    return leaders
+
+
+def _is_new(row: Row, taken: set[bytes], others: Sequence[Row]) -> bool:
+    """Whether a row is not taken, and not close to any other."""
+    return row.tobytes() not in taken and all((row != other).sum() >= _APART for other in others)
+
+
+def _new(rows: Rows, taken: set[bytes], number: int) -> list[Row]:
+    """The first rows that are not taken, and not close to each other; they are taken then."""
+    new: list[Row] = []
+    for row in rows:
+        if len(new) == number:
+            break
+        if _is_new(row, taken, new):
+            taken.add(row.tobytes())
+            new.append(row)
+    return new
+
+
 def proposer_by_table(
-    encoding: Encoding, table: LatencyTable, *, budget_ms: float, confidence: float | None = None, seed: int
-) -> Proposer:
+    encoding: Encoding,
+    table: LatencyTable,
+    *,
+    levels_ms: Sequence[float],
+    confidence: float | None = None,
+    allowed: Mask | None = None,
+    aside: bool = True,
+    seed: int,
+) -> SurrogateProposer:
     """A proposer of networks that a latency table allows.
 
     Args:
         encoding: of the space.
         table: predicts the latency; it must cover the space.
-        budget_ms: upper limit of the prediction, or with a confidence of the upper end of its interval.
-        confidence: coverage of that interval. The upper end is taken to be as far above any prediction as it is at most
-            above those of some random networks, so a rare proposal may be over the budget by a little.
+        levels_ms: see `SurrogateProposer`.
+        confidence: see `Inside.by_table`.
+        allowed: which rows keep to limits besides latency.
+        aside: see `SurrogateProposer`.
         seed: random seed.
+    Raises:
+        BudgetError: no network inside all limits was found.
     """
-    cheapest = encoding.space.extreme(table.layer_ms)
-    row = encoding.encode([cheapest])
-    layers_ms = encoding.sums(lambda layer, _: table.layer_ms(layer))
-    beside_ms = table.latency_ms(cheapest) - float(layers_ms(row)[0])
-    factor = 1.0
-    if confidence is not None:
-        drawn = encoding.draw(_CHECKED, np.random.default_rng(0))
-        networks = [cheapest, *(encoding.decode(one) for one in drawn[np.isfinite(layers_ms(drawn))])]
-        factor = max(table.upper_ms(network, confidence) / table.latency_ms(network) for network in networks)
-        # The cheapest network is inside the budget whatever the factor says.
-        factor = min(factor, budget_ms / table.latency_ms(cheapest))
-
-    def size(what: str) -> Callable[[Rows], Floats]:
-        def of_layer(layer: Layer, _: int) -> float:
-            return float(sum(getattr(operation, what) for operation in operations(layer)))
-
-        return encoding.sums(of_layer)
-
-    return Proposer(
-        encoding,
-        lambda rows: factor * (layers_ms(rows) + beside_ms),
-        budget_ms=budget_ms * (1 + 1e-9),  # The sum of a row differs from that of its network in the last digits.
-        cheapest=row,
-        sizes=[size("weights"), size("macs")],
-        seed=seed,
-    )
+    inside = Inside.by_table(encoding, table, levels_ms=levels_ms, confidence=confidence, allowed=allowed)
+    return SurrogateProposer(inside, levels_ms=levels_ms, aside=aside, seed=seed)

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
-from scipy.special import log_ndtr, ndtr
+from scipy.special import log_ndtr, logsumexp, ndtr
 
 from nas.accuracy.process import squared_distance
 from nas.accuracy.structure import numbers_of_rows
 from nas.networks.encoding import Encoding, Rows
 
-__all__ = ["Features", "Surrogate", "log_improvement"]
+__all__ = ["Features", "Surrogate", "log_improvement", "log_improvement_of_front"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -139,8 +139,10 @@ class Surrogate:
         return float(0.5 * (away**2).sum() - likelihood), away / self._spreads - gradient
 
 
-def log_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
+def log_improvement(mean: Floats, deviation: Floats, best: float | Floats) -> Floats:
     """Logarithm of the expected improvement over `best`, also where it is too small for a float.
+
+    The arguments may be arrays that broadcast.
 
     Ament et al., Unexpected Improvements to Expected Improvement (NeurIPS 2023), equation 9.
     """
@@ -154,6 +156,25 @@ def log_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
     small = density + np.where(above < -100, -2 * np.log(np.maximum(-above, 1.0)), bracket)
     logarithm: Floats = np.where(above > -1, plain, small) + np.log(deviation)
     return logarithm
+
+
+def log_improvement_of_front(mean: Floats, deviation: Floats, best: Floats, counts: npt.NDArray[np.bool_]) -> Floats:
+    """Logarithm of the expected improvement, added up over levels of latency.
+
+    Where the levels lie close, it is the expected growth of the area under the front of score over latency: the latency
+    of a network is known, so it adds to just those levels that it is inside of.
+
+    Args:
+        mean: of the scores of networks, (N,).
+        deviation: (N,).
+        best: best score so far inside each level, (L,).
+        counts: whether a network is inside a level, (N, L); every network inside one at least.
+    """
+    network, level = np.nonzero(counts)
+    each = np.full(counts.shape, -np.inf)
+    each[network, level] = log_improvement(mean[network], deviation[network], best[level])
+    summed: Floats = logsumexp(each, axis=1)
+    return summed
 
 
 def _matern(scaled: Floats, others: Floats) -> tuple[Floats, Floats]:

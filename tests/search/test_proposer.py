@@ -3,11 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nas.errors import BudgetError
 from nas.latency import LatencyTable
-from nas.networks import SearchSpace
+from nas.networks import SearchSpace, operations
 from nas.networks.encoding import Encoding
-from nas.search.mutation import children, distinct
-from nas.search.proposer import Proposer
+from nas.search.mutation import Inside, children, distinct
+from nas.search.proposer import SurrogateProposer, proposer_by_table
 
 SPACE = SearchSpace.find("iformer")
 TABLE, _ = LatencyTable.find("iphone13")
@@ -28,8 +29,14 @@ def wide_and_deep(rows):
     return width + np.log(ENCODING.values(rows, "conv.depth", 2)) - 0.3 * ENCODING.values(rows, "attention.depth", 3)
 
 
-def proposer(budget_ms, seed=0):
-    return Proposer(ENCODING, latency_ms, budget_ms=budget_ms, cheapest=CHEAPEST, seed=seed)
+def slow_and_wide(rows):
+    """A score with something to gain at every latency."""
+    return np.log(latency_ms(rows)) + 0.1 * wide_and_deep(rows)
+
+
+def proposer(*levels_ms, seed=0, **options):
+    inside = Inside(encoding=ENCODING, latency_ms=latency_ms, budget_ms=levels_ms[-1], start=CHEAPEST)
+    return SurrogateProposer(inside, levels_ms=levels_ms, seed=seed, **options)
 
 
 def searched(own, number, score=wide_and_deep):
@@ -105,6 +112,96 @@ def test_some_proposals_aim_below_the_budget():
     assert 5 <= (latency_ms(known[10:]) < 1.2).sum() <= 40
 
 
+def test_no_proposal_aims_below_the_budget_if_none_is_to():
+    known, _ = searched(proposer(1.5, aside=False), 40)
+
+    assert (latency_ms(known[10:]) < 1.2).sum() <= 3
+
+
+def test_several_levels_begin_with_the_cheapest_and_spread_over_the_latencies():
+    first = proposer(0.6, 0.85, 1.1).propose(NONE, np.zeros(0), closed=NONE, number=10)
+    found_ms = np.sort(latency_ms(first))
+
+    assert np.array_equal(first[0], CHEAPEST[0])
+    assert found_ms[-1] > 1.0
+    assert (found_ms[1:] / found_ms[:-1]).max() < 1.35
+
+
+def test_one_search_finds_good_networks_inside_each_of_several_levels():
+    levels_ms = (0.5, 0.7, 0.95)
+    known, scores = searched(proposer(*levels_ms), 50)
+    found_ms = latency_ms(known)
+
+    assert (found_ms <= levels_ms[-1] * (1 + 1e-6)).all()
+    for level_ms in levels_ms:
+        by_chance = wide_and_deep(random_inside(level_ms, 100))
+        assert scores[found_ms <= level_ms].max() > by_chance.max()
+
+
+def test_a_whole_front_is_searched_over_its_range():
+    low_ms = float(latency_ms(CHEAPEST)[0])
+    own = proposer(*np.geomspace(low_ms, 1.2, 24))
+    known, scores = searched(own, 40, slow_and_wide)
+    shares = np.histogram(np.log(latency_ms(known[10:])), bins=np.log(np.geomspace(low_ms * 0.999, 1.2, 4)))[0]
+
+    assert shares.min() >= 3
+    by_chance = random_inside(1.2, 200)
+    assert scores.max() > slow_and_wide(by_chance).max()
+
+
+def test_proposals_made_together_for_several_levels_aim_at_different_ones():
+    levels_ms = np.geomspace(0.4, 1.2, 24)
+    known, scores = searched(proposer(*levels_ms), 20, slow_and_wide)
+    new = proposer(*levels_ms).propose(known, scores, closed=NONE, number=4)
+
+    assert len(new) == 4
+    assert latency_ms(new).max() > 1.2 * latency_ms(new).min()
+
+
+@pytest.mark.parametrize("levels_ms", [(0.9,), (0.6, 0.9)])
+def test_a_limit_besides_latency_holds_for_all_proposals(levels_ms):
+    def allowed(rows):  # The cheapest network has the narrowest first stage, so it is not.
+        return (rows[:, ENCODING.at("channels", 0)] > 0) & (rows[:, ENCODING.at("channels", 3)] == 0)
+
+    own = proposer_by_table(ENCODING, TABLE, levels_ms=levels_ms, allowed=allowed, seed=0)
+    known, _ = searched(own, 25)
+
+    assert not allowed(CHEAPEST).any()
+    assert allowed(known).all()
+    assert (latency_ms(known) <= 0.9 * (1 + 1e-6)).all()
+    assert len({row.tobytes() for row in known}) == 25
+
+
+def test_a_network_inside_tight_limits_is_found_on_the_way_to_the_smallest():
+    sizes = Inside.by_table(ENCODING, TABLE, levels_ms=[0.6]).sizes[0]
+    smallest = SPACE.extreme(lambda layer: sum(operation.weights for operation in operations(layer)))
+    least = float(sizes(ENCODING.encode([smallest]))[0])
+
+    def allowed(rows):  # few networks, and not the smallest
+        return (sizes(rows) <= 1.1 * least) & (rows[:, ENCODING.at("channels", 1)] > 0)
+
+    inside = Inside.by_table(ENCODING, TABLE, levels_ms=[0.6], allowed=allowed)
+
+    assert inside(inside.start).all()
+    assert len(inside.draw(30, np.random.default_rng(0))) >= 30
+
+
+def test_limits_that_no_network_keeps_are_one_clear_line():
+    with pytest.raises(
+        BudgetError, match=r"^no network .* in 0\.9 ms .* other limits, among [\d,]+: raise the budget or a limit$"
+    ):
+        proposer_by_table(ENCODING, TABLE, levels_ms=[0.9], allowed=lambda rows: np.zeros(len(rows), bool), seed=0)
+
+
+def test_with_a_confidence_the_cheapest_is_inside_the_level_of_its_own_interval():
+    network = ENCODING.decode(CHEAPEST[0])
+    upper_ms = TABLE.upper_ms(network, 0.9)
+    inside = Inside.by_table(ENCODING, TABLE, levels_ms=[upper_ms, 1.2], confidence=0.9)
+
+    assert inside(CHEAPEST, upper_ms * (1 + 1e-6)).all()
+    assert inside.latency_ms(CHEAPEST)[0] > 1.05 * TABLE.latency_ms(network)
+
+
 @pytest.mark.parametrize(
     "score", [lambda rows: np.ones(len(rows)), lambda rows: -np.log(latency_ms(rows))], ids=["equal", "without noise"]
 )
@@ -132,15 +229,16 @@ def test_a_space_of_one_network_has_that_network():
         }
     )
     encoding = Encoding(alone)
-    own = Proposer(
-        encoding,
-        lambda rows: np.ones(len(rows)),
+    inside = Inside(
+        encoding=encoding,
+        latency_ms=lambda rows: np.ones(len(rows)),
         budget_ms=2.0,
-        cheapest=encoding.draw(1, np.random.default_rng(0)),
-        seed=0,
+        start=encoding.draw(1, np.random.default_rng(0)),
     )
 
-    assert len(own.propose(NONE, np.zeros(0), closed=NONE, number=3)) == 1
+    for levels_ms in ([2.0], [1.0, 2.0]):
+        own = SurrogateProposer(inside, levels_ms=levels_ms, seed=0)
+        assert len(own.propose(NONE, np.zeros(0), closed=NONE, number=3)) == 1
 
 
 def test_children_are_near_a_parent_and_never_the_parent_where_choices_matter():

@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from nas.networks import SearchSpace
 from nas.networks.encoding import Encoding
-from nas.search.surrogate import Features, Surrogate, log_improvement
+from nas.search.surrogate import Features, Surrogate, log_improvement, log_improvement_of_front
 
 
 def made(number, features=6, seed=0, noise=0.0):
@@ -81,6 +81,28 @@ def test_improvement_falls_with_the_mean_however_small_it_is():
 
     assert np.isfinite(found).all()
     assert (np.diff(found) < 0).all()
+
+
+def test_improvement_over_close_levels_is_the_growth_of_the_area_under_the_front():
+    random = np.random.default_rng(0)
+    edges_ms = np.linspace(0.5, 1.5, 201)  # A network adds to the levels from its latency on.
+    front = np.maximum.accumulate(np.where(edges_ms < 0.8, 0.0, np.where(edges_ms < 1.2, 1.0, 1.5)))
+    latency_ms, mean, deviation = np.asarray([0.6, 0.9]), np.asarray([0.3, 1.2]), np.asarray([0.4, 0.5])
+    found = log_improvement_of_front(mean, deviation, front, latency_ms[:, None] <= edges_ms)
+    drawn = mean + deviation * random.standard_normal((20_000, 2))
+    growth = [
+        np.mean([np.maximum(one - front[latency <= edges_ms], 0).sum() for one in scores])
+        for latency, scores in zip(latency_ms, drawn.T, strict=True)
+    ]
+
+    assert np.exp(found) == pytest.approx(growth, rel=0.03)
+
+
+def test_improvement_over_one_level_is_the_plain_one():
+    mean, deviation = np.asarray([-300.0, 0.2, 3.0]), np.asarray([1.0, 0.5, 0.1])
+    found = log_improvement_of_front(mean, deviation, np.asarray([1.0]), np.ones((3, 1), dtype=bool))
+
+    assert found == pytest.approx(log_improvement(mean, deviation, 1.0))
 
 
 def test_features_are_standardised_and_tell_networks_apart():
