@@ -33,6 +33,7 @@ CIRCUMSTANCES = ("device", "threads", "torch", "precision")
 # The images by content, which earlier versions did not keep: they knew them by the words of `data` alone.
 _BY_CONTENT = ("fingerprint", "train_images", "val_images")
 _IN_WORDS = ("data",)  # where there is a fingerprint
+_PATHS = ("file",)  # of the user's own code, which is known by its content or its version (_own.py)
 NO_IMAGES = "none used"  # the fingerprint in the settings of a proxy that records the source, but does not open it
 _FILES = ("supernet", "init", "accuracy_table")  # where there is a digest of the file
 
@@ -153,7 +154,7 @@ def identity(settings: Mapping[str, Any], *, by_content: bool = True) -> dict[st
             versions did.
     """
     by_content = by_content and "fingerprint" in settings
-    left_out = {*CIRCUMSTANCES, "contents", *(_IN_WORDS if by_content else _BY_CONTENT)}
+    left_out = {*CIRCUMSTANCES, *_PATHS, "contents", *(_IN_WORDS if by_content else _BY_CONTENT)}
     if "digest" in settings:
         left_out |= set(_FILES)
     return {name: value for name, value in settings.items() if name.rpartition(" ")[2] not in left_out}
