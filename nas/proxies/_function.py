@@ -105,6 +105,9 @@ class FunctionProxy:
     A function is known by its module and name: a run may be resumed with a function that was mended, and it is for the
     user to begin another run when scores have changed their meaning.
 
+    Attributes:
+        name: of the function, such as `<lambda>`.
+
     Args:
         function: gives the score of a network.
         code: what messages call it.
@@ -124,10 +127,11 @@ class FunctionProxy:
     ) -> None:
         if not callable(function) or not accepts(function, 1):
             raise InputError(f"score must be a function of one network, score(network), got {_described(function)}")
-        self.name = _name_of(function)
+        path = _name_of(function)
+        self.name = path.rpartition(".")[2]
         self._function, self._code = function, code or OwnCode(name=self.name)
         module = getattr(function, "__module__", None) or type(function).__module__
-        self._settings = settings or {"proxy": "function", "function": f"{module}.{self.name}"}
+        self._settings = settings or {"proxy": "function", "function": f"{module}.{path}"}
         self._first: tuple[str, Score] | None = None  # id and score of the network that the estimate was measured on
 
     def settings(self) -> dict[str, Any]:

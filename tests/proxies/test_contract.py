@@ -1,6 +1,6 @@
 """What every proxy promises: contract tests, which run on every file of nas/proxies without registration.
 
-They also run on a panel, which keeps the same promises.
+They also run on a panel and on a file of a user's own, which keep the same promises.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from nas.proxies.fake import FakeProxy
 from nas.training import SupernetRecipe, train_supernet
 
 PANEL = "supernet+zero-cost:naswot"
+OWN = str(Path(__file__).with_name("own_scorer.py"))
+KINDS = {PANEL: "panel", OWN: "file"}  # what settings call those that are no file of nas/proxies
 
 # Options that make a proxy cheap enough for a test. A proxy without an entry runs with its defaults.
 CHEAP = {
@@ -32,7 +34,7 @@ CHEAP = {
 }
 
 # Proxies that score the architecture alone. No image and no seed is a setting of theirs.
-IMAGELESS = {"accuracy-table"}
+IMAGELESS = {"accuracy-table", OWN}
 
 # A space that contains every network of `_architecture`.
 SPACE = {
@@ -95,7 +97,7 @@ def supernet(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.mark.parametrize("name", [*catalog.plugins("proxies"), PANEL])
+@pytest.mark.parametrize("name", [*catalog.plugins("proxies"), *KINDS], ids=lambda name: Path(name).stem)
 class TestProxy:
     @pytest.fixture(autouse=True)
     def cheap(self, supernet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +144,7 @@ class TestProxy:
         settings = proxy.settings()
 
         assert settings == json.loads(json.dumps(settings))
-        assert settings["proxy"] == ("panel" if name == PANEL else name)
+        assert settings["proxy"] == KINDS.get(name, name)
         if name in IMAGELESS:
             assert not {"data", "seed"} & set(settings)
         else:
