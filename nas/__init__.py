@@ -1,6 +1,7 @@
 """Latency-aware neural architecture search over the iFormer family of mobile vision networks.
 
-The public names are resolved on first use, so that `import nas` loads neither torch nor pydantic.
+The public names are resolved on first use, so that `import nas` loads neither torch nor pydantic. `nas.search` is both
+a package and a function: `nas.search("iformer", "iphone13", budget_ms=1.1)`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from nas.networks.modules import build_model, fuse
     from nas.report import write_plot
     from nas.search import Candidate, SearchResult, plan_search
+    from nas.search.api import search as search
     from nas.search.run import run_search
 
 __all__ = [
@@ -52,14 +54,16 @@ _HOMES = {
     "write_plot": "report",
 }
 
+_PACKAGES = ("model", "search")  # README.md has `nas.model.load_weights` and `nas.search(...)`.
+
 
 def __getattr__(name: str) -> Any:
-    if name == "model":  # README.md has `nas.model.load_weights`.
-        return importlib.import_module("nas.model")
+    if name in _PACKAGES:
+        return importlib.import_module(f"nas.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'nas' has no attribute {name!r}")
     return getattr(importlib.import_module(f"nas.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*__all__, "search"])
