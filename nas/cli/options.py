@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,8 @@ from nas.masking import is_masked, masked
 
 if TYPE_CHECKING:
     from nas.data import DataSource
-    from nas.search import Run
+    from nas.latency import LatencyTable
+    from nas.search import Limits, Quantity, Run
 
 __all__ = [
     "Data",
@@ -22,20 +24,28 @@ __all__ = [
     "Device",
     "Effort",
     "Json",
+    "Limit",
+    "Objective",
     "Results",
     "Runner",
     "Sampler",
     "SearchData",
     "Settings",
+    "Shared",
     "Space",
     "Storage",
     "Supernet",
     "Table",
+    "Tables",
     "Threads",
+    "Track",
     "WeightsKey",
+    "Workers",
     "command_line",
+    "find_tables",
     "read_data",
     "read_fraction",
+    "read_quantities",
     "read_seconds",
     "read_settings",
     "read_storage",
@@ -45,6 +55,47 @@ _LONGEST_URL = 100  # characters of it in a message
 
 Space = Annotated[str, typer.Option("--space", help="Search space: a name or a .toml file.")]
 Table = Annotated[str, typer.Option("--table", help="Latency table: a name, its beginning, or a .json file.")]
+Tables = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--table",
+        help="Latency table: a name, its beginning, or a .json file. Others after the first are for --limit and "
+        "--objective.",
+        show_default="iphone13",
+    ),
+]
+Limit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        help="NAME=MOST of a network: params=9M, macs=1.5G, memory=4MB, or TABLE=20 in ms; may be repeated.",
+        show_default=False,
+    ),
+]
+Objective = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--objective",
+        help="Show the front in this as well: params, macs, memory, or the name of a further --table.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, max=256, help="Processes that score, each on its own GPU.", show_default="1"),
+]
+Shared = Annotated[
+    str | None,
+    typer.Option(
+        "--shared",
+        help="Folder or object store URL (fsspec) that the machines of all workers see, for weights.",
+        show_default="the results folder",
+    ),
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", help="Also log to tensorboard[:DIR] or mlflow[:URI].", show_default=False),
+]
 Data = Annotated[
     str, typer.Option("--data", help="synthetic, a folder of class folders, Parquet files, or a hub data set.")
 ]
@@ -72,7 +123,7 @@ Sampler = Annotated[
     str | None,
     typer.Option(
         "--sampler",
-        help="What proposes networks: surrogate, or Optuna's tpe, nsga2, gp or random.",
+        help="What proposes networks: surrogate, evolution, or Optuna's tpe, nsga2, nsga3, gp or random.",
         show_default="surrogate; with --resume that of the run",
     ),
 ]
@@ -153,6 +204,50 @@ def read_storage(given: str | None, kept: Run | None) -> str | None:
 
 def _shown(url: str) -> str:
     return visible(masked(url, alone=True), limit=_LONGEST_URL)
+
+
+def find_tables(names: list[str] | None) -> dict[str, LatencyTable]:
+    """The tables of --table by their whole names, the one that decides first.
+
+    Raises:
+        InputError: there is no such table, or one is named twice.
+    """
+    from nas.latency import LatencyTable
+
+    found: dict[str, LatencyTable] = {}
+    for name in names or ["iphone13"]:
+        table, path = LatencyTable.find(name)
+        whole = name if "/" in name else path.name.removesuffix(".json")
+        if whole in found:
+            raise InputError(f"--table {visible(name)} twice: give each table once")
+        found[whole] = table
+    return found
+
+
+def read_quantities(
+    limits: list[str] | None, objectives: list[str] | None, tables: Mapping[str, LatencyTable], kept: Run | None
+) -> tuple[Limits, tuple[Quantity, ...]]:
+    """The values of --limit and --objective; without --limit, the limits of the run to go on with.
+
+    Args:
+        limits: values of --limit.
+        objectives: values of --objective.
+        tables: from `find_tables`; all but the first must be limited or an objective.
+        kept: the run to go on with.
+    Raises:
+        InputError: one is wrong, or a table is of no use.
+    """
+    from nas.search import Limits, find_quantities
+
+    found = find_quantities(objectives or [], tables)
+    read = Limits.parse(limits or [], tables)
+    if limits is None and kept is not None and kept.limits:
+        read = Limits.of_record(kept.limits, tables, where="run.json")
+    used = {*read.record(), *(one.name for one in found)}
+    for name in list(tables)[1:]:
+        if name not in used:
+            raise InputError(f"--table {visible(name)} is of no use: add --limit {name}=MS or --objective {name}")
+    return read, found
 
 
 def read_seconds(text: str) -> float:

@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-import math
-import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas.cli import options
+from nas.cli.asked import Asked, default_out
+from nas.cli.live import search_watch
 from nas.cli.results import print_result, result_json, stoppable
-from nas.cli.supernet import supernet_watch
-from nas.cli.terminal import data_watch, end_like_ctrl_c, print_json, say, say_candidate, say_progress, say_settled
+from nas.cli.surveyed import search_images, survey_space
+from nas.cli.terminal import data_watch, end_like_ctrl_c, print_json, say
 from nas.errors import InputError, NasError
 
 if TYPE_CHECKING:
-    from nas.data import DataSource
-    from nas.latency import LatencyTable
-    from nas.networks import SearchSpace
+    from nas.networks import Architecture
     from nas.proxies import Proxy
-    from nas.search import BatchProxy, SearchResult, SurveyPlan
+    from nas.search import Run, SearchResult
 
 __all__ = ["search"]
 
-_ON_IMAGES = "supernet,short-training:standard"  # scores, and settles
-_RESOLUTION = 64  # of the supernet's images
-_SPACE_LINES = 3  # of the plan of a survey: those about the space and its tables
-_LEAST_S = 120.0  # for scores by a supernet; with less, training one is not worth it
-# What a score and a settling take, in steps of the supernet's training (results/validation: 4 and 46 s beside 3.5 s).
-_SCORE_STEPS, _SETTLE_STEPS = 1.2, 13.0
-
 
 def search(
-    budget_ms: Annotated[float, typer.Option(help="Upper limit of the predicted latency in ms.", show_default=False)],
+    budget_ms: Annotated[
+        str | None,
+        typer.Option(
+            help="Upper limit of the predicted latency in ms, or several: 0.6,0.85,1.1.",
+            show_default="the whole front; with --resume that of the run",
+        ),
+    ] = None,
     space: options.Space = "iformer",
-    table: options.Table = "iphone13",
+    table: options.Tables = None,
+    limit: options.Limit = None,
+    objective: options.Objective = None,
     proxy: Annotated[
         str | None,
         typer.Option(
@@ -46,7 +44,11 @@ def search(
     ] = None,
     screen: Annotated[
         int | None,
-        typer.Option(min=2, help="Networks to screen for each one passed on.", show_default="8 with several proxies"),
+        typer.Option(
+            min=2,
+            help="Of networks of similar latency, the best 1 in this many go on to the next proxy.",
+            show_default="8 with several proxies",
+        ),
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -72,6 +74,9 @@ def search(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the sampler, the data and the training.")] = 0,
     sampler: options.Sampler = None,
     storage: options.Storage = None,
+    workers: options.Workers = None,
+    shared: options.Shared = None,
+    track: options.Track = None,
     out: Annotated[Path | None, typer.Option(help="Results folder.", show_default="results/SPACE-BUDGETms")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the results folder.")] = False,
     as_json: options.Json = False,
@@ -81,12 +86,13 @@ def search(
     Without --data and --proxy nothing is trained: 20,000 networks are looked at by their latency table and by what
     published results foretell of their accuracy. With --data, the best of these are scored on your images.
 
+    With several budgets, or without any, one run finds the best network of each. --resume may have other budgets.
+
     Example: nas search --budget-ms 1.1
     """
-    from nas.latency import LatencyTable
     from nas.networks import SearchSpace
     from nas.report import write_report
-    from nas.search import check_budget
+    from nas.search import SearchResult, check_budget, read_budgets
 
     source, option = options.read_data(data, option)
     # Options of a proxy without --proxy are for short training, which alone has any that are needed.
@@ -95,32 +101,46 @@ def search(
         raise InputError(f"--screen {screen} needs a proxy that screens: --proxy CHEAP,{names or 'DEAR'}")
     end_like_ctrl_c()
     search_space = SearchSpace.find(space)
-    latency_table, table_path = LatencyTable.find(table)
+    tables = options.find_tables(table)
+    name, latency_table = next(iter(tables.items()))
+    budgets_ms = read_budgets(budget_ms)
+    if out is None and resume and budgets_ms is None:
+        raise InputError("--resume needs the run to go on with: --out RESULTS, or its --budget-ms")
+    out = out or default_out(space, budgets_ms, resume=resume)
+    kept = SearchResult.load(out).run if resume else None
+    if kept is not None and budgets_ms is None and not kept.whole_front:
+        budgets_ms = kept.budgets
     # A budget that cannot be met is refused before any image is made or read.
-    check_budget(search_space, latency_table, budget_ms, confidence)
-    asked = _Asked(
+    check_budget(search_space, latency_table, budgets_ms, confidence)
+    limits, objectives = options.read_quantities(limit, objective, tables, kept)
+    asked = Asked(
         space=search_space,
         table=latency_table,
-        names={"space": space, "table": table if "/" in table else table_path.name.removesuffix(".json")},
+        names={"space": space, "table": name},
         data=source,
-        budget_ms=budget_ms,
+        budgets_ms=budgets_ms,
         confidence=confidence,
+        limits=limits,
+        objectives=objectives,
         trials=trials,
         time_limit_s=options.read_seconds(time_limit) if time_limit else None,
         seed=seed,
         sampler=sampler,
         storage=storage,
-        out=out or _default_out(space, budget_ms, resume=resume),
+        shared=shared,
+        workers=workers,
+        out=out,
         resume=resume,
     )
     if names is None and (data is not None or supernet is not None):
-        result = _guided(asked, supernet)
+        result = search_images(asked, supernet)
     else:
         result = _by_proxies(
             asked,
             names or "accuracy-table",
             settings=options.read_settings(option, effort=effort, supernet=supernet),
             screen=8 if screen is None else screen,
+            track=track,
         )
     write_report(result)
     if result.winner is None:
@@ -131,224 +151,47 @@ def search(
         print_result(result)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """The options of a search that do not belong to its proxies."""
-
-    space: SearchSpace
-    table: LatencyTable
-    names: dict[str, str]
-    data: DataSource | None
-    budget_ms: float
-    confidence: float | None
-    trials: int | None
-    time_limit_s: float | None
-    seed: int
-    sampler: str | None
-    storage: str | None
-    out: Path
-    resume: bool
-
-    @property
-    def command(self) -> list[str]:
-        return options.command_line()
-
-
-def _by_proxies(asked: _Asked, names: str, *, settings: dict[str, str], screen: int) -> SearchResult:
+def _by_proxies(
+    asked: Asked, names: str, *, settings: dict[str, str], screen: int, track: list[str] | None
+) -> SearchResult:
     """A search by the proxies that are named."""
     from nas.proxies import build_proxies
-    from nas.search import BatchProxy, check_folder, check_sampler, random_inside
+    from nas.search import BatchProxy, SearchResult, check_budget, check_folder, check_sampler, random_inside
 
     if asked.sampler is not None:
         check_sampler(asked.sampler)
     check_folder(asked.out, resume=asked.resume)  # before images are read
-    # Any panel compares its members on the same random networks, those that a resume compares them on as well.
-    band = random_inside(asked.space, asked.table, asked.budget_ms, asked.confidence) if "+" in names else ()
+    # Any panel compares its members on the same random networks, also after a resume with another budget.
+    kept = SearchResult.load(asked.out).run if asked.resume else None
+    band_ms = (kept.band_ms or kept.budget_ms) if kept else None
+    band: tuple[Architecture, ...] = ()
+    if "+" in names:
+        budgets, _ = check_budget(asked.space, asked.table, asked.budgets_ms, asked.confidence)
+        band = random_inside(asked.space, asked.table, band_ms or budgets.largest_ms, asked.confidence)
     with data_watch() as watch:
         built = build_proxies(
             names, data=asked.data or "synthetic", seed=asked.seed, options=settings, progress=watch, band=band
         )
     decides, last = built.popitem()
     if isinstance(last, BatchProxy) and not built:
-        return _survey(asked, last, decides)
-    return _search(asked, last, decides, screens=built, screen=screen)
+        return survey_space(asked, last, decides)
+    return _search(asked, last, decides, screens=built, screen=screen, track=track, kept=kept)
 
 
-def _guided(asked: _Asked, supernet: Path | None) -> SearchResult:
-    """A search on the user's images, with a supernet that is found or trained."""
-    from nas.proxies import build_proxies
-    from nas.search import BatchProxy, check_folder, plan_guided, plan_survey, run_guided
-
-    started = time.monotonic()
-    _refuse_optuna(asked)
-    check_folder(asked.out, resume=asked.resume)  # before the hour that a supernet may take
-    data = asked.data or "synthetic"
-    (foretell,) = build_proxies("accuracy-table", data=data, seed=asked.seed).values()
-    assert isinstance(foretell, BatchProxy)
-    survey = plan_survey(asked.space, asked.table, foretell, budget_ms=asked.budget_ms, confidence=asked.confidence)
-    for line in survey.describe()[:_SPACE_LINES]:
-        say(line)
-    if supernet is None:
-        supernet = _supernet_of_images(asked, data, survey, started)
-    if supernet is None:
-        left_s = None if asked.time_limit_s is None else max(1.0, asked.time_limit_s - (time.monotonic() - started))
-        return _survey(replace(asked, trials=None, time_limit_s=left_s), foretell, "accuracy-table", said=_SPACE_LINES)
-    settings = {"supernet": str(supernet), "init": str(supernet)}
-    with data_watch() as watch:
-        built = build_proxies(_ON_IMAGES, data=data, seed=asked.seed, options=settings, progress=watch)
-    scorer, settler = built.values()
-    limit_s = None if asked.time_limit_s is None else max(1.0, asked.time_limit_s - (time.monotonic() - started))
-    planned = plan_guided(survey, scorer, settler, trials=asked.trials, time_limit_s=limit_s)
-    for line in (*planned.describe(), f"results: {asked.out}"):
-        say(line)
-    names = dict(zip(("scorer", "settler"), built, strict=True)) | {"foretell": "accuracy-table", **asked.names}
-    with stoppable(asked.out), data_watch() as watch:
-        return run_guided(
-            asked.space,
-            asked.table,
-            foretell,
-            scorer,
-            settler,
-            plan=planned,
-            seed=asked.seed,
-            out=asked.out,
-            names=names,
-            time_limit_s=limit_s,
-            resume=asked.resume,
-            command=asked.command,
-            on_survey=lambda done, total: watch("Looking at networks", done, total),
-            on_candidate=say_candidate,
-            on_settled=say_settled,
-        )
-
-
-def _supernet_of_images(asked: _Asked, data: DataSource | str, survey: SurveyPlan, started: float) -> Path | None:
-    """The supernet of the images: found, or trained now. None if there is too little time for the shortest."""
-    from nas.data import load_images
-    from nas.search import check_folder, duration
-    from nas.search.guided import SETTLED, scored_networks
-    from nas.training import SupernetRecipe, estimate_seconds, find_supernet, kept_supernet
-
-    with data_watch() as watch:
-        images = load_images(data, resolution=_RESOLUTION, seed=asked.seed, progress=watch)
-    say(f"data: {images.description}")
-    check_folder(asked.out, resume=asked.resume, contents=images.contents)  # before a supernet of other images
-    if asked.resume:
-        return _supernet_of_run(asked)
-    # With a time limit, a training that sees fewer images may be all that fits in.
-    recipes = SupernetRecipe().lengths[: None if asked.time_limit_s else 1]
-    for recipe in recipes:
-        if found := find_supernet(asked.space, images, recipe=recipe, seed=asked.seed):
-            say(f"supernet: of these images, {found}")
-            return found
-    estimates = estimate_seconds(asked.space, images, recipes=recipes, seed=asked.seed)
-    left_s = math.inf
-    if asked.time_limit_s is not None:
-        left_s = asked.time_limit_s - (time.monotonic() - started) - survey.seconds - _LEAST_S
-    fitting = [(recipe, most_s) for recipe, most_s in zip(recipes, estimates, strict=True) if most_s <= left_s]
-    if not fitting:
-        say(
-            f"supernet: its training would take about {duration(estimates[-1])}, which does not fit into "
-            "--time-limit; the accuracy table alone decides, and your images are not used"
-        )
-        return None
-    recipe, most_s = fitting[0]
-    shorter = ", as --time-limit allows" if recipe is not recipes[0] else ""
-    say(
-        f"supernet: trained on these images now, once, at most about {duration(most_s)}; sees {recipe.images} images "
-        f"at most{shorter}, fewer if they are learnt sooner; kept in the cache"
-    )
-    step_s = most_s / recipe.steps()
-    scored = scored_networks(survey, asked.trials)
-    say(
-        f"then: survey, about {duration(survey.seconds)}; scoring of {scored} networks, about "
-        f"{duration(scored * _SCORE_STEPS * step_s)}; settling of {SETTLED + 1}, about "
-        f"{duration((SETTLED + 1) * _SETTLE_STEPS * step_s)}"
-    )
-    try:
-        with supernet_watch() as watch_training:
-            return kept_supernet(
-                asked.space,
-                images,
-                recipe=recipe,
-                seed=asked.seed,
-                on_progress=watch_training,
-                on_wait=lambda: say("another process trains this supernet: waiting for it"),
-            )
-    except KeyboardInterrupt:
-        say("stopped; the same command goes on with the training of the supernet")
-        raise
-
-
-def _supernet_of_run(asked: _Asked) -> Path | None:
-    """The supernet that a run to go on with was begun with. None if it was begun without one.
-
-    Raises:
-        InputError: its file is gone, or is another now. Scores of two supernets cannot be compared.
-    """
-    from nas.files import digest
-    from nas.search import SearchResult
-
-    settings = SearchResult.load(asked.out).run.proxy
-    if "supernet" not in settings:
-        say("supernet: none, as in the run to go on with; the accuracy table alone decides")
-        return None
-    path = Path(str(settings["supernet"]))
-    gone = "is gone" if not path.is_file() else "is another now" if digest(path) != settings.get("digest") else ""
-    if gone:
-        raise InputError(
-            f"{path}: the supernet of {asked.out} {gone}, and another one's scores cannot be compared with those it "
-            "has: give a copy of it (--supernet FILE), or choose another --out"
-        )
-    say(f"supernet: of this run, {path}")
-    return path
-
-
-def _refuse_optuna(asked: _Asked) -> None:
-    """Refuse options of Optuna where it proposes nothing."""
-    for name, value in (("--storage", asked.storage), ("--sampler", asked.sampler)):
-        if value is not None:
-            raise InputError(f"{name} is for searches by --proxy that train; this one has no use for it: leave it out")
-
-
-def _survey(asked: _Asked, proxy: BatchProxy, name: str, *, said: int = 0) -> SearchResult:
-    """A search that trains nothing; `said` lines of its plan have been said before."""
-    from nas.search import NETWORKS, plan_survey, run_survey
-
-    _refuse_optuna(asked)
-    planned = plan_survey(
-        asked.space,
-        asked.table,
-        proxy,
-        budget_ms=asked.budget_ms,
-        confidence=asked.confidence,
-        networks=asked.trials or NETWORKS,
-        time_limit_s=asked.time_limit_s,
-    )
-    for line in (*planned.describe()[said:], f"results: {asked.out}"):
-        say(line)
-    with data_watch() as watch:
-        return run_survey(
-            asked.space,
-            asked.table,
-            proxy,
-            plan=planned,
-            seed=asked.seed,
-            out=asked.out,
-            names={**asked.names, "proxy": name},
-            time_limit_s=asked.time_limit_s,
-            resume=asked.resume,
-            command=asked.command,
-            on_progress=lambda done, total: watch("Looking at networks", done, total),
-        )
-
-
-def _search(asked: _Asked, proxy: Proxy, name: str, *, screens: dict[str, Proxy], screen: int) -> SearchResult:
-    """A search by Optuna, with proxies that take their time."""
-    from nas.search import SearchResult, plan_search
+def _search(
+    asked: Asked,
+    proxy: Proxy,
+    name: str,
+    *,
+    screens: dict[str, Proxy],
+    screen: int,
+    track: list[str] | None,
+    kept: Run | None,
+) -> SearchResult:
+    """A search with a study, by proxies that take their time."""
+    from nas.search import plan_search
     from nas.search.run import run_search
 
-    kept = SearchResult.load(asked.out).run if asked.resume else None
     storage = options.read_storage(asked.storage, kept)
     limit_s = asked.time_limit_s or (None if asked.trials else 600.0)
     planned = plan_search(
@@ -357,14 +200,16 @@ def _search(asked: _Asked, proxy: Proxy, name: str, *, screens: dict[str, Proxy]
         proxy,
         screens=screens,
         screen=screen,
-        budget_ms=asked.budget_ms,
+        budget_ms=asked.budgets_ms,
         confidence=asked.confidence,
+        limits=asked.limits,
+        objectives=asked.objectives,
         trials=asked.trials,
         time_limit_s=limit_s,
     )
     for line in (*planned.describe(), f"results: {asked.out}"):
         say(line)
-    with stoppable(asked.out):
+    with stoppable(asked.out), search_watch() as watch:
         return run_search(
             asked.space,
             asked.table,
@@ -380,15 +225,5 @@ def _search(asked: _Asked, proxy: Proxy, name: str, *, screens: dict[str, Proxy]
             resume=asked.resume,
             command=asked.command,
             say=say,
-            on_progress=say_progress,
+            on_progress=watch,
         )
-
-
-def _default_out(space: str, budget_ms: float, *, resume: bool) -> Path:
-    """The folder results/SPACE-BUDGETms, with a number if it is taken. With --resume, the last such folder."""
-    first = Path("results") / f"{Path(space).stem}-{budget_ms:g}ms"
-    path, number, last = first, 1, first
-    while (path / "run.json").exists():
-        number, last = number + 1, path
-        path = first.with_name(f"{first.name}-{number}")
-    return last if resume else path

@@ -23,13 +23,11 @@ __all__ = [
     "progress_bar",
     "say",
     "say_candidate",
-    "say_progress",
     "say_settled",
 ]
 
 if TYPE_CHECKING:
     from nas.search import Candidate, Screening
-    from nas.search.run import Progress
 
 
 def end_like_ctrl_c() -> None:
@@ -138,17 +136,3 @@ def say_settled(candidate: Candidate, settled: Screening) -> None:
     """Print one line for a network of the last comparison."""
     outcome = f"score {settled.value:.4f}" if settled.value is not None else f"failed: {settled.failure}"
     say(f"{candidate.label:12s}  settled by {settled.proxy}: {outcome}  {settled.seconds:.0f} s")
-
-
-def say_progress(progress: Progress) -> None:
-    """Print one line per finished candidate, and one at the end."""
-    last = progress.last
-    if last is None:
-        say(f"ended: {progress.ended}")
-        return
-    outcome = f"score {last.score:.4f}" if last.score is not None else f"failed: {last.failure}"
-    best = f"best {progress.best.score:.4f} at {progress.best.latency_ms:.3f} ms" if progress.best else "no best yet"
-    turned = f"{progress.over_budget} of {progress.proposed} proposals over budget"
-    turned += f", {progress.screened} networks screened" if progress.screened else ""
-    this = f"{progress.scored:4d}  {last.label:12s}  {last.latency_ms:.3f} ms  {outcome}  {last.seconds:.0f} s"
-    say(f"{this}  | {best}; {turned}")

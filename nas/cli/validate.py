@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas.cli import options
-from nas.cli.terminal import data_watch, end_like_ctrl_c, print_data, print_json, print_table, say, say_progress
+from nas.cli.live import search_watch
+from nas.cli.terminal import data_watch, end_like_ctrl_c, print_data, print_json, print_table, say
 from nas.errors import InputError, finishing
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def validate(
         if (out / "validation.json").exists() and not refused:
             write_validation(Validation.load(out), out / "validation.html")
 
-    with finishing(write_page):
+    with finishing(write_page), search_watch() as watch:
         try:
             validation = run_validation(
                 request,
@@ -140,7 +141,7 @@ def validate(
                 foretell=foretell if _FORETELLS in asked else None,
                 resume=resume,
                 say=say,
-                on_search=say_progress,
+                on_search=watch,
             )
         except KeyboardInterrupt:
             if (out / "validation.json").exists():

@@ -1,5 +1,8 @@
 """Which network is best: the search and its results.
 
+This package is a function as well, that of api.py: `nas.search("iformer", "iphone13", budget_ms=1.1)` searches, and
+`help(nas.search.api.search)` says what else it takes.
+
 plan.py plans a search and run.py runs it. study.py (Optuna) asks a sampler for networks (sampler.py: proposer.py,
 surrogate.py and mutation.py, or Optuna's own), and the proxies score them in stages.py.
 result.py keeps every result in the results folder, as the records of records.py. pareto.py is the Pareto front.
@@ -12,13 +15,18 @@ run.py, study.py and sampler.py load Optuna. To keep this package light, import 
 
 from __future__ import annotations
 
+import inspect
+import sys
+from types import ModuleType
+from typing import Any
+
+from nas.search.budget import Budgets, check_budget, check_milliseconds, read_budgets
 from nas.search.guided import GuidedPlan, plan_guided, run_guided
+from nas.search.limits import Limits, Quantity, find_quantities
 from nas.search.pareto import hypervolume, undominated
 from nas.search.plan import (
     SAMPLERS,
     Plan,
-    check_budget,
-    check_milliseconds,
     check_sampler,
     draw_inside,
     duration,
@@ -33,9 +41,12 @@ __all__ = [
     "NETWORKS",
     "SAMPLERS",
     "BatchProxy",
+    "Budgets",
     "Candidate",
     "GuidedPlan",
+    "Limits",
     "Plan",
+    "Quantity",
     "ResultsFolder",
     "Run",
     "Screening",
@@ -50,15 +61,37 @@ __all__ = [
     "check_sampler",
     "draw_inside",
     "duration",
+    "find_quantities",
     "hypervolume",
     "look",
     "plan_guided",
     "plan_search",
     "plan_survey",
     "random_inside",
+    "read_budgets",
     "run_guided",
     "run_survey",
     "score_of",
     "undominated",
     "versions",
 ]
+
+
+class _SearchPackage(ModuleType):
+    """The package as a function. A module may have a class of its own (Python Reference, 3.3.2.1)."""
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """What notebooks show beside `nas.search(`."""
+        from nas.search.api import search
+
+        return inspect.signature(search)
+
+    def __call__(self, *arguments: Any, **named: Any) -> SearchResult:
+        """Search; see nas.search.api.search."""
+        from nas.search.api import search
+
+        return search(*arguments, **named)
+
+
+sys.modules[__name__].__class__ = _SearchPackage

@@ -23,9 +23,8 @@ from nas.networks import Architecture, SearchSpace
 from nas.proxies import Proxy, attempt
 from nas.search.evolution import Found
 from nas.search.plan import duration
-from nas.search.records import Candidate, Screening, run_of
+from nas.search.records import Candidate, Kind, Screening, run_of
 from nas.search.result import ResultsFolder, SearchResult, score_of
-from nas.search.stages import Decision
 from nas.search.survey import BatchProxy, SurveyPlan, look
 
 __all__ = ["SETTLED", "GuidedPlan", "plan_guided", "run_guided", "scored_networks"]
@@ -67,8 +66,8 @@ class GuidedPlan:
             else "settling: left out, there is no time for it"
         )
         return [
-            f"survey: {self.survey.networks} networks inside {self.survey.budget_ms:g} ms by tables alone, about "
-            f"{duration(self.survey.seconds)}",
+            f"survey: {self.survey.networks} networks inside {self.survey.budgets.largest_ms:g} ms by tables alone, "
+            f"about {duration(self.survey.seconds)}",
             f"scoring: {self.scored} networks, the best of every latency, by the supernet, about "
             f"{duration(self.scored * self.score_s)}",
             settling,
@@ -148,8 +147,7 @@ def run_guided(
         space,
         table,
         scorer,
-        budget_ms=plan.survey.budget_ms,
-        confidence=plan.survey.confidence,
+        budgets=plan.survey.budgets,
         seed=seed,
         names={**names, "proxy": names["scorer"]},
         command=command,
@@ -160,24 +158,22 @@ def run_guided(
         folder = ResultsFolder(out, run, resume=resume)
         with finishing(folder.finish):
             shortlist = _shortlist(folder, space, table, foretell, plan, seed, names["foretell"], on_survey)
-            decision = Decision(folder, table, scorer, coverage=plan.survey.confidence)
-            if on_candidate:
-                decision.on_kept = on_candidate
+            scores = _Scores(folder, table, scorer, coverage=plan.survey.budgets.confidence, on_kept=on_candidate)
 
             def is_late(ahead_s: float) -> bool:
                 used_s = time.monotonic() - started
-                return time_limit_s is not None and decision.kept > 0 and used_s + ahead_s > time_limit_s
+                return time_limit_s is not None and scores.kept > 0 and used_s + ahead_s > time_limit_s
 
             settling_s = plan.settled * plan.settle_s
             for name, network in plan.survey.references.items():
-                if network.id not in decision.known and not is_late(decision.mean_seconds() + settling_s):
-                    decision.score(network, kind="reference", name=name)
+                if network.id not in scores.known and not is_late(scores.mean_seconds() + settling_s):
+                    scores.add(network, kind="reference", name=name)
             for network in shortlist:
-                enough = len(decision.known) >= plan.scored or is_late(decision.mean_seconds() + settling_s)
-                if enough and decision.searched:  # Without a single candidate there would be no winner.
+                enough = len(scores.known) >= plan.scored or is_late(scores.mean_seconds() + settling_s)
+                if enough and scores.searched:  # Without a single candidate there would be no winner.
                     break
-                if not decision.has_searched(network.id):
-                    decision.take(network, trial=None)
+                if network.id not in scores.searched:
+                    scores.add(network, kind="searched")
             if plan.settled:
                 _settle(folder, settler, plan, names["settler"], on_settled, is_late)
         return folder.load()
@@ -195,10 +191,11 @@ def _shortlist(
 ) -> list[Architecture]:
     """The networks to score, best first: those that are kept, else those of a survey, which are kept then."""
     kept = folder.load().screenings
-    if kept:
+    budgets = plan.survey.budgets
+    if kept and (folder.before is None or folder.before.budgets == budgets.limits_ms):
         return [one.architecture for one in kept if one.kind == "searched"]
     found, _ = look(space, table, foretell, plan=plan.survey, seed=seed, on_progress=on_survey)
-    networks = list(_in_order(found, plan.survey.budget_ms))
+    networks = list(_in_order(found, plan.survey.budgets.largest_ms))
     known = list(plan.survey.references.values())
     scores = foretell.score_all([*networks, *known])
     folder.replace_screenings(
@@ -216,6 +213,61 @@ def _shortlist(
         ]
     )
     return networks
+
+
+class _Scores:
+    """The scores of the supernet.
+
+    Args:
+        folder: where candidates are kept.
+        table: predicts their latency.
+        scorer: scores them.
+        coverage: of the interval around a latency; None for the table's default.
+        on_kept: called after every candidate.
+
+    Attributes:
+        known: all candidates by network id, failed ones included.
+        searched: ids of those that the survey proposed.
+        kept: number of candidates that this process has added.
+    """
+
+    def __init__(
+        self,
+        folder: ResultsFolder,
+        table: LatencyTable,
+        scorer: Proxy,
+        *,
+        coverage: float | None,
+        on_kept: Callable[[Candidate], None] | None,
+    ) -> None:
+        self._folder, self._table, self._scorer, self._coverage = folder, table, scorer, coverage
+        self._on_kept = on_kept
+        candidates = folder.result.candidates
+        self.known = {candidate.id: candidate for candidate in candidates}
+        self.searched = {candidate.id for candidate in candidates if candidate.kind == "searched"}
+        self.kept = 0
+
+    def mean_seconds(self) -> float:
+        """Mean time of the scores so far."""
+        return statistics.fmean(one.seconds for one in self.known.values()) if self.known else 0.0
+
+    def add(self, network: Architecture, *, kind: Kind, name: str | None = None) -> None:
+        """Score a network and keep the result, also if it is a failure. One that is known keeps its score."""
+        known, weights = self.known.get(network.id), None
+        if known is not None:
+            candidate = known.model_copy(update={"kind": kind, "name": name})
+        else:
+            latency = self._table.latency(network, coverage=self._coverage)
+            outcome = attempt(self._scorer, network)
+            candidate = Candidate.of(network, latency, kind=kind, name=name, score=outcome.value, **outcome.account)
+            weights = outcome.score.weights if outcome.score else None
+        self._folder.add(candidate, weights)
+        self.known[candidate.id] = candidate
+        if kind == "searched":
+            self.searched.add(candidate.id)
+        self.kept += 1
+        if self._on_kept:
+            self._on_kept(candidate)
 
 
 def _in_order(found: Sequence[Found], budget_ms: float) -> Iterator[Architecture]:
@@ -241,7 +293,7 @@ def _settle(
 ) -> None:
     """Let the settler score the best candidates, and the reference nearest to the budget; two of them in any case."""
     result = folder.load()
-    budget_ms = plan.survey.budget_ms
+    budget_ms = plan.survey.budgets.largest_ms
     inside = [c for c in result.scored if c.latency_ms <= budget_ms]
     best = sorted(inside, key=score_of, reverse=True)[: plan.settled - 1]
     nearest = sorted(result.references, key=lambda c: c.latency_ms)[-1:]

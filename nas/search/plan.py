@@ -6,30 +6,27 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from nas.errors import BudgetError, InputError, MissingLatencyError, NasError, visible
-from nas.files import MOST
+from nas.errors import InputError, MissingLatencyError, NasError, visible
 from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace, random_choice
 from nas.proxies import Proxy, ScoringFailed
+from nas.search.budget import Budgets, check_budget, limited_ms
+from nas.search.limits import Limits, Quantity
 
 __all__ = [
     "SAMPLERS",
     "Plan",
-    "cheapest_inside",
-    "check_budget",
-    "check_milliseconds",
     "check_sampler",
     "draw_inside",
     "duration",
     "known_ms",
-    "limited_ms",
     "plan_search",
     "random_inside",
     "seconds_with_screening",
 ]
 
 # What may propose the networks of a search (sampler.py).
-SAMPLERS = ("surrogate", "tpe", "nsga2", "gp", "random")
+SAMPLERS = ("surrogate", "evolution", "tpe", "nsga2", "nsga3", "gp", "random")
 _BAND = 0.2  # relative width of the band below the budget in which networks are compared
 _BAND_DRAWS = 5_000
 
@@ -41,16 +38,17 @@ class Plan:
     Attributes:
         networks: size of the space.
         layers: number of distinct layers in it.
-        inside: share of the space inside the budget, estimated from 1000 random networks.
+        inside: share of the space inside the largest budget and the limits, estimated from 1000 random networks.
         cheapest_ms: predicted latency of the cheapest network of the space.
-        budget_ms: upper limit of the predicted latency.
-        confidence: if given, the budget limits the upper end of an interval of this coverage instead of the prediction.
+        budgets: upper limits of the predicted latency.
+        limits: further upper limits.
+        objectives: quantities that the front shows besides the latency.
         origin: the source of the latencies, and how far they can be trusted.
         data: what the proxy scores on.
         trained_for: networks that the supernet was trained for, if a proxy uses one that was not trained for all.
         references: known networks inside the budget, by name.
         candidates: networks to score besides the references. None if only the time limit ends the search.
-        screen: networks in a round of screening, of which one is passed on.
+        screen: networks of similar latency of which one goes on to the next proxy.
         screens_s: estimated time of one score, by name of the screening proxy.
         each_s: estimated time of one candidate, screening included.
         seconds: estimated time of the search, at most the time limit.
@@ -60,8 +58,9 @@ class Plan:
     layers: int
     inside: float
     cheapest_ms: float
-    budget_ms: float
-    confidence: float | None
+    budgets: Budgets
+    limits: Limits
+    objectives: tuple[Quantity, ...]
     origin: str
     data: str
     trained_for: str | None
@@ -80,14 +79,19 @@ class Plan:
             number += f", about {max(1, round(self.seconds / self.each_s) - len(self.references))}"
         return [
             f"space: {self.networks:.2e} networks of {self.layers} distinct layers; "
-            f"{self.inside:.0%} of random ones run in {self.budget_ms:g} ms, the cheapest in {self.cheapest_ms:.3f} ms",
+            f"{self.inside:.0%} of random ones run in {self.budgets.largest_ms:.3g} ms, the cheapest in "
+            f"{self.cheapest_ms:.3f} ms",
+            *self.budgets.describe(),
+            *self.limits.describe(),
+            *(f"objective: {one.meaning}, as low as possible" for one in self.objectives),
             f"latency: {self.origin}"
-            + (f"; upper end at {self.confidence:.0%} inside the budget" if self.confidence else ""),
+            + (f"; upper end at {self.budgets.confidence:.0%} inside the budget" if self.budgets.confidence else ""),
             f"data: {self.data}",
             *([f"supernet: trained for networks of {self.trained_for}"] if self.trained_for else []),
             f"candidates: {number}; for comparison {known}",
             *(
-                f"screening: the best of every {self.screen} networks by {name}, about {seconds:.1f} s each, goes on"
+                f"screening: of networks of similar latency the best 1 in {self.screen} by {name} go on, about "
+                f"{seconds:.1f} s each"
                 for name, seconds in self.screens_s.items()
             ),
             f"time: about {duration(self.each_s)} each, {duration(self.seconds)} in all",
@@ -107,42 +111,6 @@ def duration(seconds: float) -> str:
     return f"{minutes:.{int(minutes < 10)}f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def check_budget(space: SearchSpace, table: LatencyTable, budget_ms: float, confidence: float | None = None) -> float:
-    """Latency of the cheapest network of the space in ms. The exceptions are those of `cheapest_inside`."""
-    return cheapest_inside(space, table, budget_ms, confidence)[1]
-
-
-def check_milliseconds(budget_ms: float) -> None:
-    """Refuse a budget that is no time.
-
-    Raises:
-        InputError: it is not a positive number, or longer than any time in a table.
-    """
-    if not 0 < budget_ms <= MOST:
-        raise InputError(f"--budget-ms must be a positive number of milliseconds, {MOST:g} at most, got {budget_ms:g}")
-
-
-def cheapest_inside(
-    space: SearchSpace, table: LatencyTable, budget_ms: float, confidence: float | None = None
-) -> tuple[Architecture, float]:
-    """The cheapest network of the space, and its latency in ms. With a confidence, the upper end of its interval.
-
-    Raises:
-        BudgetError: the cheapest network is over the budget.
-        InputError: the budget is not a positive number, or the table has no interval of this coverage.
-        MissingLatencyError: the table does not cover the space.
-    """
-    check_milliseconds(budget_ms)
-    cheapest = space.extreme(table.layer_ms)
-    cheapest_ms = limited_ms(table, cheapest, confidence)
-    if cheapest_ms > budget_ms:
-        raise BudgetError(
-            f"no network of the space runs in {budget_ms:g} ms: the cheapest is predicted at {cheapest_ms:.3f} ms; "
-            "raise --budget-ms, or widen the space downwards"
-        )
-    return cheapest, cheapest_ms
-
-
 def check_sampler(name: str) -> None:
     """Refuse a sampler that there is not.
 
@@ -160,17 +128,31 @@ def plan_search(
     *,
     screens: Mapping[str, Proxy] | None = None,
     screen: int = 8,
-    budget_ms: float,
+    budget_ms: float | Sequence[float] | None,
     confidence: float | None = None,
+    limits: Limits | None = None,
+    objectives: Sequence[Quantity] = (),
     trials: int | None,
     time_limit_s: float | None,
 ) -> Plan:
     """Plan a search, and refuse one that cannot work.
 
+    Args:
+        space: the networks to choose from.
+        table: predicts their latency.
+        proxy: scores them.
+        screens: screening proxies by name, in order.
+        screen: networks of similar latency of which one goes on to the next proxy.
+        budget_ms: one budget, or several. None for the whole front up to the slowest reference of the space.
+        confidence: coverage of the interval whose upper end the budgets limit.
+        limits: further upper limits.
+        objectives: quantities that the front is to show besides the latency.
+        trials: candidates to score besides the references.
+        time_limit_s: when the search ends in any case.
     Raises:
-        BudgetError: the cheapest network of the space is over the budget.
-        InputError: the budget is not a positive number, a round of screening has fewer than two networks, or neither
-            trials nor a time limit end the search.
+        BudgetError: the cheapest network of the space is over a budget.
+        InputError: a budget is not a positive number, of fewer than two networks one would go on, or neither trials
+            nor a time limit end the search.
         MissingLatencyError: the table does not cover the space.
         NasError: the proxy cannot score any of the networks tried.
     """
@@ -178,18 +160,23 @@ def plan_search(
         raise InputError("a search needs an end: give --trials, --time-limit or both")
     if screen < 2:
         raise InputError(f"--screen must be at least 2 networks for each one passed on, got {screen}")
-    cheapest_ms = check_budget(space, table, budget_ms, confidence)
+    budgets, cheapest_ms = check_budget(space, table, budget_ms, confidence)
+    largest_ms, limits = budgets.largest_ms, limits or Limits()
+    limits.check(space)
     choose = random_choice(seed=0)
     sampled = [space.sample(choose) for _ in range(1000)]
-    inside = [network for network in sampled if limited_ms(table, network, confidence) <= budget_ms]
+    inside = [network for network in sampled if limited_ms(table, network, confidence) <= largest_ms]
+    inside = [network for network in inside if limits.excess(network) <= 0]
     references = {
-        name: network for name, network in space.references.items() if known_ms(table, network, confidence) <= budget_ms
+        name: network
+        for name, network in space.references.items()
+        if known_ms(table, network, confidence) <= largest_ms
     }
     timed = [*references.values(), *inside[:3]] or [space.extreme(table.layer_ms)]
     settings = [one.settings() for one in (*(screens or {}).values(), proxy)]
     screens_s = {name: _estimate(cheap, timed) for name, cheap in (screens or {}).items()}
     last_s = _estimate(proxy, timed)
-    each_s = seconds_with_screening(last_s, list(screens_s.values()), screen=screen)
+    each_s = seconds_with_screening([*screens_s.values(), last_s], screen=screen)
     references_s = len(references) * (last_s + sum(screens_s.values()))
     total_s = references_s + each_s * trials if trials is not None else float("inf")
     return Plan(
@@ -197,8 +184,9 @@ def plan_search(
         layers=len(space.layers),
         inside=len(inside) / len(sampled),
         cheapest_ms=cheapest_ms,
-        budget_ms=budget_ms,
-        confidence=confidence,
+        budgets=budgets,
+        limits=limits,
+        objectives=tuple(objectives),
         origin=f"{table.provenance.label}; {table.trust}",
         data=str(settings[-1].get("data", "none")),
         trained_for=next((own["trained_for"] for own in settings if "trained_for" in own), None),
@@ -224,27 +212,14 @@ def _estimate(proxy: Proxy, networks: Sequence[Architecture]) -> float:
     return sum(estimates) / len(estimates)
 
 
-def seconds_with_screening(
-    last_s: float, screens_s: Sequence[float], *, screen: int, begun: Sequence[int] = ()
-) -> float:
-    """Time until the next candidate has its score, with the screening that is still missing before it.
+def seconds_with_screening(rungs_s: Sequence[float], *, screen: int) -> float:
+    """Time of a candidate on the last rung, with the screening before it.
 
     Args:
-        last_s: time of one score by the last proxy.
-        screens_s: time of one score by each screening proxy.
-        screen: networks in a round of screening.
-        begun: networks that the open round of each screening proxy already has.
+        rungs_s: time of one score by each proxy, the cheapest first.
+        screen: networks of which one goes on to the next proxy.
     """
-    total_s, missing = last_s, 1
-    for stage in reversed(range(len(screens_s))):
-        missing = max(0, missing * screen - (begun[stage] if begun else 0))
-        total_s += missing * screens_s[stage]
-    return total_s
-
-
-def limited_ms(table: LatencyTable, network: Architecture, confidence: float | None) -> float:
-    """The latency that a budget limits: the prediction, or with a confidence the upper end of its interval."""
-    return table.latency_ms(network) if confidence is None else table.upper_ms(network, confidence)
+    return math.fsum(seconds * screen**number for number, seconds in enumerate(reversed(rungs_s)))
 
 
 def random_inside(

@@ -20,6 +20,7 @@ from nas.latency import Latency, LatencyTable
 from nas.masking import masked
 from nas.networks import Architecture, SearchSpace
 from nas.proxies import CIRCUMSTANCES, NO_IMAGES, Proxy, differing, identity
+from nas.search.budget import Budgets
 
 __all__ = [
     "Candidate",
@@ -87,10 +88,15 @@ class Run(Record):
         versions: of this package, of Python, and of the libraries that affect the result.
         space: the search space.
         table: the latency table.
-        budget_ms: upper limit of the predicted latency.
+        budget_ms: upper limit of the predicted latency; of several budgets the largest.
+        budgets_ms: all budgets, ascending; empty if there is one.
+        whole_front: whether the search looked for the whole front up to the budget.
+        limits: further upper limits of a network, by the name of what they limit.
+        band_ms: the budget that the run was begun with: panels compare their members on networks just below it.
         confidence: coverage of the interval that must end inside the budget. None if the budget limits the prediction.
         proxy: name and settings of the proxy that decides, data included. With several proxies, `screens` has the
-            names and settings of the screening proxies in order, and `screen` the number of networks in a round.
+            names and settings of the screening proxies in order, and `screen` the number of networks of which one goes
+            on.
         seed: random seed of the sampler, the data and the training.
         storage: URL of the Optuna storage, without passwords. None for a journal in the folder.
         sampler: what proposes the networks. None in a run of an earlier version, or without a study.
@@ -105,6 +111,10 @@ class Run(Record):
     space: SpaceUsed
     table: TableUsed
     budget_ms: Milliseconds
+    budgets_ms: tuple[Milliseconds, ...] = ()
+    whole_front: bool = False
+    limits: dict[str, Milliseconds] = Field(default_factory=dict)
+    band_ms: Milliseconds | None = None
     confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
     proxy: Annotated[dict[str, Any], AfterValidator(_with_names)]
     seed: int
@@ -133,34 +143,49 @@ class Run(Record):
         words = self.contents.difference(other.contents) if self.contents and other.contents else ""
         return words or "other content"
 
+    def continued_by(self, other: Run) -> Run:
+        """This run, with what a resume may change: budgets, limits, the sampler, and where the study is."""
+        names = ("budget_ms", "budgets_ms", "whole_front", "limits", "sampler", "storage")
+        return self.model_copy(update={name: getattr(other, name) for name in names})
+
+    def allows(self, candidate: Candidate) -> bool:
+        """Whether a candidate is inside the limits; the budget is left out."""
+        return all(candidate.quantities.get(name, 0.0) <= limit for name, limit in self.limits.items())
+
     @property
     def screens(self) -> list[str]:
         """Names of the screening proxies, cheapest first."""
         return [settings["name"] for settings in self.proxy.get("screens", ())]
 
     @property
+    def budgets(self) -> tuple[float, ...]:
+        """The budgets in ms, ascending."""
+        return self.budgets_ms or (self.budget_ms,)
+
+    @property
     def digest(self) -> str:
-        """Equal for runs that can resume each other."""
+        """Equal for runs that can resume each other. Budgets and limits do not matter: they change no score."""
         return digest_of(json.dumps([identity(settings) for settings in self._parts().values()], sort_keys=True))
 
     @property
-    def earlier_digest(self) -> str:
-        """What versions that knew images and files by their names have in place of `digest`."""
+    def earlier_digests(self) -> tuple[str, str]:
+        """What earlier versions have in place of `digest`: those with one budget, and those that knew files by name."""
+        parts = {**self._parts(), "": {**self._parts()[""], "budget_ms": self.budget_ms}}
         new = (*CIRCUMSTANCES, "fingerprint", "train_images", "val_images")
         own = {
             f"{part} {name}".lstrip(): value
-            for part, settings in self._parts().items()
+            for part, settings in parts.items()
             for name, value in settings.items()
             if not part or name.rpartition(" ")[2] not in new
         }
-        return digest_of(json.dumps(own, sort_keys=True))
+        one_budget = digest_of(json.dumps([identity(settings) for settings in parts.values()], sort_keys=True))
+        return one_budget, digest_of(json.dumps(own, sort_keys=True))
 
     def _parts(self) -> dict[str, dict[str, Any]]:
         """The settings of the search itself, and of each of its proxies. Where and how fast it runs does not matter."""
         own: dict[str, Any] = {
             "space": self.space.digest,
             "table": self.table.digest,
-            "budget_ms": self.budget_ms,
             "seed": self.seed,
         }
         if self.confidence is not None:
@@ -184,6 +209,7 @@ class Candidate(Record):
         failure: why there is no score.
         seconds: time spent on the score.
         details: what else the proxy reports.
+        quantities: what else the search limits or lowers, by name.
     """
 
     id: str
@@ -197,6 +223,7 @@ class Candidate(Record):
     failure: str | None = None
     seconds: float
     details: dict[str, float | int | str] = Field(default_factory=dict)
+    quantities: dict[str, float] = Field(default_factory=dict)
     architecture: Architecture
 
     @classmethod
@@ -218,7 +245,7 @@ class Screening(Record):
         proxy: name of the proxy.
         kind: as for a candidate. Only `searched` networks compete to be passed on.
         trial: number of the Optuna trial.
-        round: number of the round, from 0 for each proxy; the best of a round is passed on. None for a reference.
+        round: in a run of an earlier version, the number of the round whose best network was passed on.
         value: on the proxy's own scale; higher is better. None after a failure.
         failure: why there is no value.
         seconds: time spent on the value.
@@ -256,8 +283,8 @@ def run_of(
     table: LatencyTable,
     proxy: Proxy,
     *,
-    budget_ms: float,
-    confidence: float | None,
+    budgets: Budgets,
+    limits: Mapping[str, float] | None = None,
     seed: int,
     names: Mapping[str, str],
     command: Sequence[str],
@@ -273,13 +300,13 @@ def run_of(
         space: the networks to choose from.
         table: predicts the latency.
         proxy: decides.
-        budget_ms: upper limit of the predicted latency.
-        confidence: coverage of the interval that must end inside the budget.
+        budgets: upper limits of the predicted latency.
+        limits: further upper limits, by the name of what they limit.
         seed: random seed.
         names: names of `space`, `table` and `proxy`.
         command: the command line; that of this process if it is empty.
         screens: screening proxies by name, in order.
-        screen: networks in a round of screening.
+        screen: networks of which one goes on to the next proxy.
         settles: name and proxy of the last comparison, between the best candidates.
         storage: an Optuna storage URL. Its passwords are left out, as they are from `command`.
         sampler: what proposes the networks of a study.
@@ -301,8 +328,12 @@ def run_of(
         versions=versions("nas", "torch", "optuna", "datasets", "numpy"),
         space=SpaceUsed(name=names["space"], digest=space.digest, networks=space.count()),
         table=TableUsed.of(table, name=names["table"]),
-        budget_ms=budget_ms,
-        confidence=confidence,
+        budget_ms=budgets.largest_ms,
+        budgets_ms=budgets.limits_ms if len(budgets.limits_ms) > 1 else (),
+        whole_front=budgets.whole_front,
+        limits=dict(limits or {}),
+        band_ms=budgets.largest_ms,
+        confidence=budgets.confidence,
         proxy=settings,
         seed=seed,
         storage=masked(storage, alone=True) if storage else None,

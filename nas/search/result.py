@@ -44,6 +44,7 @@ __all__ = [
     "order_of",
     "rank_of",
     "score_of",
+    "weights_as_file",
 ]
 
 
@@ -126,27 +127,36 @@ class SearchResult:
         """The known networks that have a score."""
         return tuple(c for c in self.candidates if c.kind == "reference" and c.score is not None)
 
-    @property
+    @cached_property
     def winner(self) -> Candidate | None:
-        """The best searched candidate inside the budget; of equal scores the faster. None before the first score.
+        """The best searched candidate inside the largest budget. None before the first score."""
+        return self.winner_under(self.run.budget_ms)
+
+    def winner_under(self, budget_ms: float) -> Candidate | None:
+        """The best searched candidate of at most `budget_ms`; of equal scores the faster. None if there is none.
 
         Where the best candidates were compared once more, the best of that comparison.
         """
         values = self.settled_values
-        compared = [c for c in self.scored if c.id in values and c.latency_ms <= self.run.budget_ms]
+        compared = [c for c in self._allowed if c.id in values and c.latency_ms <= budget_ms]
         if compared:
             return max(compared, key=lambda c: (values[c.id], -c.latency_ms))
-        return self.best_under(self.run.budget_ms)
+        return self.best_under(budget_ms)
 
     def best_under(self, budget_ms: float) -> Candidate | None:
-        """The best searched candidate of at most `budget_ms`."""
-        inside = [c for c in self.scored if c.latency_ms <= budget_ms]
-        return max(inside, key=lambda c: (rank_of(c), -c.latency_ms), default=None)
+        """The searched candidate of at most `budget_ms` with the best score."""
+        inside = [c for c in self._allowed if c.latency_ms <= budget_ms]
+        return max(inside, key=_order, default=None)
 
     @cached_property
     def front(self) -> tuple[Candidate, ...]:
         """The Pareto front: searched candidates that no other dominates in latency and rank, fastest first."""
-        return tuple(undominated(self.scored, latency=lambda c: c.latency_ms, score=rank_of))
+        return tuple(undominated(self._allowed, latency=lambda c: c.latency_ms, score=rank_of))
+
+    @cached_property
+    def _allowed(self) -> tuple[Candidate, ...]:
+        """The scored candidates inside the limits of the run."""
+        return tuple(candidate for candidate in self.scored if self.run.allows(candidate))
 
     def build_winner(self) -> Network:
         """The winner as a torch network with the weights of its proxy training, and their number of classes.
@@ -185,35 +195,50 @@ class ResultsFolder:
     Args:
         path: the folder; it is made if it does not exist.
         run: what is asked.
-        resume: continue the run in the folder.
+        resume: continue the run in the folder; its budgets and limits may be others.
     Raises:
         InputError: the folder has a run and `resume` is not set; or `resume` is set and the folder has no run or
             another run; or the folder cannot be written.
         NasError: the disk is full.
+
+    Attributes:
+        path: the folder.
+        before: the run that is continued, as it was asked before. None for a new run.
     """
 
     def __init__(self, path: Path, run: Run, *, resume: bool) -> None:
-        self.path = path
+        self.path, self.before = path, None
         begun = _is_begun(path, resume=resume)
         try:
             (path / "weights").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritten(path, error) from error
         if begun:
-            before = SearchResult.load(path).run
+            self.before = before = SearchResult.load(path).run
             _refuse_images(path, before, before.image_differences(run))
             if different := before.differences(run):
                 raise InputError(
                     f"{path} was begun with another {', '.join(different)}: repeat its options (run.json has them), "
                     "or choose another --out"
                 )
-        else:
+            run = before.continued_by(run)
+        if run != self.before:
             write_beside(path / "run.json", run.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
         for journal in ("candidates.jsonl", "screened.jsonl", "settled.jsonl", "study.journal"):
             drop_half_line(path / journal)
+        self._candidates = list(SearchResult.load(path).candidates)
+        self._run, self._result = run, SearchResult(path=path, run=run, candidates=tuple(self._candidates))
+        self._drop_weights()
+
+    @property
+    def result(self) -> SearchResult:
+        """Everything that is finished so far, from memory."""
+        if len(self._result.candidates) != len(self._candidates):
+            self._result = SearchResult(path=self.path, run=self._run, candidates=tuple(self._candidates))
+        return self._result
 
     def load(self) -> SearchResult:
-        """Everything that is finished so far."""
+        """Everything that is finished so far, from the disk."""
         return SearchResult.load(self.path)
 
     def add_screening(self, screening: Screening) -> None:
@@ -234,40 +259,45 @@ class ResultsFolder:
             weights: tensors by parameter name, or None if there are none.
         """
         if weights is not None:
-            self._write_weights(candidate, weights)
+            write_beside(_weights_file(self.path, candidate.id), weights_as_file(candidate, weights, self.path.name))
         append_record(self.path / "settled.jsonl", settled)
 
-    def add(self, candidate: Candidate, weights: Mapping[str, Any] | None) -> SearchResult:
-        """Keep a finished candidate. Weights are kept for the best candidate inside the budget and for references.
+    def add(self, candidate: Candidate, weights: Mapping[str, Any] | bytes | None) -> None:
+        """Keep a finished candidate. Weights are kept for the best candidate of every budget and for references.
 
         Args:
             candidate: scored or failed.
-            weights: tensors by parameter name, or None if the proxy has none.
-        Returns:
-            Everything that is finished so far.
+            weights: tensors by parameter name, or the content of a file with them; None if the proxy has none.
         """
         if weights is not None:
-            self._write_weights(candidate, weights)
+            content = weights if isinstance(weights, bytes) else weights_as_file(candidate, weights, self.path.name)
+            write_beside(_weights_file(self.path, candidate.id), content)
         append_record(self.path / "candidates.jsonl", candidate)
-        result = self.load()
-        # A reference may still become the winner, if the sampler proposes it.
-        kept = {_weights_file(self.path, c.id) for c in (result.winner, *result.references) if c}
-        kept |= {_weights_file(self.path, network_id) for network_id in result.settled}
-        for other in set(self.path.glob("weights/*.safetensors")) - kept:
-            other.unlink()
-        return result
+        self._candidates.append(candidate)
+        if weights is not None:
+            self._drop_weights()
 
     def replace_all(self, candidates: Sequence[Candidate]) -> None:
         """Keep these candidates, all at once, in place of any that there are."""
         lines = (candidate.model_dump_json(exclude_none=True).encode() + b"\n" for candidate in candidates)
         write_beside(self.path / "candidates.jsonl", b"".join(lines))
+        self._candidates = list(candidates)
+        self._result = SearchResult(path=self.path, run=self._run, candidates=tuple(candidates))
 
-    def _write_weights(self, candidate: Candidate, weights: Mapping[str, Any]) -> None:
-        from safetensors.torch import save
-
-        # The same form as a file of nas.networks.modules.save_weights.
-        metadata = {"architecture": _trained(candidate).to_json(), "origin": f"proxy training in {self.path.name}"}
-        write_beside(_weights_file(self.path, candidate.id), save(dict(weights), metadata=metadata))
+    def _drop_weights(self) -> None:
+        """Remove the weights of candidates that are neither references nor the best of a budget."""
+        result = self.result
+        best = [result.winner_under(budget_ms) for budget_ms in self._run.budgets]
+        best += [result.best_under(budget_ms) for budget_ms in self._run.budgets]
+        # A reference may still become the winner, if the sampler proposes it.
+        kept = {candidate.id for candidate in (*best, *result.references) if candidate} | set(result.settled)
+        if self._run.whole_front:
+            kept |= {candidate.id for candidate in result.front}
+        # Those of a network that is not among the candidates belong to a worker that has not told yet.
+        known = {candidate.id for candidate in result.candidates}
+        for other in self.path.glob("weights/*.safetensors"):
+            if other.stem in known - kept:
+                other.unlink(missing_ok=True)
 
     def finish(self) -> SearchResult:
         """Write the winner's files and the front."""
@@ -322,6 +352,20 @@ def _weights_file(folder: Path, network_id: str) -> Path:
     return folder / "weights" / f"{network_id}.safetensors"
 
 
+def weights_as_file(candidate: Candidate, weights: Mapping[str, Any], run: str) -> bytes:
+    """Weights in the form of a file of nas.networks.modules.save_weights.
+
+    Args:
+        candidate: whose weights they are.
+        weights: tensors by parameter name.
+        run: name of the search.
+    """
+    from safetensors.torch import save
+
+    metadata = {"architecture": _trained(candidate).to_json(), "origin": f"proxy training in {run}"}
+    return save(dict(weights), metadata=metadata)
+
+
 def _trained(candidate: Candidate) -> Architecture:
     """The network that the weights belong to. Its number of classes is that of the proxy's data."""
     return candidate.architecture.at(num_classes=int(candidate.details.get("classes", 0)) or None)
@@ -336,6 +380,11 @@ def score_of(candidate: Candidate) -> float:
 def rank_of(candidate: Candidate) -> float:
     """What decides between scored candidates."""
     return order_of(score_of(candidate), candidate.details)
+
+
+def _order(candidate: Candidate) -> tuple[float, float]:
+    """What decides between scored candidates; of equals the faster one."""
+    return rank_of(candidate), -candidate.latency_ms
 
 
 def order_of(score: float, details: Mapping[str, float | int | str]) -> float:

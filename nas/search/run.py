@@ -1,64 +1,42 @@
-"""The search loop: a sampler proposes networks, the table rejects those over the budget, the proxies score the rest."""
+"""The search loop: workers score networks that a sampler proposes, and one process keeps every result in a folder."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from nas.errors import finishing
 from nas.latency import LatencyTable
 from nas.lock import LOCK_NAME, owned
-from nas.networks import Architecture, SearchSpace, random_choice
+from nas.networks import SearchSpace
 from nas.networks.encoding import Encoding
-from nas.proxies import Proxy
-from nas.search.plan import SAMPLERS, Plan, check_sampler, limited_ms
+from nas.proxies import Attempt, Proxy
+from nas.search.budget import limited_ms
+from nas.search.heart import Heart, Watch
+from nas.search.jobs import Entry, Job
+from nas.search.plan import SAMPLERS, Plan, check_sampler
+from nas.search.progress import Progress, RungProgress
 from nas.search.proposer import Proposer, proposer_by_table
-from nas.search.records import Candidate, run_of
+from nas.search.records import Candidate, Run, Screening, run_of
+from nas.search.regularised import evolution_by_table
 from nas.search.result import ResultsFolder, SearchResult
-from nas.search.sampler import make_sampler
-from nas.search.stages import Decision, Funnel
+from nas.search.sampler import Asking, make_sampler
 from nas.search.study import Study
+from nas.search.worker import Terms, Worker, as_kept
 
-__all__ = ["Progress", "run_search"]
+__all__ = ["MAIN", "make_worker", "run_search", "terms_of"]
 
-# After _PROPOSALS proposals in a row without a new network inside the budget, or _REPEATS repeated networks among them,
-# the search itself draws up to _DRAWS random networks. Optuna's own samplers know nothing of latency: with the iPhone
-# table, 205 proposals of TPE gave 20 networks within 1.3 times the cheapest latency, and closer to it hardly any.
-# In a small space any sampler repeats the networks that it knows.
-_PROPOSALS = 100
-_REPEATS = 5
-_DRAWS = 5000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """The state of a running search.
-
-    Attributes:
-        scored: candidates that this process has scored, references included.
-        proposed: networks that the sampler proposed.
-        over_budget: proposed networks that the table rejected.
-        screened: proposed networks that were screened, those of a resumed run included.
-        last: the candidate that was just finished. None at the end.
-        ended: why the search ended. None while it runs.
-        best: the best candidate inside the budget so far.
-    """
-
-    scored: int
-    proposed: int
-    over_budget: int
-    screened: int = 0
-    last: Candidate | None = None
-    ended: str | None = None
-    best: Candidate | None = None
-
-
-def _ignore(what: object) -> None:
-    """Do nothing."""
+MAIN = "main"  # name of the worker in the process that owns the results folder
+_ENDINGS = {
+    "done": "all candidates are scored",
+    "late": "the time limit",
+    "exhausted": "no further network inside the budget was found",
+}
+_PAUSE_S = 0.5  # between two looks while other workers score
 
 
 def run_search(
@@ -76,8 +54,8 @@ def run_search(
     sampler: str | None = None,
     resume: bool = False,
     command: Sequence[str] = (),
-    say: Callable[[str], None] = _ignore,
-    on_progress: Callable[[Progress], None] = _ignore,
+    say: Callable[[str], None] = lambda line: None,  # noqa: ARG005
+    on_progress: Callable[[Progress], None] = lambda progress: None,  # noqa: ARG005
 ) -> SearchResult:
     """Search until the plan's candidates are scored, the time is up, or no further network is found.
 
@@ -112,13 +90,13 @@ def run_search(
     started = time.monotonic()
     sampler = sampler or _sampler_of(out, resume=resume)
     check_sampler(sampler)
-    screens = screens or {}
+    proxies = {**(screens or {}), names["proxy"]: proxy}
     run = run_of(
         space,
         table,
         proxy,
-        budget_ms=plan.budget_ms,
-        confidence=plan.confidence,
+        budgets=plan.budgets,
+        limits=plan.limits.record(),
         seed=seed,
         names=names,
         command=command,
@@ -127,54 +105,241 @@ def run_search(
         storage=storage,
         sampler=sampler,
     )
-    encoding = Encoding(space)
-
-    def by_table(own_seed: int) -> Proposer:
-        return proposer_by_table(encoding, table, budget_ms=plan.budget_ms, confidence=plan.confidence, seed=own_seed)
-
-    def over_ms(network: Architecture) -> float:
-        return limited_ms(table, network, plan.confidence) - plan.budget_ms
-
-    open_study = partial(
-        Study.open,
-        run=run,
-        space=space,
-        name=out.name,
-        over_ms=over_ms,
-        sampler=lambda own_seed: make_sampler(sampler, encoding, by_table, seed=own_seed),
-        seed=seed,
-        say=say,
-    )
-    with owned(out, out / LOCK_NAME):
+    with ExitStack() as stack:
+        stack.enter_context(owned(out, out / LOCK_NAME))
         if storage is not None:  # So that an unusable storage is reported before anything is written.
-            study = open_study(storage, resume=resume)
+            earlier = SearchResult.load(out).run.earlier_digests if resume else ()
+            study = _open(storage, run, space, out.name, len(proxies), earlier, resume=resume, say=say)
             folder = ResultsFolder(out, run, resume=resume)
         else:
             folder = ResultsFolder(out, run, resume=resume)
-            study = open_study(out / "study.journal", resume=True)
-        decision = Decision(folder, table, proxy, coverage=plan.confidence)
-        funnel = Funnel(folder, study, decision, screens, size=plan.screen)
-        search = _Search(space=space, table=table, over_ms=over_ms, study=study, funnel=funnel, on_progress=on_progress)
-
-        def is_late(ahead_s: float) -> bool:
-            return (
-                bool(decision.kept) and time_limit_s is not None and time.monotonic() - started + ahead_s > time_limit_s
-            )
-
-        def ended() -> str | None:
-            if plan.candidates is not None and decision.searched >= plan.candidates:
-                return "all candidates are scored"
-            return "the time limit" if is_late(funnel.next_seconds()) else None
-
+            earlier = folder.before.earlier_digests if folder.before else ()
+            study = _open(out / "study.journal", run, space, out.name, len(proxies), earlier, resume=True, say=say)
+        search = _Search(
+            space, table, proxies, plan, run, study, folder,
+            seed=seed, time_limit_s=time_limit_s, started=started, on_progress=on_progress,
+        )  # fmt: skip
+        stack.enter_context(Heart(study))
         with finishing(folder.finish):
-            exhausted = not decision.searched and not search.next_candidate()
-            for name, network in plan.references.items():
-                if network.id not in decision.known and not is_late(decision.mean_seconds()):
-                    funnel.score_reference(name, network)
-            while not exhausted and ended() is None:
-                exhausted = not search.next_candidate()
-            search.report(ended="no further network inside the budget was found" if exhausted else ended())
+            search.go()
         return folder.load()
+
+
+def make_worker(
+    space: SearchSpace,
+    table: LatencyTable,
+    proxies: Mapping[str, Proxy],
+    study: Study,
+    *,
+    sampler: str,
+    terms: Terms,
+    seed: int,
+    **options: Any,
+) -> Worker:
+    """A worker of a study.
+
+    Args:
+        space: the networks to choose from.
+        table: predicts their latency.
+        proxies: the rungs by name.
+        study: has the jobs.
+        sampler: what proposes networks, one of `SAMPLERS`.
+        terms: what the search is to do.
+        seed: random seed of the sampler. Workers of one search, and a resumed search, must draw otherwise.
+        options: further arguments of `Worker`.
+    """
+    encoding, budgets = Encoding(space), terms.budgets
+
+    def proposer(own_seed: int) -> Proposer:
+        cheapest_ms = limited_ms(table, space.extreme(table.layer_ms), budgets.confidence)
+        by_table = evolution_by_table if sampler == "evolution" else proposer_by_table
+        return by_table(
+            encoding,
+            table,
+            levels_ms=budgets.levels_ms(cheapest_ms),
+            confidence=budgets.confidence,
+            allowed=terms.limits.allowed(encoding) if terms.limits else None,
+            seed=own_seed,
+        )
+
+    asking = Asking(
+        space,
+        make_sampler(sampler, encoding, proposer, seed=seed),
+        over=lambda network: terms.over(table, network),
+        over_ms=lambda latency_ms: latency_ms - budgets.largest_ms,
+        front=budgets.whole_front or len(budgets.limits_ms) > 1,
+    )
+    return Worker(study, asking, space, table, proxies, terms=terms, **options)
+
+
+class _Search:
+    """A running search: its worker in this process, and the results of all workers in the folder."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        table: LatencyTable,
+        proxies: Mapping[str, Proxy],
+        plan: Plan,
+        run: Run,
+        study: Study,
+        folder: ResultsFolder,
+        *,
+        seed: int,
+        time_limit_s: float | None,
+        started: float,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._names, self._plan, self._study, self._folder = list(proxies), plan, study, folder
+        self._table, self._time_limit_s, self._started = table, time_limit_s, started
+        self._on_progress, self._kept, self._watch = on_progress, 0, Watch(own=study.worker)
+        self._known = {self._key(one) for one in folder.result.screenings}
+        self._known |= {self._key(one) for one in folder.result.candidates}
+        self._recover()
+        self._worker = make_worker(
+            space, table, proxies, study,
+            sampler=run.sampler or SAMPLERS[0], terms=terms_of(plan),
+            # So that a resumed search does not repeat the random draws of its first part.
+            seed=(seed + len(study.entries())) % 2**32,
+            keep=self._keep, is_late=self._is_late, on_begin=lambda words: self._report(now=words),
+        )  # fmt: skip
+
+    def go(self) -> None:
+        """Search to the end."""
+        while (outcome := self._worker.work()) in ("scored", "waiting"):
+            self._collect()
+            if outcome == "waiting":
+                time.sleep(_PAUSE_S)
+        self._collect()
+        self._report(ended=_ENDINGS[outcome])
+
+    def _is_late(self, ahead_s: float) -> bool:
+        used_s = time.monotonic() - self._started
+        return self._kept > 0 and self._time_limit_s is not None and used_s + ahead_s > self._time_limit_s
+
+    def _keep(self, record: Candidate | Screening, attempted: Attempt | None) -> None:
+        """Keep a result in the folder."""
+        self._known.add(self._key(record))
+        if isinstance(record, Screening):
+            self._folder.add_screening(record)
+            return
+        self._folder.add(record, attempted.score.weights if attempted and attempted.score else None)
+        self._kept += 1
+        self._report(last=record)
+
+    def _collect(self) -> None:
+        """Keep what other workers have finished; let others have the jobs of those that are gone."""
+        entries = self._study.entries()
+        for entry in entries:
+            if entry.record is not None and (entry.id, entry.rung, entry.kind) not in self._known:
+                self._keep(self._record(entry), None)
+        if any(entry.state == "running" and entry.worker != MAIN for entry in entries):
+            self._study.abandon(entry.trial for entry in self._watch.gone(entries, self._study.shared()))
+
+    def _recover(self) -> None:
+        """After a kill: what the folder has and the study lacks, and jobs that this process had before."""
+        entries = [entry for entry in self._study.entries() if entry.rung is not None]
+        finished = {(entry.id, entry.rung, entry.kind) for entry in entries if entry.state == "finished"}
+        running = {(entry.id, entry.rung, entry.kind): entry for entry in entries if entry.state == "running"}
+        records: list[Candidate | Screening] = [*self._folder.result.screenings, *self._folder.result.candidates]
+        for record in records:
+            key = self._key(record)
+            if key in finished or key[1] is None:
+                continue
+            if key in running:
+                self._study.finish(running.pop(key).trial, as_kept(record))
+            else:
+                name = record.name if isinstance(record, Candidate) else None
+                latency_ms = limited_ms(self._table, record.architecture, self._plan.budgets.confidence)
+                job = Job(network=record.architecture, rung=key[1], kind=record.kind, name=name, latency_ms=latency_ms)
+                if math.isfinite(latency_ms):
+                    self._study.add(job, as_kept(record))
+        self._study.close_finished()
+        # This process alone is called so, and it has only begun.
+        self._study.abandon(entry.trial for entry in running.values() if entry.worker == MAIN)
+
+    def _record(self, entry: Entry) -> Candidate | Screening:
+        """What a worker kept of a job."""
+        content = {**(entry.record or {}), "architecture": self._study.network(entry)}
+        if entry.rung == len(self._names) - 1:
+            return Candidate.model_validate(content)
+        return Screening.model_validate(content)
+
+    def _key(self, record: Candidate | Screening) -> tuple[str, int | None, str]:
+        """Network, rung and kind of a result; no rung for that of a proxy that is none."""
+        if isinstance(record, Candidate):
+            return record.id, len(self._names) - 1, record.kind
+        return record.id, self._names.index(record.proxy) if record.proxy in self._names else None, record.kind
+
+    def _report(self, *, last: Candidate | None = None, now: str = "", ended: str | None = None) -> None:
+        """Call `on_progress`."""
+        worker, rungs = self._worker, self._worker.rungs
+        wanted, number = self._plan.candidates, len(self._names)
+        left_s = None
+        if wanted is not None:
+            left_s = max(0, wanted - len(rungs.finished(number - 1))) * worker.next_seconds()
+        elapsed_s = time.monotonic() - self._started
+        if self._time_limit_s is not None:
+            left_s = min(left_s if left_s is not None else math.inf, max(0.0, self._time_limit_s - elapsed_s))
+        self._on_progress(
+            Progress(
+                result=self._folder.result,
+                rungs=tuple(
+                    RungProgress(
+                        name=name,
+                        scored=len(rungs.finished(at)),
+                        failed=sum(1 for one in rungs.finished(at).values() if one.value is None),
+                        running=len(rungs.running(at)),
+                        mean_seconds=worker.mean_seconds(at),
+                    )
+                    for at, name in enumerate(self._names)
+                ),
+                wanted=wanted,
+                proposed=worker.proposed,
+                over_budget=worker.over_budget,
+                elapsed_s=elapsed_s,
+                left_s=left_s,
+                now=now,
+                last=last,
+                ended=ended,
+            )
+        )
+
+
+def terms_of(plan: Plan) -> Terms:
+    """What all workers of a planned search must agree on."""
+    return Terms(
+        budgets=plan.budgets,
+        limits=plan.limits,
+        objectives=plan.objectives,
+        wanted=plan.candidates,
+        share=plan.screen,
+        references=plan.references,
+    )
+
+
+def _open(
+    storage: str | Path,
+    run: Run,
+    space: SearchSpace,
+    name: str,
+    rungs: int,
+    earlier: Sequence[str],
+    *,
+    resume: bool,
+    say: Callable[[str], None],
+) -> Study:
+    return Study.open(
+        storage,
+        space,
+        name=name,
+        digest=run.digest,
+        earlier=earlier,
+        last=rungs - 1,
+        worker=MAIN,
+        resume=resume,
+        say=say,
+    )
 
 
 def _sampler_of(out: Path, *, resume: bool) -> str:
@@ -182,98 +347,3 @@ def _sampler_of(out: Path, *, resume: bool) -> str:
     if not resume or not (out / "run.json").exists():
         return SAMPLERS[0]
     return SearchResult.load(out).run.sampler or "tpe"  # which the versions used that did not keep it
-
-
-@dataclass(slots=True, kw_only=True)
-class _Search:
-    """A running search: the study proposes networks, and those inside the budget go into the funnel.
-
-    Attributes:
-        proposed: networks that the study proposed so far.
-        over_budget: how many of them are over the budget.
-    """
-
-    space: SearchSpace
-    table: LatencyTable
-    over_ms: Callable[[Architecture], float]
-    study: Study
-    funnel: Funnel
-    on_progress: Callable[[Progress], None]
-    proposed: int = 0
-    over_budget: int = 0
-    rejected: set[str] = field(default_factory=set)  # ids of networks over the budget
-
-    def __post_init__(self) -> None:
-        self.funnel.decision.on_kept = lambda candidate: self.report(last=candidate)
-
-    def next_candidate(self) -> bool:
-        """Score networks until the last stage has one more; False if there seem to be no networks left."""
-        before = self.funnel.decision.searched
-        while self.funnel.decision.searched == before:
-            if self.funnel.pass_on() or self._next_network():
-                continue
-            # No network is left to fill the round.
-            if not self.funnel.pass_on(early=True):
-                return False
-        return True
-
-    def report(self, *, last: Candidate | None = None, ended: str | None = None) -> None:
-        """Call `on_progress`."""
-        decision, screens = self.funnel.decision, self.funnel.screens
-        self.on_progress(
-            Progress(
-                scored=decision.kept,
-                proposed=self.proposed,
-                over_budget=self.over_budget,
-                screened=len(screens[0].searched) if screens else 0,
-                last=last,
-                ended=ended,
-                best=decision.result.winner,
-            )
-        )
-
-    def _next_network(self) -> bool:
-        """Find a new network inside the budget and put it into the funnel; False if there seems to be none left."""
-        repeats = 0
-        for _ in range(_PROPOSALS):
-            outcome = self._try()
-            if outcome == "scored":
-                return True
-            repeats += outcome == "repeated"
-            if repeats == _REPEATS:
-                break
-        overlooked = self._overlooked()
-        if overlooked is None:
-            return False
-        self.study.propose_next(overlooked)
-        return self._try() == "scored"
-
-    def _try(self) -> Literal["scored", "repeated", "over budget"]:
-        """Take one proposal of the study; the first stage scores it if it is new and inside the budget."""
-        self.proposed += 1
-        proposal = self.study.propose()
-        if proposal.over_ms > 0:
-            self.over_budget += 1
-            if proposal.network.id in self.rejected:  # as by a sampler that learns from scores alone
-                return "repeated"
-            self.rejected.add(proposal.network.id)
-            return "over budget"
-        if self.funnel.has_searched(proposal.network.id):
-            self.funnel.close(proposal)
-            return "repeated"
-        self.funnel.take(proposal)
-        return "scored"
-
-    def _overlooked(self) -> Architecture | None:
-        """A network inside the budget that is not scored yet: a random one, or else the cheapest of the space."""
-
-        def is_new(network: Architecture) -> bool:
-            return not self.funnel.has_searched(network.id) and self.over_ms(network) <= 0
-
-        choose = random_choice(seed=self.funnel.results)
-        for _ in range(_DRAWS):
-            network = self.space.sample(choose)
-            if is_new(network):
-                return network
-        cheapest = self.space.extreme(self.table.layer_ms)
-        return cheapest if is_new(cheapest) else None

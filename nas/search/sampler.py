@@ -1,29 +1,36 @@
-"""What proposes the networks of a search: this project's sampler for Optuna, and those of Optuna itself."""
+"""What proposes the networks of a search: this project's sampler for Optuna, and those of Optuna itself.
+
+A search asks a sampler through `Asking`. It keeps a copy of the study in memory, because Optuna's samplers ask for one
+parameter at a time, and a storage would be written for each of them.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import NasError
 from nas.networks import Architecture, SearchSpace
 from nas.networks.encoding import Encoding, Rows
+from nas.search.jobs import Entry
+from nas.search.parameters import as_parameters, ask_network, network_of
 from nas.search.proposer import Proposer
 
-__all__ = ["ArchitectureSampler", "are_numbers", "as_parameters", "make_sampler"]
+__all__ = ["ArchitectureSampler", "Asking", "make_sampler"]
 
-T = TypeVar("T")
 Row = npt.NDArray[np.int16]
 
 _TOGETHER = 100  # known scores for each further network that is proposed at once
-_POPULATION = 20  # of NSGA-II; Optuna's 50 are more than most searches score
+_POPULATION = 20  # of NSGA; Optuna's 50 are more than most searches score
+_CONSTRAINT = "over_budget"
 
 
 class ArchitectureSampler(optuna.samplers.BaseSampler):
@@ -128,14 +135,8 @@ class ArchitectureSampler(optuna.samplers.BaseSampler):
     def _row(self, trial: FrozenTrial) -> Row | None:
         """The row of a trial; None while its parameters are not all chosen."""
         if trial.number not in self._rows:
-            parameters = trial.params
-
-            def choose(name: str, options: Sequence[T]) -> T:
-                value = parameters[name]
-                return options[value if are_numbers(options) else options.index(value)]
-
             try:
-                row: Row = self._encoding.encode([self._encoding.space.sample(choose)])[0]
+                row: Row = self._encoding.encode([network_of(self._encoding.space, trial.params)])[0]
             except KeyError:
                 return None
             if not trial.state.is_finished():
@@ -152,19 +153,21 @@ def make_sampler(
     Args:
         name: one of `plan.SAMPLERS`.
         encoding: of the space.
-        proposer: makes the proposer of `surrogate` from a seed.
+        proposer: makes the proposer of `surrogate` or `evolution` from a seed.
         seed: random seed.
     """
     with warnings.catch_warnings():
         # group=True models parameters that are asked together jointly. Optuna marks it, and GPSampler, as experimental.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match name:
-            case "surrogate":
+            case "surrogate" | "evolution":
                 return ArchitectureSampler(encoding, proposer, seed=seed)
             case "tpe":
                 return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
             case "nsga2":
                 return optuna.samplers.NSGAIISampler(seed=seed, population_size=_POPULATION)
+            case "nsga3":
+                return optuna.samplers.NSGAIIISampler(seed=seed, population_size=_POPULATION)
             case "gp":
                 return optuna.samplers.GPSampler(seed=seed)
             case "random":
@@ -173,27 +176,90 @@ def make_sampler(
                 raise ValueError(name)  # a name of SAMPLERS that is missing here
 
 
-def as_parameters(space: SearchSpace, network: Architecture) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-    """A network of the space as values of Optuna parameters, and the distributions of these.
+class Asking:
+    """Asks a sampler for networks, and tells it of all scores in the study.
 
-    Numbers are chosen by index, so that Optuna's samplers know their order.
+    Args:
+        space: the networks to propose.
+        sampler: the sampler.
+        over: how far a network is over the budget or a limit; at most 0 inside.
+        over_ms: the same by the latency alone.
+        front: whether a sampler that knows several objectives is to look for the whole front in latency and score.
+
+    Attributes:
+        proposed: networks that the sampler proposed.
+        over_budget: how many of them are over the budget or a limit.
     """
-    answers = space.choices(network)
-    parameters: dict[str, Any] = {}
-    distributions: dict[str, BaseDistribution] = {}
 
-    def choose(name: str, options: Sequence[T]) -> T:
-        index = list(options).index(answers[name])  # type: ignore[arg-type]
-        if are_numbers(options):
-            parameters[name], distributions[name] = index, IntDistribution(0, len(options) - 1)
+    def __init__(
+        self,
+        space: SearchSpace,
+        sampler: optuna.samplers.BaseSampler,
+        *,
+        over: Callable[[Architecture], float],
+        over_ms: Callable[[float], float],
+        front: bool = False,
+    ) -> None:
+        self._space, self._over, self._over_ms = space, over, over_ms
+        self._front = front and isinstance(sampler, optuna.samplers.NSGAIISampler | optuna.samplers.NSGAIIISampler)
+        maximize, minimize = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+        directions = [maximize, minimize] if self._front else [maximize]
+        self._copy = optuna.create_study(directions=directions, sampler=sampler)
+        self._trials: dict[str, int] = {}  # of the copy, by network id
+        self._told: dict[str, list[float] | None] = {}  # None for a failure
+        self._number = 0  # of trials in the copy
+        self.proposed = self.over_budget = 0
+
+    def ask(self) -> tuple[Architecture, float]:
+        """The next network, and how far it is over the budget. It may be one that is known."""
+        self.proposed += 1
+        self._number += 1
+        trial = self._copy.ask()
+        network = ask_network(self._space, trial)
+        over = self._over(network)
+        trial.set_constraint(_CONSTRAINT, over)
+        if over > 0:
+            self.over_budget += 1
+            self._copy.tell(trial, state=TrialState.PRUNED)
+        elif network.id in self._trials:
+            values = self._told.get(network.id)
+            self._copy.tell(trial, values, state=TrialState.FAIL if values is None else None)
         else:
-            parameters[name], distributions[name] = options[index], CategoricalDistribution(options)  # type: ignore[arg-type]
-        return options[index]
+            self._trials[network.id] = trial.number
+        return network, over
 
-    space.sample(choose)
-    return parameters, distributions
+    def learn(self, entries: Iterable[Entry], *, last: int, trial_of: Callable[[Entry], FrozenTrial]) -> None:
+        """Learn what there is in the study.
 
+        Args:
+            entries: all jobs.
+            last: number of the rung that decides. Only its scores are told, so the sampler learns from one scale.
+            trial_of: the trial of an entry.
+        """
+        for entry in entries:
+            decides = entry.state == "finished" and entry.rung in (last, None)
+            if entry.id in self._told or (entry.id in self._trials and not decides):
+                continue
+            values = self._values(entry) if decides else None
+            ending = TrialState.FAIL if values is None else TrialState.COMPLETE
+            if entry.id in self._trials:
+                self._copy.tell(self._trials[entry.id], values, state=ending)
+            elif (trial := trial_of(entry)).params:  # A reference may lie outside the space.
+                self._copy.add_trial(
+                    optuna.trial.create_trial(
+                        state=ending if decides else TrialState.RUNNING,
+                        values=values,
+                        params=trial.params,
+                        distributions=trial.distributions,
+                        constraints={_CONSTRAINT: self._over_ms(entry.latency_ms)},
+                    )
+                )
+                self._trials[entry.id] = self._number
+                self._number += 1
+            if decides:
+                self._told[entry.id] = values
 
-def are_numbers(options: Sequence[object]) -> bool:
-    """Whether all options of a parameter are numbers."""
-    return all(isinstance(option, int | float) for option in options)
+    def _values(self, entry: Entry) -> list[float] | None:
+        if entry.value is None:
+            return None
+        return [entry.value, entry.latency_ms] if self._front else [entry.value]

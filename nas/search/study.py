@@ -1,98 +1,79 @@
-"""Optuna: the study that proposes networks and gets their scores. Besides this file, only sampler.py imports Optuna."""
+"""The study of a search: which network is proposed, who scores it, and what came of it. Any number of workers share it.
+
+A trial of the study is a job: one network on one rung (jobs.py). A worker begins a job by a running trial, and
+finishes it with a record of the result. Whatever happens to workers, no job is lost and none is done twice:
+
+- Of two workers that begin the same job, the one with the lower trial number keeps it; the other withdraws.
+- A job whose worker is gone (workers.py) is abandoned: its trial fails without a record, and any worker may begin it
+  again.
+- A record is written before the trial is closed. A running trial with a record is finished.
+
+Optuna's samplers ask for one parameter at a time. They ask a copy of the study in memory, so that the storage is
+written once for each network (sampler.py).
+"""
 
 from __future__ import annotations
 
+import json
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DisconnectionError, InterfaceError, OperationalError, PendingRollbackError
-from sqlalchemy.exc import TimeoutError as NoFreeConnection
+from optuna.trial import FrozenTrial, TrialState
 
-from nas.errors import InputError, NasError, visible
-from nas.masking import masked, without_secrets
-from nas.networks import Architecture, Choose, SearchSpace
-from nas.search.records import Run
-from nas.search.sampler import are_numbers, as_parameters
+from nas.errors import InputError
+from nas.networks import Architecture, SearchSpace
+from nas.search.jobs import Entry, Job
+from nas.search.parameters import as_parameters, network_of
+from nas.search.storage import LOCKED, Patience, open_storage, refuse_two_ats
 
-__all__ = ["Proposal", "Study"]
+__all__ = ["Study"]
 
-T = TypeVar("T")
-
-# What a database raises while another program has locked it, while it restarts, or while it cannot be reached. A
-# journal in a file waits for its lock by itself.
-_AWAY: tuple[type[Exception], ...] = (OperationalError, InterfaceError, DisconnectionError, NoFreeConnection)
-_AWAY += (PendingRollbackError, ConnectionError, TimeoutError)  # the first after a connection that broke in between
-# What no waiting mends: of SQLite, and of PostgreSQL and its kind
-_LASTING: tuple[str, ...] = ("no such table", "no such column", "has no column", "unable to open", "readonly")
-_LASTING += ("malformed", "authentication failed", "no password", "does not exist", "permission denied")
-_LOCKED = ("locked", "starting up", "shutting down", "recovery mode", "too many")  # worth waiting for at the start too
-# What Optuna raises on a journal in which something is wrong that can be read.
-_CONTENT = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RecursionError)
-_CONSTRAINT = "latency_ms_over_budget"
-_PATIENCE_S, _PAUSE_S = 60.0, 1.0
-_REASON = 120  # characters of what a driver says
-_SAVED = "; everything finished so far is saved: go on with --resume"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proposal:
-    """A network that Optuna proposes.
-
-    Attributes:
-        trial: number of the trial.
-        network: what the parameters of the trial describe.
-        over_ms: milliseconds of its latency above the budget; at most 0 inside the budget.
-    """
-
-    trial: int
-    network: Architecture
-    over_ms: float
+_RECORD, _NETWORK, _WORKER = "record", "network", "worker"  # attributes of a trial
+_RUN = "run"  # attribute of the study
 
 
 class Study:
-    """The study of one search. Its sampler learns from the scores which parameters of the space are good.
+    """The study of one search, as one worker sees it.
 
     A storage that is locked or away is asked again for a minute.
 
     Args:
-        study: the Optuna study, with its sampler.
+        storage: has the study.
+        number: of the study in its storage.
         space: what the parameters of its trials describe.
-        over_ms: milliseconds of a network above the budget; at most 0 inside it.
+        last: number of the rung that decides.
+        worker: name of this worker; of no other that is alive.
         patience: asks the storage.
     """
 
     def __init__(
-        self,
-        study: optuna.Study,
-        space: SearchSpace,
-        over_ms: Callable[[Architecture], float],
-        patience: _Patience,
+        self, storage: BaseStorage, number: int, space: SearchSpace, *, last: int, worker: str, patience: Patience
     ) -> None:
-        self._study, self._space, self._over_ms, self._patience = study, space, over_ms, patience
+        self._storage, self._number, self._space, self._last = storage, number, space, last
+        self.worker, self._patience = worker, patience
+        self._finished: dict[int, Entry | None] = {}
+        self._trial_ids: dict[int, int] = {}  # of the storage, by trial number
 
     @classmethod
     def open(
         cls,
         storage: str | Path,
-        run: Run,
         space: SearchSpace,
         *,
         name: str,
-        over_ms: Callable[[Architecture], float],
-        sampler: Callable[[int], optuna.samplers.BaseSampler],
-        seed: int,
+        digest: str,
+        earlier: Sequence[str] = (),
+        last: int,
+        worker: str,
         resume: bool,
         say: Callable[[str], None],
     ) -> Self:
@@ -100,12 +81,12 @@ class Study:
 
         Args:
             storage: an Optuna storage URL, or the path of a journal.
-            run: what is searched; the study keeps its digest.
             space: the networks to propose.
             name: of the study in its storage.
-            over_ms: milliseconds of a network above the budget; at most 0 inside it.
-            sampler: makes the sampler from a seed.
-            seed: random seed.
+            digest: of the run; the study keeps it.
+            earlier: other digests of the run, by which earlier versions know it.
+            last: number of the rung that decides.
+            worker: name of this worker.
             resume: use the study of this name if there is one.
             say: gets a line when the storage is locked or away.
         Raises:
@@ -113,212 +94,219 @@ class Study:
             NasError: the storage stays locked; or with `resume`, away.
         """
         if isinstance(storage, str):
-            _refuse_two_ats(storage)
+            refuse_two_ats(storage)
         optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # Errors are raised as well.
-        patience = _Patience(storage, say)
+        patience = Patience(storage, say)
 
-        def opened() -> tuple[optuna.Study, str]:
-            study = optuna.create_study(
-                storage=_journal(storage) if isinstance(storage, Path) else storage,
-                study_name=name,
-                direction="maximize",
-                load_if_exists=resume,
-            )
+        def opened() -> tuple[BaseStorage, int, str]:
+            backend = open_storage(storage)
+            study = optuna.create_study(storage=backend, study_name=name, direction="maximize", load_if_exists=resume)
             if study.direction != StudyDirection.MAXIMIZE:
                 raise ValueError("its study looks for the lowest score")
-            known = study.user_attrs.setdefault("run", run.digest)
-            study.set_user_attr("run", known)
-            return study, known
+            known = study.user_attrs.get(_RUN)
+            if known is None:
+                study.set_user_attr(_RUN, digest)
+            return backend, backend.get_study_id_from_name(name), known or digest
 
         try:
             # An address that is wrong looks like a storage that is away. That of a run to go on with was right once.
-            study, known = patience.ask(
-                opened, worth=lambda reason: resume or any(words in reason for words in _LOCKED)
+            backend, number, known = patience.ask(
+                opened, worth=lambda reason: resume or any(words in reason for words in LOCKED)
             )
         except optuna.exceptions.DuplicatedStudyError as error:
             raise InputError(f"--storage has a study {name!r} already: --resume it, or choose another --out") from error
-        if known not in (run.digest, run.earlier_digest):
+        if known not in (digest, *earlier):
             raise InputError(f"the study {name!r} in --storage belongs to another search: choose another --out")
-        # So that a resumed search does not repeat the random draws of its first part.
-        drawn = (seed + len(patience.ask(lambda: study.trials))) % 2**32
-        study.sampler = sampler(drawn)
         patience.is_open = True
-        return cls(study, space, over_ms, patience)
+        return cls(backend, number, space, last=last, worker=worker, patience=patience)
 
-    def propose(self) -> Proposal:
-        """Propose the next network. A trial over the budget is closed as pruned; any other trial stays open."""
-        ask = self._patience.ask
-        trial = ask(self._study.ask)
-        network = self._space.sample(_choose_by(trial, self._patience))
-        proposal = Proposal(trial=trial.number, network=network, over_ms=self._over_ms(network))
-        ask(lambda: trial.set_constraint(_CONSTRAINT, proposal.over_ms))
-        if proposal.over_ms > 0:
-            self._close(proposal.trial, None, TrialState.PRUNED)
-        return proposal
+    def share(self, name: str, value: object) -> None:
+        """Keep something, as JSON, for all workers."""
+        self._patience.ask(lambda: self._storage.set_study_user_attr(self._number, name, value))
 
-    def propose_next(self, network: Architecture) -> None:
-        """Make this network the next proposal."""
-        parameters, _ = as_parameters(self._space, network)
-        self._patience.ask(lambda: self._study.enqueue_trial(parameters))
+    def shared(self) -> dict[str, Any]:
+        """All that is kept for all workers, by name."""
+        return self._patience.ask(lambda: self._storage.get_study_user_attrs(self._number))
 
-    def learn(self, scored: Iterable[tuple[int | None, Architecture, float]]) -> None:
-        """Let the sampler learn from scores that no trial has, such as those of references.
+    def entries(self) -> list[Entry]:
+        """All jobs by trial number, those that a worker withdrew from left out."""
+        trials = self._patience.ask(lambda: self._storage.get_all_trials(self._number, deepcopy=False))
+        entries = []
+        for trial in trials:
+            if trial.number not in self._finished:
+                self._trial_ids[trial.number] = trial._trial_id
+                entry = self._entry(trial)
+                if trial.state.is_finished():
+                    self._finished[trial.number] = entry
+            else:
+                entry = self._finished[trial.number]
+            if entry is not None:
+                entries.append(entry)
+        return entries
 
-        Args:
-            scored: trials, if they are of one, networks and their scores. Networks outside the space are left out.
-        """
-        trials = self._patience.ask(lambda: self._study.get_trials(deepcopy=False))
-        told = {trial.number: trial.value for trial in trials if trial.state == TrialState.COMPLETE}
-        known = {_frozen(trial.params) for trial in trials}
-        for number, network, score in scored:
-            # The first is the quicker question.
-            if (number is not None and told.get(number) == score) or network not in self._space:
-                continue
-            parameters, distributions = as_parameters(self._space, network)
-            over_ms = self._over_ms(network)
-            if _frozen(parameters) not in known and math.isfinite(over_ms):
-                trial = optuna.trial.create_trial(
-                    params=parameters,
-                    distributions=distributions,
-                    value=score,
-                    constraints={_CONSTRAINT: over_ms},
-                )
-                self._patience.ask(partial(self._study.add_trial, trial))
-
-    def tell(self, trial: int, score: float | None) -> None:
-        """Close an open trial: with its score, or as failed if it has none."""
-        self._close(trial, score, TrialState.FAIL if score is None else None)
-
-    def open_trials(self) -> list[int]:
-        """Numbers of the trials that are still open."""
-        running = self._patience.ask(lambda: self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-        return [trial.number for trial in running]
-
-    def _close(self, trial: int, score: float | None, state: TrialState | None) -> None:
-        # The storage may have closed it before the connection broke.
-        self._patience.ask(lambda: self._study.tell(trial, score, state=state, skip_if_finished=True))
-
-
-class _Patience:
-    """Asks a storage, and asks again while it is locked or away.
-
-    Args:
-        storage: an Optuna storage URL, or the path of a journal.
-        say: gets one line for each time that the storage is away.
-    Attributes:
-        is_open: the study is open. From then on what a database refuses is no bad input, but a failure.
-    """
-
-    def __init__(self, storage: str | Path, say: Callable[[str], None]) -> None:
-        self._storage, self._say, self.is_open = storage, say, False
-        self._where = "--storage" if isinstance(storage, str) else str(storage)
-
-    def ask(self, question: Callable[[], T], *, worth: Callable[[str], bool] = lambda reason: True) -> T:  # noqa: ARG005
-        """The answer to a question that may be asked twice.
+    def begin(self, job: Job, *, still: Callable[[Sequence[Entry]], bool] = lambda before: True) -> int | None:  # noqa: ARG005
+        """Begin a job, unless another worker has it.
 
         Args:
-            question: asks the storage.
-            worth: whether it is worth waiting, by the reason why there is no answer.
-        Raises:
-            InputError: the storage cannot be used, or is damaged.
-            NasError: there is no answer within a minute, or the storage or the system refuses it.
+            job: the job.
+            still: whether the job is still to be done, by the entries before it.
+        Returns:
+            The number of its trial; None if another worker has it, or it is not to be done any more.
         """
-        start = None
-        while True:
+        template = self._template(job, TrialState.RUNNING)
+        self._patience.ask(lambda: self._storage.create_new_trial(self._number, template))
+        entries = self.entries()
+        # Where the connection broke in between, a job may have been begun twice.
+        mine = [one for one in entries if one.worker == self.worker and one.state == "running" and one.is_of(job)]
+        first = mine[0].trial
+        for other in mine[1:]:
+            self._close(other.trial, TrialState.PRUNED)
+        before = [one for one in entries if one.trial < first]
+        if any(one.is_of(job) and one.state != "abandoned" for one in before) or not still(before):
+            self._close(first, TrialState.PRUNED)
+            return None
+        return first
+
+    def add(self, job: Job, record: Mapping[str, Any]) -> None:
+        """Add a job that is finished, such as of a run that has lost its journal."""
+        value = _value_of(record)
+        template = self._template(
+            job, _state_of(value, decides=job.rung == self._last), value=value, attributes={_RECORD: dict(record)}
+        )
+        self._patience.ask(lambda: self._storage.create_new_trial(self._number, template))
+
+    def finish(self, trial: int, record: Mapping[str, Any]) -> bool:
+        """Finish a job with its result.
+
+        Args:
+            trial: number of its trial.
+            record: a `Candidate` or a `Screening` as JSON.
+        Returns:
+            False if this worker was taken to be gone and the job was abandoned: the result comes too late.
+        """
+        number = self._trial_ids[trial]
+
+        def keep() -> bool:
             try:
-                return question()
-            except (NasError, MemoryError, optuna.exceptions.DuplicatedStudyError):
-                raise
-            except Exception as error:  # Storages pass on any error of their driver, and of what they hold.
-                reason = visible(without_secrets(_reason(error), [str(self._storage)]), limit=_REASON)
-                if not _is_away(error, reason) or not worth(reason):
-                    raise _unusable(self._storage, error, reason, is_open=self.is_open) from error
-                if start is None:
-                    start = time.monotonic()
-                    self._say(f"{self._where}: {reason}; asking again for {_PATIENCE_S:.0f} s")
-                elif time.monotonic() - start > _PATIENCE_S:
-                    raise NasError(
-                        f"{self._where}: {reason}, for {_PATIENCE_S:.0f} s{_SAVED} when it is back"
-                    ) from error
-            time.sleep(_PAUSE_S)
+                self._storage.set_trial_user_attr(number, _RECORD, dict(record))
+            except UpdateFinishedTrialError:
+                return _RECORD in self._storage.get_trial(number).user_attrs
+            return True
+
+        if not self._patience.ask(keep):
+            return False
+        self._close(trial)
+        return True
+
+    def abandon(self, trials: Iterable[int], *, interrupted: bool = False) -> None:
+        """Let any worker have running jobs.
+
+        Args:
+            trials: numbers of their trials.
+            interrupted: the worker stops in order. Else it is gone, and the job may be what ended it.
+        """
+        for trial in trials:
+            if interrupted:
+                number = self._trial_ids[trial]
+                self._patience.ask(partial(self._storage.set_trial_user_attr, number, _WORKER, ""))
+            self._close(trial, TrialState.FAIL)
+
+    def close_finished(self) -> None:
+        """Close the trials of which a worker wrote the record, but was killed then."""
+        for entry in self.entries():
+            if entry.state == "finished" and entry.trial not in self._finished:
+                self._close(entry.trial)
+
+    def trial(self, entry: Entry) -> FrozenTrial:
+        """The trial of an entry."""
+        return self._patience.ask(lambda: self._storage.get_trial(self._trial_ids[entry.trial]))
+
+    def network(self, entry: Entry) -> Architecture:
+        """The network of an entry."""
+        trial = self.trial(entry)
+        described = trial.user_attrs.get(_NETWORK)
+        if described is None:
+            return network_of(self._space, trial.params)
+        return Architecture.from_json(json.dumps(described))
+
+    def say_sign(self, name: str, sign: object) -> None:
+        """Set an attribute of the study once, whether the storage answers or not."""
+        with suppress(Exception):
+            self._storage.set_study_user_attr(self._number, name, sign)
+
+    def _template(
+        self,
+        job: Job,
+        state: TrialState,
+        *,
+        value: float | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> FrozenTrial:
+        """A trial of a job; all of it is written at once."""
+        own = {"id": job.network.id, "rung": job.rung, "kind": job.kind, _WORKER: self.worker}
+        own |= {"latency_ms": job.latency_ms, **(attributes or {})} | ({"name": job.name} if job.name else {})
+        parameters: dict[str, Any] = {}
+        distributions: dict[str, BaseDistribution] = {}
+        if job.network in self._space:
+            parameters, distributions = as_parameters(self._space, job.network)
+        else:
+            own[_NETWORK] = job.network.to_dict()
+        return optuna.trial.create_trial(
+            state=state,
+            value=value if state == TrialState.COMPLETE else None,
+            params=parameters,
+            distributions=distributions,
+            user_attrs=own,
+        )
+
+    def _close(self, trial: int, state: TrialState | None = None) -> None:
+        """Close a trial that is open, by its record if no state is given."""
+        number = self._trial_ids[trial]
+
+        def close() -> None:
+            with suppress(UpdateFinishedTrialError):  # before the connection broke, or by another worker
+                entry = self._entry(self._storage.get_trial(number)) if state is None else None
+                score = None if entry is None else entry.value
+                ending = state or _state_of(score, decides=entry is not None and entry.rung == self._last)
+                values = [score] if ending == TrialState.COMPLETE and score is not None else None
+                self._storage.set_trial_state_values(number, ending, values)
+
+        self._patience.ask(close)
+
+    def _entry(self, trial: FrozenTrial) -> Entry | None:
+        """The entry of a trial; None for a trial that says nothing of a network."""
+        attributes, record = trial.user_attrs, trial.user_attrs.get(_RECORD)
+        finished = record is not None or trial.state == TrialState.COMPLETE
+        if trial.state in (TrialState.WAITING, TrialState.PRUNED) and not finished:
+            return None
+        network_id = attributes.get("id")
+        if network_id is None:  # of an earlier version, which kept nothing but parameters
+            if trial.state != TrialState.COMPLETE:
+                return None
+            network_id = network_of(self._space, trial.params).id
+        value = trial.value if record is None else _value_of(record)
+        return Entry(
+            trial=trial.number,
+            id=network_id,
+            rung=attributes.get("rung"),
+            kind=attributes.get("kind", "searched"),
+            name=attributes.get("name"),
+            latency_ms=attributes.get("latency_ms", math.nan),
+            worker=attributes.get(_WORKER, ""),
+            state="finished" if finished else "running" if trial.state == TrialState.RUNNING else "abandoned",
+            value=value,
+            record=record,
+        )
 
 
-def _refuse_two_ats(storage: str) -> None:
-    """Refuse a URL with an unquoted @ in its password: its second part would be taken for the name of a host.
-
-    Raises:
-        InputError: it has one.
-    """
-    with suppress(ArgumentError, ValueError):  # whoever opens the storage says what is wrong
-        url = make_url(storage)
-        if url.password is not None and "@" in f"{url.host}{url.database}":
-            shown = visible(masked(storage, alone=True), limit=_REASON)
-            raise InputError(f"--storage {shown}: write an @ in the password as %40")
+def _value_of(record: Mapping[str, Any]) -> float | None:
+    """The score in the record of a candidate, or the value in that of a screening."""
+    value = record.get("score", record.get("value"))
+    return None if value is None else float(value)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what caused it, the innermost last."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = getattr(cause, "orig", None) or cause.__cause__
-
-
-def _reason(error: BaseException) -> str:
-    """What the database said: the first line of the innermost error."""
-    *_, innermost = _causes(error)
-    words = (str(innermost).strip().splitlines() or [type(innermost).__name__])[0]
-    return words.partition(" (Background on this error at:")[0].strip()
-
-
-def _is_away(error: Exception, reason: str) -> bool:
-    """Whether a database is locked, restarts, or cannot be reached, so that asking again may help."""
-    return any(isinstance(cause, _AWAY) for cause in _causes(error)) and not any(words in reason for words in _LASTING)
-
-
-def _unusable(storage: str | Path, error: Exception, reason: str, *, is_open: bool) -> NasError:
-    """The error for a storage that is damaged, or that refuses what is asked."""
-    if isinstance(storage, str):
-        where = f"--storage {visible(masked(storage, alone=True), limit=_REASON)}"
-        return NasError(f"{where}: {reason}{_SAVED}") if is_open else InputError(f"{where}: cannot be used ({reason})")
-    if isinstance(error, OSError) and error.strerror:
-        return NasError(f"{storage}: {error.strerror}: mend that, then go on with --resume")
-    if not isinstance(error, _CONTENT):
-        return NasError(f"{storage}: {reason} ({type(error).__name__}){_SAVED}")
-    what = "cannot be used" if _is_whole(storage) else "damaged, or of another program"
-    return InputError(
-        f"{storage}: {what} ({type(error).__name__}: {reason}): remove it, then --resume goes on with the candidates "
-        "that are scored"
-    )
-
-
-def _is_whole(journal: Path) -> bool:
-    """Whether all lines of a journal can be read."""
-    try:
-        storage = _journal(journal)
-        for study in storage.get_all_studies():
-            storage.get_all_trials(study._study_id)
-    except _CONTENT:
-        return False
-    return True
-
-
-def _journal(path: Path) -> JournalStorage:
-    """Storage in a journal file. The lock of a killed process is broken after 3 s instead of the default 30 s."""
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path), grace_period=3)))
-
-
-def _choose_by(trial: optuna.Trial, patience: _Patience) -> Choose:
-    """A `Choose` that asks Optuna. Numbers are chosen by index, so that the sampler knows their order."""
-
-    def choose(name: str, options: Sequence[T]) -> T:
-        if are_numbers(options):
-            return options[patience.ask(lambda: trial.suggest_int(name, 0, len(options) - 1))]
-        chosen = patience.ask(lambda: trial.suggest_categorical(name, options))  # type: ignore[arg-type]
-        return options[options.index(chosen)]
-
-    return choose
-
-
-def _frozen(parameters: Mapping[str, object]) -> frozenset[tuple[str, object]]:
-    return frozenset(parameters.items())
+def _state_of(score: float | None, *, decides: bool) -> TrialState:
+    """How Optuna is told of a result: a score of another rung than the last would be on another scale."""
+    if score is None:
+        return TrialState.FAIL
+    return TrialState.COMPLETE if decides else TrialState.PRUNED

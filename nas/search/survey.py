@@ -13,8 +13,9 @@ from nas.latency import LatencyTable
 from nas.lock import LOCK_NAME, owned
 from nas.networks import Architecture, SearchSpace
 from nas.proxies import Proxy, Score
+from nas.search.budget import Budgets, check_budget, limited_ms
 from nas.search.evolution import Found, evolve
-from nas.search.plan import cheapest_inside, duration, known_ms, limited_ms
+from nas.search.plan import duration, known_ms
 from nas.search.records import Candidate, Kind, run_of
 from nas.search.result import ResultsFolder, SearchResult, order_of
 
@@ -41,8 +42,7 @@ class SurveyPlan:
         size: number of networks of the space.
         cheapest: the cheapest network of the space.
         cheapest_ms: its predicted latency, or with a confidence the upper end of its interval.
-        budget_ms: upper limit of the predicted latency.
-        confidence: if given, the budget limits the upper end of an interval of this coverage instead.
+        budgets: upper limits of the predicted latency.
         origin: source of the latencies, and how far they can be trusted.
         trust: how far the scores can be trusted.
         references: known networks inside the budget, by name.
@@ -53,8 +53,7 @@ class SurveyPlan:
     size: int
     cheapest: Architecture
     cheapest_ms: float
-    budget_ms: float
-    confidence: float | None
+    budgets: Budgets
     origin: str
     trust: str
     references: dict[str, Architecture]
@@ -63,12 +62,14 @@ class SurveyPlan:
 
     def describe(self) -> list[str]:
         """The plan in words, one fact per line."""
-        limit = f"; upper end at {self.confidence:.0%} inside the budget" if self.confidence else ""
+        confidence = self.budgets.confidence
+        limit = f"; upper end at {confidence:.0%} inside the budget" if confidence else ""
         return [
             f"space: {self.size:.2e} networks, the cheapest in {self.cheapest_ms:.3f} ms",
             f"latency: {self.origin}{limit}",
             f"accuracy: predicted ImageNet-1k top-1; {self.trust}",
-            f"survey: {self.networks} networks inside {self.budget_ms:g} ms, nothing is trained; "
+            *self.budgets.describe(),
+            f"survey: {self.networks} networks inside {self.budgets.largest_ms:g} ms, nothing is trained; "
             f"for comparison {', '.join(self.references) or 'none'}",
             f"time: about {duration(self.seconds)}",
         ]
@@ -79,7 +80,7 @@ def plan_survey(
     table: LatencyTable,
     proxy: BatchProxy,
     *,
-    budget_ms: float,
+    budget_ms: float | Sequence[float] | None,
     confidence: float | None = None,
     networks: int = NETWORKS,
     time_limit_s: float | None = None,
@@ -89,9 +90,12 @@ def plan_survey(
     Raises:
         BudgetError, InputError, MissingLatencyError: as in `cheapest_inside`.
     """
-    cheapest, cheapest_ms = cheapest_inside(space, table, budget_ms, confidence)
+    budgets, cheapest_ms = check_budget(space, table, budget_ms, confidence)
+    largest_ms, cheapest = budgets.largest_ms, space.extreme(table.layer_ms)
     references = {
-        name: network for name, network in space.references.items() if known_ms(table, network, confidence) <= budget_ms
+        name: network
+        for name, network in space.references.items()
+        if known_ms(table, network, confidence) <= largest_ms
     }
     networks = min(networks, space.count())
     start = time.perf_counter()
@@ -99,7 +103,7 @@ def plan_survey(
         space,
         lambda network: limited_ms(table, network, confidence),
         partial(_ranks, proxy),
-        budget_ms=budget_ms,
+        budget_ms=largest_ms,
         networks=min(_TIMED, networks),
         seed=0,
         begin_with=[cheapest],
@@ -109,8 +113,7 @@ def plan_survey(
         size=space.count(),
         cheapest=cheapest,
         cheapest_ms=cheapest_ms,
-        budget_ms=budget_ms,
-        confidence=confidence,
+        budgets=budgets,
         origin=f"{table.provenance.label}; {table.trust}",
         trust=str(proxy.settings().get("trust", "its errors are not known")),
         references=references,
@@ -157,8 +160,7 @@ def run_survey(
         space,
         table,
         proxy,
-        budget_ms=plan.budget_ms,
-        confidence=plan.confidence,
+        budgets=plan.budgets,
         seed=seed,
         names=names,
         command=command,
@@ -171,7 +173,7 @@ def run_survey(
         searched = [one.network for one in found]
         known = list(plan.references.items())
         scores = proxy.score_all([*searched, *(network for _, network in known)])
-        same: dict[str, Any] = {"looked_at": looked_at, "coverage": plan.confidence}
+        same: dict[str, Any] = {"looked_at": looked_at, "coverage": plan.budgets.confidence}
         candidates = [
             _candidate(table, network, score, kind="searched", **same)
             for network, score in zip(searched, scores[: len(searched)], strict=True)
@@ -209,9 +211,9 @@ def look(
 
     found = evolve(
         space,
-        lambda network: limited_ms(table, network, plan.confidence),
+        lambda network: limited_ms(table, network, plan.budgets.confidence),
         partial(_ranks, proxy),
-        budget_ms=plan.budget_ms,
+        budget_ms=plan.budgets.largest_ms,
         networks=plan.networks,
         seed=seed,
         begin_with=[plan.cheapest, *(network for network in plan.references.values() if network in space)],

@@ -13,7 +13,8 @@ from nas.lock import LOCK_NAME, owned, refuse_if_owned
 from nas.networks import Architecture
 from nas.proxies import Proxy, ScoringFailed, differing
 from nas.search import SearchResult, check_budget, plan_search
-from nas.search.run import Progress, run_search
+from nas.search.progress import Progress
+from nas.search.run import run_search
 from nas.validate.accuracy import AccuracyPart
 from nas.validate.agreement import NEAR_MS
 from nas.validate.assemble import assemble, latency_part

@@ -215,7 +215,7 @@ def test_a_plan_says_what_will_be_done_and_how_long_it_takes(survey: SurveyPlan)
     )
 
     assert long == [
-        f"survey: 60 networks inside {survey.budget_ms:g} ms by tables alone, about 5 s",
+        f"survey: 60 networks inside {survey.budgets.largest_ms:g} ms by tables alone, about 5 s",
         "scoring: 120 networks, the best of every latency, by the supernet, about 3.0 min",
         "settling: the best 3 and a reference are trained from the supernet, about 4.0 min",
     ]
@@ -246,7 +246,7 @@ def test_the_survey_proposes_and_the_scorer_scores_the_best_of_it(run: Run, plan
 
 
 def test_the_shortlist_takes_turns_between_the_budget_and_faster_networks(run: Run, plan: GuidedPlan) -> None:
-    budget_ms = plan.survey.budget_ms
+    budget_ms = plan.survey.budgets.largest_ms
     result = run(foretell=(foretell := Foretelling()))
     shortlist = [one for one in result.screenings if one.kind == "searched"]
     latencies = {one.id: one.latency_ms for one in result.candidates}
@@ -494,7 +494,11 @@ def test_run_json_names_every_step_and_no_circumstances_of_the_settler(run: Run,
     document = json.loads((run(settler=Contrary(settings=elsewhere)).path / "run.json").read_text())
     proxy = document["proxy"]
 
-    assert (document["budget_ms"], document["seed"], document["space"]["name"]) == (survey.budget_ms, 0, "tiny")
+    assert (document["budget_ms"], document["seed"], document["space"]["name"]) == (
+        survey.budgets.largest_ms,
+        0,
+        "tiny",
+    )
     assert (proxy["name"], proxy["proxy"], proxy["device"]) == ("scorer", "recording", "cpu")
     assert [(one["name"], one["accuracy_table"]) for one in proxy["screens"]] == [
         ("accuracy-table", "iformer.imagenet")

@@ -182,8 +182,10 @@ def test_a_run_is_not_overwritten_without_resume(tmp_path: Path) -> None:
 
 def test_another_search_is_not_mixed_into_a_run(tmp_path: Path) -> None:
     ResultsFolder(tmp_path / "run", RUN, resume=False)
-    other = RUN.model_copy(update={"budget_ms": 2.0, "seed": 1})
-    with pytest.raises(InputError, match=r"was begun with another budget_ms \(1.0, not 2.0\), seed \(0, not 1\)"):
+    other = RUN.model_copy(
+        update={"budget_ms": 2.0, "seed": 1, "space": SpaceUsed(name="tiny", digest="1", networks=224)}
+    )
+    with pytest.raises(InputError, match=r"was begun with another space \(0, not 1\), seed \(0, not 1\)"):
         ResultsFolder(tmp_path / "run", other, resume=True)
 
 
@@ -294,7 +296,7 @@ def test_a_study_of_an_earlier_version_is_known_by_the_digest_that_it_has() -> N
     proxy = {"name": "p", "data": "photos: 9 train", "init": "a.safetensors", "digest": "d"}
     now = proxy | {"fingerprint": "f", "train_images": 9, "val_images": 3, "threads": 1}
 
-    assert RUN.model_copy(update={"proxy": now}).earlier_digest == "ea5eacedf18bb0f9"
+    assert RUN.model_copy(update={"proxy": now}).earlier_digests[1] == "ea5eacedf18bb0f9"
 
 
 def test_screenings_come_back_as_they_were_kept_and_are_no_candidates(tmp_path: Path) -> None:

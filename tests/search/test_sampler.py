@@ -7,8 +7,10 @@ from optuna.trial import TrialState
 
 from nas.networks import SearchSpace
 from nas.networks.encoding import Encoding
-from nas.search.proposer import Proposer
-from nas.search.sampler import ArchitectureSampler, are_numbers, as_parameters
+from nas.search.mutation import Inside
+from nas.search.parameters import as_parameters, ask_network, network_of
+from nas.search.proposer import SurrogateProposer
+from nas.search.sampler import ArchitectureSampler
 
 SPACE = SearchSpace.find("iformer")
 ENCODING = Encoding(SPACE)
@@ -28,26 +30,18 @@ def blocks(rows):
 
 def sampler(budget=15.0, seed=0):
     def proposer(own_seed):
-        return Proposer(ENCODING, blocks, budget_ms=budget, cheapest=CHEAPEST, seed=own_seed)
+        inside = Inside(encoding=ENCODING, latency_ms=blocks, budget_ms=budget, start=CHEAPEST)
+        return SurrogateProposer(inside, levels_ms=[budget], seed=own_seed)
 
     return ArchitectureSampler(ENCODING, proposer, seed=seed)
 
 
-def network_of(trial):
-    def choose(name, options):
-        if are_numbers(options):
-            return options[trial.suggest_int(name, 0, len(options) - 1)]
-        return trial.suggest_categorical(name, options)
-
-    return SPACE.sample(choose)
-
-
 def width(trial):
-    return sum(stage.channels for stage in network_of(trial).stages)
+    return sum(stage.channels for stage in ask_network(SPACE, trial).stages)
 
 
 def rows_of(study):
-    return ENCODING.encode([network_of(optuna.trial.FixedTrial(trial.params)) for trial in study.trials])
+    return ENCODING.encode([network_of(SPACE, trial.params) for trial in study.trials])
 
 
 def test_every_trial_is_a_new_network_inside_the_budget():
@@ -66,15 +60,15 @@ def test_a_trial_with_a_network_of_its_own_is_learnt_from():
     study.enqueue_trial(as_parameters(SPACE, medium)[0])
     study.optimize(width, n_trials=2)
 
-    assert network_of(optuna.trial.FixedTrial(study.trials[0].params)) == medium
+    assert network_of(SPACE, study.trials[0].params) == medium
     assert len({row.tobytes() for row in rows_of(study)}) == 2
 
 
 def test_failed_and_running_trials_are_not_proposed_again():
     study = optuna.create_study(direction="maximize", sampler=sampler())
     running, failed = study.ask(), study.ask()
-    network_of(running)
-    network_of(failed)
+    ask_network(SPACE, running)
+    ask_network(SPACE, failed)
     study.tell(failed, state=TrialState.FAIL)
     study.optimize(width, n_trials=15)
 

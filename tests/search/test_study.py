@@ -12,6 +12,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError, PendingRollbackError, ProgrammingError
 
+import nas.search.storage
 import nas.search.study
 from nas.errors import InputError, NasError
 from nas.latency import LatencyTable
@@ -20,7 +21,7 @@ from nas.proxies import Score
 from nas.proxies.fake import FakeProxy
 from nas.search import SearchResult, plan_search
 from nas.search.run import run_search
-from nas.search.study import _Patience
+from nas.search.storage import Patience
 
 T = TypeVar("T")
 TINY = SearchSpace.find("tiny")
@@ -62,8 +63,8 @@ def search(tmp_path: Path) -> Search:
 @pytest.fixture
 def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, sqlite3.Connection]:
     """A storage that waits 0.01 s for a lock, and a connection that may lock it; a search asks it for half a second."""
-    monkeypatch.setattr(nas.search.study, "_PATIENCE_S", 0.5)
-    monkeypatch.setattr(nas.search.study, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(nas.search.storage, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(nas.search.storage, "_PAUSE_S", 0.01)
     return f"sqlite:///{tmp_path}/studies.db?timeout=0.01", sqlite3.connect(tmp_path / "studies.db")
 
 
@@ -127,7 +128,7 @@ def _broken_in_between() -> Exception:
     return error
 
 
-class Answering(_Patience):
+class Answering(Patience):
     """Gets these errors from its storage, one a question, before answers."""
 
     errors: ClassVar[list[Exception]] = []
@@ -144,9 +145,9 @@ class Answering(_Patience):
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
     """The errors that storages answer with first; nobody waits long."""
-    monkeypatch.setattr(nas.search.study, "_PATIENCE_S", 0.2)
-    monkeypatch.setattr(nas.search.study, "_PAUSE_S", 0.01)
-    monkeypatch.setattr(nas.search.study, "_Patience", Answering)
+    monkeypatch.setattr(nas.search.storage, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(nas.search.storage, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(nas.search.study, "Patience", Answering)
     monkeypatch.setattr(Answering, "errors", errors := [])
     return errors
 

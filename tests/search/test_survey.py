@@ -15,7 +15,7 @@ from nas.errors import BudgetError, InputError
 from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace
 from nas.proxies import Score, build_proxies
-from nas.search import BatchProxy, SearchResult, SurveyPlan, plan_survey, run_survey
+from nas.search import BatchProxy, Budgets, SearchResult, SurveyPlan, plan_survey, run_survey
 from nas.search.result import rank_of
 
 SPACE = SearchSpace.find("iformer")
@@ -162,15 +162,18 @@ def test_a_resumed_survey_takes_the_place_of_the_first(proxy: BatchProxy, plan: 
     assert Architecture.load(tmp_path / "run" / "winner.json") == second.winner.architecture
 
 
-def test_a_survey_of_another_seed_or_budget_does_not_go_on(proxy: BatchProxy, plan: SurveyPlan, tmp_path: Path) -> None:
+def test_a_survey_of_another_seed_does_not_go_on_and_one_of_another_budget_does(
+    proxy: BatchProxy, plan: SurveyPlan, tmp_path: Path
+) -> None:
     few = replace(plan, networks=40)
     kept = _run(proxy, few, tmp_path / "run").candidates
 
     with pytest.raises(InputError, match=r"was begun with another seed \(0, not 1\): repeat its options"):
         _run(proxy, few, tmp_path / "run", seed=1, resume=True)
-    with pytest.raises(InputError, match=r"was begun with another budget_ms \(1.1, not 0.9\)"):
-        _run(proxy, replace(few, budget_ms=0.9), tmp_path / "run", resume=True)
     assert SearchResult.load(tmp_path / "run").candidates == kept
+    lower = _run(proxy, replace(few, budgets=Budgets(limits_ms=(0.7, 0.9))), tmp_path / "run", resume=True)
+    assert (lower.run.budget_ms, lower.run.budgets) == (0.9, (0.7, 0.9))
+    assert max(one.latency_ms for one in lower.scored) <= 0.9
 
 
 def test_the_lower_end_of_an_interval_decides(tmp_path: Path) -> None:

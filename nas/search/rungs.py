@@ -1,0 +1,153 @@
+"""Early stopping: networks of similar latency compete, and only the best go on to the next, dearer proxy.
+
+Every proxy of a search is a rung, the cheapest first; the score of a candidate is that of the last. Of N networks of
+similar latency that have a result on a rung, one goes on: the best that has not. Nobody waits for a round to be full,
+so any number of workers may score at once. This is asynchronous successive halving (Li et al., A System for
+Massively Parallel Hyperparameter Tuning, MLSys 2020), with the competition by latency; Optuna refuses to prune where a
+study has two objectives.
+
+Each rung is a scoring of its own: a network that goes on is scored anew by the next proxy. A training of another length
+has another schedule, and the beginning of a long one ranks networks worse than one that was meant to be short.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nas.search.jobs import Entry
+
+__all__ = ["Rungs"]
+
+_SIMILAR = 0.1  # networks whose latencies differ by at most this share compete
+_ATTEMPTS = 3  # of a job whose workers were lost; then it counts as failed
+_LOOKED_AT = 50  # of the best networks of a rung, when one that goes on is looked for
+
+
+@dataclass(slots=True)
+class _Rung:
+    """What there is on one rung: entries of proposals by network id; those of references apart."""
+
+    finished: dict[str, Entry]
+    running: dict[str, Entry]
+    references: dict[str, Entry]  # running or finished
+
+
+class Rungs:
+    """The state of a search: what is scored on which rung, what is being scored, and what may go on.
+
+    Args:
+        number: of rungs.
+        share: N, of which one goes on.
+    """
+
+    def __init__(self, number: int, *, share: int) -> None:
+        self._share = share
+        self._rungs = [_Rung({}, {}, {}) for _ in range(number)]
+        self._abandoned: list[Entry] = []
+        self._attempts = Counter[tuple[str, int, str]]()
+
+    def update(self, entries: Iterable[Entry]) -> None:
+        """Take this as the state of all jobs."""
+        self._rungs = [_Rung({}, {}, {}) for _ in self._rungs]
+        abandoned: dict[tuple[str, int, str], Entry] = {}
+        attempts = Counter[tuple[str, int, str]]()
+        for entry in entries:
+            if entry.rung is None or entry.rung >= len(self._rungs):
+                continue
+            rung, key = self._rungs[entry.rung], (entry.id, entry.rung, entry.kind)
+            if entry.state == "abandoned":
+                abandoned[key] = entry
+                attempts[key] += bool(entry.worker)
+                continue
+            if entry.kind == "reference":
+                rung.references[entry.id] = entry
+            elif entry.state == "running":
+                rung.running[entry.id] = entry
+            else:
+                rung.finished[entry.id] = entry
+        self._attempts = attempts
+        self._abandoned = [entry for entry in abandoned.values() if not self._is_begun(entry)]
+
+    def _is_begun(self, entry: Entry) -> bool:
+        assert entry.rung is not None
+        rung = self._rungs[entry.rung]
+        return entry.id in (rung.references if entry.kind == "reference" else {**rung.running, **rung.finished})
+
+    @property
+    def abandoned(self) -> Sequence[Entry]:
+        """Jobs that nobody has any more, each by its last entry."""
+        return self._abandoned
+
+    def lost_on(self, entry: Entry) -> int:
+        """Workers that were lost while they scored a job."""
+        return self._attempts[(entry.id, entry.rung or 0, entry.kind)]
+
+    def is_hopeless(self, entry: Entry) -> bool:
+        """Whether a job has lost so many workers that it is taken to be what ends them."""
+        return self.lost_on(entry) >= _ATTEMPTS
+
+    def finished(self, rung: int) -> dict[str, Entry]:
+        """The results of proposals on a rung, by network id."""
+        return self._rungs[rung].finished
+
+    def running(self, rung: int) -> dict[str, Entry]:
+        """The proposals that are being scored on a rung, by network id."""
+        return self._rungs[rung].running
+
+    def references(self, rung: int) -> dict[str, Entry]:
+        """The references that are scored or being scored on a rung, by network id."""
+        return self._rungs[rung].references
+
+    @property
+    def begun(self) -> int:
+        """Proposals that are scored or being scored on the last rung."""
+        return len(self._rungs[-1].finished) + len(self._rungs[-1].running)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being scored."""
+        running = any(rung.running for rung in self._rungs)
+        return not running and all(one.state != "running" for rung in self._rungs for one in rung.references.values())
+
+    def has(self, network_id: str) -> bool:
+        """Whether a network is scored or being scored as a proposal, or is being scored as a reference."""
+        first = self._rungs[0]
+        reference = first.references.get(network_id)
+        scoring = reference is not None and reference.state == "running"
+        return network_id in first.finished or network_id in first.running or scoring
+
+    def promoted(self, *, early: bool = False) -> tuple[Entry, int] | None:
+        """A network that goes on, by its result, and the rung that it goes to; the highest such rung first.
+
+        Args:
+            early: if no network may go on yet, take the best of a rung in any case.
+        """
+        for number in reversed(range(len(self._rungs) - 1)):
+            found = self._best(number, early=False) or (self._best(number, early=True) if early else None)
+            if found is not None:
+                return found, number + 1
+        return None
+
+    def _best(self, number: int, *, early: bool) -> Entry | None:
+        results = list(self._rungs[number].finished.values())
+        above = self._rungs[number + 1]
+        if not results:
+            return None
+        values = np.asarray([-math.inf if one.value is None else one.value for one in results])
+        latencies = np.log([one.latency_ms for one in results])
+        has_gone_on = np.asarray([one.id in above.finished or one.id in above.running for one in results])
+        order = np.argsort(-values, kind="stable")  # where all have failed: a failure of a cheap proxy says little
+        waiting = order[~has_gone_on[order]]
+        if early and len(waiting):
+            return results[int(waiting[0])]
+        for place, at in enumerate(map(int, waiting[:_LOOKED_AT])):
+            similar = np.abs(latencies - latencies[at]) <= math.log1p(_SIMILAR)
+            before = int(similar[has_gone_on].sum() + similar[waiting[:place]].sum())
+            if before < int(similar.sum()) // self._share:
+                return results[at]
+        return None

@@ -1,0 +1,151 @@
+"""The storage of a study: opening it, waiting while it is locked or away, and saying what is wrong with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DisconnectionError, InterfaceError, OperationalError, PendingRollbackError
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
+
+from nas.errors import InputError, NasError, visible
+from nas.masking import masked, without_secrets
+
+__all__ = ["LOCKED", "Patience", "open_storage", "refuse_two_ats"]
+
+T = TypeVar("T")
+
+# What a database raises while another program has locked it, while it restarts, or while it cannot be reached. A
+# journal in a file waits for its lock by itself.
+_AWAY: tuple[type[Exception], ...] = (OperationalError, InterfaceError, DisconnectionError, NoFreeConnection)
+_AWAY += (PendingRollbackError, ConnectionError, TimeoutError)  # the first after a connection that broke in between
+# What no waiting mends: of SQLite, and of PostgreSQL and its kind
+_LASTING: tuple[str, ...] = ("no such table", "no such column", "has no column", "unable to open", "readonly")
+_LASTING += ("malformed", "authentication failed", "no password", "does not exist", "permission denied")
+LOCKED = ("locked", "starting up", "shutting down", "recovery mode", "too many")  # worth waiting for at the start too
+# What Optuna raises on a journal in which something is wrong that can be read.
+_CONTENT = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RecursionError)
+_PATIENCE_S, _PAUSE_S = 60.0, 1.0
+_REASON = 120  # characters of what a driver says
+_SAVED = "; everything finished so far is saved: go on with --resume"
+
+
+def open_storage(storage: str | Path) -> BaseStorage:
+    """The storage of an Optuna URL, or a journal in a file."""
+    return _journal(storage) if isinstance(storage, Path) else optuna.storages.get_storage(storage)
+
+
+class Patience:
+    """Asks a storage, and asks again while it is locked or away.
+
+    Args:
+        storage: an Optuna storage URL, or the path of a journal.
+        say: gets one line for each time that the storage is away.
+    Attributes:
+        is_open: the study is open. From then on what a database refuses is no bad input, but a failure.
+    """
+
+    def __init__(self, storage: str | Path, say: Callable[[str], None]) -> None:
+        self._storage, self._say, self.is_open = storage, say, False
+        self._where = "--storage" if isinstance(storage, str) else str(storage)
+
+    def ask(self, question: Callable[[], T], *, worth: Callable[[str], bool] = lambda reason: True) -> T:  # noqa: ARG005
+        """The answer to a question that may be asked twice.
+
+        Args:
+            question: asks the storage.
+            worth: whether it is worth waiting, by the reason why there is no answer.
+        Raises:
+            InputError: the storage cannot be used, or is damaged.
+            NasError: there is no answer within a minute, or the storage or the system refuses it.
+        """
+        start = None
+        while True:
+            try:
+                return question()
+            except (NasError, MemoryError, optuna.exceptions.DuplicatedStudyError):
+                raise
+            except Exception as error:  # Storages pass on any error of their driver, and of what they hold.
+                reason = visible(without_secrets(_reason(error), [str(self._storage)]), limit=_REASON)
+                if not _is_away(error, reason) or not worth(reason):
+                    raise _unusable(self._storage, error, reason, is_open=self.is_open) from error
+                if start is None:
+                    start = time.monotonic()
+                    self._say(f"{self._where}: {reason}; asking again for {_PATIENCE_S:.0f} s")
+                elif time.monotonic() - start > _PATIENCE_S:
+                    raise NasError(
+                        f"{self._where}: {reason}, for {_PATIENCE_S:.0f} s{_SAVED} when it is back"
+                    ) from error
+            time.sleep(_PAUSE_S)
+
+
+def refuse_two_ats(storage: str) -> None:
+    """Refuse a URL with an unquoted @ in its password: its second part would be taken for the name of a host.
+
+    Raises:
+        InputError: it has one.
+    """
+    with suppress(ArgumentError, ValueError):  # whoever opens the storage says what is wrong
+        url = make_url(storage)
+        if url.password is not None and "@" in f"{url.host}{url.database}":
+            shown = visible(masked(storage, alone=True), limit=_REASON)
+            raise InputError(f"--storage {shown}: write an @ in the password as %40")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what caused it, the innermost last."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = getattr(cause, "orig", None) or cause.__cause__
+
+
+def _reason(error: BaseException) -> str:
+    """What the database said: the first line of the innermost error."""
+    *_, innermost = _causes(error)
+    words = (str(innermost).strip().splitlines() or [type(innermost).__name__])[0]
+    return words.partition(" (Background on this error at:")[0].strip()
+
+
+def _is_away(error: Exception, reason: str) -> bool:
+    """Whether a database is locked, restarts, or cannot be reached, so that asking again may help."""
+    return any(isinstance(cause, _AWAY) for cause in _causes(error)) and not any(words in reason for words in _LASTING)
+
+
+def _unusable(storage: str | Path, error: Exception, reason: str, *, is_open: bool) -> NasError:
+    """The error for a storage that is damaged, or that refuses what is asked."""
+    if isinstance(storage, str):
+        where = f"--storage {visible(masked(storage, alone=True), limit=_REASON)}"
+        return NasError(f"{where}: {reason}{_SAVED}") if is_open else InputError(f"{where}: cannot be used ({reason})")
+    if isinstance(error, OSError) and error.strerror:
+        return NasError(f"{storage}: {error.strerror}: mend that, then go on with --resume")
+    if not isinstance(error, _CONTENT):
+        return NasError(f"{storage}: {reason} ({type(error).__name__}){_SAVED}")
+    what = "cannot be used" if _is_whole(storage) else "damaged, or of another program"
+    return InputError(
+        f"{storage}: {what} ({type(error).__name__}: {reason}): remove it, then --resume goes on with the candidates "
+        "that are scored"
+    )
+
+
+def _is_whole(journal: Path) -> bool:
+    """Whether all lines of a journal can be read."""
+    try:
+        storage = _journal(journal)
+        for study in storage.get_all_studies():
+            storage.get_all_trials(study._study_id)
+    except _CONTENT:
+        return False
+    return True
+
+
+def _journal(path: Path) -> JournalStorage:
+    """Storage in a journal file. The lock of a killed process is broken after 3 s instead of the default 30 s."""
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path), grace_period=3)))

@@ -1,0 +1,317 @@
+"""A worker of a search: it takes one job after the other from the study, scores it, and keeps the result."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from nas.errors import NasError
+from nas.latency import LatencyTable
+from nas.networks import Architecture, SearchSpace, random_choice
+from nas.proxies import Attempt, Proxy, Score, attempt
+from nas.search.budget import Budgets, limited_ms
+from nas.search.jobs import Entry, Job
+from nas.search.limits import Limits, Quantity
+from nas.search.plan import seconds_with_screening
+from nas.search.records import Candidate, Kind, Screening
+from nas.search.rungs import Rungs
+from nas.search.sampler import Asking
+from nas.search.study import Study
+
+__all__ = ["Keep", "Outcome", "Terms", "Worker", "as_kept"]
+
+Outcome = Literal["scored", "waiting", "late", "done", "exhausted"]
+
+# After _PROPOSALS proposals in a row without a new network inside the budget, or _REPEATS repeated networks among them,
+# the worker itself draws up to _DRAWS random networks. Optuna's own samplers know nothing of latency: with the iPhone
+# table, 205 proposals of TPE gave 20 networks within 1.3 times the cheapest latency, and closer to it hardly any.
+# In a small space any sampler repeats the networks that it knows.
+_PROPOSALS = 100
+_REPEATS = 5
+_DRAWS = 5000
+_LOST = "given up: {} workers were lost while they scored it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What all workers of a search must agree on.
+
+    Attributes:
+        budgets: upper limits of the predicted latency.
+        limits: further upper limits.
+        objectives: quantities that the front is to show besides the latency.
+        wanted: candidates to score besides the references. None if only time ends the search.
+        share: of networks of similar latency on a rung, the best 1/share go on to the next.
+        references: known networks to score, by name.
+    """
+
+    budgets: Budgets
+    limits: Limits = field(default_factory=Limits)
+    objectives: tuple[Quantity, ...] = ()
+    wanted: int | None
+    share: int
+    references: Mapping[str, Architecture]
+
+    def over(self, table: LatencyTable, network: Architecture) -> float:
+        """How far a network is over the largest budget in ms, or over a limit as a share of it; at most 0 inside."""
+        over_ms = limited_ms(table, network, self.budgets.confidence) - self.budgets.largest_ms
+        return max(over_ms, self.limits.excess(network))
+
+    def quantities(self, network: Architecture) -> dict[str, float]:
+        """What is kept of a candidate besides its latency and its score, by name."""
+        return self.limits.values(network) | {one.name: one.value(network) for one in self.objectives}
+
+
+class Keep(Protocol):
+    """Keeps a result where it outlives this process, before the study is told of it."""
+
+    def __call__(self, record: Candidate | Screening, attempted: Attempt) -> None:
+        """Keep a record, and the weights of the attempt if it has any."""
+        ...
+
+
+class Worker:
+    """Takes jobs of a study.
+
+    Args:
+        study: has the jobs.
+        asking: asks the sampler.
+        space: the networks to choose from.
+        table: predicts the latency of candidates.
+        proxies: the rungs by name, the cheapest first; the last one decides.
+        terms: what the search is to do.
+        keep: keeps a result.
+        is_late: whether a job that takes this many seconds would outlast the time limit.
+        on_begin: called with words about every job that is begun.
+
+    Attributes:
+        rungs: the state of the search when this worker last looked.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        asking: Asking,
+        space: SearchSpace,
+        table: LatencyTable,
+        proxies: Mapping[str, Proxy],
+        *,
+        terms: Terms,
+        keep: Keep,
+        is_late: Callable[[float], bool] = lambda ahead_s: False,  # noqa: ARG005
+        on_begin: Callable[[str], None] = lambda words: None,  # noqa: ARG005
+    ) -> None:
+        self._study, self._asking, self._space, self._table = study, asking, space, table
+        self._names, self._proxies = list(proxies), list(proxies.values())
+        self._terms = terms
+        self._keep, self._is_late, self._on_begin = keep, is_late, on_begin
+        self._rejected: set[str] = set()  # ids of proposed networks that are over the budget
+        self._is_used_up = False  # no further network is found
+        self.rungs = Rungs(len(proxies), share=terms.share)
+
+    def look(self) -> list[Entry]:
+        """Look at the study; all its jobs."""
+        entries = self._study.entries()
+        self.rungs.update(entries)
+        self._asking.learn(entries, last=len(self._proxies) - 1, trial_of=self._study.trial)
+        return entries
+
+    def work(self) -> Outcome:
+        """Score the next network on its rung.
+
+        Returns:
+            `scored`: it is done, or another worker was faster. `waiting`: there is nothing to do while others score.
+            `late`: it would outlast the time limit. `done`: all candidates are scored. `exhausted`: no further network
+            inside the budget was found.
+        """
+        self.look()
+        job = self._next()
+        if not isinstance(job, Job):
+            return job
+        if job.kind == "searched" and self._is_late(self._seconds_from(job.rung)):
+            return "late"
+        trial = self._study.begin(job, still=self._is_wanted(job))
+        if trial is not None:
+            self._score(job, trial)
+        return "scored"
+
+    @property
+    def proposed(self) -> int:
+        """Networks that the sampler proposed."""
+        return self._asking.proposed
+
+    @property
+    def over_budget(self) -> int:
+        """Proposed networks that are over the budget or a limit."""
+        return self._asking.over_budget
+
+    def mean_seconds(self, rung: int) -> float:
+        """Mean time of the scores on a rung so far."""
+        results = [*self.rungs.finished(rung).values(), *self.rungs.references(rung).values()]
+        seconds = [one.record["seconds"] for one in results if one.record is not None]
+        return statistics.fmean(seconds) if seconds else 0.0
+
+    def _seconds_from(self, rung: int) -> float:
+        """Expected time until a network that is scored on a rung is through all of them."""
+        return sum(self.mean_seconds(each) for each in range(rung, len(self._proxies)))
+
+    def next_seconds(self) -> float:
+        """Expected time until the next candidate has its score."""
+        rungs_s = [self.mean_seconds(rung) for rung in range(len(self._proxies))]
+        return seconds_with_screening(rungs_s, screen=self._terms.share)
+
+    def _next(self) -> Job | Outcome:
+        """What to do next."""
+        if lost := self._lost():
+            return lost
+        if self.rungs.begun and (reference := self._reference()):
+            return reference
+        if self._is_complete():
+            return "done" if self.rungs.is_idle else "waiting"
+        if promoted := self.rungs.promoted():
+            return self._again(*promoted)
+        if not self._is_used_up and (network := self._proposal()) is not None:
+            return self._job(network, 0)
+        self._is_used_up = True
+        if promoted := self.rungs.promoted(early=True):
+            return self._again(*promoted)
+        return "exhausted" if self.rungs.is_idle else "waiting"
+
+    def _is_complete(self) -> bool:
+        return self._terms.wanted is not None and self.rungs.begun >= self._terms.wanted
+
+    def _lost(self) -> Job | None:
+        """A job that other workers were lost on."""
+        for entry in self.rungs.abandoned:
+            searched = entry.kind == "searched"
+            if searched and (entry.latency_ms > self._terms.budgets.largest_ms or self._is_complete()):
+                continue
+            if entry.rung is not None:
+                return self._again(entry, entry.rung)
+        return None
+
+    def _again(self, entry: Entry, rung: int) -> Job:
+        """The network of an entry on a rung."""
+        network = self._study.network(entry)
+        return Job(network=network, rung=rung, kind=entry.kind, name=entry.name, latency_ms=entry.latency_ms)
+
+    def _job(self, network: Architecture, rung: int, name: str | None = None) -> Job:
+        latency_ms = limited_ms(self._table, network, self._terms.budgets.confidence)
+        kind: Kind = "reference" if name else "searched"
+        return Job(network=network, rung=rung, kind=kind, name=name, latency_ms=latency_ms)
+
+    def _reference(self) -> Job | None:
+        """A reference that is not scored by every proxy yet."""
+        for name, network in self._terms.references.items():
+            for rung in range(len(self._proxies)):
+                if network.id not in self.rungs.references(rung) and not self._is_late(self.mean_seconds(rung)):
+                    return self._job(network, rung, name)
+        return None
+
+    def _is_wanted(self, job: Job) -> Callable[[Sequence[Entry]], bool]:
+        """Whether a job is within the number of candidates, by the jobs that others began before."""
+        wanted, last = self._terms.wanted, len(self._proxies) - 1
+
+        def still(before: Sequence[Entry]) -> bool:
+            if job.kind == "reference" or job.rung != last or wanted is None:
+                return True
+            begun = {
+                one.id for one in before if one.kind == "searched" and one.rung == last and one.state != "abandoned"
+            }
+            return len(begun) < wanted
+
+        return still
+
+    def _score(self, job: Job, trial: int) -> None:
+        """Score a network, and keep the result, also if it is a failure."""
+        name, proxy = self._names[job.rung], self._proxies[job.rung]
+        self._on_begin(f"scoring {job.name or job.network.id} with {name}")
+        try:
+            attempted = self._attempt(job, proxy)
+            record = self._record(job, trial, name, attempted)
+            self._keep(record, attempted)
+        except BaseException:
+            with suppress(NasError):  # The storage may be what has failed.
+                self._study.abandon([trial], interrupted=True)
+            raise
+        self._study.finish(trial, as_kept(record))
+
+    def _attempt(self, job: Job, proxy: Proxy) -> Attempt:
+        others = self.rungs.references if job.kind == "searched" else self.rungs.finished
+        known = others(job.rung).get(job.network.id)  # a reference that the sampler proposes as well
+        if known is not None and known.state == "finished":
+            return _as_before(known)
+        mine = [one for one in self.rungs.abandoned if one.is_of(job)]
+        if mine and self.rungs.is_hopeless(mine[0]):
+            return Attempt(score=None, failure=_LOST.format(self.rungs.lost_on(mine[0])), seconds=0.0)
+        return attempt(proxy, job.network)
+
+    def _record(self, job: Job, trial: int, name: str, attempted: Attempt) -> Candidate | Screening:
+        network, value = job.network, attempted.value
+        if job.rung < len(self._proxies) - 1:
+            return Screening(
+                id=network.id,
+                proxy=name,
+                kind=job.kind,
+                trial=trial,
+                value=value,
+                architecture=network,
+                **attempted.account,
+            )
+        latency = self._table.latency(network, coverage=self._terms.budgets.confidence)
+        return Candidate.of(
+            network,
+            latency,
+            kind=job.kind,
+            name=job.name,
+            trial=trial,
+            score=value,
+            quantities=self._terms.quantities(network),
+            **attempted.account,
+        )
+
+    def _proposal(self) -> Architecture | None:
+        """A new network inside the budget; None if there seems to be none left."""
+        repeats = 0
+        for _ in range(_PROPOSALS):
+            network, over = self._asking.ask()
+            if over <= 0 and not self.rungs.has(network.id):
+                return network
+            # A sampler that learns from scores alone proposes what is over the budget again and again.
+            repeats += over <= 0 or network.id in self._rejected
+            self._rejected.add(network.id)
+            if repeats == _REPEATS:
+                break
+        return self._overlooked()
+
+    def _overlooked(self) -> Architecture | None:
+        """A network inside the budget that is not scored yet: a random one, or else the cheapest of the space."""
+
+        def is_new(network: Architecture) -> bool:
+            return not self.rungs.has(network.id) and self._terms.over(self._table, network) <= 0
+
+        choose = random_choice(seed=self._asking.proposed)
+        for _ in range(_DRAWS):
+            network = self._space.sample(choose)
+            if is_new(network):
+                return network
+        cheapest = self._space.extreme(self._table.layer_ms)
+        return cheapest if is_new(cheapest) else None
+
+
+def as_kept(record: Candidate | Screening) -> dict[str, Any]:
+    """A result as JSON for the study, which knows the network by its parameters."""
+    return record.model_dump(mode="json", exclude_none=True, exclude={"architecture"})
+
+
+def _as_before(entry: Entry) -> Attempt:
+    """The outcome that an entry has kept."""
+    record = entry.record or {}
+    seconds = float(record.get("seconds", 0.0))
+    if entry.value is None:
+        return Attempt(score=None, failure=record.get("failure"), seconds=seconds)
+    score = Score(value=entry.value, seconds=seconds, details=record.get("details", {}))
+    return Attempt(score=score, failure=None, seconds=seconds)

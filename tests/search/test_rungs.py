@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterable
+
+from nas.search.jobs import Entry
+from nas.search.rungs import Rungs
+
+
+def entry(number: int, value: float | None, *, rung: int = 0, latency_ms: float = 1.0, **changes: object) -> Entry:
+    facts = {"kind": "searched", "name": None, "worker": "main", "state": "finished", "record": {"seconds": 1.0}}
+    return Entry(
+        trial=number, id=f"n{number}", rung=rung, latency_ms=latency_ms, value=value, **facts | changes,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def rungs(entries: Iterable[Entry], *, number: int = 2, share: int = 4) -> Rungs:
+    made = Rungs(number, share=share)
+    made.update(entries)
+    return made
+
+
+def promoted(state: Rungs, *, early: bool = False) -> tuple[str, int] | None:
+    found = state.promoted(early=early)
+    return None if found is None else (found[0].id, found[1])
+
+
+def test_of_four_networks_the_best_goes_on_and_no_other() -> None:
+    four = [entry(number, value) for number, value in enumerate((0.1, 0.4, 0.3, 0.2))]
+
+    assert promoted(rungs(four[:3])) is None
+    assert promoted(rungs(four)) == ("n1", 1)
+    assert promoted(rungs([*four, entry(1, 0.9, rung=1)])) is None
+
+
+def test_a_network_competes_with_those_of_similar_latency() -> None:
+    slow = [entry(number, 0.9, latency_ms=2.0) for number in range(3)]
+    fast = [entry(3 + number, 0.1 * number, latency_ms=1.0 + 0.02 * number) for number in range(4)]
+
+    assert promoted(rungs([*slow, *fast])) == ("n6", 1)
+
+
+def test_what_is_scored_on_the_next_rung_is_counted_although_better_ones_come_later() -> None:
+    early = [entry(number, 0.1 * number) for number in range(4)]
+    gone_on = entry(3, None, rung=1, state="running")
+    later = [entry(4 + number, 0.9) for number in range(3)]
+
+    assert promoted(rungs([*early, gone_on, *later])) is None
+    assert promoted(rungs([*early, gone_on, *later, entry(7, 0.8)])) == ("n4", 1)
+
+
+def test_the_highest_rung_goes_first() -> None:
+    low = [entry(number, 0.1 * number) for number in range(8)]
+    high = [entry(number, 0.1 * number, rung=1) for number in range(4)]
+
+    assert promoted(rungs([*low, *high], number=3)) == ("n3", 2)
+
+
+def test_where_all_have_failed_the_first_goes_on_and_early_the_best_of_a_few() -> None:
+    assert promoted(rungs([entry(number, None) for number in range(4)])) == ("n0", 1)
+    assert promoted(rungs([entry(0, 0.1), entry(1, 0.2)]), early=True) == ("n1", 1)
+    assert promoted(rungs([]), early=True) is None
+
+
+def test_references_are_no_competition() -> None:
+    references = [entry(number, 0.9, kind="reference", name="r") for number in range(4)]
+
+    assert promoted(rungs([*references, *(entry(4 + number, 0.1) for number in range(3))])) is None
+    assert rungs(references).has("n0") is False
+    assert rungs([entry(0, None, kind="reference", name="r", state="running")]).has("n0") is True
+
+
+def test_a_job_is_abandoned_until_another_worker_has_it() -> None:
+    lost = entry(0, None, state="abandoned", record=None)
+    again = dataclasses.replace(lost, trial=1, state="running", worker="other")
+
+    assert list(rungs([lost]).abandoned) == [lost]
+    assert list(rungs([lost, again]).abandoned) == []
+    assert rungs([lost, again]).is_idle is False
+    assert rungs([lost]).begun == 0
+
+
+def test_a_job_that_ends_three_workers_is_hopeless_but_not_one_that_was_interrupted() -> None:
+    lost = [entry(0, None, state="abandoned", record=None) for _ in range(3)]
+    interrupted = [dataclasses.replace(one, worker="") for one in lost]
+
+    assert rungs(lost).is_hopeless(lost[0])
+    assert not rungs(interrupted).is_hopeless(interrupted[0])
+
+
+def test_about_one_in_the_share_goes_on_whatever_the_order() -> None:
+    draw = random.Random(0)
+    entries, on = list[Entry](), 0
+    for number in range(400):
+        entries.append(entry(number, draw.random(), latency_ms=draw.uniform(0.4, 1.6)))
+        while (found := rungs(entries, share=8).promoted()) is not None:
+            entries.append(dataclasses.replace(found[0], rung=1, trial=1000 + on))
+            on += 1
+
+    assert 400 / 8 * 0.6 < on < 400 / 8 * 1.5
