@@ -22,10 +22,10 @@ unit of all regrets. There are four kinds of runs:
 - `edge`: 100 networks are asked for at 0.35 ms, 1.02 times the cheapest.
 - `cost` and `front-cost`: CPU of the proposals of 1,000 candidates, without the scores.
 
-Optuna's samplers get the latency as a constraint, its Gaussian process and the tools from PyPI a score below that of
-the cheapest network, the lower the further over the budget; the tools begin with the cheapest network. What is over the budget, or comes twice,
-counts as no candidate. Every run is a line of runs.jsonl; goes on where it was stopped. What is best known is the best
-of all runs and of an evolution of 120,000 networks without noise, which best.json keeps.
+Optuna's samplers get the latency as a constraint. Its Gaussian process and the tools from PyPI get a score below that
+of the cheapest network, the lower the further over the budget; the tools begin with the cheapest network. What is over
+the budget, or comes twice, counts as no candidate. Every run is a line of runs.jsonl; goes on where it was stopped.
+What is best known is the best of all runs and of an evolution of 120,000 networks without noise, which best.json keeps.
 """
 
 from __future__ import annotations
