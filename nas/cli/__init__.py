@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli import accuracy, devices, export, latency, results, search, space, supernet, table, validate
+from nas.cli import accuracy, devices, export, latency, results, search, space, supernet, table, validate, worker
 from nas.cli.guard import guarded
 from nas.scratch import sweep
 
@@ -35,6 +35,7 @@ def _global(
 
 
 app.command()(search.search)
+app.command()(worker.worker)
 app.command()(latency.latency)
 app.command()(accuracy.accuracy)
 app.command()(devices.devices)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from nas.networks import SearchSpace
     from nas.search import Limits, Quantity
 
-__all__ = ["Asked", "default_out"]
+__all__ = ["Asked"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +38,7 @@ class Asked:
         storage: an Optuna storage URL.
         shared: a folder or object store that all workers share.
         workers: processes that score.
+        further_tables: latency tables beside `table`, by name.
         out: the results folder.
         resume: go on with the run in it.
     """
@@ -58,6 +58,7 @@ class Asked:
     storage: str | None
     shared: str | None
     workers: int | None
+    further_tables: dict[str, LatencyTable]
     out: Path
     resume: bool
 
@@ -85,19 +86,3 @@ class Asked:
                 raise InputError(
                     f"{name} is for searches by --proxy that train; this one has no use for it: leave it out"
                 )
-
-
-def default_out(space: str, budgets_ms: Sequence[float] | None, *, resume: bool) -> Path:
-    """The folder results/SPACE-BUDGETms, with a number if it is taken. With --resume, the last such folder.
-
-    Example:
-        >>> default_out("iformer", (0.6, 1.1), resume=False), default_out("iformer", None, resume=False)
-        (PosixPath('results/iformer-0.6-1.1ms'), PosixPath('results/iformer-front'))
-    """
-    what = "front" if budgets_ms is None else "-".join(f"{budget_ms:g}" for budget_ms in budgets_ms) + "ms"
-    first = Path("results") / f"{Path(space).stem}-{what}"
-    path, number, last = first, 1, first
-    while (path / "run.json").exists():
-        number, last = number + 1, path
-        path = first.with_name(f"{first.name}-{number}")
-    return last if resume else path

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas.cli import options
-from nas.cli.asked import Asked, default_out
+from nas.cli.asked import Asked
 from nas.cli.live import search_watch
 from nas.cli.results import print_result, result_json, stoppable
 from nas.cli.surveyed import search_images, survey_space
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from nas.networks import Architecture
     from nas.proxies import Proxy
     from nas.search import Run, SearchResult
+    from nas.search.progress import Progress
+    from nas.search.shared import Sharing
 
 __all__ = ["search"]
 
@@ -92,7 +95,7 @@ def search(
     """
     from nas.networks import SearchSpace
     from nas.report import write_report
-    from nas.search import SearchResult, check_budget, read_budgets
+    from nas.search import SearchResult, check_budget, default_out, read_budgets
 
     source, option = options.read_data(data, option)
     # Options of a proxy without --proxy are for short training, which alone has any that are needed.
@@ -129,6 +132,7 @@ def search(
         storage=storage,
         shared=shared,
         workers=workers,
+        further_tables=dict(list(tables.items())[1:]),
         out=out,
         resume=resume,
     )
@@ -157,6 +161,7 @@ def _by_proxies(
     """A search by the proxies that are named."""
     from nas.proxies import build_proxies
     from nas.search import BatchProxy, SearchResult, check_budget, check_folder, check_sampler, random_inside
+    from nas.search.shared import Sharing
 
     if asked.sampler is not None:
         check_sampler(asked.sampler)
@@ -175,7 +180,15 @@ def _by_proxies(
     decides, last = built.popitem()
     if isinstance(last, BatchProxy) and not built:
         return survey_space(asked, last, decides)
-    return _search(asked, last, decides, screens=built, screen=screen, track=track, kept=kept)
+    sharing = Sharing(
+        proxies=names,
+        options=settings,
+        data=asked.data,
+        tables=asked.further_tables,
+        url=asked.shared,
+        workers=asked.workers or 1,
+    )
+    return _search(asked, last, decides, screens=built, screen=screen, track=track, kept=kept, sharing=sharing)
 
 
 def _search(
@@ -187,8 +200,10 @@ def _search(
     screen: int,
     track: list[str] | None,
     kept: Run | None,
+    sharing: Sharing,
 ) -> SearchResult:
     """A search with a study, by proxies that take their time."""
+    from nas.report import open_tracker
     from nas.search import plan_search
     from nas.search.run import run_search
 
@@ -209,7 +224,14 @@ def _search(
     )
     for line in (*planned.describe(), f"results: {asked.out}"):
         say(line)
-    with stoppable(asked.out), search_watch() as watch:
+    with stoppable(asked.out), ExitStack() as stack, search_watch() as watch:
+        trackers = [stack.enter_context(closing(open_tracker(one, out=asked.out, say=say))) for one in track or ()]
+
+        def on_progress(progress: Progress) -> None:
+            watch(progress)
+            for tracker in trackers:
+                tracker.on_progress(progress)
+
         return run_search(
             asked.space,
             asked.table,
@@ -225,5 +247,6 @@ def _search(
             resume=asked.resume,
             command=asked.command,
             say=say,
-            on_progress=watch,
+            sharing=sharing,
+            on_progress=on_progress,
         )

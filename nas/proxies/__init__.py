@@ -57,6 +57,7 @@ __all__ = [
     "build_proxies",
     "differing",
     "identity",
+    "runs_code",
 ]
 
 
@@ -117,6 +118,12 @@ def build_proxies(
         name: built[name] if members == [name] else Panel({member: built[member] for member in members}, inputs)
         for name, members in panels.items()
     }
+
+
+def runs_code(names: str) -> bool:
+    """Whether `--proxy NAMES` runs a file of the user's own."""
+    members = [member for name in _apart(names, ",") for member in _members(name)]
+    return any(is_own(_base_and_variant(member)[0]) for member in members)
 
 
 def _apart(text: str, separator: str) -> list[str]:

@@ -10,6 +10,7 @@ from nas.report.figures import write_plot
 from nas.report.page import write_report, write_validation
 from nas.report.predicted import accuracy_words, is_predicted, landmarks, published_words
 from nas.report.sections import Section, validation_sections
+from nas.report.tracking import open_tracker
 from nas.report.words import score_words, screening_values, summary
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "accuracy_words",
     "is_predicted",
     "landmarks",
+    "open_tracker",
     "published_words",
     "score_words",
     "screening_values",

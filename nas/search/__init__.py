@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from nas.search.budget import Budgets, check_budget, check_milliseconds, read_budgets
+from nas.search.folder import ResultsFolder, check_folder, default_out
 from nas.search.guided import GuidedPlan, plan_guided, run_guided
 from nas.search.limits import Limits, Quantity, find_quantities
 from nas.search.pareto import hypervolume, undominated
@@ -34,7 +35,7 @@ from nas.search.plan import (
     random_inside,
 )
 from nas.search.records import Candidate, Run, Screening, SpaceUsed, Spending, TableUsed, versions
-from nas.search.result import ResultsFolder, SearchResult, check_folder, score_of
+from nas.search.result import SearchResult, score_of
 from nas.search.survey import NETWORKS, BatchProxy, SurveyPlan, look, plan_survey, run_survey
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "check_folder",
     "check_milliseconds",
     "check_sampler",
+    "default_out",
     "draw_inside",
     "duration",
     "find_quantities",

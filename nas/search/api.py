@@ -11,18 +11,19 @@ from nas.latency import LatencyTable
 from nas.networks import SearchSpace
 from nas.proxies import FunctionProxy, Proxy, Scorer, build_proxies
 from nas.search.budget import check_budget, read_budgets
+from nas.search.folder import check_folder, default_out
 from nas.search.limits import Limits, find_quantities
 from nas.search.plan import plan_search, random_inside
 from nas.search.progress import Progress
 from nas.search.records import Run
-from nas.search.result import SearchResult, check_folder
+from nas.search.result import SearchResult
 from nas.search.run import run_search
 from nas.search.survey import NETWORKS, BatchProxy, plan_survey, run_survey
 
 if TYPE_CHECKING:
     from nas.data import DataSource
 
-__all__ = ["default_out", "search"]
+__all__ = ["search"]
 
 _TIME_LIMIT_S = 600.0  # where neither trials nor a time limit end a search
 
@@ -124,7 +125,7 @@ def search(
     budgets, _ = check_budget(the_space, the_table, budgets_ms, confidence)
 
     def build(names: str) -> dict[str, Proxy]:
-        band_ms = kept.budget_ms if kept else budgets.largest_ms
+        band_ms = (kept.band_ms or kept.budget_ms) if kept else budgets.largest_ms
         band = random_inside(the_space, the_table, band_ms, confidence) if "+" in names else ()
         return build_proxies(names, data=data or "synthetic", seed=seed, options=options, band=band)
 
@@ -161,22 +162,6 @@ def search(
         storage=storage or (kept.storage if kept else None), resume=resume, command=command, say=say,
         on_progress=on_progress,
     )  # fmt: skip
-
-
-def default_out(space: str, budgets_ms: Sequence[float] | None, *, resume: bool) -> Path:
-    """The folder results/SPACE-BUDGETms, with a number if it is taken; with `resume`, the last such folder.
-
-    Example:
-        >>> default_out("iformer", (0.6, 1.1), resume=False), default_out("my/x.toml", None, resume=False)
-        (PosixPath('results/iformer-0.6-1.1ms'), PosixPath('results/x-front'))
-    """
-    what = "front" if budgets_ms is None else "-".join(f"{budget_ms:g}" for budget_ms in budgets_ms) + "ms"
-    first = Path("results") / f"{Path(space).stem}-{what}"
-    path, number, last = first, 1, first
-    while (path / "run.json").exists():
-        number, last = number + 1, path
-        path = first.with_name(f"{first.name}-{number}")
-    return last if resume else path
 
 
 def _space(name: str) -> tuple[str, SearchSpace]:

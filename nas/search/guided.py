@@ -22,9 +22,10 @@ from nas.lock import LOCK_NAME, owned
 from nas.networks import Architecture, SearchSpace
 from nas.proxies import Proxy, attempt
 from nas.search.evolution import Found
+from nas.search.folder import ResultsFolder
 from nas.search.plan import duration
 from nas.search.records import Candidate, Kind, Screening, run_of
-from nas.search.result import ResultsFolder, SearchResult, score_of
+from nas.search.result import SearchResult, score_of
 from nas.search.survey import BatchProxy, SurveyPlan, look
 
 __all__ = ["SETTLED", "GuidedPlan", "plan_guided", "run_guided", "scored_networks"]

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from nas.errors import finishing
+from nas.errors import NasError, finishing
 from nas.latency import LatencyTable
 from nas.lock import LOCK_NAME, owned
 from nas.networks import SearchSpace
-from nas.networks.encoding import Encoding
-from nas.proxies import Attempt, Proxy
+from nas.proxies import Attempt, Proxy, runs_code
 from nas.search.budget import limited_ms
+from nas.search.folder import ResultsFolder
 from nas.search.heart import Heart, Watch
 from nas.search.jobs import Entry, Job
 from nas.search.plan import SAMPLERS, Plan, check_sampler
 from nas.search.progress import Progress, RungProgress
-from nas.search.proposer import Proposer, proposer_by_table
 from nas.search.records import Candidate, Run, Screening, run_of
-from nas.search.regularised import evolution_by_table
-from nas.search.result import ResultsFolder, SearchResult
-from nas.search.sampler import Asking, make_sampler
+from nas.search.result import SearchResult
+from nas.search.shared import ENDED, INSTRUCTIONS, Instructions, Sharing, give_files
+from nas.search.store import Store
 from nas.search.study import Study
-from nas.search.worker import Terms, Worker, as_kept
+from nas.search.team import Team
+from nas.search.worker import Outcome, as_kept, make_worker, terms_of
 
-__all__ = ["MAIN", "make_worker", "run_search", "terms_of"]
+__all__ = ["MAIN", "run_search"]
 
 MAIN = "main"  # name of the worker in the process that owns the results folder
 _ENDINGS = {
@@ -52,6 +52,7 @@ def run_search(
     time_limit_s: float | None = None,
     storage: str | None = None,
     sampler: str | None = None,
+    sharing: Sharing | None = None,
     resume: bool = False,
     command: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,  # noqa: ARG005
@@ -77,9 +78,10 @@ def run_search(
         storage: an Optuna storage URL. By default a journal in the results folder.
         sampler: name of what proposes the networks, one of `SAMPLERS`. By default the first, or that of the run to
             continue.
+        sharing: lets other processes score as well; see nas/search/shared.py. Without it this process scores alone.
         resume: continue the run in the folder.
         command: the command line, for run.json.
-        say: gets a line when the storage is locked or away.
+        say: gets a line when the storage is locked or away, and when a worker is lost.
         on_progress: called after every score, and at the end.
     Raises:
         InputError: there is no such sampler, the folder or the storage belongs to another run, or another process works
@@ -117,59 +119,15 @@ def run_search(
             study = _open(out / "study.journal", run, space, out.name, len(proxies), earlier, resume=True, say=say)
         search = _Search(
             space, table, proxies, plan, run, study, folder,
-            seed=seed, time_limit_s=time_limit_s, started=started, on_progress=on_progress,
+            seed=seed, time_limit_s=time_limit_s, started=started, say=say, on_progress=on_progress,
         )  # fmt: skip
         stack.enter_context(Heart(study))
         with finishing(folder.finish):
-            search.go()
+            if sharing is None:
+                search.go()
+            else:
+                search.go_with(sharing, storage or str((out / "study.journal").resolve()), space)
         return folder.load()
-
-
-def make_worker(
-    space: SearchSpace,
-    table: LatencyTable,
-    proxies: Mapping[str, Proxy],
-    study: Study,
-    *,
-    sampler: str,
-    terms: Terms,
-    seed: int,
-    **options: Any,
-) -> Worker:
-    """A worker of a study.
-
-    Args:
-        space: the networks to choose from.
-        table: predicts their latency.
-        proxies: the rungs by name.
-        study: has the jobs.
-        sampler: what proposes networks, one of `SAMPLERS`.
-        terms: what the search is to do.
-        seed: random seed of the sampler. Workers of one search, and a resumed search, must draw otherwise.
-        options: further arguments of `Worker`.
-    """
-    encoding, budgets = Encoding(space), terms.budgets
-
-    def proposer(own_seed: int) -> Proposer:
-        cheapest_ms = limited_ms(table, space.extreme(table.layer_ms), budgets.confidence)
-        by_table = evolution_by_table if sampler == "evolution" else proposer_by_table
-        return by_table(
-            encoding,
-            table,
-            levels_ms=budgets.levels_ms(cheapest_ms),
-            confidence=budgets.confidence,
-            allowed=terms.limits.allowed(encoding) if terms.limits else None,
-            seed=own_seed,
-        )
-
-    asking = Asking(
-        space,
-        make_sampler(sampler, encoding, proposer, seed=seed),
-        over=lambda network: terms.over(table, network),
-        over_ms=lambda latency_ms: latency_ms - budgets.largest_ms,
-        front=budgets.whole_front or len(budgets.limits_ms) > 1,
-    )
-    return Worker(study, asking, space, table, proxies, terms=terms, **options)
 
 
 class _Search:
@@ -188,9 +146,12 @@ class _Search:
         seed: int,
         time_limit_s: float | None,
         started: float,
+        say: Callable[[str], None],
         on_progress: Callable[[Progress], None],
     ) -> None:
-        self._names, self._plan, self._study, self._folder = list(proxies), plan, study, folder
+        self._names, self._plan, self._run, self._study, self._folder = list(proxies), plan, run, study, folder
+        self._say, self._store = say, Store(str(folder.path.resolve()))
+        self._team: Team | None = None
         self._table, self._time_limit_s, self._started = table, time_limit_s, started
         self._on_progress, self._kept, self._watch = on_progress, 0, Watch(own=study.worker)
         self._known = {self._key(one) for one in folder.result.screenings}
@@ -206,12 +167,64 @@ class _Search:
 
     def go(self) -> None:
         """Search to the end."""
-        while (outcome := self._worker.work()) in ("scored", "waiting"):
+        while (outcome := self._next()) in ("scored", "waiting"):
             self._collect()
             if outcome == "waiting":
                 time.sleep(_PAUSE_S)
+        if self._team:
+            self._study.share(ENDED, True)
+            while self._team.is_alive:  # Each ends what it has begun.
+                self._collect()
+                time.sleep(_PAUSE_S)
         self._collect()
         self._report(ended=_ENDINGS[outcome])
+
+    def go_with(self, sharing: Sharing, storage: str, space: SearchSpace) -> None:
+        """Search to the end with other workers, those on this machine started by this process.
+
+        Args:
+            sharing: what was asked of the workers.
+            storage: an Optuna storage URL, or the path of a journal.
+            space: the networks to choose from.
+        """
+        if sharing.url is not None:
+            self._store = Store(sharing.url)
+            give_files(self._store, sharing.options)
+        instructions = Instructions.of(sharing, self._store, self._plan, self._run, space, self._table)
+        self._study.share(ENDED, False)
+        self._study.share(INSTRUCTIONS, instructions.model_dump(mode="json", by_alias=True))
+        try:
+            if sharing.workers > 1:
+                self._team = Team(
+                    sharing.workers,
+                    storage,
+                    self._folder.path.name,
+                    name=f"local-{secrets.token_hex(3)}",
+                    arguments=["--proxy", sharing.proxies] if runs_code(sharing.proxies) else [],
+                    logs=self._folder.path / "workers",
+                )
+            self.go()
+            self._study.share(ENDED, True)
+        finally:
+            if self._team:
+                self._team.stop()
+
+    def _next(self) -> Outcome:
+        """Let this process score the next network, or where it has a team, look how far that is."""
+        if self._team is None:
+            return self._worker.work()
+        lost = self._team.lost()
+        for name, reason in lost.items():
+            self._say(f"worker {name} is lost: {reason}; others take up its candidate")
+        entries = self._worker.look()
+        self._study.abandon(one.trial for one in entries if one.state == "running" and one.worker in lost)
+        was_alive = self._team.is_alive
+        outcome = self._worker.outlook()
+        if outcome != "waiting" or was_alive:
+            return outcome
+        if self._team.has_failed:
+            raise NasError(f"all workers have ended, see {self._folder.path / 'workers'}; --resume starts new ones")
+        return "exhausted"
 
     def _is_late(self, ahead_s: float) -> bool:
         used_s = time.monotonic() - self._started
@@ -223,9 +236,17 @@ class _Search:
         if isinstance(record, Screening):
             self._folder.add_screening(record)
             return
-        self._folder.add(record, attempted.score.weights if attempted and attempted.score else None)
+        weights = attempted.score.weights if attempted and attempted.score else self._weights_of(record)
+        self._folder.add(record, weights)
         self._kept += 1
         self._report(last=record)
+
+    def _weights_of(self, record: Candidate) -> bytes | None:
+        """The weights that another worker has left in the store; they are the folder's own from now on."""
+        name = f"weights/{record.id}.safetensors"
+        if (content := self._store.read(name)) is not None and self._store.folder != self._folder.path.resolve():
+            self._store.remove(name)
+        return content
 
     def _collect(self) -> None:
         """Keep what other workers have finished; let others have the jobs of those that are gone."""
@@ -304,18 +325,6 @@ class _Search:
                 ended=ended,
             )
         )
-
-
-def terms_of(plan: Plan) -> Terms:
-    """What all workers of a planned search must agree on."""
-    return Terms(
-        budgets=plan.budgets,
-        limits=plan.limits,
-        objectives=plan.objectives,
-        wanted=plan.candidates,
-        share=plan.screen,
-        references=plan.references,
-    )
 
 
 def _open(

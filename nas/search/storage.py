@@ -48,12 +48,14 @@ class Patience:
     Args:
         storage: an Optuna storage URL, or the path of a journal.
         say: gets one line for each time that the storage is away.
+        patience_s: how long it is asked again; by default a minute.
     Attributes:
         is_open: the study is open. From then on what a database refuses is no bad input, but a failure.
     """
 
-    def __init__(self, storage: str | Path, say: Callable[[str], None]) -> None:
+    def __init__(self, storage: str | Path, say: Callable[[str], None], *, patience_s: float | None = None) -> None:
         self._storage, self._say, self.is_open = storage, say, False
+        self._patience_s = _PATIENCE_S if patience_s is None else patience_s
         self._where = "--storage" if isinstance(storage, str) else str(storage)
 
     def ask(self, question: Callable[[], T], *, worth: Callable[[str], bool] = lambda reason: True) -> T:  # noqa: ARG005
@@ -78,10 +80,10 @@ class Patience:
                     raise _unusable(self._storage, error, reason, is_open=self.is_open) from error
                 if start is None:
                     start = time.monotonic()
-                    self._say(f"{self._where}: {reason}; asking again for {_PATIENCE_S:.0f} s")
-                elif time.monotonic() - start > _PATIENCE_S:
+                    self._say(f"{self._where}: {reason}; asking again for {self._patience_s:.0f} s")
+                elif time.monotonic() - start > self._patience_s:
                     raise NasError(
-                        f"{self._where}: {reason}, for {_PATIENCE_S:.0f} s{_SAVED} when it is back"
+                        f"{self._where}: {reason}, for {self._patience_s:.0f} s{_SAVED} when it is back"
                     ) from error
             time.sleep(_PAUSE_S)
 

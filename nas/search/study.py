@@ -29,13 +29,13 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.errors import InputError
+from nas.errors import InputError, visible
 from nas.networks import Architecture, SearchSpace
 from nas.search.jobs import Entry, Job
 from nas.search.parameters import as_parameters, network_of
 from nas.search.storage import LOCKED, Patience, open_storage, refuse_two_ats
 
-__all__ = ["Study"]
+__all__ = ["Study", "read_shared"]
 
 _RECORD, _NETWORK, _WORKER = "record", "network", "worker"  # attributes of a trial
 _RUN = "run"  # attribute of the study
@@ -75,6 +75,7 @@ class Study:
         last: int,
         worker: str,
         resume: bool,
+        patience_s: float | None = None,
         say: Callable[[str], None],
     ) -> Self:
         """Open the study of a run: a new study, or with `resume` the existing one.
@@ -88,6 +89,7 @@ class Study:
             last: number of the rung that decides.
             worker: name of this worker.
             resume: use the study of this name if there is one.
+            patience_s: how long a storage that is away is asked again; by default a minute.
             say: gets a line when the storage is locked or away.
         Raises:
             InputError: the storage cannot be used, or has a study of this name that belongs to another search.
@@ -96,7 +98,7 @@ class Study:
         if isinstance(storage, str):
             refuse_two_ats(storage)
         optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # Errors are raised as well.
-        patience = Patience(storage, say)
+        patience = Patience(storage, say, patience_s=patience_s)
 
         def opened() -> tuple[BaseStorage, int, str]:
             backend = open_storage(storage)
@@ -297,6 +299,28 @@ class Study:
             value=value,
             record=record,
         )
+
+
+def read_shared(storage: str | Path, name: str, *, say: Callable[[str], None]) -> dict[str, Any]:
+    """What the study of this name keeps for all workers.
+
+    Raises:
+        InputError: the storage cannot be used, or has no such study.
+    """
+    if isinstance(storage, str):
+        refuse_two_ats(storage)
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    patience = Patience(storage, say)
+
+    def read() -> dict[str, Any] | None:
+        backend = open_storage(storage)
+        names = {study.study_name: study._study_id for study in backend.get_all_studies()}
+        return backend.get_study_user_attrs(names[name]) if name in names else None
+
+    found = patience.ask(read, worth=lambda reason: any(words in reason for words in LOCKED))
+    if found is None:
+        raise InputError(f"--study {visible(name)}: --storage has no such study; it is the name of the results folder")
+    return found
 
 
 def _value_of(record: Mapping[str, Any]) -> float | None:

@@ -15,9 +15,10 @@ from nas.networks import Architecture, SearchSpace
 from nas.proxies import Proxy, Score
 from nas.search.budget import Budgets, check_budget, limited_ms
 from nas.search.evolution import Found, evolve
+from nas.search.folder import ResultsFolder
 from nas.search.plan import duration, known_ms
 from nas.search.records import Candidate, Kind, run_of
-from nas.search.result import ResultsFolder, SearchResult, order_of
+from nas.search.result import SearchResult, order_of
 
 __all__ = ["NETWORKS", "BatchProxy", "SurveyPlan", "look", "plan_survey", "run_survey"]
 

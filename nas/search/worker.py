@@ -11,17 +11,20 @@ from typing import Any, Literal, Protocol
 from nas.errors import NasError
 from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace, random_choice
+from nas.networks.encoding import Encoding
 from nas.proxies import Attempt, Proxy, Score, attempt
 from nas.search.budget import Budgets, limited_ms
 from nas.search.jobs import Entry, Job
 from nas.search.limits import Limits, Quantity
-from nas.search.plan import seconds_with_screening
+from nas.search.plan import Plan, seconds_with_screening
+from nas.search.proposer import Proposer, proposer_by_table
 from nas.search.records import Candidate, Kind, Screening
+from nas.search.regularised import evolution_by_table
 from nas.search.rungs import Rungs
-from nas.search.sampler import Asking
+from nas.search.sampler import Asking, make_sampler
 from nas.search.study import Study
 
-__all__ = ["Keep", "Outcome", "Terms", "Worker", "as_kept"]
+__all__ = ["Keep", "Outcome", "Terms", "Worker", "as_kept", "make_worker", "terms_of"]
 
 Outcome = Literal["scored", "waiting", "late", "done", "exhausted"]
 
@@ -137,6 +140,14 @@ class Worker:
         if trial is not None:
             self._score(job, trial)
         return "scored"
+
+    def outlook(self) -> Outcome:
+        """What is left to do, for one that only watches; `look` first. `waiting` while others have something to do."""
+        if self._is_complete():
+            return "done" if self.rungs.is_idle and self._reference() is None else "waiting"
+        if self._is_late(self._seconds_from(len(self._proxies) - 1)):
+            return "late"
+        return "waiting"
 
     @property
     def proposed(self) -> int:
@@ -300,6 +311,65 @@ class Worker:
                 return network
         cheapest = self._space.extreme(self._table.layer_ms)
         return cheapest if is_new(cheapest) else None
+
+
+def make_worker(
+    space: SearchSpace,
+    table: LatencyTable,
+    proxies: Mapping[str, Proxy],
+    study: Study,
+    *,
+    sampler: str,
+    terms: Terms,
+    seed: int,
+    **options: Any,
+) -> Worker:
+    """A worker of a study.
+
+    Args:
+        space: the networks to choose from.
+        table: predicts their latency.
+        proxies: the rungs by name.
+        study: has the jobs.
+        sampler: what proposes networks, one of `SAMPLERS`.
+        terms: what the search is to do.
+        seed: random seed of the sampler. Workers of one search, and a resumed search, must draw otherwise.
+        options: further arguments of `Worker`.
+    """
+    encoding, budgets = Encoding(space), terms.budgets
+
+    def proposer(own_seed: int) -> Proposer:
+        cheapest_ms = limited_ms(table, space.extreme(table.layer_ms), budgets.confidence)
+        by_table = evolution_by_table if sampler == "evolution" else proposer_by_table
+        return by_table(
+            encoding,
+            table,
+            levels_ms=budgets.levels_ms(cheapest_ms),
+            confidence=budgets.confidence,
+            allowed=terms.limits.allowed(encoding) if terms.limits else None,
+            seed=own_seed,
+        )
+
+    asking = Asking(
+        space,
+        make_sampler(sampler, encoding, proposer, seed=seed),
+        over=lambda network: terms.over(table, network),
+        over_ms=lambda latency_ms: latency_ms - budgets.largest_ms,
+        front=budgets.whole_front or len(budgets.limits_ms) > 1,
+    )
+    return Worker(study, asking, space, table, proxies, terms=terms, **options)
+
+
+def terms_of(plan: Plan) -> Terms:
+    """What all workers of a planned search must agree on."""
+    return Terms(
+        budgets=plan.budgets,
+        limits=plan.limits,
+        objectives=plan.objectives,
+        wanted=plan.candidates,
+        share=plan.screen,
+        references=plan.references,
+    )
 
 
 def as_kept(record: Candidate | Screening) -> dict[str, Any]:

@@ -28,9 +28,9 @@ from nas.networks import Architecture, SearchSpace, random_choice
 from nas.proxies import Score
 from nas.proxies.fake import FakeProxy
 from nas.search import Screening, SearchResult, Spending, plan_search
+from nas.search.folder import ResultsFolder
 from nas.search.parameters import as_parameters
 from nas.search.progress import Progress
-from nas.search.result import ResultsFolder
 from nas.search.run import run_search
 
 TINY = SearchSpace.find("tiny")
