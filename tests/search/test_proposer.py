@@ -66,6 +66,17 @@ def test_it_finds_better_networks_than_chance():
     assert scores.max() > by_chance.max()
 
 
+@pytest.mark.parametrize("levels_ms", [(0.5,), (0.4, 0.5)])
+def test_a_search_goes_on_at_a_budget_below_all_that_is_known(levels_ms):
+    known = random_inside(1.6, 200)
+    known = known[latency_ms(known) > 0.9][:40]
+    new = proposer(*levels_ms).propose(known, wide_and_deep(known), closed=NONE, number=5)
+
+    assert len(new) == 5
+    assert (latency_ms(new) <= 0.5 * (1 + 1e-6)).all()
+    assert wide_and_deep(new).max() > wide_and_deep(CHEAPEST).max()
+
+
 def test_closed_networks_are_not_proposed():
     known, scores = searched(proposer(0.9), 12)
     first = proposer(0.9, seed=1).propose(known, scores, closed=NONE, number=3)
