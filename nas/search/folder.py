@@ -103,7 +103,7 @@ class ResultsFolder:
             write_beside(weights_file(self.path, candidate.id), content)
         append_record(self.path / "candidates.jsonl", candidate)
         self._candidates.append(candidate)
-        if weights is not None:
+        if weights_file(self.path, candidate.id).exists():  # Another worker may have put it there.
             self._drop_weights()
 
     def replace_all(self, candidates: Sequence[Candidate]) -> None:

@@ -236,15 +236,17 @@ class _Search:
         if isinstance(record, Screening):
             self._folder.add_screening(record)
             return
-        weights = attempted.score.weights if attempted and attempted.score else self._weights_of(record)
-        self._folder.add(record, weights)
+        self._folder.add(record, attempted.score.weights if attempted and attempted.score else self._fetched(record))
         self._kept += 1
         self._report(last=record)
 
-    def _weights_of(self, record: Candidate) -> bytes | None:
-        """The weights that another worker has left in the store; they are the folder's own from now on."""
+    def _fetched(self, record: Candidate) -> bytes | None:
+        """The weights that another worker has left in the store, if that is not the folder itself."""
+        if self._store.folder == self._folder.path.resolve():
+            return None
         name = f"weights/{record.id}.safetensors"
-        if (content := self._store.read(name)) is not None and self._store.folder != self._folder.path.resolve():
+        content = self._store.read(name)
+        if content is not None:
             self._store.remove(name)
         return content
 

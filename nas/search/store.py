@@ -24,6 +24,11 @@ class Store:
     def __init__(self, url: str) -> None:
         import fsspec  # type: ignore[import-untyped]
 
+        if masked(url, alone=True) != url:  # All workers read the URL in the study.
+            raise InputError(
+                f"--shared {visible(masked(url, alone=True))}: leave the password out; fsspec takes it from its own "
+                "settings, see its documentation of the configuration"
+            )
         self.url = url
         self.shown = visible(masked(url, alone=True))
         try:
