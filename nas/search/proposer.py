@@ -4,12 +4,15 @@ A Gaussian process (surrogate.py) learns from all scores. An evolution over netw
 those with the greatest expected improvement over the best; with several levels of latency, over the best inside each of
 them, so that one search learns for all. As latency is known, no network over the budget is ever looked at; where few
 networks fit, they are found from the cheapest one by small changes.
+
+What a network costs besides latency, such as its weights, is known as well. Where the front shows such costs, every
+second proposal improves the front of latency inside limits of these that are drawn for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +20,7 @@ import numpy.typing as npt
 
 from nas.latency import LatencyTable
 from nas.networks.encoding import Encoding, Rows
+from nas.search.limits import Quantity
 from nas.search.mutation import ROUNDING, Inside, Mask, children, distinct
 from nas.search.surrogate import Features, Surrogate, log_improvement_of_front
 
@@ -35,6 +39,8 @@ _TOGETHER = 4  # proposals of one evolution
 _APART = 2  # choices in which these differ from each other at least
 _ASIDE = 0.25  # share of proposals that aim below a single level, so that the front is known as well
 _DRAWN_AT = 3  # levels that random networks are drawn for
+_LIMITED = 0.5  # share of proposals inside limits of further costs; the others may cost more than all that are known
+_FRONT = 24  # levels that these look at
 
 
 class Proposer(Protocol):
@@ -59,14 +65,24 @@ class SurrogateProposer:
         inside: the networks that may be proposed.
         levels_ms: latencies that matter, ascending: the aim is the best network inside each. The last is the budget.
             For a whole front, many that are evenly spaced in their logarithm.
-        aside: with a single level, let some proposals aim below it, so that the front below is known as well.
+        costs: of rows besides the latency, each above 0; the front shows them as well.
+        aside: with a single level and no such costs, let some proposals aim below it, so that the front below is known
+            as well.
         seed: random seed.
     """
 
-    def __init__(self, inside: Inside, *, levels_ms: Sequence[float], aside: bool = True, seed: int) -> None:
+    def __init__(
+        self,
+        inside: Inside,
+        *,
+        levels_ms: Sequence[float],
+        costs: Sequence[Callable[[Rows], Floats]] = (),
+        aside: bool = True,
+        seed: int,
+    ) -> None:
         self._inside, self._encoding = inside, inside.encoding
         self._levels_ms = np.asarray(levels_ms, dtype=np.float64) * ROUNDING
-        self._aside = aside and len(levels_ms) == 1
+        self._aside, self._costs = aside and len(levels_ms) == 1 and not costs, costs
         self._random = np.random.default_rng(seed)
         self._features = Features(inside.encoding, [inside.latency_ms, *inside.sizes])
         self._surrogate: Surrogate | None = None
@@ -81,7 +97,7 @@ class SurrogateProposer:
         found: list[Row] = []
         while len(found) < number:
             wanted = min(_TOGETHER, number - len(found))
-            new = self._best_of(known, self._aim(), taken, wanted)
+            new = self._best_of(known, *self._aim(known), taken, wanted)
             # Where the best are taken, any other inside the budget will do.
             new = new or _new(self._inside.draw(_RANDOM + len(taken), self._random), taken, wanted)
             if not new:
@@ -89,13 +105,36 @@ class SurrogateProposer:
             found += new
         return self._rows(found)
 
-    def _aim(self) -> Floats:
-        """The levels to improve; of a single one, at times a lower one."""
-        if not self._aside or self._random.random() >= _ASIDE:
-            return self._levels_ms
-        low_ms = float(self._inside.latency_ms(self._inside.start).min())
-        drawn_ms = float(np.exp(self._random.uniform(np.log(low_ms), np.log(self._inside.budget_ms))))
-        return np.asarray([max(low_ms, drawn_ms)])
+    def _aim(self, known: Rows) -> tuple[Inside, Floats]:
+        """What to improve next: the best network inside some limits, at some levels."""
+        inside = self._inside
+        low_ms = float(inside.latency_ms(inside.start).min())
+        if self._costs and self._random.random() < _LIMITED:
+            return self._limited(known), np.geomspace(low_ms, max(low_ms, inside.budget_ms), _FRONT)
+        if self._aside and self._random.random() < _ASIDE:
+            drawn_ms = float(np.exp(self._random.uniform(np.log(low_ms), np.log(inside.budget_ms))))
+            return inside, np.asarray([max(low_ms, drawn_ms)])
+        return inside, self._levels_ms
+
+    def _limited(self, known: Rows) -> Inside:
+        """The networks inside limits of the further costs, drawn between the least and the greatest that are known."""
+        inside, costs = self._inside, self._costs
+        rows = np.concatenate([inside.start, known[inside(known)]])
+        limits = []
+        for cost in costs:
+            values = cost(rows)
+            values = np.log(values[np.isfinite(values)])
+            limits.append(float(np.exp(self._random.uniform(values.min(), values.max()))) * ROUNDING)
+
+        def allowed(rows: Rows) -> npt.NDArray[np.bool_]:
+            kept = np.ones(len(rows), dtype=bool)
+            for cost, limit in zip(costs, limits, strict=True):
+                kept &= cost(rows) <= limit
+            if inside.allowed is not None and kept.any():
+                kept[kept] = inside.allowed(rows[kept])
+            return kept
+
+        return replace(inside, allowed=allowed)
 
     def _first(self, seen: Rows, taken: set[bytes], number: int) -> list[Row]:
         """Networks to begin with: random ones; for several levels spread over the latencies, the cheapest first."""
@@ -103,7 +142,8 @@ class SurrogateProposer:
             return _new(self._inside.draw(_RANDOM + len(taken), self._random), taken, number)
         found: list[Row] = []
         while len(found) < number:
-            rows = np.concatenate([self._inside.start, self._drawn(self._levels_ms, _RANDOM + len(taken))])
+            drawn = _drawn(self._inside, self._levels_ms, _RANDOM + len(taken), self._random)
+            rows = np.concatenate([self._inside.start, drawn])
             rows = rows[[row.tobytes() not in taken for row in rows]]
             if not len(rows):
                 break
@@ -141,10 +181,10 @@ class SurrogateProposer:
         order = np.argsort(-scores)
         return np.concatenate([order[: most // 2], self._random.permutation(order[most // 2 :])[: most // 2]])
 
-    def _best_of(self, known: Rows, levels_ms: Floats, taken: set[bytes], number: int) -> list[Row]:
+    def _best_of(self, known: Rows, within: Inside, levels_ms: Floats, taken: set[bytes], number: int) -> list[Row]:
         """New networks that promise the most inside some levels."""
-        known = known[self._inside(known, levels_ms[-1])]
-        rows = np.concatenate([known, self._drawn(levels_ms, _RANDOM)])
+        known = known[within(known, levels_ms[-1])]
+        rows = np.concatenate([known, _drawn(within, levels_ms, _RANDOM, self._random)])
         if not len(rows):
             return []
         latency_ms = self._inside.latency_ms(rows)
@@ -159,7 +199,7 @@ class SurrogateProposer:
             bands = np.searchsorted(levels_ms, pool.latency_ms)[:, None] == np.arange(len(levels_ms))
             pool = pool.some(_leaders(gains, bands, _PARENTS))
             offspring = children(self._encoding, pool.rows, _CHILDREN, self._random)
-            offspring = distinct(offspring[self._inside(offspring, levels_ms[-1])])
+            offspring = distinct(offspring[within(offspring, levels_ms[-1])])
             if len(offspring):
                 pool = pool.with_more(offspring, self._inside.latency_ms(offspring), *self._expected(offspring))
         new: list[Row] = []
@@ -173,13 +213,6 @@ class SurrogateProposer:
             if len(levels_ms) > 1:  # The next one had better aim elsewhere: this one is taken to score as foretold.
                 best = np.where(pool.latency_ms[chosen] <= levels_ms, np.maximum(best, pool.mean[chosen]), best)
         return new
-
-    def _drawn(self, levels_ms: Floats, number: int) -> Rows:
-        """Random rows inside some levels, of each of a few levels as many."""
-        few = min(_DRAWN_AT, len(levels_ms))
-        some = levels_ms[np.linspace(len(levels_ms), 0, few, endpoint=False).round().astype(int) - 1]
-        each = number // few
-        return np.concatenate([self._inside.draw(each, self._random, level_ms)[:each] for level_ms in some])
 
     def _rows(self, rows: Sequence[Row]) -> Rows:
         return np.stack(rows) if rows else np.zeros((0, len(self._encoding.columns)), dtype=np.int16)
@@ -207,6 +240,14 @@ class _Pool:
             np.append(self.mean, mean),
             np.append(self.deviation, deviation),
         )
+
+
+def _drawn(inside: Inside, levels_ms: Floats, number: int, random: np.random.Generator) -> Rows:
+    """Random rows inside some levels, of each of a few levels as many."""
+    few = min(_DRAWN_AT, len(levels_ms))
+    some = levels_ms[np.linspace(len(levels_ms), 0, few, endpoint=False).round().astype(int) - 1]
+    each = number // few
+    return np.concatenate([inside.draw(each, random, level_ms)[:each] for level_ms in some])
 
 
 def _best(latency_ms: Floats, mean: Floats, levels_ms: Floats, *, known: int) -> Floats:
@@ -253,6 +294,7 @@ def proposer_by_table(
     levels_ms: Sequence[float],
     confidence: float | None = None,
     allowed: Mask | None = None,
+    objectives: Sequence[Quantity] = (),
     aside: bool = True,
     seed: int,
 ) -> SurrogateProposer:
@@ -264,10 +306,15 @@ def proposer_by_table(
         levels_ms: see `SurrogateProposer`.
         confidence: see `Inside.by_table`.
         allowed: which rows keep to limits besides latency.
+        objectives: what the front shows besides latency and score.
         aside: see `SurrogateProposer`.
         seed: random seed.
     Raises:
         BudgetError: no network inside all limits was found.
     """
     inside = Inside.by_table(encoding, table, levels_ms=levels_ms, confidence=confidence, allowed=allowed)
-    return SurrogateProposer(inside, levels_ms=levels_ms, aside=aside, seed=seed)
+    costs = [one.of_rows(encoding) for one in objectives]
+    if objectives:  # The network with the least of each is where few keep a limit that is drawn for it.
+        least = encoding.encode([one.least(encoding.space) for one in objectives])
+        inside = replace(inside, start=distinct(np.concatenate([inside.start, least[inside(least)]])))
+    return SurrogateProposer(inside, levels_ms=levels_ms, costs=costs, aside=aside, seed=seed)

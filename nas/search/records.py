@@ -7,7 +7,7 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field
 
 from nas.data import Contents
+from nas.errors import MissingLatencyError
 from nas.files import Milliseconds, Number, Record, digest_of
 from nas.latency import Latency, LatencyTable
 from nas.masking import masked
@@ -92,6 +93,7 @@ class Run(Record):
         budgets_ms: all budgets, ascending; empty if there is one.
         whole_front: whether the search looked for the whole front up to the budget.
         limits: further upper limits of a network, by the name of what they limit.
+        objectives: names of what the front shows besides latency and score; lower is better.
         band_ms: the budget that the run was begun with: panels compare their members on networks just below it.
         confidence: coverage of the interval that must end inside the budget. None if the budget limits the prediction.
         proxy: name and settings of the proxy that decides, data included. With several proxies, `screens` has the
@@ -114,6 +116,7 @@ class Run(Record):
     budgets_ms: tuple[Milliseconds, ...] = ()
     whole_front: bool = False
     limits: dict[str, Milliseconds] = Field(default_factory=dict)
+    objectives: tuple[str, ...] = ()
     band_ms: Milliseconds | None = None
     confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
     proxy: Annotated[dict[str, Any], AfterValidator(_with_names)]
@@ -144,8 +147,8 @@ class Run(Record):
         return words or "other content"
 
     def continued_by(self, other: Run) -> Run:
-        """This run, with what a resume may change: budgets, limits, the sampler, and where the study is."""
-        names = ("budget_ms", "budgets_ms", "whole_front", "limits", "sampler", "storage")
+        """This run, with what a resume may change: budgets, limits, objectives, the sampler, and where the study is."""
+        names = ("budget_ms", "budgets_ms", "whole_front", "limits", "objectives", "sampler", "storage")
         return self.model_copy(update={name: getattr(other, name) for name in names})
 
     def allows(self, candidate: Candidate) -> bool:
@@ -232,6 +235,21 @@ class Candidate(Record):
         times = {"latency_ms": latency.latency_ms, "low_ms": latency.low_ms, "high_ms": latency.high_ms}
         return cls(id=network.id, architecture=network, **times, **facts)
 
+    def completed(self, quantities: Callable[[Architecture], Mapping[str, float]], names: Collection[str]) -> Candidate:
+        """This candidate with all quantities of some names, those that it lacks computed.
+
+        Args:
+            quantities: computes all of them for a network.
+            names: of the quantities.
+        """
+        if self.quantities.keys() >= set(names):
+            return self
+        try:
+            known = quantities(self.architecture)
+        except MissingLatencyError:  # A reference may lie outside the space, and so outside a further table.
+            return self
+        return self.model_copy(update={"quantities": {**self.quantities, **known}})
+
     @property
     def label(self) -> str:
         """The name of a reference, or the id of any other network."""
@@ -285,6 +303,7 @@ def run_of(
     *,
     budgets: Budgets,
     limits: Mapping[str, float] | None = None,
+    objectives: Sequence[str] = (),
     seed: int,
     names: Mapping[str, str],
     command: Sequence[str],
@@ -302,6 +321,7 @@ def run_of(
         proxy: decides.
         budgets: upper limits of the predicted latency.
         limits: further upper limits, by the name of what they limit.
+        objectives: names of what the front shows besides latency and score.
         seed: random seed.
         names: names of `space`, `table` and `proxy`.
         command: the command line; that of this process if it is empty.
@@ -332,6 +352,7 @@ def run_of(
         budgets_ms=budgets.limits_ms if len(budgets.limits_ms) > 1 else (),
         whole_front=budgets.whole_front,
         limits=dict(limits or {}),
+        objectives=tuple(objectives),
         band_ms=budgets.largest_ms,
         confidence=budgets.confidence,
         proxy=settings,

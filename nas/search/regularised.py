@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from nas.latency import LatencyTable
 from nas.networks.encoding import Encoding, Rows
+from nas.search.limits import Quantity
 from nas.search.mutation import Inside, Mask, children
 
 __all__ = ["RegularisedEvolution", "evolution_by_table"]
@@ -77,6 +78,7 @@ def evolution_by_table(
     levels_ms: Sequence[float],
     confidence: float | None = None,
     allowed: Mask | None = None,
+    objectives: Sequence[Quantity] = (),  # noqa: ARG001
     seed: int,
 ) -> RegularisedEvolution:
     """Regularised evolution among networks that a latency table allows.
@@ -87,6 +89,7 @@ def evolution_by_table(
         levels_ms: ascending; only the last, the budget, counts: evolution by a score has no aim below it.
         confidence: see `Inside.by_table`.
         allowed: which rows keep to limits besides latency.
+        objectives: not aimed at either.
         seed: random seed.
     Raises:
         BudgetError: no network inside all limits was found.

@@ -20,15 +20,17 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.errors import InputError
 from nas.files import read_record, read_records
 from nas.networks import Architecture, count
+from nas.search.limits import QUANTITIES
 from nas.search.pareto import undominated
 from nas.search.records import Candidate, Run, Screening, Spending
 
@@ -41,8 +43,12 @@ __all__ = [
     "rank_of",
     "score_of",
     "trained_network",
+    "unit_of",
     "weights_file",
 ]
+
+_COUNTED = ("params", "macs")  # of every network of front.csv
+_SUFFIXES = {"B": "_bytes", "ms": "_ms", "": ""}  # of a column, by unit
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,11 @@ class SearchResult:
         return tuple(c for c in self.candidates if c.kind == "reference" and c.score is not None)
 
     @cached_property
+    def winners(self) -> dict[float, Candidate | None]:
+        """The best searched candidate inside each budget of the run, by budget in ms, ascending."""
+        return {budget_ms: self.winner_under(budget_ms) for budget_ms in self.run.budgets}
+
+    @cached_property
     def winner(self) -> Candidate | None:
         """The best searched candidate inside the largest budget. None before the first score."""
         return self.winner_under(self.run.budget_ms)
@@ -147,7 +158,16 @@ class SearchResult:
 
     @cached_property
     def front(self) -> tuple[Candidate, ...]:
-        """The Pareto front: searched candidates that no other dominates in latency and rank, fastest first."""
+        """The Pareto front, fastest first: searched candidates that no other dominates.
+
+        What counts is latency, rank, and the objectives of the run.
+        """
+        costs = [partial(_quantity, name=name) for name in self.run.objectives]
+        return tuple(undominated(self._allowed, latency=lambda c: c.latency_ms, score=rank_of, costs=costs))
+
+    @cached_property
+    def front_by_latency(self) -> tuple[Candidate, ...]:
+        """The Pareto front in latency and rank alone, fastest first."""
         return tuple(undominated(self._allowed, latency=lambda c: c.latency_ms, score=rank_of))
 
     @cached_property
@@ -155,32 +175,39 @@ class SearchResult:
         """The scored candidates inside the limits of the run."""
         return tuple(candidate for candidate in self.scored if self.run.allows(candidate))
 
-    def build_winner(self) -> Network:
+    def build_winner(self, budget_ms: float | None = None) -> Network:
         """The winner as a torch network with the weights of its proxy training, and their number of classes.
 
+        Args:
+            budget_ms: upper limit of its predicted latency; the largest budget of the run by default. The weights of
+                the winner inside each budget of the run are kept, and those of the whole front if the run asked for it.
         Raises:
             InputError: the run has no winner yet, or the folder lacks the weights of the winner.
         """
         from nas.networks.modules import load_model
 
-        if self.winner is None:
-            raise InputError(f"{self.path}: the run has no winner yet")
-        weights = weights_file(self.path, self.winner.id)
+        winner = self.winner if budget_ms is None else self.winner_under(budget_ms)
+        if winner is None:
+            inside = "" if budget_ms is None else f" inside {budget_ms:g} ms"
+            raise InputError(f"{self.path}: the run has no winner{inside} yet")
+        weights = weights_file(self.path, winner.id)
         if not weights.exists():
             raise InputError(f"{weights}: not there; get the architecture with nas front, and export that instead")
-        return load_model(trained_network(self.winner), weights)
+        return load_model(trained_network(winner), weights)
 
     def front_csv(self) -> str:
-        """The front as CSV, one network per row."""
+        """The front as CSV, one network per row. Objectives of the run besides params and macs are columns as well."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["id", "latency_ms", "low_ms", "high_ms", "score", "params", "macs", "network"])
+        further = [name for name in self.run.objectives if name not in _COUNTED]
+        columns = [f"{name}{_SUFFIXES[unit_of(name)]}" for name in further]
+        writer.writerow(["id", "latency_ms", "low_ms", "high_ms", "score", *_COUNTED, *columns, "network"])
         for c in self.front:
             counts = count(c.architecture)
             latencies = (f"{value:.4f}" for value in (c.latency_ms, c.low_ms, c.high_ms))
-            writer.writerow(
-                [c.id, *latencies, f"{score_of(c):.4f}", counts.params, counts.macs, c.architecture.summary]
-            )
+            others = [f"{c.quantities[name]:.10g}" if name in c.quantities else "" for name in further]
+            counted = (counts.params, counts.macs)
+            writer.writerow([c.id, *latencies, f"{score_of(c):.4f}", *counted, *others, c.architecture.summary])
         return text.getvalue()
 
 
@@ -194,6 +221,11 @@ def trained_network(candidate: Candidate) -> Architecture:
     return candidate.architecture.at(num_classes=int(candidate.details.get("classes", 0)) or None)
 
 
+def unit_of(quantity: str) -> str:
+    """The unit of an objective or a limit by its name: `B`, `ms`, or nothing for a count."""
+    return QUANTITIES[quantity].unit if quantity in QUANTITIES else "ms"  # the latency on a further table
+
+
 def score_of(candidate: Candidate) -> float:
     """The score of a candidate that has one."""
     assert candidate.score is not None
@@ -203,6 +235,11 @@ def score_of(candidate: Candidate) -> float:
 def rank_of(candidate: Candidate) -> float:
     """What decides between scored candidates."""
     return order_of(score_of(candidate), candidate.details)
+
+
+def _quantity(candidate: Candidate, name: str) -> float:
+    """An objective of a candidate; infinite where a run that was killed just as it was resumed lacks it."""
+    return candidate.quantities.get(name, math.inf)
 
 
 def _order(candidate: Candidate) -> tuple[float, float]:

@@ -183,8 +183,8 @@ class Asking:
         space: the networks to propose.
         sampler: the sampler.
         over: how far a network is over the budget or a limit; at most 0 inside.
-        over_ms: the same by the latency alone.
         front: whether a sampler that knows several objectives is to look for the whole front in latency and score.
+        costs: what such a sampler is to lower as well.
 
     Attributes:
         proposed: networks that the sampler proposed.
@@ -197,14 +197,14 @@ class Asking:
         sampler: optuna.samplers.BaseSampler,
         *,
         over: Callable[[Architecture], float],
-        over_ms: Callable[[float], float],
         front: bool = False,
+        costs: Sequence[Callable[[Architecture], float]] = (),
     ) -> None:
-        self._space, self._over, self._over_ms = space, over, over_ms
-        self._front = front and isinstance(sampler, optuna.samplers.NSGAIISampler | optuna.samplers.NSGAIIISampler)
-        maximize, minimize = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
-        directions = [maximize, minimize] if self._front else [maximize]
-        self._copy = optuna.create_study(directions=directions, sampler=sampler)
+        self._space, self._over = space, over
+        knows_several = isinstance(sampler, optuna.samplers.NSGAIISampler | optuna.samplers.NSGAIIISampler)
+        self._front, self._costs = front and knows_several, costs if knows_several else ()
+        lowered = [StudyDirection.MINIMIZE] * (self._front + len(self._costs))
+        self._copy = optuna.create_study(directions=[StudyDirection.MAXIMIZE, *lowered], sampler=sampler)
         self._trials: dict[str, int] = {}  # of the copy, by network id
         self._told: dict[str, list[float] | None] = {}  # None for a failure
         self._number = 0  # of trials in the copy
@@ -240,18 +240,22 @@ class Asking:
             decides = entry.state == "finished" and entry.rung in (last, None)
             if entry.id in self._told or (entry.id in self._trials and not decides):
                 continue
-            values = self._values(entry) if decides else None
+            known = entry.id in self._trials
+            trial = None if known and not self._costs else trial_of(entry)
+            # A reference may lie outside the space.
+            network = network_of(self._space, trial.params) if trial is not None and trial.params else None
+            values = self._values(entry, network) if decides else None
             ending = TrialState.FAIL if values is None else TrialState.COMPLETE
-            if entry.id in self._trials:
+            if known:
                 self._copy.tell(self._trials[entry.id], values, state=ending)
-            elif (trial := trial_of(entry)).params:  # A reference may lie outside the space.
+            elif trial is not None and network is not None:
                 self._copy.add_trial(
                     optuna.trial.create_trial(
                         state=ending if decides else TrialState.RUNNING,
                         values=values,
                         params=trial.params,
                         distributions=trial.distributions,
-                        constraints={_CONSTRAINT: self._over_ms(entry.latency_ms)},
+                        constraints={_CONSTRAINT: self._over(network)},
                     )
                 )
                 self._trials[entry.id] = self._number
@@ -259,7 +263,8 @@ class Asking:
             if decides:
                 self._told[entry.id] = values
 
-    def _values(self, entry: Entry) -> list[float] | None:
+    def _values(self, entry: Entry, network: Architecture | None) -> list[float] | None:
         if entry.value is None:
             return None
-        return [entry.value, entry.latency_ms] if self._front else [entry.value]
+        costs = [] if network is None else [cost(network) for cost in self._costs]
+        return [entry.value, *([entry.latency_ms] if self._front else []), *costs]

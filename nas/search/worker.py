@@ -347,6 +347,7 @@ def make_worker(
             levels_ms=budgets.levels_ms(cheapest_ms),
             confidence=budgets.confidence,
             allowed=terms.limits.allowed(encoding) if terms.limits else None,
+            objectives=terms.objectives,
             seed=own_seed,
         )
 
@@ -354,8 +355,8 @@ def make_worker(
         space,
         make_sampler(sampler, encoding, proposer, seed=seed),
         over=lambda network: terms.over(table, network),
-        over_ms=lambda latency_ms: latency_ms - budgets.largest_ms,
-        front=budgets.whole_front or len(budgets.limits_ms) > 1,
+        front=budgets.whole_front or len(budgets.limits_ms) > 1 or bool(terms.objectives),
+        costs=[one.value for one in terms.objectives],
     )
     return Worker(study, asking, space, table, proxies, terms=terms, **options)
 

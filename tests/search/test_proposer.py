@@ -7,6 +7,7 @@ from nas.errors import BudgetError
 from nas.latency import LatencyTable
 from nas.networks import SearchSpace, operations
 from nas.networks.encoding import Encoding
+from nas.search.limits import QUANTITIES
 from nas.search.mutation import Inside, children, distinct
 from nas.search.proposer import SurrogateProposer, proposer_by_table
 
@@ -17,6 +18,7 @@ CHEAPEST = ENCODING.encode([SPACE.extreme(TABLE.layer_ms)])
 _layers_ms = ENCODING.sums(lambda layer, _: TABLE.layer_ms(layer))
 OVERHEAD_MS = TABLE.latency_ms(ENCODING.decode(CHEAPEST[0])) - float(_layers_ms(CHEAPEST)[0])
 NONE = CHEAPEST[:0]
+PARAMS = QUANTITIES["params"].of_rows(ENCODING)
 
 
 def latency_ms(rows):
@@ -267,3 +269,23 @@ def test_distinct_rows_are_each_there_once():
 
     assert {row.tobytes() for row in rows} == {row.tobytes() for row in distinct(np.concatenate([rows, rows]))}
     assert len(distinct(np.concatenate([rows, rows]))) == 50
+
+
+def test_with_an_objective_some_proposals_cost_less_and_none_is_over_a_limit():
+    def cheapest_of_learnt(**options):
+        known, _ = searched(proposer_by_table(ENCODING, TABLE, levels_ms=[1.1], seed=0, **options), 22, slow_and_wide)
+        return PARAMS(known[10:])
+
+    plain, lowered = cheapest_of_learnt(), cheapest_of_learnt(objectives=[QUANTITIES["params"]])
+    limited = cheapest_of_learnt(objectives=[QUANTITIES["params"]], allowed=lambda rows: PARAMS(rows) <= 8e6)
+
+    assert np.quantile(lowered, 0.25) < np.quantile(plain, 0.25)
+    assert limited.max() <= 8e6
+
+
+def test_an_objective_that_no_known_network_differs_in_is_no_failure():
+    memory = QUANTITIES["memory"]
+    own = proposer_by_table(ENCODING, TABLE, levels_ms=[0.36], objectives=[memory, QUANTITIES["macs"]], seed=0)
+    known, _ = searched(own, 20)
+
+    assert len({row.tobytes() for row in known}) == 20

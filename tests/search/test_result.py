@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from nas.data import Contents
-from nas.errors import InputError
-from nas.networks import SearchSpace, random_choice
+from nas.errors import InputError, MissingLatencyError
+from nas.networks import Architecture, SearchSpace, random_choice
 from nas.proxies.zero_cost import Counted
 from nas.search import Candidate, ResultsFolder, Run, Screening, SearchResult, SpaceUsed, Spending, TableUsed
 from nas.search.result import order_of, rank_of
@@ -372,3 +372,95 @@ def test_there_must_be_a_run_to_go_on_with(tmp_path: Path) -> None:
         ResultsFolder(tmp_path / "typo", RUN, resume=True)
 
     assert not (tmp_path / "typo").exists()
+
+
+class TestObjectives:
+    """Runs whose front shows more than latency and score."""
+
+    RUN = RUN.model_copy(update={"objectives": ("params", "memory", "phone")})
+
+    @staticmethod
+    def with_costs(number: int, latency_ms: float, score: float, *costs: float) -> Candidate:
+        names = ("params", "memory", "phone")
+        return candidate(number, latency_ms, score, quantities=dict(zip(names, costs, strict=True)))
+
+    def test_the_front_keeps_what_is_better_in_an_objective_alone(self, tmp_path: Path) -> None:
+        folder = ResultsFolder(tmp_path / "run", self.RUN, resume=False)
+        fast = self.with_costs(0, 0.5, 0.5, 9e6, 2e6, 7.0)
+        small = self.with_costs(1, 0.6, 0.4, 3e6, 2e6, 7.0)
+        worse = self.with_costs(2, 0.7, 0.4, 3e6, 2e6, 7.0)
+        folder.replace_all([worse, small, fast])
+        result = folder.load()
+
+        assert (fast, small) == result.front
+        assert (fast,) == result.front_by_latency
+
+    def test_a_candidate_that_lacks_an_objective_may_be_on_the_front(self, tmp_path: Path) -> None:
+        folder = ResultsFolder(tmp_path / "run", self.RUN, resume=False)
+        older = candidate(0, 0.4, 0.5)
+        folder.replace_all([older, self.with_costs(1, 0.5, 0.5, 9e6, 2e6, 7.0)])
+
+        assert len(folder.load().front) == 2
+
+    def test_front_csv_has_the_objectives_with_their_units(self, tmp_path: Path) -> None:
+        folder = ResultsFolder(tmp_path / "run", self.RUN, resume=False)
+        folder.add(self.with_costs(0, 0.5, 0.5, 9e6, 2_000_016.0, 7.25), None)
+        folder.finish()
+        header, row = (tmp_path / "run" / "front.csv").read_text().splitlines()
+
+        assert header == "id,latency_ms,low_ms,high_ms,score,params,macs,memory_bytes,phone_ms,network"
+        assert row.split(",")[-3:-1] == ["2000016", "7.25"]
+
+    def test_what_a_candidate_lacks_is_computed_and_what_it_has_is_kept(self) -> None:
+        def values(network: Architecture) -> dict[str, float]:
+            return {"blocks": float(len(network.stages))}
+
+        one = candidate(0, 0.5, 0.5, quantities={"params": 9.0})
+        complete = one.completed(values, ["blocks"])
+
+        assert complete.quantities == {"params": 9.0, "blocks": 4.0}
+        assert complete.completed(values, ["params", "blocks"]) is complete
+
+    def test_a_reference_outside_a_further_table_stays_as_it_is(self) -> None:
+        def values(network: Architecture) -> dict[str, float]:
+            raise MissingLatencyError("phone: no entry")
+
+        one = candidate(0, 0.5, 0.5, kind="reference", name="r")
+
+        assert one.completed(values, ["phone"]) is one
+
+
+class TestSeveralBudgets:
+    """Runs with a winner for each budget."""
+
+    RUN = RUN.model_copy(update={"budget_ms": 1.0, "budgets_ms": (0.45, 0.6, 1.0)})
+
+    def test_each_budget_has_its_winner(self, tmp_path: Path) -> None:
+        folder = ResultsFolder(tmp_path / "run", self.RUN, resume=False)
+        small, large = candidate(0, 0.5, 0.3), candidate(1, 0.9, 0.6)
+        folder.replace_all([small, large])
+
+        assert folder.load().winners == {0.45: None, 0.6: small, 1.0: large}
+
+    def test_the_winner_of_a_budget_is_built_with_its_weights(self, tmp_path: Path) -> None:
+        from nas.networks.modules import build_model
+
+        folder = ResultsFolder(tmp_path / "run", self.RUN, resume=False)
+        for number, latency_ms, score in ((0, 0.5, 0.3), (1, 0.9, 0.6)):
+            state = build_model(NETWORKS[number].at(num_classes=3)).state_dict()
+            folder.add(candidate(number, latency_ms, score, details={"classes": 3}), state)
+        result = folder.finish()
+
+        assert result.build_winner(0.6).architecture == NETWORKS[0].at(num_classes=3)
+        assert result.build_winner().architecture == NETWORKS[1].at(num_classes=3)
+        with pytest.raises(InputError, match=r"the run has no winner inside 0\.45 ms yet"):
+            result.build_winner(0.45)
+
+    def test_a_resume_asks_for_other_budgets_and_objectives(self, tmp_path: Path) -> None:
+        ResultsFolder(tmp_path / "run", self.RUN, resume=False)
+        changes = {"budget_ms": 0.9, "budgets_ms": (), "objectives": ("macs",), "band_ms": 0.9}
+        ResultsFolder(tmp_path / "run", self.RUN.model_copy(update=changes), resume=True)
+        run = SearchResult.load(tmp_path / "run").run
+
+        assert (run.budgets, run.objectives) == ((0.9,), ("macs",))
+        assert run.band_ms == self.RUN.band_ms  # panels go on comparing on the same networks

@@ -7,10 +7,12 @@ from optuna.trial import TrialState
 
 from nas.networks import SearchSpace
 from nas.networks.encoding import Encoding
+from nas.search.jobs import Entry
+from nas.search.limits import QUANTITIES
 from nas.search.mutation import Inside
 from nas.search.parameters import as_parameters, ask_network, network_of
 from nas.search.proposer import SurrogateProposer
-from nas.search.sampler import ArchitectureSampler
+from nas.search.sampler import ArchitectureSampler, Asking, make_sampler
 
 SPACE = SearchSpace.find("iformer")
 ENCODING = Encoding(SPACE)
@@ -98,3 +100,50 @@ def test_a_space_that_is_used_up_does_not_stop_a_study():
     study.optimize(width, n_trials=40)
 
     assert len(study.trials) == 40
+
+
+def entry(network, score, *, latency_ms=1.0):
+    return Entry(
+        trial=0, id=network.id, rung=0, kind="searched", name=None, latency_ms=latency_ms, worker="main",
+        state="finished", value=score, record=None,
+    )  # fmt: skip
+
+
+def trial_of(network):
+    parameters, distributions = as_parameters(SPACE, network)
+    return optuna.trial.create_trial(value=0.0, params=parameters, distributions=distributions)
+
+
+@pytest.mark.parametrize("name", ["nsga2", "nsga3"])
+def test_nsga_lowers_latency_and_objectives_beside_the_score(name):
+    own = make_sampler(name, ENCODING, lambda seed: None, seed=0)
+    asking = Asking(SPACE, own, over=lambda network: -1.0, front=True, costs=[QUANTITIES["params"].value])
+    proposed, _ = asking.ask()
+    small = SPACE.references["iformer_t"]
+    told = [entry(proposed, 0.5), entry(small, 0.4, latency_ms=0.6)]
+    trials = {proposed.id: trial_of(proposed), small.id: trial_of(small)}
+    asking.learn(told, last=0, trial_of=lambda one: trials[one.id])
+    first, second = asking._copy.trials
+
+    assert first.values == [0.5, 1.0, QUANTITIES["params"].value(proposed)]
+    assert second.values == [0.4, 0.6, QUANTITIES["params"].value(small)]
+
+
+def test_a_sampler_of_one_objective_is_told_the_score_alone():
+    asking = Asking(
+        SPACE, make_sampler("random", ENCODING, lambda seed: None, seed=0),
+        over=lambda network: -1.0, front=True, costs=[QUANTITIES["params"].value],
+    )  # fmt: skip
+    proposed, _ = asking.ask()
+    asking.learn([entry(proposed, 0.5)], last=0, trial_of=lambda one: trial_of(proposed))
+
+    assert asking._copy.trials[0].values == [0.5]
+
+
+def test_a_known_network_over_a_limit_is_told_as_such():
+    over = QUANTITIES["params"].value
+    asking = Asking(SPACE, make_sampler("nsga2", ENCODING, lambda seed: None, seed=0), over=over)
+    known = SPACE.references["iformer_t"]
+    asking.learn([entry(known, 0.5)], last=0, trial_of=lambda one: trial_of(known))
+
+    assert asking._copy.trials[0].constraints == {"over_budget": over(known)}
