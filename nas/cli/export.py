@@ -28,6 +28,10 @@ def export(
         int | None,
         typer.Option(min=1, max=2**20, help="Outputs of the classifier.", show_default="as NETWORK says"),
     ] = None,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option(help="Of a run, the winner inside this budget.", show_default="its largest"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default="NETWORK with the suffix")] = None,
 ) -> None:
     """Write a network, or the winner of a run with its weights, for another tool.
@@ -37,7 +41,7 @@ def export(
     from nas.catalog import load_plugin
     from nas.networks import find_network
     from nas.networks.modules import build_model, load_model
-    from nas.search import SearchResult
+    from nas.search import SearchResult, check_milliseconds
 
     exporter = load_plugin("export format", "export", format)
     run = SearchResult.load(Path(network)) if (Path(network) / "run.json").exists() else None
@@ -45,6 +49,10 @@ def export(
         raise InputError(f"{network} is a run and has its own weights: export its winner.json to use other --weights")
     if run and num_classes:
         raise InputError(f"{network} is a run and has the classes of its data: leave --num-classes out")
+    if budget_ms is not None:
+        if run is None:
+            raise InputError(f"--budget-ms chooses among the winners of a run, and {network} is none: leave it out")
+        check_milliseconds(budget_ms)
     if weights_key and not weights:
         raise InputError("--weights-key goes with --weights FILE")
     if run:
@@ -57,7 +65,7 @@ def export(
     if path.suffix != exporter.SUFFIX:
         raise InputError(f"{path}: --format {format} writes a {exporter.SUFFIX} file")
     if run:
-        module = run.build_winner()
+        module = run.build_winner(budget_ms)
     elif weights:
         module = load_model(architecture, weights, weights_key=weights_key)
     else:

@@ -47,8 +47,9 @@ def plot(
 def show(results: options.Results, as_json: options.Json = False) -> None:
     """Show the winner, the front and the references of a run, or what a validation says.
 
-    --json: {"results", "winner" or null, "front": networks}, a network {"id", "latency_ms", "score",
-    "score_interval" if known, "architecture"}; of a validation, its validation.json.
+    --json: {"results", "winner" or null, "winners": {BUDGET: network or null}, "front": networks}, a network {"id",
+    "latency_ms", "score", "score_interval" and "quantities" if known, "architecture"}; of a validation, its
+    validation.json.
 
     Example: nas show results/iformer-1.1ms
     """
@@ -79,7 +80,7 @@ def front(
 
     check_milliseconds(budget_ms)
     result = SearchResult.load(results)
-    best = result.best_under(budget_ms)
+    best = result.winner_under(budget_ms)
     if best is None:
         fastest = min((c.latency_ms for c in result.scored), default=None)
         raise BudgetError(
@@ -109,11 +110,12 @@ def stoppable(out: Path) -> Iterator[None]:
 
 
 def result_json(result: SearchResult) -> dict[str, Any]:
-    """The winner and the front of a run, as `--json` prints them."""
+    """The winner, that of each budget, and the front of a run, as `--json` prints them."""
     winner = result.winner
     return {
         "results": str(result.path),
         "winner": _candidate_json(winner) if winner else None,
+        "winners": {f"{budget_ms:g}": one and _candidate_json(one) for budget_ms, one in result.winners.items()},
         "front": [_candidate_json(candidate) for candidate in result.front],
     }
 
@@ -125,31 +127,37 @@ def _candidate_json(candidate: Candidate) -> dict[str, Any]:
         "latency_ms": round(candidate.latency_ms, 6),
         "score": candidate.score,
         **({"score_interval": interval} if interval else {}),
+        **({"quantities": dict(candidate.quantities)} if candidate.quantities else {}),
         "architecture": candidate.architecture.to_dict(),
     }
 
 
 def print_result(result: SearchResult) -> None:
     """The outcome of a run in words, and its front as a table."""
-    from nas.report import accuracy_words, is_predicted, landmarks, published_words, screening_values, summary
+    from nas import report
 
-    for line in summary(result):
+    for line in report.summary(result):
         print_data(line)
-    header: tuple[str, ...] = ("network", "ms", *result.run.screens, "score", "blocks")
-    shown = [*result.front, *result.references]
-    if is_predicted(result):
-        header = ("network", "ms", "predicted top-1 [90 %]", "published", "blocks")
-        shown = [*landmarks(result.front), *result.references]
+    if len(result.run.budgets) > 1:
+        print_table(*report.winners_table(result))
+    scores: tuple[str, ...] = (*result.run.screens, "score")
+    if report.is_predicted(result):
+        scores = ("predicted top-1 [90 %]", "published")
 
     def cells(candidate: Candidate) -> tuple[str, ...]:
-        if is_predicted(result):
-            return accuracy_words(candidate), published_words(candidate)
-        return *screening_values(result, candidate), f"{candidate.score:.4f}"
+        if report.is_predicted(result):
+            return report.accuracy_words(candidate), report.published_words(candidate)
+        return *report.screening_values(result, candidate), f"{candidate.score:.4f}"
 
+    objectives, shown = result.run.objectives, [*report.shown_front(result), *result.references]
     print_table(
-        header,
+        ("network", "ms", *scores, *objectives, "blocks"),
         [
-            (one.label, f"{one.latency_ms:.3f}", *cells(one), one.architecture.summary)
+            (
+                *(one.label, f"{one.latency_ms:.3f}", *cells(one)),
+                *(report.quantity_words(one, name) for name in objectives),
+                one.architecture.summary,
+            )
             for one in sorted(shown, key=lambda candidate: candidate.latency_ms)
         ],
     )

@@ -1,7 +1,7 @@
 """Results as words, figures and pages.
 
-words.py says what a search found, sections.py what a validation says. figures.py draws both; only that file imports
-Plotly. page.py writes the files that people open.
+words.py says what a search found, winners.py what is best inside each budget, sections.py what a validation says.
+figures.py draws both; only that file imports Plotly. page.py writes the files that people open.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from nas.report.page import write_report, write_validation
 from nas.report.predicted import accuracy_words, is_predicted, landmarks, published_words
 from nas.report.sections import Section, validation_sections
 from nas.report.tracking import open_tracker
-from nas.report.words import score_words, screening_values, summary
+from nas.report.winners import quantity_words, score_words, shown_front, winners_table
+from nas.report.words import screening_values, summary
 
 __all__ = [
     "Section",
@@ -20,10 +21,13 @@ __all__ = [
     "landmarks",
     "open_tracker",
     "published_words",
+    "quantity_words",
     "score_words",
     "screening_values",
+    "shown_front",
     "summary",
     "validation_sections",
+    "winners_table",
     "write_plot",
     "write_report",
     "write_validation",

@@ -10,7 +10,8 @@ from nas.errors import InputError, NasError
 from nas.files import write_beside
 from nas.latency import LatencyTable, PublishedTime
 from nas.report.predicted import is_predicted
-from nas.report.words import score_meaning, score_words
+from nas.report.winners import quantity_words, score_words
+from nas.report.words import score_meaning
 from nas.search import Candidate, SearchResult, score_of
 from nas.validate.records import LADDER, ProxyPart, RecoveryPart
 
@@ -69,26 +70,30 @@ def _figure(results: Sequence[SearchResult]) -> Any:
         figure.add_trace(
             _points(
                 go,
-                result.front,
+                result.front_by_latency,
                 f"{name}Pareto front" + (", 90 % intervals" if foretold else ""),
                 mode="lines+markers",
                 line=line,
                 marker=marker,
-                error_y=_intervals(result.front) if foretold else None,
+                error_y=_intervals(result.front_by_latency) if foretold else None,
             )
         )
+        if result.run.objectives:
+            by_latency = {one.id for one in result.front_by_latency}
+            others = [one for one in result.front if one.id not in by_latency]
+            what = f"{name}better in {' or '.join(result.run.objectives)}"
+            figure.add_trace(_points(go, others, what, mode="markers", marker={**marker, "symbol": "circle-open"}))
         star = {"color": colour, "size": 12, "symbol": "star", "line": {"color": "black", "width": 1}}
         figure.add_trace(
             _points(go, result.references, f"{name}references", mode="markers+text", marker=star, labels=True)
         )
-        if result.winner:
+        winners = [winner for winner in result.winners.values() if winner is not None]
+        if winners:
             ring = {"color": "rgba(0,0,0,0)", "size": 18, "line": {"color": colour, "width": 2}}
-            figure.add_trace(_points(go, [result.winner], f"{name}winner", mode="markers", marker=ring))
-        figure.add_vline(
-            x=result.run.budget_ms,
-            line={"color": colour, "dash": "dot"},
-            annotation_text=f"{result.run.budget_ms:g} ms",
-        )
+            title = f"{name}winner" + ("s" if len(result.winners) > 1 else "")
+            figure.add_trace(_points(go, winners, title, mode="markers", marker=ring))
+        for budget_ms in result.run.budgets:
+            figure.add_vline(x=budget_ms, line={"color": colour, "dash": "dot"}, annotation_text=f"{budget_ms:g} ms")
     published = _published(results)
     if published:
         figure.add_trace(
@@ -153,6 +158,7 @@ def _points(go: Any, candidates: Sequence[Candidate], name: str, *, labels: bool
 def _hover(candidate: Candidate) -> str:
     stages = candidate.architecture.to_dict()["stages"]
     lines = [f"<b>{candidate.label}</b>", f"{candidate.latency_ms:.3f} ms, score {score_words(candidate)}"]
+    lines += [f"{name} {quantity_words(candidate, name)}" for name in candidate.quantities]
     lines.append(candidate.architecture.summary)
     for number, stage in enumerate(stages, start=1):
         blocks = {}

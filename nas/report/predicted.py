@@ -65,11 +65,14 @@ def predicted_summary(result: SearchResult) -> list[str]:
 def _on_images(result: SearchResult) -> str:
     """The command that goes on with images, for the same question."""
     run = result.run
-    options = {"--budget-ms": f"{run.budget_ms:g}"}
+    budgets = ",".join(f"{budget_ms:g}" for budget_ms in run.budgets)
+    options = {} if run.whole_front else {"--budget-ms": budgets}
     options |= {"--space": run.space.name} if run.space.name != "iformer" else {}
     options |= {"--table": run.table.name} if run.table.name != _USUAL_TABLE else {}
     options |= {"--confidence": f"{run.confidence:g}"} if run.confidence is not None else {}
-    return f"nas search {' '.join(f'{name} {shlex.quote(value)}' for name, value in options.items())} --data IMAGES"
+    return " ".join(
+        ["nas search", *(f"{name} {shlex.quote(value)}" for name, value in options.items()), "--data IMAGES"]
+    )
 
 
 def _table(result: SearchResult) -> AccuracyTable | None:

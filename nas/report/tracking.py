@@ -251,7 +251,7 @@ def _parameters(run: Run) -> dict[str, str | float]:
         "table": run.table.name,
         "proxy": ",".join((*run.screens, run.proxy["name"])),
         "data": str(run.proxy.get("data", "none")),
-        "budget_ms": run.budget_ms,
+        "budget_ms": run.budget_ms if len(run.budgets) == 1 else ",".join(f"{each:g}" for each in run.budgets),
         "sampler": run.sampler or "none",
         "seed": run.seed,
     }

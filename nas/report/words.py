@@ -8,11 +8,12 @@ from typing import Any
 
 from nas.errors import InputError, visible
 from nas.networks import count
-from nas.report.predicted import accuracy_words, is_predicted, predicted_summary
-from nas.search import Candidate, Screening, SearchResult, hypervolume, score_of
+from nas.report.predicted import is_predicted, predicted_summary
+from nas.report.winners import budget_words, quantity_words, score_words, standard_error, winners_table
+from nas.search import Candidate, Run, Screening, SearchResult, hypervolume, score_of
 from nas.validate.ranking import kendall_tau_b
 
-__all__ = ["markdown", "score_meaning", "score_words", "screening_values", "settings_words", "summary"]
+__all__ = ["markdown", "score_meaning", "screening_values", "settings_words", "summary"]
 
 
 _FEWEST_IN_ORDER = 8  # networks, for an agreement in order to say anything
@@ -134,8 +135,9 @@ def _time(seconds: float) -> str:
 
 
 def markdown(result: SearchResult) -> str:
-    """The report of a search: its summary, the front and the references as a table, failures and settings."""
+    """The report of a search: its summary, winners, the front and the references as a table, failures and settings."""
     run = result.run
+    further = _further(run)
     rows = [_row(c, result) for c in sorted([*result.front, *result.references], key=lambda c: c.latency_ms)]
     failures = [f"- {_line(f'{c.label}: {c.failure}')}" for c in result.candidates if c.failure]
     facts = {
@@ -146,6 +148,12 @@ def markdown(result: SearchResult) -> str:
         "table": f"{run.table.name} ({run.table.origin}), digest {run.table.digest}",
         "proxy": settings_words(run.proxy),
         **{f"screening by {own['name']}": settings_words(own) for own in run.proxy.get("screens", ())},
+        "budget": budget_words(run),
+        **(
+            {"limits": ", ".join(f"{name} at most {most:g}" for name, most in run.limits.items())} if run.limits else {}
+        ),
+        **({"objectives": ", ".join(run.objectives)} if run.objectives else {}),
+        **({"sampler": run.sampler} if run.sampler else {}),
         "seed": run.seed,
         "hypervolume": f"{_hypervolume(result):.4f} (score times ms, up to the budget and above score 0)",
     }
@@ -155,12 +163,13 @@ def markdown(result: SearchResult) -> str:
             "",
             *map(_line, summary(result)),
             "",
+            *_winners(result),
             "The front and the references, fastest first. Latency is predicted by the table, not measured; the score "
             f"is the proxy's{_noise_words(result)}.",
             "",
             f"| network | ms | interval | {''.join(f'{_cell(name)} | ' for name in run.screens)}"
-            "score | M params | GMACs | blocks |",
-            "|---|---|---|---|---|---|---|" + "---|" * len(run.screens),
+            f"score | M params | GMACs | {''.join(f'{_cell(name)} | ' for name in further)}blocks |",
+            "|---|---|---|---|---|---|---|" + "---|" * (len(run.screens) + len(further)),
             *rows,
             "",
             *(["Failed candidates:", "", *failures, ""] if failures else []),
@@ -170,6 +179,21 @@ def markdown(result: SearchResult) -> str:
             "",
         ]
     )
+
+
+def _winners(result: SearchResult) -> list[str]:
+    """The winner of each budget, or what stands for a whole front, as a table. Nothing for a run with one budget."""
+    header, rows = winners_table(result)
+    if not rows:
+        return []
+    title = "Of the front, networks some percent apart:" if result.run.whole_front else "The winner of each budget:"
+    lines = [f"| {' | '.join(map(_cell, cells))} |" for cells in (header, *rows)]
+    return [title, "", lines[0], "|---" * len(header) + "|", *lines[1:], ""]
+
+
+def _further(run: Run) -> list[str]:
+    """Objectives that have a column of their own: parameters and multiply-adds are in every table."""
+    return [name for name in run.objectives if name not in ("params", "macs")]
 
 
 def screening_values(result: SearchResult, candidate: Candidate) -> list[str]:
@@ -198,6 +222,7 @@ def _row(candidate: Candidate, result: SearchResult) -> str:
         score_words(candidate),
         f"{counts.params / 1e6:.2f}",
         f"{counts.macs / 1e9:.2f}",
+        *(quantity_words(candidate, name) for name in _further(result.run)),
         candidate.architecture.summary.replace("|", "/"),
     )
     return f"| {' | '.join(map(_cell, cells))} |"
@@ -213,22 +238,5 @@ def _cell(text: str) -> str:
     return _line(text).replace("|", "\\|")
 
 
-def score_words(candidate: Candidate) -> str:
-    """The score of a candidate, with its interval or its standard error where that is known."""
-    if {"low", "high"} <= candidate.details.keys():
-        return accuracy_words(candidate)
-    error = _standard_error(candidate)
-    return f"{candidate.score:.4f}" + (f" +- {error:.4f}" if error else "")
-
-
-def _standard_error(candidate: Candidate) -> float:
-    """Standard error of a score: from the proxy, or of an accuracy over the held-out images; 0 if it is unknown."""
-    if "standard_error" in candidate.details:
-        return float(candidate.details["standard_error"])
-    images = float(candidate.details.get("val_images", 0))
-    assert candidate.score is not None
-    return math.sqrt(candidate.score * (1 - candidate.score) / images) if images else 0.0
-
-
 def _noise(*candidates: Candidate) -> float:
-    return math.hypot(*map(_standard_error, candidates))
+    return math.hypot(*map(standard_error, candidates))

@@ -42,6 +42,10 @@ def test_weights_of_another_number_of_classes(nas: Nas, refused: Callable[..., s
     ("arguments", "says"),
     [
         (["export", "tiny_a", "--format", "onnx", "--weights-key", "ema"], "--weights-key goes with --weights FILE"),
+        (
+            ["export", "tiny_a", "--format", "onnx", "--budget-ms", "1"],
+            "--budget-ms chooses among the winners of a run, and tiny_a is none: leave it out",
+        ),
         (["supernet", "train", "--space", "tiny", "--weights-key", "ema"], "--weights-key goes with --init FILE"),
         (["export", "tiny_a", "--format", "onnx", "--weights", "."], ".: is a folder; name the file of the weights"),
     ],

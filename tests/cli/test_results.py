@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,30 @@ def test_show_front_and_plot_read_a_finished_run(nas: Nas, searched: tuple[Path,
     assert Architecture.from_json(best.stdout).id == document["winner"]["id"]
     assert plotted.returncode == 0
     assert (folder / "front.html").exists()
+
+
+def test_several_budgets_each_have_a_winner_and_any_other_is_answered(
+    nas: Nas, searched: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    shutil.copytree(searched[0] / "results" / "run", tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"budgets_ms": [0.01, 0.7, 1.1]}))
+    document = json.loads(nas("show", "run", "--json", cwd=tmp_path).stdout)
+    shown = nas("show", "run", cwd=tmp_path)
+    front = nas("front", "run", "--budget-ms", "0.7", cwd=tmp_path)
+    winners = document["winners"]
+
+    assert list(winners) == ["0.01", "0.7", "1.1"]
+    assert winners["0.01"] is None
+    assert winners["0.7"]["latency_ms"] <= 0.7
+    assert winners["1.1"] == document["winner"] == searched[1]["winner"]
+    assert [
+        line.split()[:3] for line in shown.stdout.splitlines() if line.lstrip().startswith(("0.7 ms", "1.1 ms"))
+    ] == [
+        ["0.7", "ms", winners["0.7"]["id"]],
+        ["1.1", "ms", winners["1.1"]["id"]],
+    ]
+    assert Architecture.from_json(front.stdout).id == winners["0.7"]["id"]
 
 
 def test_the_front_below_its_fastest_network_ends_with_4(

@@ -10,7 +10,7 @@ import nas
 from nas.accuracy import WORDS
 from nas.networks import Architecture, ConvSpec, SearchSpace, StageSpec
 from nas.proxies import build_proxies
-from nas.report import accuracy_words, is_predicted, landmarks, published_words, summary
+from nas.report import accuracy_words, is_predicted, landmarks, published_words, summary, winners_table
 from nas.report.predicted import predicted_summary
 from nas.search import Candidate, ResultsFolder, Run, SearchResult, SpaceUsed, TableUsed
 
@@ -238,3 +238,27 @@ def test_landmarks_of_a_front_are_some_percent_apart_and_include_its_end() -> No
     assert [one.latency_ms for one in landmarks(front)] == [0.50, 0.53, 0.60, 0.602]
     assert [one.latency_ms for one in landmarks(front[:1])] == [0.50]
     assert landmarks([]) == []
+
+
+def test_what_comes_next_asks_for_all_budgets_or_the_whole_front(survey: Survey) -> None:
+    result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0))
+
+    def words(**asked: Any) -> str:
+        run = result.run.model_copy(update=asked)
+        return "\n".join(predicted_summary(SearchResult(path=result.path, run=run, candidates=result.candidates)))
+
+    assert "  nas search --budget-ms 0.6,1.1 --data IMAGES" in words(budgets_ms=(0.6, 1.1))
+    assert "  nas search --data IMAGES" in words(whole_front=True)
+
+
+def test_the_winner_of_each_budget_stands_beside_what_is_published(survey: Survey) -> None:
+    result = survey(
+        _candidate(WIDE, 1.05, 81.0, 80.0, 82.0),
+        _reference("iformer_t", 0.605, 74.0, published_top1=74.1, published_ms=0.60),
+    )
+    run = result.run.model_copy(update={"budgets_ms": (0.61, 1.1)})
+    header, rows = winners_table(SearchResult(path=result.path, run=run, candidates=result.candidates))
+
+    assert header[4] == "predicted top-1 [90 %]"
+    assert rows[0][:2] == ("0.61 ms", "none yet")
+    assert rows[1][4:] == ("81.0 % [80.0, 82.0]", "iformer_t, 0.605 ms, published 74.1 % at 0.60 ms")
