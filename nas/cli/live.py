@@ -287,7 +287,7 @@ def _networks(result: SearchResult, rows: int, *, blocks: bool) -> Table:
 def _plot(result: SearchResult, width: int, height: int) -> list[str]:
     """Latency to the right, score upwards, in plain characters; nothing where there is no room or too little to see.
 
-    Candidates have the marks of `_ROLES`, those that are dominated a dot. The colons are the budget.
+    Candidates have the marks of `_ROLES`, those that are dominated a dot. The colons are the budgets.
     """
     shown = [*result.front, *result.references]
     times, scores = {one.latency_ms for one in shown}, {_score(one) for one in shown}
@@ -310,16 +310,18 @@ def _plot(result: SearchResult, width: int, height: int) -> list[str]:
 
     for candidate in result.scored:
         draw(candidate, ".")
-    if fast <= result.run.budget_ms <= slow:
-        column = round((result.run.budget_ms - fast) / (slow - fast) * (columns - 1))
-        for line in grid:
-            line[column] = ":" if line[column] == " " else line[column]
+    for budget_ms in result.run.budgets:
+        if fast <= budget_ms <= slow:
+            column = round((budget_ms - fast) / (slow - fast) * (columns - 1))
+            for line in grid:
+                line[column] = ":" if line[column] == " " else line[column]
     for reference in result.references:
         draw(reference, "x")
     for candidate in result.front:
         draw(candidate, "o")
-    if result.winner is not None:
-        draw(result.winner, "*")
+    for winner in result.winners.values():
+        if winner is not None:
+            draw(winner, "*")
     left = [axis[0], *[" " * (margin - 1) + "|"] * (rows - 2), axis[1]]
     ends = f"{fast:.2f}", f"{slow:.2f}"
     return [
@@ -341,7 +343,7 @@ def _candidate_line(progress: Progress, last: Candidate) -> str:
     number = len(progress.result.candidates)
     this = f"{number:4d}  {last.label:12s}  {last.latency_ms:.3f} ms  {outcome}  {last.seconds:.0f} s"
     screened = f", {progress.rungs[0].scored} networks screened" if len(progress.rungs) > 1 else ""
-    return f"{this}  | {_best(progress)}; {_over_budget(progress)}{screened}"
+    return f"{this}  | {_best(progress)}{_over_budget(progress)}{screened}"
 
 
 def _state(progress: Progress) -> str:
@@ -349,7 +351,7 @@ def _state(progress: Progress) -> str:
     done = progress.rungs[-1].scored if progress.rungs else 0
     number = f"{done} of {progress.wanted} candidates" if progress.wanted is not None else f"{done} candidates"
     workers = f"; {progress.workers} workers" if progress.workers > 1 else ""
-    return f"{number}; {_best(progress)}; {_over_budget(progress)}{workers}"
+    return f"{number}; {_best(progress)}{_over_budget(progress)}{workers}"
 
 
 def _best(progress: Progress) -> str:
@@ -358,7 +360,8 @@ def _best(progress: Progress) -> str:
 
 
 def _over_budget(progress: Progress) -> str:
-    return f"{progress.over_budget} of {progress.proposed} proposals over budget"
+    """Nothing where other processes propose."""
+    return f"; {progress.over_budget} of {progress.proposed} proposals over budget" if progress.proposed else ""
 
 
 def _score(candidate: Candidate) -> float:

@@ -15,12 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 import pytest
 
-from nas.cli.live import search_watch
+from nas.cli.live import _plot, _state, search_watch
 from nas.cli.terminal import say
 from nas.networks import SearchSpace, random_choice
 from nas.search import Candidate, Run, SearchResult, SpaceUsed, TableUsed
@@ -391,3 +392,22 @@ def test_ctrl_c_leaves_a_sane_terminal() -> None:
     assert not any(line.startswith("scoring") for line in screen)  # the view is gone, and the last state stays
     assert any(line.startswith("6 of 120 candidates; best 0.5000") for line in screen)
     terminal.close()
+
+
+def test_what_others_propose_is_not_counted_and_their_number_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    def by_others(number: int) -> Progress:
+        return replace(report(number), proposed=0, over_budget=0, workers=4)
+
+    with search_watch() as watch:
+        watch(by_others(4))
+
+    assert capsys.readouterr().err.endswith("  3 s  | best 0.5000 at 0.900 ms, 32 networks screened\n")
+    assert _state(by_others(4)) == "4 of 120 candidates; best 0.5000 at 0.900 ms; 4 workers"
+
+
+def test_the_plot_has_every_budget_and_its_winner() -> None:
+    run = RUN.model_copy(update={"budget_ms": 0.9, "budgets_ms": (0.6, 0.9)})
+    picture = "\n".join(_plot(SearchResult(path=Path("nowhere"), run=run, candidates=FOUND), 60, 12))
+
+    assert picture.count("*") == 2
+    assert max(line.count(":") for line in picture.splitlines()) == 2
