@@ -38,6 +38,7 @@ class Asked:
         storage: an Optuna storage URL.
         shared: a folder or object store that all workers share.
         workers: processes that score.
+        track: where each candidate is logged as well.
         further_tables: latency tables beside `table`, by name.
         out: the results folder.
         resume: go on with the run in it.
@@ -58,6 +59,7 @@ class Asked:
     storage: str | None
     shared: str | None
     workers: int | None
+    track: tuple[str, ...]
     further_tables: dict[str, LatencyTable]
     out: Path
     resume: bool
@@ -78,6 +80,7 @@ class Asked:
             "--sampler": self.sampler,
             "--workers": self.workers,
             "--shared": self.shared,
+            "--track": self.track or None,
             "--limit": len(self.limits) or None,
             "--objective": self.objectives or None,
         }

@@ -95,7 +95,7 @@ def search(
     """
     from nas.networks import SearchSpace
     from nas.report import write_report
-    from nas.search import SearchResult, check_budget, default_out, read_budgets
+    from nas.search import SearchResult, check_budget, check_folder, default_out, read_budgets
 
     source, option = options.read_data(data, option)
     # Options of a proxy without --proxy are for short training, which alone has any that are needed.
@@ -110,6 +110,7 @@ def search(
     if out is None and resume and budgets_ms is None:
         raise InputError("--resume needs the run to go on with: --out RESULTS, or its --budget-ms")
     out = out or default_out(space, budgets_ms, resume=resume)
+    check_folder(out, resume=resume)  # before anything is prepared
     kept = SearchResult.load(out).run if resume else None
     if kept is not None and budgets_ms is None and not kept.whole_front:
         budgets_ms = kept.budgets
@@ -132,6 +133,7 @@ def search(
         storage=storage,
         shared=shared,
         workers=workers,
+        track=tuple(track or ()),
         further_tables=dict(list(tables.items())[1:]),
         out=out,
         resume=resume,
@@ -144,7 +146,6 @@ def search(
             names or "accuracy-table",
             settings=options.read_settings(option, effort=effort, supernet=supernet),
             screen=8 if screen is None else screen,
-            track=track,
         )
     write_report(result)
     if result.winner is None:
@@ -155,17 +156,16 @@ def search(
         print_result(result)
 
 
-def _by_proxies(
-    asked: Asked, names: str, *, settings: dict[str, str], screen: int, track: list[str] | None
-) -> SearchResult:
+def _by_proxies(asked: Asked, names: str, *, settings: dict[str, str], screen: int) -> SearchResult:
     """A search by the proxies that are named."""
     from nas.proxies import build_proxies
-    from nas.search import BatchProxy, SearchResult, check_budget, check_folder, check_sampler, random_inside
-    from nas.search.shared import Sharing
+    from nas.search import BatchProxy, SearchResult, check_budget, check_sampler, random_inside
+    from nas.search.store import Store
 
     if asked.sampler is not None:
         check_sampler(asked.sampler)
-    check_folder(asked.out, resume=asked.resume)  # before images are read
+    if asked.shared is not None:
+        Store(asked.shared)  # one that there is not is refused before anything is begun
     # Any panel compares its members on the same random networks, also after a resume with another budget.
     kept = SearchResult.load(asked.out).run if asked.resume else None
     band_ms = (kept.band_ms or kept.budget_ms) if kept else None
@@ -180,6 +180,8 @@ def _by_proxies(
     decides, last = built.popitem()
     if isinstance(last, BatchProxy) and not built:
         return survey_space(asked, last, decides)
+    from nas.search.shared import Sharing  # loads Optuna, which a survey has no use for
+
     sharing = Sharing(
         proxies=names,
         options=settings,
@@ -188,7 +190,7 @@ def _by_proxies(
         url=asked.shared,
         workers=asked.workers or 1,
     )
-    return _search(asked, last, decides, screens=built, screen=screen, track=track, kept=kept, sharing=sharing)
+    return _search(asked, last, decides, screens=built, screen=screen, kept=kept, sharing=sharing)
 
 
 def _search(
@@ -198,7 +200,6 @@ def _search(
     *,
     screens: dict[str, Proxy],
     screen: int,
-    track: list[str] | None,
     kept: Run | None,
     sharing: Sharing,
 ) -> SearchResult:
@@ -225,7 +226,7 @@ def _search(
     for line in (*planned.describe(), f"results: {asked.out}"):
         say(line)
     with stoppable(asked.out), ExitStack() as stack, search_watch() as watch:
-        trackers = [stack.enter_context(closing(open_tracker(one, out=asked.out, say=say))) for one in track or ()]
+        trackers = [stack.enter_context(closing(open_tracker(one, out=asked.out, say=say))) for one in asked.track]
 
         def on_progress(progress: Progress) -> None:
             watch(progress)

@@ -63,11 +63,10 @@ def survey_space(asked: Asked, proxy: BatchProxy, name: str, *, said: int = 0) -
 def search_images(asked: Asked, supernet: Path | None) -> SearchResult:
     """A search on the user's images, with a supernet that is found or trained."""
     from nas.proxies import build_proxies
-    from nas.search import BatchProxy, check_folder, plan_guided, plan_survey, run_guided
+    from nas.search import BatchProxy, plan_guided, plan_survey, run_guided
 
     started = time.monotonic()
     asked.refuse_study()
-    check_folder(asked.out, resume=asked.resume)  # before the hour that a supernet may take
     data = asked.data or "synthetic"
     (foretell,) = build_proxies("accuracy-table", data=data, seed=asked.seed).values()
     assert isinstance(foretell, BatchProxy)

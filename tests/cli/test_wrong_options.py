@@ -1,0 +1,93 @@
+"""Options of a search that are wrong: one line and the promised exit code, and nothing is begun."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from nas.cli import main
+
+TINY = ["--space", "tiny", "--proxy", "fake", "--trials", "1"]
+OTHER = ["--table", "iphone13", "--table", "amd-epyc.onnxruntime.fp32"]
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """A command changes what the signals do."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["search", "--budget-ms", "1", "--proxy", "shorttraining"], 2, "did you mean 'short-training'?"),
+        (["search", "--budget-ms", "1", "--proxy", "fake,"], 2, "no proxy named ''"),
+        (["search", "--budget-ms", "1", "--proxy", "fake,shorttraining"], 2, "did you mean 'short-training'?"),
+        (["search", "--budget-ms", "1", "--proxy", "fake", "--screen", "8"], 2, "--screen 8 needs a proxy that"),
+        (["search", "--budget-ms", "1", "--time-limit", "soon"], 2, "--time-limit must be a time such as 90s"),
+        (["search", "--budget-ms", "1", "--data", "./none"], 2, "./none: no such file or folder"),
+        (["search", "--budget-ms", "1", "--confidence", "0.99", *TINY], 2, "coverage"),
+        (["search", "--budget-ms", "1", "--resume", "--out", "typo", *TINY], 2, "typo holds no run to go on with"),
+        (["search", "--budget-ms", "1", "--storage", "nonsense://x", *TINY], 2, "--storage nonsense://x"),
+        (["search", "--budget-ms", "0.6,,1.1", *TINY], 2, "or several such as 0.6,0.85,1.1, got '0.6,,1.1'"),
+        (["search", "--budget-ms", "0.6,-1", *TINY], 2, "must be a positive number of milliseconds, 1e+09 at most"),
+        (["search", "--budget-ms", "nan", *TINY], 2, "must be a positive number of milliseconds"),
+        (["search", "--budget-ms", "0.1,1.1", *TINY], 4, "no network of the space runs in 0.1 ms: the cheapest"),
+        (
+            ["search", "--budget-ms", "0.1"],
+            4,
+            "the cheapest is predicted at 0.34",
+        ),
+        (["search", "--proxy", "fake,short-training", "--screen", "0"], 2, "Invalid value for '--screen'"),
+        (
+            ["search", "--sampler", "cma", *TINY],
+            2,
+            "--sampler must be one of surrogate, evolution, tpe",
+        ),
+        (["search", "--storage", "sqlite:///x.db", "--trials", "1"], 2, "--storage is for searches by --proxy that"),
+        (["search", "--sampler", "tpe", "--trials", "1"], 2, "--sampler is for searches by --proxy that train"),
+        (["search", "--limit", "params", *TINY], 2, "--limit must be NAME=NUMBER, such as params=9e6, got 'params'"),
+        (["search", "--limit", "flops=1", *TINY], 2, "no quantity named 'flops': there are params, macs, memory"),
+        (["search", "--limit", "params=-1", *TINY], 2, "--limit params must be a positive number such as 9e6"),
+        (["search", "--limit", "params=1", *TINY], 4, "no network of the space keeps params=1: the least is 63.31k"),
+        (["search", "--limit", "params=9M", "--trials", "1"], 2, "--limit is for searches by --proxy that train"),
+        (["search", "--track", "tensorboard", "--trials", "1"], 2, "--track is for searches by --proxy that train"),
+        (["search", "--track", "wandb", *TINY], 2, "--track must be tensorboard[:DIR] or mlflow[:URI], got wandb"),
+        (["search", "--objective", "latency", *TINY], 2, "no quantity named 'latency': there are params, macs"),
+        (["search", "--table", "iphone13", "--table", "iphone13", *TINY], 2, "--table iphone13 twice: give each"),
+        (["search", *OTHER, *TINY], 2, "is of no use: add --limit amd-epyc.onnxruntime.fp32=MS or --objective"),
+        (["search", *OTHER, "--limit", "amd-epyc=20", *TINY], 3, "has no entry for stem-"),
+        (["search", "--workers", "0", *TINY], 2, "Invalid value for '--workers'"),
+        (["search", "--shared", "nope://x", *TINY], 2, "--shared nope://x: Protocol not known: nope"),
+        (["search", "--resume", *TINY], 2, "--resume needs the run to go on with: --out RESULTS, or its --budget-ms"),
+        (["worker"], 2, "Missing option '--study'"),
+        (["worker", "--study", "x"], 2, "--storage is missing: an Optuna storage URL, or the study.journal of a"),
+        (["worker", "--study", "x", "--storage", "none"], 2, "--storage none: no such file"),
+        (["worker", "--study", "x", "--storage", "sqlite:///:memory:"], 2, "--study x: --storage has no such study"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_wrong_option_gets_one_line_and_begins_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: Sequence[str],
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NAS_STORAGE", raising=False)
+    monkeypatch.setattr(sys, "argv", ["nas", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    *_, last = capsys.readouterr().err.strip().splitlines()
+
+    assert (end.value.code, last[:7], words in last) == (code, "error: ", True), last
+    assert list(tmp_path.iterdir()) == []
