@@ -79,10 +79,10 @@ def front(
     from nas.search import SearchResult, check_milliseconds
 
     check_milliseconds(budget_ms)
-    result = SearchResult.load(results)
+    result = SearchResult.load_best(results, budget_ms)
     best = result.winner_under(budget_ms)
     if best is None:
-        fastest = min((c.latency_ms for c in result.scored), default=None)
+        fastest = min((c.latency_ms for c in SearchResult.load(results).scored), default=None)
         raise BudgetError(
             f"{results} has no network of at most {budget_ms:g} ms"
             + (f"; its fastest is {fastest:.3f} ms" if fastest else "; nothing is scored yet")

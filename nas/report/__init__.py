@@ -1,18 +1,23 @@
 """Results as words, figures and pages.
 
 words.py says what a search found, winners.py what is best inside each budget, sections.py what a validation says.
-figures.py draws both; only that file imports Plotly. page.py writes the files that people open.
+figures.py draws both; only that file imports Plotly. page.py writes the files that people open. The names here are
+resolved on first use: `nas front` loads neither figures nor validations.
 """
 
 from __future__ import annotations
 
-from nas.report.figures import write_plot
-from nas.report.page import write_report, write_validation
-from nas.report.predicted import accuracy_words, is_predicted, landmarks, published_words
-from nas.report.sections import Section, validation_sections
-from nas.report.tracking import open_tracker
-from nas.report.winners import quantity_words, score_words, shown_front, winners_table
-from nas.report.words import screening_values, summary
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nas.report.figures import write_plot
+    from nas.report.page import write_report, write_validation
+    from nas.report.predicted import accuracy_words, is_predicted, landmarks, published_words
+    from nas.report.sections import Section, validation_sections
+    from nas.report.tracking import open_tracker
+    from nas.report.winners import quantity_words, score_words, shown_front, winners_table
+    from nas.report.words import screening_values, summary
 
 __all__ = [
     "Section",
@@ -32,3 +37,32 @@ __all__ = [
     "write_report",
     "write_validation",
 ]
+
+_HOMES = {
+    "Section": "sections",
+    "accuracy_words": "predicted",
+    "is_predicted": "predicted",
+    "landmarks": "predicted",
+    "open_tracker": "tracking",
+    "published_words": "predicted",
+    "quantity_words": "winners",
+    "score_words": "winners",
+    "screening_values": "words",
+    "shown_front": "winners",
+    "summary": "words",
+    "validation_sections": "sections",
+    "winners_table": "winners",
+    "write_plot": "figures",
+    "write_report": "page",
+    "write_validation": "page",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nas.report' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"nas.report.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -153,7 +153,11 @@ class Run(Record):
 
     def allows(self, candidate: Candidate) -> bool:
         """Whether a candidate is inside the limits; the budget is left out."""
-        return all(candidate.quantities.get(name, 0.0) <= limit for name, limit in self.limits.items())
+        return self.keeps_limits(candidate.quantities)
+
+    def keeps_limits(self, quantities: Mapping[str, float]) -> bool:
+        """Whether quantities of a candidate are inside the limits; one that is not known is."""
+        return all(quantities.get(name, 0.0) <= limit for name, limit in self.limits.items())
 
     @property
     def screens(self) -> list[str]:

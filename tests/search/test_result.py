@@ -464,3 +464,46 @@ class TestSeveralBudgets:
 
         assert (run.budgets, run.objectives) == ((0.9,), ("macs",))
         assert run.band_ms == self.RUN.band_ms  # panels go on comparing on the same networks
+
+
+class TestLoadBest:
+    """What `nas front` reads: not all candidates, but the same winner."""
+
+    @pytest.mark.parametrize("limits", [{}, {"params": 5e6}])
+    @pytest.mark.parametrize("settled", [(), (0, 1), (3,)])
+    def test_it_has_the_winner_that_all_candidates_have(
+        self, tmp_path: Path, limits: dict[str, float], settled: tuple[int, ...]
+    ) -> None:
+        folder = ResultsFolder(tmp_path / "run", RUN.model_copy(update={"limits": limits}), resume=False)
+        found = [
+            candidate(0, 0.5, 0.4, quantities={"params": 4e6}),
+            candidate(1, 0.6, 0.5, quantities={"params": 4e6}),
+            candidate(2, 0.7, 0.9, quantities={"params": 6e6}, details={"low": 0.45}),
+            candidate(3, 0.8, 0.8, quantities={"params": 6e6}),
+            candidate(4, 0.8, None),
+            candidate(5, 0.3, 1.0, kind="reference", name="r"),
+        ]
+        folder.replace_all(found)
+        for number in settled:
+            folder.add_settled(screening(number, 1.0 - number / 10), found[number], None)
+        whole = folder.load()
+
+        for budget_ms in (0.1, 0.5, 0.65, 0.75, 0.8, 2.0):
+            best = SearchResult.load_best(tmp_path / "run", budget_ms)
+            assert best.winner_under(budget_ms) == whole.winner_under(budget_ms)
+            assert len(best.candidates) <= 3
+
+    def test_what_is_damaged_is_named_and_half_a_line_left_out(self, tmp_path: Path) -> None:
+        folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+        folder.add(candidate(0, 0.5, 0.3), None)
+        path = tmp_path / "run" / "candidates.jsonl"
+        with path.open("ab") as file:
+            file.write(b'{"id": "half')
+        best = SearchResult.load_best(tmp_path / "run", 1.0)
+
+        assert [one.id for one in best.candidates] == [NETWORKS[0].id]
+        path.write_bytes(path.read_bytes() + b'"}\n')
+        with pytest.raises(InputError, match=r"candidates\.jsonl, line 2: kind: missing key"):
+            SearchResult.load_best(tmp_path / "run", 1.0)
+        with pytest.raises(InputError, match=r"not a results folder"):
+            SearchResult.load_best(tmp_path, 1.0)
