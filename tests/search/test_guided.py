@@ -21,6 +21,7 @@ from nas.proxies import CIRCUMSTANCES, Score, ScoringFailed
 from nas.proxies.accuracy_table import PredictedAccuracy
 from nas.proxies.fake import FakeProxy
 from nas.report import summary
+from nas.report.words import markdown
 from nas.search import (
     Candidate,
     GuidedPlan,
@@ -504,3 +505,19 @@ def test_run_json_names_every_step_and_no_circumstances_of_the_settler(run: Run,
         ("accuracy-table", "iformer.imagenet")
     ]
     assert proxy["settles"] == {"name": "settler", "proxy": "recording", "data": "made up", "images": 8192}
+
+
+def test_a_run_that_goes_on_with_other_budgets_has_them_in_its_files(run: Run, survey: SurveyPlan) -> None:
+    first = run()
+    lower_ms = sorted(one.latency_ms for one in first.scored)[len(first.scored) // 2]
+    budgets = replace(survey.budgets, limits_ms=(0.99 * lower_ms, lower_ms))
+    other = plan_guided(replace(survey, budgets=budgets), Recording(), Contrary(), trials=10, time_limit_s=None)
+    again = run(plan=other, resume=True)
+
+    assert again.run.budgets == budgets.limits_ms
+    assert again.run.command == first.run.command
+    assert again.winner is not None
+    assert again.winner.latency_ms <= lower_ms
+    assert Architecture.load(again.path / "winner.json") == again.winner.architecture
+    assert f"| budget | {budgets.limits_ms[0]:g} ms and {lower_ms:g} ms |" in markdown(again)
+    assert {one.id for one in first.candidates} <= {one.id for one in again.candidates}  # nothing is forgotten

@@ -15,6 +15,7 @@ from nas.errors import BudgetError, InputError
 from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace
 from nas.proxies import Score, build_proxies
+from nas.report.words import markdown
 from nas.search import BatchProxy, Budgets, SearchResult, SurveyPlan, plan_survey, run_survey
 from nas.search.result import rank_of
 
@@ -173,6 +174,7 @@ def test_a_survey_of_another_seed_does_not_go_on_and_one_of_another_budget_does(
     assert SearchResult.load(tmp_path / "run").candidates == kept
     lower = _run(proxy, replace(few, budgets=Budgets(limits_ms=(0.7, 0.9))), tmp_path / "run", resume=True)
     assert (lower.run.budget_ms, lower.run.budgets) == (0.9, (0.7, 0.9))
+    assert "| budget | 0.7 ms and 0.9 ms |" in markdown(lower)
     assert max(one.latency_ms for one in lower.scored) <= 0.9
 
 
