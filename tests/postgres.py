@@ -82,7 +82,7 @@ class Postgres:
         """Stop the server: at once, with every connection cut.
 
         Args:
-            crash: leave the files as they are, as if the power failed.
+            crash: leave the files as they are. The next start mends them, which takes it some seconds.
         """
         assert self._process is not None
         self._process.send_signal(signal.SIGQUIT if crash else signal.SIGINT)

@@ -89,17 +89,16 @@ def test_a_server_that_is_away_for_a_while_loses_and_doubles_nothing(
     url = postgres.url(database)
     command = [sys.executable, "-c", _SLOW, *SEARCH, "--trials", "13", "--storage", url]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        for candidates, crash in ((4, False), (8, True)):
-            _wait_for(process, tmp_path, candidates=candidates)
-            postgres.stop(crash=crash)
-            time.sleep(0.5)  # longer than a candidate takes
-            still_runs = process.poll() is None
-            postgres.start()
+        _wait_for(process, tmp_path, candidates=4)
+        postgres.stop()
+        time.sleep(0.5)  # longer than a candidate takes
+        still_runs = process.poll() is None
+        postgres.start()
         _, words = process.communicate(timeout=60)
 
     assert still_runs and process.returncode == 0, words
-    said = [line for line in words.splitlines() if line.startswith("--storage: ")]
-    assert len(said) == 2 and all(line.endswith("; asking again for 60 s") for line in said), words
+    (said,) = [line for line in words.splitlines() if line.startswith("--storage: ")]
+    assert said.endswith("; asking again for 60 s")
     assert _is_whole(tmp_path, url, number=13)
 
 
