@@ -227,7 +227,7 @@ def find_tables(names: list[str] | None) -> dict[str, LatencyTable]:
 def read_quantities(
     limits: list[str] | None, objectives: list[str] | None, tables: Mapping[str, LatencyTable], kept: Run | None
 ) -> tuple[Limits, tuple[Quantity, ...]]:
-    """The values of --limit and --objective; without --limit, the limits of the run to go on with.
+    """The values of --limit and --objective; without one of them, what the run to go on with has.
 
     Args:
         limits: values of --limit.
@@ -240,6 +240,8 @@ def read_quantities(
     from nas.search import Limits, find_quantities
 
     found = find_quantities(objectives or [], tables)
+    if objectives is None and kept is not None:
+        found = find_quantities(kept.objectives, tables, where="run.json")
     read = Limits.parse(limits or [], tables)
     if limits is None and kept is not None and kept.limits:
         read = Limits.of_record(kept.limits, tables, where="run.json")

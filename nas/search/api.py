@@ -152,7 +152,8 @@ def search(
     plan = plan_search(
         the_space, the_table, decides,
         screens=proxies, screen=screen, budget_ms=budgets_ms, confidence=confidence,
-        limits=_limits(limits, tables, kept), objectives=find_quantities(objectives, tables, where="objectives"),
+        limits=_limits(limits, tables, kept),
+        objectives=find_quantities(objectives or (kept.objectives if kept else ()), tables, where="objectives"),
         trials=trials, time_limit_s=limit_s,
     )  # fmt: skip
     _say(say, plan.describe(), folder)

@@ -99,6 +99,7 @@ def run_search(
         proxy,
         budgets=plan.budgets,
         limits=plan.limits.record(),
+        objectives=tuple(one.name for one in plan.objectives),
         seed=seed,
         names=names,
         command=command,

@@ -72,10 +72,11 @@ def by(name: str, found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def searched(folder: Path) -> Kept:
-    """The candidates. A reference that the search draws as well is there as both, with one score."""
-    candidates = lines(folder / "out" / "candidates.jsonl")
-    by("trial", candidates)
-    return by("key", [{**line, "key": f"{line['kind']} {line['id']}"} for line in candidates])
+    """Candidates and screenings. A reference that the search draws as well is there as both, with one score."""
+    candidates, screened = (lines(folder / "out" / f"{name}.jsonl") for name in ("candidates", "screened"))
+    found = [{**line, "proxy": line.get("proxy", "")} for line in (*candidates, *screened)]
+    by("trial", found)
+    return by("key", [{**line, "key": f"{line['kind']} {line['id']} {line['proxy']}"} for line in found])
 
 
 def looked_at(folder: Path) -> Kept:
@@ -88,7 +89,10 @@ def winner(folder: Path) -> object:
     result = SearchResult.load(folder / "out")
     assert result.winner is not None
     assert Architecture.model_validate_json((folder / "out" / "winner.json").read_text()) == result.winner.architecture
-    return Counter(name.split()[0] for name in searched(folder))
+    for budget_ms, best in result.winners.items():
+        scores = [one.score or 0 for one in result.candidates if one.kind == "searched" and one.latency_ms <= budget_ms]
+        assert (best and best.score) == max(scores, default=None)
+    return Counter(candidate.kind for candidate in result.candidates)
 
 
 def measured(folder: Path) -> Kept:
@@ -150,7 +154,15 @@ CASES = {
     "survey": Case(
         command=f"{_SEARCH} --proxy accuracy-table --trials 200", begun="out/run.json", kept=looked_at, result=looked_at
     ),
-    "search": Case(command=f"{_SEARCH} --proxy fake --trials 40", begun="out/run.json", kept=searched, result=winner),
+    "rungs": Case(
+        command=f"{_SEARCH.replace('0.5', '0.225,0.5')} --proxy accuracy-table,fake --screen 3 --trials 12",
+        begun="out/run.json",
+        kept=searched,
+        result=winner,
+    ),
+    "workers": Case(
+        command=f"{_SEARCH} --proxy fake --trials 40 --workers 2", begun="out/run.json", kept=searched, result=winner
+    ),
     "training search": Case(
         command=f"{_SEARCH} --proxy short-training --data ../pets --option images=64 --option resolution=32 "
         "--option precision=fp32 --trials 3",

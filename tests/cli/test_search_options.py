@@ -1,7 +1,8 @@
-"""Options of a search that are wrong: one line and the promised exit code, and nothing is begun."""
+"""Options of a search: one that is wrong gets one line and begins nothing; a run to go on with keeps its own."""
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -91,3 +92,25 @@ def test_a_wrong_option_gets_one_line_and_begins_nothing(
 
     assert (end.value.code, last[:7], words in last) == (code, "error: ", True), last
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resume_keeps_limits_and_objectives_that_are_not_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def kept(*arguments: str) -> tuple[object, ...]:
+        monkeypatch.setattr(sys, "argv", ["nas", "search", *TINY[:-1], *arguments, "--out", "run"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        run = json.loads((tmp_path / "run" / "run.json").read_text())
+        return end.value.code, run["budgets_ms"], run["limits"], run["objectives"], run["sampler"]
+
+    limits = {"params": 90_000.0}
+    begun = kept("1", "--budget-ms", "0.5", "--limit", "params=90k", "--objective", "macs")
+    other = kept("2", "--resume", "--budget-ms", "0.3,0.4", "--sampler", "random")
+    again = kept("3", "--resume", "--objective", "memory", "--limit", "macs=9M")
+
+    assert begun == (0, [], limits, ["macs"], "surrogate")
+    assert other == (0, [0.3, 0.4], limits, ["macs"], "random")
+    assert again == (0, [0.3, 0.4], {"macs": 9e6}, ["memory"], "random")
