@@ -201,7 +201,7 @@ def test_a_stopped_search_on_photos_says_how_to_go_on_and_does(
 ) -> None:
     options = ["--data", "photos", "--trials", "2", "--out", "my $run"]
     with monkeypatch.context() as patched:
-        patched.setattr("nas.cli.search.say_candidate", _stop)
+        patched.setattr("nas.cli.surveyed.say_candidate", _stop)
         stopped = command(*options)
     words = capsys.readouterr().err
     left = SearchResult.load(Path("my $run"))
