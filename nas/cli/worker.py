@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import _thread
 import os
+import signal
 import threading
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,8 @@ from nas.cli.terminal import data_watch, end_like_ctrl_c, say
 from nas.errors import InputError
 
 __all__ = ["worker"]
+
+_POLITE_S = 5.0  # to put the job back once the search is gone
 
 
 def worker(
@@ -35,6 +38,7 @@ def worker(
     ] = None,
     name: Annotated[str | None, typer.Option("--name", hidden=True)] = None,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+    sign_s: Annotated[float, typer.Option("--sign-s", min=0.01, hidden=True)] = 10.0,
 ) -> None:
     """Take candidates of a search until it is done. Any number of workers may do so, on any number of machines.
 
@@ -50,16 +54,16 @@ def worker(
     if not where:
         raise InputError("--storage is missing: an Optuna storage URL, or the study.journal of a results folder")
     with data_watch() as watch:
-        done = run_worker(
+        run_worker(
             where if "://" in where else _journal(where),
             study,
             data=DataSource(name=data) if data else None,
             proxies=proxy,
             name=name,
+            sign_s=sign_s,
             say=say,
             progress=watch,
         )
-    say(f"ended: the search is done; this worker did {done} jobs")
 
 
 def _journal(where: str) -> Path:
@@ -78,4 +82,7 @@ def _end_with_parent() -> None:
     """Interrupt this process when the standard input ends, which its parent holds open."""
     while os.read(0, 1):  # not sys.stdin, whose lock a thread must not have when Python ends
         pass
-    _thread.interrupt_main()
+    # Not SIGINT, which is ignored in the background of a script; and a signal also ends a sleep of the main thread.
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    time.sleep(_POLITE_S)
+    os._exit(130)  # from within code that no signal reaches

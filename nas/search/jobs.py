@@ -9,7 +9,9 @@ from typing import Any, Literal
 from nas.networks import Architecture
 from nas.search.records import Kind
 
-__all__ = ["Entry", "Job"]
+__all__ = ["MAIN", "Entry", "Job"]
+
+MAIN = "main"  # name of the worker in the process that owns the results folder
 
 State = Literal["running", "finished", "abandoned"]
 
@@ -31,6 +33,11 @@ class Job:
     kind: Kind
     name: str | None = None
     latency_ms: float
+
+    @property
+    def key(self) -> tuple[str, int | None, Kind]:
+        """What is equal for the same job: that of a reference is another than that of the network as a proposal."""
+        return self.network.id, self.rung, self.kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +68,7 @@ class Entry:
     value: float | None
     record: Mapping[str, Any] | None
 
-    def is_of(self, job: Job) -> bool:
-        """Whether this is the same job. That of a reference is another than that of the network as a proposal."""
-        return (self.id, self.rung, self.kind) == (job.network.id, job.rung, job.kind)
+    @property
+    def key(self) -> tuple[str, int | None, Kind]:
+        """What is equal for entries of the same job."""
+        return self.id, self.rung, self.kind

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,8 +15,8 @@ from nas.networks import SearchSpace
 from nas.proxies import Attempt, Proxy, runs_code
 from nas.search.budget import limited_ms
 from nas.search.folder import ResultsFolder
-from nas.search.heart import Heart, Watch
-from nas.search.jobs import Entry, Job
+from nas.search.heart import SIGN_S, Heart, Watch
+from nas.search.jobs import MAIN, Entry, Job
 from nas.search.plan import SAMPLERS, Plan, check_sampler
 from nas.search.progress import Progress, RungProgress
 from nas.search.records import Candidate, Run, Screening, run_of
@@ -25,12 +24,11 @@ from nas.search.result import SearchResult
 from nas.search.shared import ENDED, INSTRUCTIONS, Instructions, Sharing, give_files
 from nas.search.store import Store
 from nas.search.study import Study
-from nas.search.team import Team
+from nas.search.team import LOCAL, Team
 from nas.search.worker import Outcome, as_kept, make_worker, terms_of
 
 __all__ = ["MAIN", "run_search"]
 
-MAIN = "main"  # name of the worker in the process that owns the results folder
 _ENDINGS = {
     "done": "all candidates are scored",
     "late": "the time limit",
@@ -55,6 +53,7 @@ def run_search(
     sharing: Sharing | None = None,
     resume: bool = False,
     command: Sequence[str] = (),
+    sign_s: float = SIGN_S,
     say: Callable[[str], None] = lambda line: None,  # noqa: ARG005
     on_progress: Callable[[Progress], None] = lambda progress: None,  # noqa: ARG005
 ) -> SearchResult:
@@ -81,6 +80,7 @@ def run_search(
         sharing: lets other processes score as well; see nas/search/shared.py. Without it this process scores alone.
         resume: continue the run in the folder.
         command: the command line, for run.json.
+        sign_s: seconds between two signs by which other workers know that this process is alive.
         say: gets a line when the storage is locked or away, and when a worker is lost.
         on_progress: called after every score, and at the end.
     Raises:
@@ -118,11 +118,12 @@ def run_search(
             folder = ResultsFolder(out, run, resume=resume)
             earlier = folder.before.earlier_digests if folder.before else ()
             study = _open(out / "study.journal", run, space, out.name, len(proxies), earlier, resume=True, say=say)
+        heart = Heart(study, every_s=sign_s)
         search = _Search(
             space, table, proxies, plan, run, study, folder,
-            seed=seed, time_limit_s=time_limit_s, started=started, say=say, on_progress=on_progress,
+            heart=heart, seed=seed, time_limit_s=time_limit_s, started=started, say=say, on_progress=on_progress,
         )  # fmt: skip
-        stack.enter_context(Heart(study))
+        stack.enter_context(heart)
         with finishing(folder.finish):
             if sharing is None:
                 search.go()
@@ -144,6 +145,7 @@ class _Search:
         study: Study,
         folder: ResultsFolder,
         *,
+        heart: Heart,
         seed: int,
         time_limit_s: float | None,
         started: float,
@@ -154,7 +156,8 @@ class _Search:
         self._say, self._store = say, Store(str(folder.path.resolve()))
         self._team: Team | None = None
         self._table, self._time_limit_s, self._started = table, time_limit_s, started
-        self._on_progress, self._kept, self._watch = on_progress, 0, Watch(own=study.worker)
+        self._on_progress, self._kept = on_progress, 0
+        self._watch = Watch(own=study.worker, signs=lambda: heart.signs)
         self._known = {self._key(one) for one in folder.result.screenings}
         self._known |= {self._key(one) for one in folder.result.candidates}
         self._recover()
@@ -200,12 +203,14 @@ class _Search:
                     sharing.workers,
                     storage,
                     self._folder.path.name,
-                    name=f"local-{secrets.token_hex(3)}",
                     arguments=["--proxy", sharing.proxies] if runs_code(sharing.proxies) else [],
                     logs=self._folder.path / "workers",
                 )
             self.go()
             self._study.share(ENDED, True)
+        except KeyboardInterrupt:
+            self._study.share_once(ENDED, True)
+            raise
         finally:
             if self._team:
                 self._team.stop()
@@ -214,12 +219,11 @@ class _Search:
         """Let this process score the next network, or where it has a team, look how far that is."""
         if self._team is None:
             return self._worker.work()
-        lost = self._team.lost()
+        was_alive, lost = self._team.is_alive, self._team.lost()  # before the look at what they have done
         for name, reason in lost.items():
             self._say(f"worker {name} is lost: {reason}; others take up its candidate")
         entries = self._worker.look()
         self._study.abandon(one.trial for one in entries if one.state == "running" and one.worker in lost)
-        was_alive = self._team.is_alive
         outcome = self._worker.outlook()
         if outcome != "waiting" or was_alive:
             return outcome
@@ -279,8 +283,9 @@ class _Search:
                 if math.isfinite(latency_ms):
                     self._study.add(job, as_kept(record))
         self._study.close_finished()
-        # This process alone is called so, and it has only begun.
-        self._study.abandon(entry.trial for entry in running.values() if entry.worker == MAIN)
+        # This process alone is called so, and it has only begun; its earlier team has ended with its earlier self.
+        mine = [one for one in entries if one.worker == MAIN or one.worker.startswith(LOCAL)]
+        self._study.abandon(entry.trial for entry in mine if entry.state == "running")
 
     def _record(self, entry: Entry) -> Candidate | Screening:
         """What a worker kept of a job."""

@@ -27,7 +27,7 @@ from nas.networks import Architecture, SearchSpace
 from nas.proxies import Attempt, Proxy, build_proxies, runs_code
 from nas.search.budget import Budgets
 from nas.search.folder import weights_as_file
-from nas.search.heart import Heart, Watch
+from nas.search.heart import SIGN_S, Heart, Watch
 from nas.search.limits import Limits, find_quantities
 from nas.search.plan import Plan, random_inside
 from nas.search.records import Candidate, Run, Screening, run_of
@@ -165,9 +165,10 @@ def run_worker(
     data: DataSource | None = None,
     proxies: str | None = None,
     name: str | None = None,
+    sign_s: float = SIGN_S,
     say: Callable[[str], None],
     progress: Progress | None = None,
-) -> int:
+) -> None:
     """Take jobs of a search until it is done.
 
     Args:
@@ -177,10 +178,9 @@ def run_worker(
         proxies: the value of `--proxy` where that is a file of the user's. Without it, no code is run that the study
             names.
         name: of this worker; of no other.
-        say: gets a line for each job.
+        sign_s: seconds between two signs of this worker; the same for all workers of a search.
+        say: gets a line for each job, and at the end.
         progress: called with the progress of loading images.
-    Returns:
-        The number of jobs that it did.
     Raises:
         InputError: there is no such study, it has no instructions for workers, or the images or files here are not
             those of the search.
@@ -206,7 +206,7 @@ def run_worker(
             f"the study {study!r} was begun with other images, files or settings of {instructions.proxies} than this "
             "machine has: copy them here, or name the same images by --data"
         )
-    own = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+    own = name or f"{os.getpid()}-{secrets.token_hex(2)} on {socket.gethostname()}"
     joined = Study.open(
         storage,
         space,
@@ -218,28 +218,35 @@ def run_worker(
         patience_s=_PATIENCE_S,
         say=say,
     )
-    store = Store(instructions.shared)
+    store, done = Store(instructions.shared), 0
+    if not store.is_seen:
+        say(f"{store.shown} is not on this machine: weights that are trained here are lost; see nas search --shared")
 
     def keep(record: Candidate | Screening, attempted: Attempt) -> None:
-        if isinstance(record, Candidate) and attempted.score is not None and attempted.score.weights is not None:
-            store.write(f"weights/{record.id}.safetensors", weights_as_file(record, attempted.score.weights, study))
+        nonlocal done
+        done += 1
+        weights = attempted.score.weights if attempted.score is not None else None
+        if isinstance(record, Candidate) and weights is not None and store.is_seen:
+            store.write(f"weights/{record.id}.safetensors", weights_as_file(record, weights, study))
 
     seed = (instructions.seed + int(digest_of(own), 16)) % 2**32  # Every worker draws otherwise.
     worker = make_worker(
         space, table, rungs, joined,
         sampler=instructions.sampler, terms=instructions.terms(), seed=seed, keep=keep, on_begin=say,
     )  # fmt: skip
-    watch, done = Watch(own=own), 0
-    with Heart(joined):
-        while not joined.shared().get(ENDED):
-            joined.abandon(one.trial for one in watch.gone(joined.entries(), joined.shared()))
+    with Heart(joined, every_s=sign_s) as heart:
+        watch, why = Watch(own=own, signs=lambda: heart.signs), "the search is done"
+        while not (shared := joined.shared()).get(ENDED):
+            if watch.owner_is_gone(shared) and instructions.wanted is None:
+                why = "the search is gone, and only time would end it; it goes on there with --resume"
+                break
+            joined.abandon(one.trial for one in watch.gone(joined.entries(), shared))
             outcome = worker.work()
             if outcome in ("done", "exhausted"):
                 break
-            done += outcome == "scored"
             if outcome == "waiting":
                 time.sleep(_PAUSE_S)
-    return done
+    say(f"ended: {why}; this worker did {done} jobs")
 
 
 def _instructions(storage: str | Path, study: str, say: Callable[[str], None]) -> Instructions:
@@ -289,7 +296,13 @@ def _proxies(instructions: Instructions, data: DataSource | None, progress: Prog
 
 
 def give_files(store: Store, options: Mapping[str, str]) -> None:
-    """Put the files that options of proxies name into the store, such as a supernet."""
+    """Make the store, and put the files that options of proxies name into it, such as a supernet.
+
+    Raises:
+        InputError: the folder cannot be written.
+        NasError: the store does not take them.
+    """
+    store.make()
     for option in _FILES:
         if option in options and (path := Path(options[option])).is_file():
             store.write(_name_in_store(option), path.read_bytes())

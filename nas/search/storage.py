@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, DisconnectionError, InterfaceError, Op
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from nas.errors import InputError, NasError, visible
+from nas.files import take_lock
 from nas.masking import masked, without_secrets
 
 __all__ = ["LOCKED", "Patience", "open_storage", "refuse_two_ats"]
@@ -30,6 +33,9 @@ _AWAY += (PendingRollbackError, ConnectionError, TimeoutError)  # the first afte
 _LASTING: tuple[str, ...] = ("no such table", "no such column", "has no column", "unable to open", "readonly")
 _LASTING += ("malformed", "authentication failed", "no password", "does not exist", "permission denied")
 LOCKED = ("locked", "starting up", "shutting down", "recovery mode", "too many")  # worth waiting for at the start too
+# What Optuna raises where another process makes the tables of a new database at the same moment; then they are there.
+_OTHER_MAKES = ("already exists", "alembic_version", "version_info", "pg_type_typname")
+_OPENINGS = 5
 # What Optuna raises on a journal in which something is wrong that can be read.
 _CONTENT = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RecursionError)
 _PATIENCE_S, _PAUSE_S = 60.0, 1.0
@@ -39,7 +45,16 @@ _SAVED = "; everything finished so far is saved: go on with --resume"
 
 def open_storage(storage: str | Path) -> BaseStorage:
     """The storage of an Optuna URL, or a journal in a file."""
-    return _journal(storage) if isinstance(storage, Path) else optuna.storages.get_storage(storage)
+    if isinstance(storage, Path):
+        return _journal(storage)
+    for _ in range(_OPENINGS):
+        try:
+            return optuna.storages.get_storage(storage)
+        except Exception as error:  # of any driver
+            if not any(words in _reason(error) for words in _OTHER_MAKES):
+                raise
+        time.sleep(_PAUSE_S / 5)
+    return optuna.storages.get_storage(storage)
 
 
 class Patience:
@@ -149,5 +164,43 @@ def _is_whole(journal: Path) -> bool:
 
 
 def _journal(path: Path) -> JournalStorage:
-    """Storage in a journal file. The lock of a killed process is broken after 3 s instead of the default 30 s."""
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path), grace_period=3)))
+    """Storage in a journal file."""
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
+
+
+class _JournalLock(JournalFileOpenLock):
+    """The system's lock of a journal, which goes when its process ends.
+
+    Optuna's own lock is a file that a killed process leaves. Others break it after some seconds, also that of a process
+    that only waits for its disk, and that one fails then.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path, self._handle = path, -1
+
+    def acquire(self) -> bool:
+        """Wait for the lock, and cut off the half line that a killed process left: nobody else writes now."""
+        while True:
+            handle = os.open(self._path, os.O_RDWR)
+            try:
+                if take_lock(handle, self._path, wait_s=math.inf) != "gone":
+                    _cut_half_line(handle)
+                    self._handle = handle
+                    return True
+            except BaseException:
+                os.close(handle)
+                raise
+            os.close(handle)
+
+    def release(self) -> None:
+        """Let others have the lock."""
+        os.close(self._handle)
+
+
+def _cut_half_line(handle: int) -> None:
+    end = size = os.fstat(handle).st_size
+    while end and os.pread(handle, 1, end - 1) != b"\n":
+        end -= 1
+    if end < size:
+        os.ftruncate(handle, end)

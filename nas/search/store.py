@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import InputError, NasError, visible
-from nas.files import write_beside
+from nas.files import unwritten, write_beside
 from nas.masking import masked
 
 __all__ = ["Store"]
@@ -18,7 +18,11 @@ class Store:
     Args:
         url: a folder, or a URL of fsspec.
     Raises:
-        InputError: there is no such kind of store, or its library is not installed.
+        InputError: there is no such kind of store, its library is not installed, or the URL has a password.
+
+    Attributes:
+        url: the URL for other processes, which may run in another folder.
+        shown: the URL for messages.
     """
 
     def __init__(self, url: str) -> None:
@@ -29,28 +33,49 @@ class Store:
                 f"--shared {visible(masked(url, alone=True))}: leave the password out; fsspec takes it from its own "
                 "settings, see its documentation of the configuration"
             )
-        self.url = url
         self.shown = visible(masked(url, alone=True))
         try:
             self._system, self._root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise InputError(f"--shared {self.shown}: {error}") from error
+        except Exception as error:  # of the library of that kind of store, too
+            raise InputError(f"--shared {self.shown}: {_reason(error)}") from error
         self._is_local = isinstance(self._system, fsspec.implementations.local.LocalFileSystem)
+        self.url = self._root if self._is_local else url
 
     @property
     def folder(self) -> Path | None:
         """The folder, if the files are in one."""
         return Path(self._root) if self._is_local else None
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether what is written here is where the search finds it; a folder may be that of another machine."""
+        return self.folder is None or (self.folder / "weights").is_dir()
+
+    def make(self) -> None:
+        """Make the folder, if it is one.
+
+        Raises:
+            InputError: it cannot be made.
+        """
+        if self.folder is not None:
+            try:
+                (self.folder / "weights").mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise unwritten(self.folder, error) from error
+
     def write(self, name: str, content: bytes) -> None:
         """Write a file, whole or not at all.
 
         Raises:
+            InputError: the folder cannot be written.
             NasError: the store does not take it.
         """
         if self._is_local:
             path = Path(self._root) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise unwritten(path.parent, error) from error
             write_beside(path, content)
             return
         draft = f"{self._root}/{name}.part"
@@ -98,5 +123,9 @@ class Store:
         try:
             return what()
         except Exception as error:  # Stores pass on any error of their client.
-            reason = visible((str(error).splitlines() or [""])[0] or type(error).__name__, limit=200)
-            raise NasError(f"--shared {self.shown}: {reason}") from error
+            raise NasError(f"--shared {self.shown}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in one line."""
+    return visible((str(error).strip().splitlines() or [type(error).__name__])[0], limit=200)

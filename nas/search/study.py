@@ -18,7 +18,6 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -157,14 +156,14 @@ class Study:
         """
         template = self._template(job, TrialState.RUNNING)
         self._patience.ask(lambda: self._storage.create_new_trial(self._number, template))
-        entries = self.entries()
+        entries, key = self.entries(), job.key
         # Where the connection broke in between, a job may have been begun twice.
-        mine = [one for one in entries if one.worker == self.worker and one.state == "running" and one.is_of(job)]
+        mine = [one for one in entries if one.worker == self.worker and one.state == "running" and one.key == key]
         first = mine[0].trial
         for other in mine[1:]:
             self._close(other.trial, TrialState.PRUNED)
         before = [one for one in entries if one.trial < first]
-        if any(one.is_of(job) and one.state != "abandoned" for one in before) or not still(before):
+        if any(one.key == key and one.state != "abandoned" for one in before) or not still(before):
             self._close(first, TrialState.PRUNED)
             return None
         return first
@@ -200,18 +199,28 @@ class Study:
         self._close(trial)
         return True
 
-    def abandon(self, trials: Iterable[int], *, interrupted: bool = False) -> None:
-        """Let any worker have running jobs.
+    def has(self, trial: int) -> bool:
+        """Whether a job that this worker has begun is still its own: a worker that seems gone loses it."""
+        number = self._trial_ids[trial]
+        return not self._patience.ask(lambda: self._storage.get_trial(number)).state.is_finished()
 
-        Args:
-            trials: numbers of their trials.
-            interrupted: the worker stops in order. Else it is gone, and the job may be what ended it.
-        """
+    def abandon(self, trials: Iterable[int]) -> None:
+        """Let any worker have running jobs of workers that are gone; the jobs may be what ended them."""
         for trial in trials:
-            if interrupted:
-                number = self._trial_ids[trial]
-                self._patience.ask(partial(self._storage.set_trial_user_attr, number, _WORKER, ""))
             self._close(trial, TrialState.FAIL)
+
+    def put_back(self, trial: int) -> None:
+        """Let any worker have a job of this one, which stops in order. A storage that is away is not waited for.
+
+        Raises:
+            NasError: the storage is away.
+        """
+        number = self._trial_ids[trial]
+        self._patience.ask(
+            lambda: self._storage.set_trial_user_attr(number, _WORKER, ""),
+            worth=lambda reason: False,  # noqa: ARG005
+        )
+        self._close(trial, TrialState.FAIL)
 
     def close_finished(self) -> None:
         """Close the trials of which a worker wrote the record, but was killed then."""
@@ -231,10 +240,12 @@ class Study:
             return network_of(self._space, trial.params)
         return Architecture.from_json(json.dumps(described))
 
-    def say_sign(self, name: str, sign: object) -> None:
-        """Set an attribute of the study once, whether the storage answers or not."""
+    def share_once(self, name: str, value: object) -> bool:
+        """Keep something for all workers, unless the storage is away. Whether it was kept."""
         with suppress(Exception):
-            self._storage.set_study_user_attr(self._number, name, sign)
+            self._storage.set_study_user_attr(self._number, name, value)
+            return True
+        return False
 
     def _template(
         self,

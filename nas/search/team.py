@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -10,10 +12,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["Team"]
+__all__ = ["LOCAL", "Team"]
+
+LOCAL = "local-"  # what the names of these workers begin with, and no others'
 
 _START = "from nas.cli import main; import sys; sys.exit(main())"
-_POLITE_S = 10.0  # for a worker to put its job back, before it is killed
+_POLITE_S = 2.0  # for a worker to put its job back, before it is killed; someone waits at the terminal
 
 
 class Team:
@@ -25,15 +29,12 @@ class Team:
         number: of workers.
         storage: an Optuna storage URL, or the path of a journal.
         study: name of the study.
-        name: what the names of the workers begin with; no other worker has it.
         arguments: further arguments of `nas worker`.
         logs: folder for what the workers say.
     """
 
-    def __init__(
-        self, number: int, storage: str, study: str, *, name: str, arguments: Sequence[str], logs: Path
-    ) -> None:
-        self.names = [f"{name}-{one}" for one in range(number)]
+    def __init__(self, number: int, storage: str, study: str, *, arguments: Sequence[str], logs: Path) -> None:
+        self.names = [f"{LOCAL}{secrets.token_hex(3)}-{one}" for one in range(number)]
         self._logs = logs
         logs.mkdir(parents=True, exist_ok=True)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -85,8 +86,11 @@ class Team:
         return self._logs / f"{name}.log"
 
     def _last_line(self, name: str) -> str:
+        code = self._processes[name].returncode
+        if code < 0:
+            return f"ended by {signal.Signals(-code).name}"
         lines = self._log(name).read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"exit code {self._processes[name].returncode}"
+        return lines[-1] if lines else f"exit code {code}"
 
 
 def _device(number: int) -> dict[str, str]:

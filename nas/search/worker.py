@@ -242,11 +242,13 @@ class Worker:
         self._on_begin(f"scoring {job.name or job.network.id} with {name}")
         try:
             attempted = self._attempt(job, proxy)
+            if not self._study.has(trial):  # This worker seemed to be gone, and another one may have the job by now.
+                return
             record = self._record(job, trial, name, attempted)
             self._keep(record, attempted)
         except BaseException:
             with suppress(NasError):  # The storage may be what has failed.
-                self._study.abandon([trial], interrupted=True)
+                self._study.put_back(trial)
             raise
         self._study.finish(trial, as_kept(record))
 
@@ -255,7 +257,8 @@ class Worker:
         known = others(job.rung).get(job.network.id)  # a reference that the sampler proposes as well
         if known is not None and known.state == "finished":
             return _as_before(known)
-        mine = [one for one in self.rungs.abandoned if one.is_of(job)]
+        key = job.key
+        mine = [one for one in self.rungs.abandoned if one.key == key]
         if mine and self.rungs.is_hopeless(mine[0]):
             return Attempt(score=None, failure=_LOST.format(self.rungs.lost_on(mine[0])), seconds=0.0)
         return attempt(proxy, job.network)
