@@ -300,8 +300,7 @@ class CostModel(Record):
         return layers + coefficients.overhead_ms
 
     def _cost_ms(self, layer: Layer, coefficients: Coefficients) -> float:
-        parts = demands(layer, channel_group=self.channel_group, element_bytes=self.element_bytes)
-        return sum(part.cost_ms(coefficients, self.overlap) for part in parts)
+        return _layer_ms(layer, coefficients, self.overlap, self.channel_group, self.element_bytes)
 
 
 def jackknife_plus(
@@ -320,6 +319,14 @@ def jackknife_plus(
     high = sorted((value * miss for value, miss in ends), reverse=True)
     index = _outside(coverage, len(ends)) - 1
     return min(low[index], predicted), max(high[index], predicted)
+
+
+@lru_cache(maxsize=65536)  # An interval asks for a layer with the coefficients of every row that was left out.
+def _layer_ms(
+    layer: Layer, coefficients: Coefficients, overlap: float, channel_group: int, element_bytes: int
+) -> float:
+    parts = demands(layer, channel_group=channel_group, element_bytes=element_bytes)
+    return sum(part.cost_ms(coefficients, overlap) for part in parts)
 
 
 @lru_cache(maxsize=16384)
