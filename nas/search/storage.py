@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -40,6 +41,7 @@ _OPENINGS = 5
 _CONTENT = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RecursionError)
 _PATIENCE_S, _PAUSE_S = 60.0, 1.0
 _REASON = 120  # characters of what a driver says
+_TO_SERVER = re.compile(r"^connection failed: connection to server at .*? failed: (?=\S)")  # as psycopg begins
 _SAVED = "; everything finished so far is saved: go on with --resume"
 
 
@@ -128,7 +130,8 @@ def _reason(error: BaseException) -> str:
     """What the database said: the first line of the innermost error."""
     *_, innermost = _causes(error)
     words = (str(innermost).strip().splitlines() or [type(innermost).__name__])[0]
-    return words.partition(" (Background on this error at:")[0].strip()
+    words = words.partition(" (Background on this error at:")[0].strip()
+    return _TO_SERVER.sub("", words)
 
 
 def _is_away(error: Exception, reason: str) -> bool:
@@ -140,6 +143,8 @@ def _unusable(storage: str | Path, error: Exception, reason: str, *, is_open: bo
     """The error for a storage that is damaged, or that refuses what is asked."""
     if isinstance(storage, str):
         where = f"--storage {visible(masked(storage, alone=True), limit=_REASON)}"
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("psycopg"):
+            return InputError(f"{where}: needs the package {error.name}: pip install 'nas[postgres]'")
         return NasError(f"{where}: {reason}{_SAVED}") if is_open else InputError(f"{where}: cannot be used ({reason})")
     if isinstance(error, OSError) and error.strerror:
         return NasError(f"{storage}: {error.strerror}: mend that, then go on with --resume")

@@ -121,7 +121,6 @@ def test_a_database_that_refuses_is_named_in_one_line_without_its_password(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.xfail(strict=False, reason="the message names only the module so far")
 def test_a_missing_driver_is_named_with_the_extra_that_brings_it(
     nas: Nas, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
