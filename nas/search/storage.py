@@ -143,8 +143,9 @@ def _unusable(storage: str | Path, error: Exception, reason: str, *, is_open: bo
     """The error for a storage that is damaged, or that refuses what is asked."""
     if isinstance(storage, str):
         where = f"--storage {visible(masked(storage, alone=True), limit=_REASON)}"
-        if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("psycopg"):
-            return InputError(f"{where}: needs the package {error.name}: pip install 'nas[postgres]'")
+        *_, innermost = _causes(error)
+        if isinstance(innermost, ModuleNotFoundError) and (innermost.name or "").startswith("psycopg"):
+            return InputError(f"{where}: needs the package {innermost.name}: pip install 'nas[postgres]'")
         return NasError(f"{where}: {reason}{_SAVED}") if is_open else InputError(f"{where}: cannot be used ({reason})")
     if isinstance(error, OSError) and error.strerror:
         return NasError(f"{storage}: {error.strerror}: mend that, then go on with --resume")
