@@ -195,6 +195,7 @@ def _shortlist(
     budgets = plan.survey.budgets
     if kept and (folder.before is None or folder.before.budgets == budgets.limits_ms):
         return [one.architecture for one in kept if one.kind == "searched"]
+    folder.replace_screenings([])  # A run that is stopped in this survey must not take those of other budgets.
     found, _ = look(space, table, foretell, plan=plan.survey, seed=seed, on_progress=on_survey)
     networks = list(_in_order(found, plan.survey.budgets.largest_ms))
     known = list(plan.survey.references.values())

@@ -160,10 +160,16 @@ class _Search:
         self._watch = Watch(own=study.worker, signs=lambda: heart.signs)
         self._known = {self._key(one) for one in folder.result.screenings}
         self._known |= {self._key(one) for one in folder.result.candidates}
+        self._terms, self._workers = terms_of(plan), 1
+        # A limit or an objective that was added by a resume holds for all that is known.
+        candidates = folder.result.candidates
+        complete = [self._complete(one) for one in candidates]
+        if any(one is not before for one, before in zip(complete, candidates, strict=True)):
+            folder.replace_all(complete)
         self._recover()
         self._worker = make_worker(
             space, table, proxies, study,
-            sampler=run.sampler or SAMPLERS[0], terms=terms_of(plan),
+            sampler=run.sampler or SAMPLERS[0], terms=self._terms,
             # So that a resumed search does not repeat the random draws of its first part.
             seed=(seed + len(study.entries())) % 2**32,
             keep=self._keep, is_late=self._is_late, on_begin=lambda words: self._report(now=words),
@@ -191,6 +197,7 @@ class _Search:
             storage: an Optuna storage URL, or the path of a journal.
             space: the networks to choose from.
         """
+        self._workers = sharing.workers
         if sharing.url is not None:
             self._store = Store(sharing.url)
             give_files(self._store, sharing.options)
@@ -291,8 +298,13 @@ class _Search:
         """What a worker kept of a job."""
         content = {**(entry.record or {}), "architecture": self._study.network(entry)}
         if entry.rung == len(self._names) - 1:
-            return Candidate.model_validate(content)
+            return self._complete(Candidate.model_validate(content))
         return Screening.model_validate(content)
+
+    def _complete(self, candidate: Candidate) -> Candidate:
+        """A candidate with all that the search limits or lowers."""
+        names = {*self._run.limits, *self._run.objectives}
+        return candidate.completed(self._terms.quantities, names)
 
     def _key(self, record: Candidate | Screening) -> tuple[str, int | None, str]:
         """Network, rung and kind of a result; no rung for that of a proxy that is none."""
@@ -328,6 +340,7 @@ class _Search:
                 over_budget=worker.over_budget,
                 elapsed_s=elapsed_s,
                 left_s=left_s,
+                workers=self._workers,
                 now=now,
                 last=last,
                 ended=ended,

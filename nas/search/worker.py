@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from nas.errors import NasError
+from nas.files import MOST
 from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace, random_choice
 from nas.networks.encoding import Encoding
@@ -61,7 +63,9 @@ class Terms:
     def over(self, table: LatencyTable, network: Architecture) -> float:
         """How far a network is over the largest budget in ms, or over a limit as a share of it; at most 0 inside."""
         over_ms = limited_ms(table, network, self.budgets.confidence) - self.budgets.largest_ms
-        return max(over_ms, self.limits.excess(network))
+        # A layer that failed on a further device makes a network infinitely slow there.
+        lowered = (0.0 if math.isfinite(one.value(network)) else MOST for one in self.objectives)
+        return max(over_ms, self.limits.excess(network), max(lowered, default=0.0) or -1.0)
 
     def quantities(self, network: Architecture) -> dict[str, float]:
         """What is kept of a candidate besides its latency and its score, by name."""

@@ -521,3 +521,18 @@ def test_a_run_that_goes_on_with_other_budgets_has_them_in_its_files(run: Run, s
     assert Architecture.load(again.path / "winner.json") == again.winner.architecture
     assert f"| budget | {budgets.limits_ms[0]:g} ms and {lower_ms:g} ms |" in markdown(again)
     assert {one.id for one in first.candidates} <= {one.id for one in again.candidates}  # nothing is forgotten
+
+
+def test_a_run_that_was_stopped_in_a_survey_of_other_budgets_scores_nothing_over_them(
+    run: Run, survey: SurveyPlan
+) -> None:
+    first, scorer = run(), Recording()
+    lower_ms = sorted(one.latency_ms for one in first.scored)[len(first.scored) // 2]
+    budgets = replace(survey.budgets, limits_ms=(lower_ms,))
+    other = plan_guided(replace(survey, budgets=budgets), Recording(), Contrary(), trials=14, time_limit_s=None)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan=other, resume=True, on_survey=StopAfter(1))
+    again = run(plan=other, resume=True, scorer=scorer)
+
+    assert scorer.scored
+    assert all(one.latency_ms <= lower_ms for one in again.candidates if one.id in scorer.scored)

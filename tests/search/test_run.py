@@ -27,8 +27,9 @@ from nas.latency.timing import TimingProtocol
 from nas.networks import Architecture, SearchSpace, random_choice
 from nas.proxies import Score
 from nas.proxies.fake import FakeProxy
-from nas.search import Screening, SearchResult, Spending, plan_search
+from nas.search import Candidate, Limits, Screening, SearchResult, Spending, plan_search
 from nas.search.folder import ResultsFolder
+from nas.search.limits import QUANTITIES
 from nas.search.parameters import as_parameters
 from nas.search.progress import Progress
 from nas.search.run import run_search
@@ -336,6 +337,32 @@ def test_run_json_has_what_a_repetition_needs(search: Search, tmp_path: Path, ta
     assert run["table"]["digest"] == table.digest()
     assert run["seed"] == 0
     assert {"nas", "python", "torch", "optuna"} <= set(run["versions"])
+
+
+def test_a_limit_and_an_objective_of_a_resume_hold_for_all_that_is_known(
+    table: LatencyTable, budget_ms: float, tmp_path: Path
+) -> None:
+    def run(trials: int, **asked: Any) -> SearchResult:
+        plan = plan_search(TINY, table, FakeProxy(), budget_ms=budget_ms, trials=trials, time_limit_s=None, **asked)
+        return run_search(
+            TINY, table, FakeProxy(), plan=plan, seed=0, out=tmp_path / "run", names=NAMES, resume=bool(asked)
+        )
+
+    def params(candidate: Candidate) -> float:
+        return QUANTITIES["params"].value(candidate.architecture)
+
+    first = run(8)
+    most = sorted(map(params, first.scored))[3]
+    again = run(8, limits=Limits.parse([f"params={most}"]), objectives=[QUANTITIES["memory"]])
+
+    assert not any(one.quantities for one in first.candidates)
+    assert [one.id for one in again.candidates] == [one.id for one in first.candidates]
+    assert all(one.quantities.keys() == {"params", "memory"} for one in again.candidates)
+    assert [one.quantities["params"] for one in again.candidates] == list(map(params, again.candidates))
+    assert (again.run.limits, again.run.objectives) == ({"params": most}, ("memory",))
+    assert max(map(params, again.front)) <= most
+    assert again.winner is not None and params(again.winner) <= most
+    assert again.front_csv().splitlines()[0].endswith("params,macs,memory_bytes,network")
 
 
 def screened(result: SearchResult, proxy: str) -> list[Screening]:
