@@ -33,7 +33,7 @@ from nas.search.plan import Plan, random_inside
 from nas.search.records import Candidate, Run, Screening, run_of
 from nas.search.store import Store
 from nas.search.study import Study, read_shared
-from nas.search.worker import Terms, make_worker
+from nas.search.worker import Terms, Worker, make_worker
 
 __all__ = ["ENDED", "INSTRUCTIONS", "Instructions", "Sharing", "give_files", "run_worker"]
 
@@ -141,6 +141,23 @@ class Instructions(Record):
             digest=run.digest,
         )
 
+    @classmethod
+    def read(cls, said: object, study: str) -> Instructions:
+        """What a study says to its workers.
+
+        Args:
+            said: as the study keeps it.
+            study: name of the study.
+        Raises:
+            InputError: it says nothing, or what an older or newer version said.
+        """
+        if said is None:
+            raise InputError(f"the study {study!r} has no instructions for workers: begin it with nas search --storage")
+        try:
+            return cls.model_validate(said)
+        except ValidationError as error:
+            raise InputError.from_validation(f"the instructions in the study {study!r}", error) from error
+
     @property
     def budgets(self) -> Budgets:
         """The latency budgets."""
@@ -185,7 +202,8 @@ def run_worker(
         InputError: there is no such study, it has no instructions for workers, or the images or files here are not
             those of the search.
     """
-    instructions = _instructions(storage, study, say)
+    said = read_shared(storage, study, say=say).get(INSTRUCTIONS)
+    instructions = Instructions.read(said, study)
     _refuse_unnamed_code(instructions, proxies)
     space, (table_name, table) = instructions.space, next(iter(instructions.tables.items()))
     rungs = _proxies(instructions, data, progress)
@@ -218,25 +236,35 @@ def run_worker(
         patience_s=_PATIENCE_S,
         say=say,
     )
-    store, done = Store(instructions.shared), 0
-    if not store.is_seen:
-        say(f"{store.shown} is not on this machine: weights that are trained here are lost; see nas search --shared")
+    done = 0
 
-    def keep(record: Candidate | Screening, attempted: Attempt) -> None:
-        nonlocal done
-        done += 1
-        weights = attempted.score.weights if attempted.score is not None else None
-        if isinstance(record, Candidate) and weights is not None and store.is_seen:
-            store.write(f"weights/{record.id}.safetensors", weights_as_file(record, weights, study))
+    def instructed() -> Worker:
+        store = Store(instructions.shared)
+        if not store.is_seen:
+            say(f"{store.shown} is not on this machine: weights trained here are lost; see nas search --shared")
 
-    seed = (instructions.seed + int(digest_of(own), 16)) % 2**32  # Every worker draws otherwise.
-    worker = make_worker(
-        space, table, rungs, joined,
-        sampler=instructions.sampler, terms=instructions.terms(), seed=seed, keep=keep, on_begin=say,
-    )  # fmt: skip
+        def keep(record: Candidate | Screening, attempted: Attempt) -> None:
+            nonlocal done
+            done += 1
+            weights = attempted.score.weights if attempted.score is not None else None
+            if isinstance(record, Candidate) and weights is not None and store.is_seen:
+                store.write(f"weights/{record.id}.safetensors", weights_as_file(record, weights, study))
+
+        # Every worker draws otherwise, also after a resume.
+        seed = (instructions.seed + int(digest_of(own), 16) + len(joined.entries())) % 2**32
+        return make_worker(
+            space, table, rungs, joined,
+            sampler=instructions.sampler, terms=instructions.terms(), seed=seed, keep=keep, on_begin=say,
+        )  # fmt: skip
+
+    worker = instructed()
     with Heart(joined, every_s=sign_s) as heart:
         watch, why = Watch(own=own, signs=lambda: heart.signs), "the search is done"
         while not (shared := joined.shared()).get(ENDED):
+            if shared[INSTRUCTIONS] != said:  # A resumed search may have another budget, number or sampler.
+                said = shared[INSTRUCTIONS]
+                instructions = Instructions.read(said, study)
+                worker = instructed()
             if watch.owner_is_gone(shared) and instructions.wanted is None:
                 why = "the search is gone, and only time would end it; it goes on there with --resume"
                 break
@@ -247,21 +275,6 @@ def run_worker(
             if outcome == "waiting":
                 time.sleep(_PAUSE_S)
     say(f"ended: {why}; this worker did {done} jobs")
-
-
-def _instructions(storage: str | Path, study: str, say: Callable[[str], None]) -> Instructions:
-    """What the study says to its workers.
-
-    Raises:
-        InputError: it says nothing, or what an older or newer version said.
-    """
-    said = read_shared(storage, study, say=say).get(INSTRUCTIONS)
-    if said is None:
-        raise InputError(f"the study {study!r} has no instructions for workers: begin it with nas search --storage")
-    try:
-        return Instructions.model_validate(said)
-    except ValidationError as error:
-        raise InputError.from_validation(f"the instructions in the study {study!r}", error) from error
 
 
 def _refuse_unnamed_code(instructions: Instructions, proxies: str | None) -> None:

@@ -185,6 +185,20 @@ def test_worker_ends_without_the_search_where_only_time_would_end_that(tmp_path:
     assert said[-1].startswith("ended: the search is gone, and only time would end it; it goes on there with --resume;")
 
 
+def test_worker_follows_a_search_that_goes_on_otherwise(tmp_path: Path) -> None:
+    journal, study = begun(tmp_path / "run", trials=100)
+    said, changed = study.shared()[INSTRUCTIONS], list[int]()
+
+    def say(line: str) -> None:
+        if line.startswith("scoring ") and not changed and len(scored(study)) == 3:
+            study.share(INSTRUCTIONS, {**said, "wanted": 6, "sampler": "evolution"})
+            changed.append(1)
+
+    run_worker(journal, "run", say=say)
+
+    assert sorted(scored(study).values()) == [1] * 6
+
+
 def test_worker_ends_with_the_search(tmp_path: Path) -> None:
     journal, study = begun(tmp_path / "run")
     study.share(ENDED, True)
@@ -337,9 +351,7 @@ def test_worker_that_does_not_see_the_results_folder_says_so_and_makes_none(tmp_
     shutil.rmtree(tmp_path / "run")
     run_worker(elsewhere, "run", proxies=str(proxy), say=said.append)
 
-    assert said[0] == (
-        f"{tmp_path}/run is not on this machine: weights that are trained here are lost; see nas search --shared"
-    )
+    assert said[0] == (f"{tmp_path}/run is not on this machine: weights trained here are lost; see nas search --shared")
     assert said[-1] == "ended: the search is done; this worker did 3 jobs"
     assert not (tmp_path / "run").exists()
 
