@@ -63,9 +63,9 @@ class Terms:
     def over(self, table: LatencyTable, network: Architecture) -> float:
         """How far a network is over the largest budget in ms, or over a limit as a share of it; at most 0 inside."""
         over_ms = limited_ms(table, network, self.budgets.confidence) - self.budgets.largest_ms
-        # A layer that failed on a further device makes a network infinitely slow there.
-        lowered = (0.0 if math.isfinite(one.value(network)) else MOST for one in self.objectives)
-        return max(over_ms, self.limits.excess(network), max(lowered, default=0.0) or -1.0)
+        if not all(math.isfinite(one.value(network)) for one in self.objectives):
+            return MOST  # A layer of it failed on a further device.
+        return max(over_ms, self.limits.excess(network))
 
     def quantities(self, network: Architecture) -> dict[str, float]:
         """What is kept of a candidate besides its latency and its score, by name."""
