@@ -35,7 +35,17 @@ SEED = int(os.environ.get("NAS_MUTATIONS_SEED", "0"))
 LONGEST_S = 20
 MOST_BYTES = 2 * 2**30
 
-SEARCH = ["search", "--budget-ms", "1.1", "--space", "tiny", "--proxy", "fake", "--trials"]
+SEARCH = ["search", "--space", "tiny", "--proxy", "fake", "--trials"]
+ASKED = [
+    "--budget-ms",
+    "0.226,1.1",
+    "--limit",
+    "params=9M",
+    "--objective",
+    "macs",
+    "--table",
+    "./latency_tables/own.json",
+]
 VALIDATE = ["validate", "--proxy", "fake", "--space", "tiny", "--seeds", "1", "--budgets", "none"]
 VALIDATE += ["--band-networks", "0", "--survey", "0", "--out", "validation"]
 
@@ -53,7 +63,7 @@ class Format:
     commands: Sequence[Sequence[str]]
 
 
-RESUMED = [*SEARCH, "5", "--out", "run", "--resume"]
+RESUMED = [*SEARCH, "5", "--table", ASKED[-1], "--out", "run", "--resume"]
 SHOWN = (["show", "run"], ["show", "run", "--json"], ["front", "run", "--budget-ms", "1"], RESUMED)
 GUIDED = (["show", "guided"], ["show", "guided", "--json"], ["front", "guided", "--budget-ms", "1"])
 FORMATS = {
@@ -89,6 +99,7 @@ FORMATS = {
     "screened": Format("guided/screened.jsonl", GUIDED),
     "settled": Format("guided/settled.jsonl", GUIDED),
     "journal": Format("run/study.journal", (RESUMED,)),
+    "instructions": Format("joined.journal", (["worker", "--study", "run", "--storage", "joined.journal"],)),
     "lock": Format("run/nas.lock", (RESUMED,)),
     "points": Format("own.csv", ([*VALIDATE[:-1], "new", "--rows", "own.csv"],)),
     "published times": Format("times.csv", (["table", "calibrate", "times.csv", "--out", "times.json"],)),
@@ -115,10 +126,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         header, *rows = (ROOT / "latency_tables" / "iphone13.points.csv").read_text().splitlines(keepends=True)
         Path("own.csv").write_text(header + "".join(f"own_{row.replace(',224,', ',256,')}" for row in rows[:4]))
         built = ["table", "build", "--device", "fake", "--space", "tiny", "--sample", "0.3", "--out"]
-        for command in ([*built, "latency_tables/own.json"], [*SEARCH, "3", "--out", "run"], VALIDATE):
+        for command in ([*built, "latency_tables/own.json"], [*SEARCH, "3", *ASKED, "--out", "run"], VALIDATE):
             done = _run(command, folder)
             assert done.code == 0, done
         shutil.copy("run/winner.json", "net.json")
+        Path("joined.journal").write_text(_begun(Path("run/study.journal")))
         owner = {
             "host": socket.gethostname(),
             "process": 2**22 + 1,
@@ -135,6 +147,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, proxy in (("screened", "cheap"), ("settled", "dear")):
             Path(f"guided/{name}.jsonl").write_text(_screenings(Path("run/candidates.jsonl"), proxy))
     return folder
+
+
+def _begun(journal: Path) -> str:
+    """What a journal held when its search had told the workers what to do, and before it was done."""
+    lines = journal.read_text().splitlines(keepends=True)
+    (told,) = (number for number, line in enumerate(lines) if '"instructions"' in line)
+    return "".join(lines[: told + 1])
 
 
 def _screenings(candidates: Path, proxy: str) -> str:
