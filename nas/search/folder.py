@@ -13,7 +13,7 @@ from nas.lock import LOCK_NAME, refuse_if_owned
 from nas.search.records import Candidate, Run, Screening
 from nas.search.result import SearchResult, trained_network, weights_file
 
-__all__ = ["ResultsFolder", "check_folder", "default_out", "weights_as_file"]
+__all__ = ["ResultsFolder", "check_folder", "check_run", "default_out", "weights_as_file"]
 
 
 class ResultsFolder:
@@ -43,14 +43,8 @@ class ResultsFolder:
         except OSError as error:
             raise unwritten(path, error) from error
         if begun:
-            self.before = before = SearchResult.load(path).run
-            _refuse_images(path, before, before.image_differences(run))
-            if different := before.differences(run):
-                raise InputError(
-                    f"{path} was begun with another {', '.join(different)}: repeat its options (run.json has them), "
-                    "or choose another --out"
-                )
-            run = before.continued_by(run)
+            self.before = check_run(path, run)
+            run = self.before.continued_by(run)
         if run != self.before:
             write_beside(path / "run.json", run.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
         for journal in ("candidates.jsonl", "screened.jsonl", "settled.jsonl", "study.journal"):
@@ -157,6 +151,22 @@ def check_folder(path: Path, *, resume: bool, contents: Contents | None = None) 
     if _is_begun(path, resume=resume) and contents is not None:
         before = SearchResult.load(path).run
         _refuse_images(path, before, before.contents.difference(contents) if before.contents else "")
+
+
+def check_run(path: Path, run: Run) -> Run:
+    """The run in a folder, if it can be continued by another.
+
+    Raises:
+        InputError: it was begun with other images, or something else that counts differs.
+    """
+    before = SearchResult.load(path).run
+    _refuse_images(path, before, before.image_differences(run))
+    if different := before.differences(run):
+        raise InputError(
+            f"{path} was begun with another {', '.join(different)}: repeat its options (run.json has them), "
+            "or choose another --out"
+        )
+    return before
 
 
 def default_out(space: str, budgets_ms: Sequence[float] | None, *, resume: bool) -> Path:

@@ -14,7 +14,7 @@ from nas.lock import LOCK_NAME, owned
 from nas.networks import SearchSpace
 from nas.proxies import Attempt, Proxy, runs_code
 from nas.search.budget import limited_ms
-from nas.search.folder import ResultsFolder
+from nas.search.folder import ResultsFolder, check_run
 from nas.search.heart import SIGN_S, Heart, Watch
 from nas.search.jobs import MAIN, Entry, Job
 from nas.search.plan import SAMPLERS, Plan, check_sampler
@@ -111,7 +111,7 @@ def run_search(
     with ExitStack() as stack:
         stack.enter_context(owned(out, out / LOCK_NAME))
         if storage is not None:  # So that an unusable storage is reported before anything is written.
-            earlier = SearchResult.load(out).run.earlier_digests if resume else ()
+            earlier = check_run(out, run).earlier_digests if resume else ()
             study = _open(storage, run, space, out.name, len(proxies), earlier, resume=resume, say=say)
             folder = ResultsFolder(out, run, resume=resume)
         else:

@@ -114,3 +114,19 @@ def test_a_resume_keeps_limits_and_objectives_that_are_not_asked_again(
     assert begun == (0, [], limits, ["macs"], "surrogate")
     assert other == (0, [0.3, 0.4], limits, ["macs"], "random")
     assert again == (0, [0.3, 0.4], {"macs": 9e6}, ["memory"], "random")
+
+
+def test_what_differs_is_named_where_the_study_is_in_a_storage_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ends = []
+    for further in ([], ["--resume", "--seed", "1"]):
+        arguments = [*TINY, "--budget-ms", "1.1", "--storage", "sqlite:///s.db", "--out", "run", *further]
+        monkeypatch.setattr(sys, "argv", ["nas", "search", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        ends.append(end.value.code)
+
+    assert ends == [0, 2]
+    assert "error: run was begun with another seed (0, not 1), proxy seed (0, not 1): rep" in capsys.readouterr().err
