@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from nas.errors import NasError, finishing
+from pydantic import ValidationError
+
+from nas.errors import InputError, NasError, finishing
 from nas.latency import LatencyTable
 from nas.lock import LOCK_NAME, owned
 from nas.networks import SearchSpace
@@ -297,9 +299,14 @@ class _Search:
     def _record(self, entry: Entry) -> Candidate | Screening:
         """What a worker kept of a job."""
         content = {**(entry.record or {}), "architecture": self._study.network(entry)}
-        if entry.rung == len(self._names) - 1:
-            return self._complete(Candidate.model_validate(content))
-        return Screening.model_validate(content)
+        try:
+            if entry.rung == len(self._names) - 1:
+                return self._complete(Candidate.model_validate(content))
+            return Screening.model_validate(content)
+        except ValidationError as error:
+            raise InputError.from_validation(
+                f"trial {entry.trial} in the study of {self._folder.path}", error
+            ) from error
 
     def _complete(self, candidate: Candidate) -> Candidate:
         """A candidate with all that the search limits or lowers."""

@@ -131,9 +131,11 @@ class Study:
 
     def entries(self) -> list[Entry]:
         """All jobs by trial number, those that a worker withdrew from left out."""
-        trials = self._patience.ask(lambda: self._storage.get_all_trials(self._number, deepcopy=False))
+        return self._patience.ask(self._entries)  # which knows what to say of a damaged storage
+
+    def _entries(self) -> list[Entry]:
         entries = []
-        for trial in trials:
+        for trial in self._storage.get_all_trials(self._number, deepcopy=False):
             if trial.number not in self._finished:
                 self._trial_ids[trial.number] = trial._trial_id
                 entry = self._entry(trial)
@@ -196,7 +198,8 @@ class Study:
 
         if not self._patience.ask(keep):
             return False
-        self._close(trial)
+        score = _value_of(record)
+        self._close(trial, _state_of(score, decides="score" in record), score)
         return True
 
     def has(self, trial: int) -> bool:
@@ -226,19 +229,22 @@ class Study:
         """Close the trials of which a worker wrote the record, but was killed then."""
         for entry in self.entries():
             if entry.state == "finished" and entry.trial not in self._finished:
-                self._close(entry.trial)
+                self._close(entry.trial, _state_of(entry.value, decides=entry.rung == self._last), entry.value)
 
     def trial(self, entry: Entry) -> FrozenTrial:
-        """The trial of an entry."""
-        return self._patience.ask(lambda: self._storage.get_trial(self._trial_ids[entry.trial]))
+        """The trial of an entry; its parameters describe a network of the space, or there are none."""
+        return self._patience.ask(lambda: self._described(entry)[0])
 
     def network(self, entry: Entry) -> Architecture:
         """The network of an entry."""
-        trial = self.trial(entry)
+        return self._patience.ask(lambda: self._described(entry)[1])
+
+    def _described(self, entry: Entry) -> tuple[FrozenTrial, Architecture]:
+        trial = self._storage.get_trial(self._trial_ids[entry.trial])
         described = trial.user_attrs.get(_NETWORK)
         if described is None:
-            return network_of(self._space, trial.params)
-        return Architecture.from_json(json.dumps(described))
+            return trial, network_of(self._space, trial.params)
+        return trial, Architecture.from_json(json.dumps(described))
 
     def share_once(self, name: str, value: object) -> bool:
         """Keep something for all workers, unless the storage is away. Whether it was kept."""
@@ -272,17 +278,14 @@ class Study:
             user_attrs=own,
         )
 
-    def _close(self, trial: int, state: TrialState | None = None) -> None:
-        """Close a trial that is open, by its record if no state is given."""
+    def _close(self, trial: int, state: TrialState, score: float | None = None) -> None:
+        """Close a trial that is open."""
         number = self._trial_ids[trial]
+        values = [score] if state == TrialState.COMPLETE and score is not None else None
 
         def close() -> None:
             with suppress(UpdateFinishedTrialError):  # before the connection broke, or by another worker
-                entry = self._entry(self._storage.get_trial(number)) if state is None else None
-                score = None if entry is None else entry.value
-                ending = state or _state_of(score, decides=entry is not None and entry.rung == self._last)
-                values = [score] if ending == TrialState.COMPLETE and score is not None else None
-                self._storage.set_trial_state_values(number, ending, values)
+                self._storage.set_trial_state_values(number, state, values)
 
         self._patience.ask(close)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from nas.data import Contents
-from nas.files import Record, read_record
+from nas.files import Milliseconds, Record, read_record
 from nas.latency import Agreement
 from nas.search import TableUsed
 from nas.validate.accuracy import AccuracyPart
@@ -58,8 +58,8 @@ class LatencyRow(Record):
     name: str
     resolution: int
     timed: Literal["network", "backbone"]
-    published_ms: float
-    predicted_ms: float | None = None
+    published_ms: Milliseconds
+    predicted_ms: Milliseconds | None = None
     error: float | None = None
     left_out_ms: float | None = None
     skipped: str | None = None

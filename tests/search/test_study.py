@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -220,3 +221,13 @@ def test_only_a_journal_that_cannot_be_read_is_called_damaged(
 
     assert caught.value.exit_code == code
     assert str(caught.value).startswith(f"{journal}: {words}")
+
+
+def test_a_trial_that_describes_no_network_is_called_damaged(search: Search, tmp_path: Path) -> None:
+    search(FakeProxy(), trials=3)
+    journal = tmp_path / "run" / "study.journal"
+    content = re.sub(rb'"stages\[0\].channels": ?\d+', b'"stages[0].channels":1e30', journal.read_bytes())
+    journal.write_bytes(content)
+
+    with pytest.raises(InputError, match=r"study.journal: .* remove it, then --resume goes on"):
+        search(FakeProxy(), trials=5, resume=True)
