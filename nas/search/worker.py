@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ Outcome = Literal["scored", "waiting", "late", "done", "exhausted"]
 _PROPOSALS = 100
 _REPEATS = 5
 _DRAWS = 5000
+_BRIEF_S = 1.0  # Nobody who scores for this long seems to be gone: that takes several signs.
 _LOST = "given up: {} workers were lost while they scored it"
 
 
@@ -245,8 +247,10 @@ class Worker:
         name, proxy = self._names[job.rung], self._proxies[job.rung]
         self._on_begin(f"scoring {job.name or job.network.id} with {name}")
         try:
+            began = time.monotonic()
             attempted = self._attempt(job, proxy)
-            if not self._study.has(trial):  # This worker seemed to be gone, and another one may have the job by now.
+            # Of a worker that seemed to be gone, another one may have the job by now.
+            if time.monotonic() - began > _BRIEF_S and not self._study.has(trial):
                 return
             record = self._record(job, trial, name, attempted)
             self._keep(record, attempted)

@@ -17,6 +17,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from sqlalchemy import event
 
 from nas.errors import NasError
 from nas.latency import LatencyTable
@@ -177,6 +178,22 @@ def test_worker_that_is_stopped_does_not_wait_for_a_storage_that_is_away(
     monkeypatch.setattr(study._storage, "set_trial_user_attr", away)
     with pytest.raises(NasError, match="connection refused"):
         study.put_back(trial)
+
+
+def test_database_is_written_in_few_statements_and_read_by_optuna_alone(tmp_path: Path) -> None:
+    (job,), url, statements = jobs(1), f"sqlite:///{tmp_path}/studies.db", list[str]()
+    study = Study.open(url, TINY, name="run", digest="d", last=0, worker="me", resume=False, say=print)
+    database = study._storage._backend  # type: ignore[attr-defined]
+    event.listen(database.engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+    trial = study.begin(job)
+    assert trial is not None and study.finish(trial, record(job))
+    count = len(statements)
+    (read,) = optuna.load_study(study_name="run", storage=url).trials
+    parameters, distributions = as_parameters(TINY, job.network)
+
+    assert count < 50  # As Optuna does it: over 100.
+    assert (read.params, read.distributions) == (parameters, distributions)
+    assert (read.state, read.value, list(read.params)) == (TrialState.COMPLETE, 0.5, list(parameters))
 
 
 def test_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
