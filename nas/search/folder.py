@@ -108,10 +108,11 @@ class ResultsFolder:
         self._result = SearchResult(path=self.path, run=self._run, candidates=tuple(candidates))
 
     def _drop_weights(self) -> None:
-        """Remove the weights of candidates that are neither references nor the best of a budget."""
+        """Remove the weights of candidates that are neither references nor the best of a budget, now or earlier."""
         result = self.result
-        best = [result.winner_under(budget_ms) for budget_ms in self._run.budgets]
-        best += [result.best_under(budget_ms) for budget_ms in self._run.budgets]
+        budgets = (*self._run.budgets, *self._run.earlier_budgets_ms)
+        best = [result.winner_under(budget_ms) for budget_ms in budgets]
+        best += [result.best_under(budget_ms) for budget_ms in budgets]
         # A reference may still become the winner, if the sampler proposes it.
         kept = {candidate.id for candidate in (*best, *result.references) if candidate} | set(result.settled)
         if self._run.whole_front:

@@ -32,6 +32,7 @@ __all__ = ["SETTLED", "GuidedPlan", "plan_guided", "run_guided", "scored_network
 
 _SCORED = 120  # networks that the supernet scores if time allows; the best of every band are among them
 SETTLED = 3  # candidates that are trained at the end
+_LARGEST = "budget_ms"  # detail of a screening: the budget of its survey
 _NEAR = 0.08  # relative distance to the budget within which every second network is taken
 
 
@@ -166,11 +167,14 @@ def run_guided(
                 return time_limit_s is not None and scores.kept > 0 and used_s + ahead_s > time_limit_s
 
             settling_s = plan.settled * plan.settle_s
+            asked = {network.id for network in (*shortlist, *plan.survey.references.values())}
             for name, network in plan.survey.references.items():
                 if network.id not in scores.known and not is_late(scores.mean_seconds() + settling_s):
                     scores.add(network, kind="reference", name=name)
             for network in shortlist:
-                enough = len(scores.known) >= plan.scored or is_late(scores.mean_seconds() + settling_s)
+                # Those of other budgets, from before a resume, do not count.
+                known = len(asked & scores.known.keys())
+                enough = known >= plan.scored or is_late(scores.mean_seconds() + settling_s)
                 if enough and scores.searched:  # Without a single candidate there would be no winner.
                     break
                 if network.id not in scores.searched:
@@ -193,7 +197,8 @@ def _shortlist(
     """The networks to score, best first: those that are kept, else those of a survey, which are kept then."""
     kept = folder.load().screenings
     budgets = plan.survey.budgets
-    if kept and (folder.before is None or folder.before.budgets == budgets.limits_ms):
+    is_of_run = folder.before is None or folder.before.budgets == budgets.limits_ms
+    if kept and kept[0].details.get(_LARGEST, budgets.largest_ms) == budgets.largest_ms and is_of_run:
         return [one.architecture for one in kept if one.kind == "searched"]
     folder.replace_screenings([])  # A run that is stopped in this survey must not take those of other budgets.
     found, _ = look(space, table, foretell, plan=plan.survey, seed=seed, on_progress=on_survey)
@@ -208,7 +213,7 @@ def _shortlist(
                 kind="searched" if number < len(networks) else "reference",
                 value=score.value,
                 seconds=score.seconds,
-                details=dict(score.details),
+                details={**score.details, _LARGEST: budgets.largest_ms},
                 architecture=network,
             )
             for number, (network, score) in enumerate(zip([*networks, *known], scores, strict=True))
@@ -296,19 +301,21 @@ def _settle(
     """Let the settler score the best candidates, and the reference nearest to the budget; two of them in any case."""
     result = folder.load()
     budget_ms = plan.survey.budgets.largest_ms
-    inside = [c for c in result.scored if c.latency_ms <= budget_ms]
+    inside = [c for c in result.scored if result.run.limited_ms(c) <= budget_ms]
     best = sorted(inside, key=score_of, reverse=True)[: plan.settled - 1]
     nearest = sorted(result.references, key=lambda c: c.latency_ms)[-1:]
     proposed = {candidate.id for candidate in best}  # The survey may have found the reference as well.
     beside = [reference for reference in nearest if reference.id not in proposed]
-    for candidate in (*best[:1], *beside, *best[1:]):
-        settled_already = folder.load().settled
-        if candidate.id in settled_already:
+    compared = [*best[:1], *beside, *best[1:]]
+    for candidate in compared:
+        settled = folder.load().settled
+        if candidate.id in settled:
             continue
-        if len(settled_already) > 1 and is_late(statistics.fmean(one.seconds for one in settled_already.values())):
+        seconds = [settled[one.id].seconds for one in compared if one.id in settled]  # not those of other budgets
+        if len(seconds) > 1 and is_late(statistics.fmean(seconds)):
             break
         outcome = attempt(settler, candidate.architecture)
-        settled = Screening(
+        outcome_kept = Screening(
             id=candidate.id,
             proxy=name,
             kind=candidate.kind,
@@ -316,6 +323,6 @@ def _settle(
             architecture=candidate.architecture,
             **outcome.account,
         )
-        folder.add_settled(settled, candidate, outcome.score.weights if outcome.score else None)
+        folder.add_settled(outcome_kept, candidate, outcome.score.weights if outcome.score else None)
         if on_settled:
-            on_settled(candidate, settled)
+            on_settled(candidate, outcome_kept)

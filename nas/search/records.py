@@ -92,6 +92,7 @@ class Run(Record):
         budget_ms: upper limit of the predicted latency; of several budgets the largest.
         budgets_ms: all budgets, ascending; empty if there is one.
         whole_front: whether the search looked for the whole front up to the budget.
+        earlier_budgets_ms: those that it was asked for before a resume changed them; what they found is kept.
         limits: further upper limits of a network, by the name of what they limit.
         objectives: names of what the front shows besides latency and score; lower is better.
         band_ms: the budget that the run was begun with: panels compare their members on networks just below it.
@@ -115,6 +116,7 @@ class Run(Record):
     budget_ms: Milliseconds
     budgets_ms: tuple[Milliseconds, ...] = ()
     whole_front: bool = False
+    earlier_budgets_ms: tuple[Milliseconds, ...] = ()
     limits: dict[str, Milliseconds] = Field(default_factory=dict)
     objectives: tuple[str, ...] = ()
     band_ms: Milliseconds | None = None
@@ -149,7 +151,13 @@ class Run(Record):
     def continued_by(self, other: Run) -> Run:
         """This run, with what a resume may change: budgets, limits, objectives, the sampler, and where the study is."""
         names = ("budget_ms", "budgets_ms", "whole_front", "limits", "objectives", "sampler", "storage")
-        return self.model_copy(update={name: getattr(other, name) for name in names})
+        earlier = {*self.earlier_budgets_ms, *self.budgets} - set(other.budgets)
+        changes = {name: getattr(other, name) for name in names} | {"earlier_budgets_ms": tuple(sorted(earlier))}
+        return self.model_copy(update=changes)
+
+    def limited_ms(self, candidate: Candidate) -> float:
+        """The latency of a candidate that a budget limits: the upper end of its interval with a confidence."""
+        return candidate.latency_ms if self.confidence is None else candidate.high_ms
 
     def allows(self, candidate: Candidate) -> bool:
         """Whether a candidate is inside the limits; the budget is left out."""

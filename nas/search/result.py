@@ -86,13 +86,14 @@ class SearchResult:
         """
         try:
             run = read_record(path / "run.json", Run)
+            limited = "latency_ms" if run.confidence is None else "high_ms"
             settled = {json.loads(line)["id"] for line in _lines(path / "settled.jsonl")}
             chosen: dict[str, bytes] = {}
             best: tuple[float, float] | None = None
             for line in _lines(path / "candidates.jsonl"):
                 raw = json.loads(line)
                 is_scored = raw["kind"] == "searched" and raw.get("score") is not None
-                if not is_scored or raw["latency_ms"] > budget_ms or not run.keeps_limits(raw.get("quantities", {})):
+                if not is_scored or raw[limited] > budget_ms or not run.keeps_limits(raw.get("quantities", {})):
                     continue
                 order = order_of(raw["score"], raw.get("details", {})), -raw["latency_ms"]
                 if raw["id"] in settled:
@@ -171,16 +172,19 @@ class SearchResult:
 
         Where the best candidates were compared once more, the best of that comparison.
         """
-        values = self.settled_values
-        compared = [c for c in self._allowed if c.id in values and c.latency_ms <= budget_ms]
-        if compared:
-            return max(compared, key=lambda c: (values[c.id], -c.latency_ms))
-        return self.best_under(budget_ms)
+        best, values = self.best_under(budget_ms), self.settled_values
+        # A comparison for another budget may have left out the best of this one.
+        if best is None or best.id not in self.settled:
+            return best
+        compared = [c for c in self._inside(budget_ms) if c.id in values]
+        return max(compared, key=lambda c: (values[c.id], -c.latency_ms), default=best)
 
     def best_under(self, budget_ms: float) -> Candidate | None:
         """The searched candidate of at most `budget_ms` with the best score."""
-        inside = [c for c in self._allowed if c.latency_ms <= budget_ms]
-        return max(inside, key=_order, default=None)
+        return max(self._inside(budget_ms), key=_order, default=None)
+
+    def _inside(self, budget_ms: float) -> list[Candidate]:
+        return [c for c in self._allowed if self.run.limited_ms(c) <= budget_ms]
 
     @cached_property
     def front(self) -> tuple[Candidate, ...]:

@@ -27,7 +27,8 @@ from nas.search.shared import ENDED, INSTRUCTIONS, Instructions, Sharing, give_f
 from nas.search.store import Store
 from nas.search.study import Study
 from nas.search.team import LOCAL, Team
-from nas.search.worker import Outcome, as_kept, make_worker, terms_of
+from nas.search.terms import terms_of
+from nas.search.worker import Outcome, as_kept, make_worker
 
 __all__ = ["MAIN", "run_search"]
 
@@ -174,7 +175,8 @@ class _Search:
             sampler=run.sampler or SAMPLERS[0], terms=self._terms,
             # So that a resumed search does not repeat the random draws of its first part.
             seed=(seed + len(study.entries())) % 2**32,
-            keep=self._keep, is_late=self._is_late, on_begin=lambda words: self._report(now=words),
+            keep=self._keep, is_late=self._is_late, is_over=self._is_over,
+            on_begin=lambda words: self._report(now=words),
         )  # fmt: skip
 
     def go(self) -> None:
@@ -183,12 +185,9 @@ class _Search:
             self._collect()
             if outcome == "waiting":
                 time.sleep(_PAUSE_S)
-        if self._team:
-            self._study.share(ENDED, True)
-            while self._team.is_alive:  # Each ends what it has begun.
-                self._collect()
-                time.sleep(_PAUSE_S)
-        self._collect()
+        self._study.share(ENDED, True)
+        while self._collect():  # Other workers end what they have begun.
+            time.sleep(_PAUSE_S)
         self._report(ended=_ENDINGS[outcome])
 
     def go_with(self, sharing: Sharing, storage: str, space: SearchSpace) -> None:
@@ -216,7 +215,6 @@ class _Search:
                     logs=self._folder.path / "workers",
                 )
             self.go()
-            self._study.share(ENDED, True)
         except KeyboardInterrupt:
             self._study.share_once(ENDED, True)
             raise
@@ -239,6 +237,9 @@ class _Search:
         if self._team.has_failed:
             raise NasError(f"all workers have ended, see {self._folder.path / 'workers'}; --resume starts new ones")
         return "exhausted"
+
+    def _is_over(self) -> bool:
+        return self._time_limit_s is not None and time.monotonic() - self._started > self._time_limit_s
 
     def _is_late(self, ahead_s: float) -> bool:
         used_s = time.monotonic() - self._started
@@ -264,14 +265,22 @@ class _Search:
             self._store.remove(name)
         return content
 
-    def _collect(self) -> None:
-        """Keep what other workers have finished; let others have the jobs of those that are gone."""
+    def _collect(self) -> bool:
+        """Keep what other workers have finished; let others have the jobs of those that are gone.
+
+        Returns:
+            Whether others are scoring.
+        """
         entries = self._study.entries()
         for entry in entries:
             if entry.record is not None and (entry.id, entry.rung, entry.kind) not in self._known:
                 self._keep(self._record(entry), None)
-        if any(entry.state == "running" and entry.worker != MAIN for entry in entries):
-            self._study.abandon(entry.trial for entry in self._watch.gone(entries, self._study.shared()))
+        others = {entry.trial for entry in entries if entry.state == "running" and entry.worker != MAIN}
+        if not others:
+            return False
+        gone = {entry.trial for entry in self._watch.gone(entries, self._study.shared())}
+        self._study.abandon(gone)
+        return bool(others - gone)
 
     def _recover(self) -> None:
         """After a kill: what the folder has and the study lacks, and jobs that this process had before."""
@@ -325,7 +334,7 @@ class _Search:
         wanted, number = self._plan.candidates, len(self._names)
         left_s = None
         if wanted is not None:
-            left_s = max(0, wanted - len(rungs.finished(number - 1))) * worker.next_seconds()
+            left_s = max(0, wanted - len(rungs.finished(number - 1))) * worker.next_seconds() / self._workers
         elapsed_s = time.monotonic() - self._started
         if self._time_limit_s is not None:
             left_s = min(left_s if left_s is not None else math.inf, max(0.0, self._time_limit_s - elapsed_s))

@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from nas.search.jobs import Entry
 
 __all__ = ["Rungs"]
 
-_SIMILAR = 0.1  # networks whose latencies differ by at most this share compete
+Floats = npt.NDArray[np.float64]
+
+_SIMILAR = math.log(1.1)  # networks whose latencies differ by at most a tenth compete
 _ATTEMPTS = 3  # of a job whose workers were lost; then it counts as failed
-_LOOKED_AT = 50  # of the best networks of a rung, when one that goes on is looked for
 
 
 @dataclass(slots=True)
@@ -121,21 +123,29 @@ class Rungs:
         scoring = reference is not None and reference.state == "running"
         return network_id in first.finished or network_id in first.running or scoring
 
-    def promoted(self, *, early: bool = False) -> tuple[Entry, int] | None:
+    def promoted(
+        self,
+        *,
+        early: bool = False,
+        is_inside: Callable[[Entry], bool] = lambda entry: True,  # noqa: ARG005
+    ) -> tuple[Entry, int] | None:
         """A network that goes on, by its result, and the rung that it goes to; the highest such rung first.
 
         Args:
             early: if no network may go on yet, take the best of a rung in any case.
+            is_inside: whether a network is inside the budget and the limits, which a resume may have changed.
         """
         for number in reversed(range(len(self._rungs) - 1)):
-            found = self._best(number, early=False) or (self._best(number, early=True) if early else None)
+            found = self._best(number, is_inside, early=False)
+            if found is None and early:
+                found = self._best(number, is_inside, early=True)
             if found is not None:
                 return found, number + 1
         return None
 
-    def _best(self, number: int, *, early: bool) -> Entry | None:
-        results = list(self._rungs[number].finished.values())
+    def _best(self, number: int, is_inside: Callable[[Entry], bool], *, early: bool) -> Entry | None:
         above = self._rungs[number + 1]
+        results = [one for one in self._rungs[number].finished.values() if is_inside(one)]
         if not results:
             return None
         values = np.asarray([-math.inf if one.value is None else one.value for one in results])
@@ -143,11 +153,18 @@ class Rungs:
         has_gone_on = np.asarray([one.id in above.finished or one.id in above.running for one in results])
         order = np.argsort(-values, kind="stable")  # where all have failed: a failure of a cheap proxy says little
         waiting = order[~has_gone_on[order]]
-        if early and len(waiting):
-            return results[int(waiting[0])]
-        for place, at in enumerate(map(int, waiting[:_LOOKED_AT])):
-            similar = np.abs(latencies - latencies[at]) <= math.log1p(_SIMILAR)
-            before = int(similar[has_gone_on].sum() + similar[waiting[:place]].sum())
-            if before < int(similar.sum()) // self._share:
-                return results[at]
+        if early:
+            return results[int(waiting[0])] if len(waiting) else None
+        free = _within(latencies, latencies) // self._share - _within(latencies, latencies[has_gone_on])
+        for place, at in enumerate(map(int, waiting)):
+            if free[at] > 0:
+                better = np.abs(latencies[waiting[:place]] - latencies[at]) <= _SIMILAR
+                if int(better.sum()) < free[at]:
+                    return results[at]
         return None
+
+
+def _within(latencies: Floats, others: Floats) -> npt.NDArray[np.int64]:
+    """How many of some others are similar to each latency, (N,); both are logarithms."""
+    ordered = np.sort(others)
+    return np.searchsorted(ordered, latencies + _SIMILAR, "right") - np.searchsorted(ordered, latencies - _SIMILAR)

@@ -33,7 +33,8 @@ from nas.search.plan import Plan, random_inside
 from nas.search.records import Candidate, Run, Screening, run_of
 from nas.search.store import Store
 from nas.search.study import Study, read_shared
-from nas.search.worker import Terms, Worker, make_worker
+from nas.search.terms import Terms
+from nas.search.worker import Worker, make_worker
 
 __all__ = ["ENDED", "INSTRUCTIONS", "Instructions", "Sharing", "give_files", "run_worker"]
 

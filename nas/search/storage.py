@@ -45,6 +45,7 @@ _CONTENT = (ValueError, LookupError, TypeError, AttributeError, AssertionError, 
 _PATIENCE_S, _PAUSE_S = 60.0, 1.0
 _REASON = 120  # characters of what a driver says
 _TO_SERVER = re.compile(r"^connection failed: connection to server at .*? failed: (?=\S)")  # as psycopg begins
+_JOURNAL = "study.journal"
 _SAVED = "; everything finished so far is saved: go on with --resume"
 
 
@@ -154,6 +155,8 @@ def _unusable(storage: str | Path, error: Exception, reason: str, *, is_open: bo
         return NasError(f"{storage}: {error.strerror}: mend that, then go on with --resume")
     if not isinstance(error, _CONTENT):
         return NasError(f"{storage}: {reason} ({type(error).__name__}){_SAVED}")
+    if storage.name != _JOURNAL:
+        return InputError(f"{storage}: no journal of a study, which is the file {_JOURNAL} of a results folder")
     what = "cannot be used" if _is_whole(storage) else "damaged, or of another program"
     return InputError(
         f"{storage}: {what} ({type(error).__name__}: {reason}): remove it, then --resume goes on with the candidates "

@@ -4,7 +4,7 @@ A trial of the study is a job: one network on one rung (jobs.py). A worker begin
 finishes it with a record of the result. Whatever happens to workers, no job is lost and none is done twice:
 
 - Of two workers that begin the same job, the one with the lower trial number keeps it; the other withdraws.
-- A job whose worker is gone (workers.py) is abandoned: its trial fails without a record, and any worker may begin it
+- A job whose worker is gone (heart.py) is abandoned: its trial fails without a record, and any worker may begin it
   again.
 - A record is written before the trial is closed. A running trial with a record is finished.
 
@@ -60,6 +60,8 @@ class Study:
         self._storage, self._number, self._space, self._last = storage, number, space, last
         self.worker, self._patience = worker, patience
         self._finished: dict[int, Entry | None] = {}
+        self._first: list[Entry] = []  # of the first trials, as far as all of them are finished: most of a long search
+        self._first_trials = 0
         self._trial_ids: dict[int, int] = {}  # of the storage, by trial number
 
     @classmethod
@@ -105,7 +107,7 @@ class Study:
             if study.direction != StudyDirection.MAXIMIZE:
                 raise ValueError("its study looks for the lowest score")
             known = study.user_attrs.get(_RUN)
-            if known is None:
+            if known is None or known in earlier:  # From now on it is known as this version knows it.
                 study.set_user_attr(_RUN, digest)
             return backend, backend.get_study_id_from_name(name), known or digest
 
@@ -134,8 +136,8 @@ class Study:
         return self._patience.ask(self._entries)  # which knows what to say of a damaged storage
 
     def _entries(self) -> list[Entry]:
-        entries = []
-        for trial in self._storage.get_all_trials(self._number, deepcopy=False):
+        entries, is_first = list(self._first), True
+        for trial in self._storage.get_all_trials(self._number, deepcopy=False)[self._first_trials :]:
             if trial.number not in self._finished:
                 self._trial_ids[trial.number] = trial._trial_id
                 entry = self._entry(trial)
@@ -145,6 +147,10 @@ class Study:
                 entry = self._finished[trial.number]
             if entry is not None:
                 entries.append(entry)
+            is_first = is_first and trial.state.is_finished()
+            if is_first:
+                self._first_trials += 1
+                self._first += [] if entry is None else [entry]
         return entries
 
     def begin(self, job: Job, *, still: Callable[[Sequence[Entry]], bool] = lambda before: True) -> int | None:  # noqa: ARG005

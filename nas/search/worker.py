@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from nas.errors import NasError
-from nas.files import MOST
 from nas.latency import LatencyTable
 from nas.networks import Architecture, SearchSpace, random_choice
 from nas.networks.encoding import Encoding
 from nas.proxies import Attempt, Proxy, Score, attempt
-from nas.search.budget import Budgets, limited_ms
+from nas.search.budget import limited_ms
 from nas.search.jobs import Entry, Job
-from nas.search.limits import Limits, Quantity
-from nas.search.plan import Plan, seconds_with_screening
+from nas.search.plan import seconds_with_screening
 from nas.search.proposer import Proposer, proposer_by_table
 from nas.search.records import Candidate, Kind, Screening
 from nas.search.regularised import evolution_by_table
 from nas.search.rungs import Rungs
 from nas.search.sampler import Asking, make_sampler
 from nas.search.study import Study
+from nas.search.terms import Terms
 
-__all__ = ["Keep", "Outcome", "Terms", "Worker", "as_kept", "make_worker", "terms_of"]
+__all__ = ["Keep", "Outcome", "Worker", "as_kept", "make_worker"]
 
 Outcome = Literal["scored", "waiting", "late", "done", "exhausted"]
 
@@ -40,38 +37,6 @@ _REPEATS = 5
 _DRAWS = 5000
 _BRIEF_S = 1.0  # Nobody who scores for this long seems to be gone: that takes several signs.
 _LOST = "given up: {} workers were lost while they scored it"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What all workers of a search must agree on.
-
-    Attributes:
-        budgets: upper limits of the predicted latency.
-        limits: further upper limits.
-        objectives: quantities that the front is to show besides the latency.
-        wanted: candidates to score besides the references. None if only time ends the search.
-        share: of networks of similar latency on a rung, the best 1/share go on to the next.
-        references: known networks to score, by name.
-    """
-
-    budgets: Budgets
-    limits: Limits = field(default_factory=Limits)
-    objectives: tuple[Quantity, ...] = ()
-    wanted: int | None
-    share: int
-    references: Mapping[str, Architecture]
-
-    def over(self, table: LatencyTable, network: Architecture) -> float:
-        """How far a network is over the largest budget in ms, or over a limit as a share of it; at most 0 inside."""
-        over_ms = limited_ms(table, network, self.budgets.confidence) - self.budgets.largest_ms
-        if not all(math.isfinite(one.value(network)) for one in self.objectives):
-            return MOST  # A layer of it failed on a further device.
-        return max(over_ms, self.limits.excess(network))
-
-    def quantities(self, network: Architecture) -> dict[str, float]:
-        """What is kept of a candidate besides its latency and its score, by name."""
-        return self.limits.values(network) | {one.name: one.value(network) for one in self.objectives}
 
 
 class Keep(Protocol):
@@ -94,6 +59,7 @@ class Worker:
         terms: what the search is to do.
         keep: keeps a result.
         is_late: whether a job that takes this many seconds would outlast the time limit.
+        is_over: whether the time is up while no candidate is scored: then the best that is screened goes on at once.
         on_begin: called with words about every job that is begun.
 
     Attributes:
@@ -111,13 +77,16 @@ class Worker:
         terms: Terms,
         keep: Keep,
         is_late: Callable[[float], bool] = lambda ahead_s: False,  # noqa: ARG005
+        is_over: Callable[[], bool] = lambda: False,
         on_begin: Callable[[str], None] = lambda words: None,  # noqa: ARG005
     ) -> None:
         self._study, self._asking, self._space, self._table = study, asking, space, table
         self._names, self._proxies = list(proxies), list(proxies.values())
         self._terms = terms
-        self._keep, self._is_late, self._on_begin = keep, is_late, on_begin
+        self._keep, self._on_begin = keep, on_begin
+        self._is_late, self._is_over = is_late, is_over
         self._rejected: set[str] = set()  # ids of proposed networks that are over the budget
+        self._inside: dict[str, bool] = {}  # by network id, where more than the latency is limited
         self._is_used_up = False  # no further network is found
         self.rungs = Rungs(len(proxies), share=terms.share)
 
@@ -188,12 +157,12 @@ class Worker:
             return reference
         if self._is_complete():
             return "done" if self.rungs.is_idle else "waiting"
-        if promoted := self.rungs.promoted():
+        if promoted := self.rungs.promoted(early=self._is_over(), is_inside=self._is_inside):
             return self._again(*promoted)
         if not self._is_used_up and (network := self._proposal()) is not None:
             return self._job(network, 0)
         self._is_used_up = True
-        if promoted := self.rungs.promoted(early=True):
+        if promoted := self.rungs.promoted(early=True, is_inside=self._is_inside):
             return self._again(*promoted)
         return "exhausted" if self.rungs.is_idle else "waiting"
 
@@ -204,11 +173,21 @@ class Worker:
         """A job that other workers were lost on."""
         for entry in self.rungs.abandoned:
             searched = entry.kind == "searched"
-            if searched and (entry.latency_ms > self._terms.budgets.largest_ms or self._is_complete()):
+            if searched and (self._is_complete() or not self._is_inside(entry)):
                 continue
             if entry.rung is not None:
                 return self._again(entry, entry.rung)
         return None
+
+    def _is_inside(self, entry: Entry) -> bool:
+        """Whether a network is inside the budget and the limits, which may be others than when it was proposed."""
+        if entry.latency_ms > self._terms.budgets.largest_ms:
+            return False
+        if not (self._terms.limits or self._terms.objectives):
+            return True
+        if entry.id not in self._inside:
+            self._inside[entry.id] = self._terms.over(self._table, self._study.network(entry)) <= 0
+        return self._inside[entry.id]
 
     def _again(self, entry: Entry, rung: int) -> Job:
         """The network of an entry on a rung."""
@@ -370,18 +349,6 @@ def make_worker(
         costs=[one.value for one in terms.objectives],
     )
     return Worker(study, asking, space, table, proxies, terms=terms, **options)
-
-
-def terms_of(plan: Plan) -> Terms:
-    """What all workers of a planned search must agree on."""
-    return Terms(
-        budgets=plan.budgets,
-        limits=plan.limits,
-        objectives=plan.objectives,
-        wanted=plan.candidates,
-        share=plan.screen,
-        references=plan.references,
-    )
 
 
 def as_kept(record: Candidate | Screening) -> dict[str, Any]:

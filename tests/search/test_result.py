@@ -507,3 +507,42 @@ class TestLoadBest:
             SearchResult.load_best(tmp_path / "run", 1.0)
         with pytest.raises(InputError, match=r"not a results folder"):
             SearchResult.load_best(tmp_path, 1.0)
+
+
+def test_with_a_confidence_the_upper_end_is_inside_a_budget(tmp_path: Path) -> None:
+    run = RUN.model_copy(update={"confidence": 0.9, "budgets_ms": (0.6, 1.0)})
+    folder = ResultsFolder(tmp_path / "run", run, resume=False)
+    folder.add(candidate(0, 0.5, 0.9, high_ms=0.7), None)
+    folder.add(candidate(1, 0.4, 0.5, high_ms=0.5), None)
+    result = folder.load()
+
+    assert [one.id for budget_ms in (0.6, 1.0) if (one := result.winner_under(budget_ms))] == [
+        NETWORKS[1].id,
+        NETWORKS[0].id,
+    ]
+    best = SearchResult.load_best(tmp_path / "run", 0.6).winner_under(0.6)
+    assert best is not None
+    assert best.id == NETWORKS[1].id
+
+
+def test_another_budget_keeps_the_weights_of_the_winner_before(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    folder.add(candidate(0, 0.9, 0.9), weights(0))
+    ResultsFolder(tmp_path / "run", RUN.model_copy(update={"budget_ms": 0.5}), resume=True).add(
+        candidate(1, 0.4, 0.5), weights(1)
+    )
+
+    kept = {path.stem for path in (tmp_path / "run" / "weights").iterdir()}
+    assert kept == {NETWORKS[0].id, NETWORKS[1].id}
+    assert SearchResult.load(tmp_path / "run").run.earlier_budgets_ms == (1.0,)
+
+
+def test_a_comparison_for_another_budget_does_not_decide(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    folder.add(candidate(0, 0.5, 0.5), None)
+    folder.add_settled(screening(0, 0.1), candidate(0, 0.5, 0.5), None)
+    folder.add(candidate(1, 0.9, 0.9), None)
+    result = folder.load()
+
+    assert result.winner is not None
+    assert result.winner.id == NETWORKS[1].id

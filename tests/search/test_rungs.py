@@ -99,3 +99,19 @@ def test_about_one_in_the_share_goes_on_whatever_the_order() -> None:
             on += 1
 
     assert 400 / 8 * 0.6 < on < 400 / 8 * 1.5
+
+
+def test_a_full_band_of_latency_does_not_keep_another_back() -> None:
+    good = [entry(number, 0.5 + 0.001 * number) for number in range(80)]
+    gone_on = [entry(number, None, rung=1, state="running") for number in range(60, 80)]
+    fast = [entry(100 + number, 0.1 + 0.01 * number, latency_ms=0.5) for number in range(4)]
+
+    assert promoted(rungs([*good, *gone_on, *fast])) == ("n103", 1)
+
+
+def test_what_is_over_a_budget_of_now_does_not_go_on() -> None:
+    four = [entry(number, value) for number, value in enumerate((0.1, 0.4, 0.3, 0.2))]
+    found = rungs([*four, entry(4, 0.0)]).promoted(is_inside=lambda one: one.id != "n1")
+
+    assert found is not None
+    assert found[0].id == "n2"
