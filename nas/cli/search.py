@@ -222,6 +222,7 @@ def _search(
         objectives=asked.objectives,
         trials=asked.trials,
         time_limit_s=limit_s,
+        workers=sharing.workers,
     )
     for line in (*planned.describe(), f"results: {asked.out}"):
         say(line)

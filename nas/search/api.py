@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nas.errors import InputError
 from nas.latency import LatencyTable
+from nas.masking import is_masked
 from nas.networks import SearchSpace
 from nas.proxies import FunctionProxy, Proxy, Scorer, build_proxies
 from nas.search.budget import check_budget, read_budgets
@@ -160,9 +161,21 @@ def search(
     return run_search(
         the_space, the_table, decides,
         screens=proxies, plan=plan, seed=seed, out=folder, names=names, time_limit_s=limit_s, sampler=sampler,
-        storage=storage or (kept.storage if kept else None), resume=resume, command=command, say=say,
+        storage=_storage(storage, kept), resume=resume, command=command, say=say,
         on_progress=on_progress,
     )  # fmt: skip
+
+
+def _storage(given: str | None, kept: Run | None) -> str | None:
+    """The storage of the study: what is given, else that of the run to go on with.
+
+    Raises:
+        InputError: the run does not keep the password of its storage.
+    """
+    used = given or (kept.storage if kept else None)
+    if used is not None and is_masked(used):
+        raise InputError(f"storage: the run keeps no password ({used}): give the whole URL again")
+    return used
 
 
 def _space(name: str) -> tuple[str, SearchSpace]:

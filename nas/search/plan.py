@@ -52,6 +52,7 @@ class Plan:
         screens_s: estimated time of one score, by name of the screening proxy.
         each_s: estimated time of one candidate, screening included.
         seconds: estimated time of the search, at most the time limit.
+        workers: processes that score at once.
     """
 
     networks: int
@@ -70,6 +71,7 @@ class Plan:
     screens_s: dict[str, float]
     each_s: float
     seconds: float
+    workers: int = 1
 
     def describe(self) -> list[str]:
         """The plan in words, one fact per line."""
@@ -94,7 +96,8 @@ class Plan:
                 f"{seconds:.1f} s each"
                 for name, seconds in self.screens_s.items()
             ),
-            f"time: about {duration(self.each_s)} each, {duration(self.seconds)} in all",
+            f"time: about {duration(self.each_s)} each, {duration(self.seconds)} in all"
+            + (f" if {self.workers} workers do not slow each other" if self.workers > 1 else ""),
         ]
 
 
@@ -134,6 +137,7 @@ def plan_search(
     objectives: Sequence[Quantity] = (),
     trials: int | None,
     time_limit_s: float | None,
+    workers: int = 1,
 ) -> Plan:
     """Plan a search, and refuse one that cannot work.
 
@@ -149,6 +153,8 @@ def plan_search(
         objectives: quantities that the front is to show besides the latency.
         trials: candidates to score besides the references.
         time_limit_s: when the search ends in any case.
+        workers: processes that score at once, as fast together as each of them alone would be: on one GPU or core they
+            are slower.
     Raises:
         BudgetError: the cheapest network of the space is over a budget.
         InputError: a budget is not a positive number, of fewer than two networks one would go on, or neither trials
@@ -178,7 +184,7 @@ def plan_search(
     last_s = _estimate(proxy, timed)
     each_s = seconds_with_screening([*screens_s.values(), last_s], screen=screen)
     references_s = len(references) * (last_s + sum(screens_s.values()))
-    total_s = references_s + each_s * trials if trials is not None else float("inf")
+    total_s = (references_s + each_s * trials) / workers if trials is not None else float("inf")
     return Plan(
         networks=space.count(),
         layers=len(space.layers),
@@ -195,6 +201,7 @@ def plan_search(
         screen=screen,
         screens_s=screens_s,
         each_s=each_s,
+        workers=workers,
         seconds=min(total_s, time_limit_s if time_limit_s is not None else float("inf")),
     )
 

@@ -4,7 +4,7 @@ A trial of the study is a job: one network on one rung (jobs.py). A worker begin
 finishes it with a record of the result. Whatever happens to workers, no job is lost and none is done twice:
 
 - Of two workers that begin the same job, the one with the lower trial number keeps it; the other withdraws.
-- A job whose worker is gone (workers.py) is abandoned: its trial fails without a record, and any worker may begin it
+- A job whose worker is gone (heart.py) is abandoned: its trial fails without a record, and any worker may begin it
   again.
 - A record is written before the trial is closed. A running trial with a record is finished.
 
@@ -107,7 +107,7 @@ class Study:
             if study.direction != StudyDirection.MAXIMIZE:
                 raise ValueError("its study looks for the lowest score")
             known = study.user_attrs.get(_RUN)
-            if known is None:
+            if known is None or known in earlier:  # From now on it is known as this version knows it.
                 study.set_user_attr(_RUN, digest)
             return backend, backend.get_study_id_from_name(name), known or digest
 
