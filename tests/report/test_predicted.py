@@ -196,7 +196,7 @@ def test_the_line_in_python_builds_the_winner(out: str, survey: Survey) -> None:
 
 
 def test_what_comes_next_asks_the_same_question(survey: Survey) -> None:
-    result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0))
+    result = survey(_candidate(WIDE, 0.99, 81.0, 80.0, 82.0))
     table = result.run.table.model_copy(update={"name": "my phone.onnxruntime"})
     space = result.run.space.model_copy(update={"name": "my spaces/small.toml"})
     run = result.run.model_copy(update={"space": space, "table": table, "confidence": 0.9})
