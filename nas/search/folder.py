@@ -47,8 +47,8 @@ class ResultsFolder:
             run = self.before.continued_by(run)
         if run != self.before:
             write_beside(path / "run.json", run.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
-        for journal in ("candidates.jsonl", "screened.jsonl", "settled.jsonl", "study.journal"):
-            drop_half_line(path / journal)
+        for records in ("candidates.jsonl", "screened.jsonl", "settled.jsonl"):  # others may write to the study
+            drop_half_line(path / records)
         self._candidates = list(SearchResult.load(path).candidates)
         self._run, self._result = run, SearchResult(path=path, run=run, candidates=tuple(self._candidates))
         self._drop_weights()
@@ -61,8 +61,9 @@ class ResultsFolder:
         return self._result
 
     def load(self) -> SearchResult:
-        """Everything that is finished so far, from the disk."""
-        return SearchResult.load(self.path)
+        """Everything that is finished so far; what lies beside the candidates is read anew."""
+        # The candidates are those on disk: a second time they would take as much memory as the whole search.
+        return SearchResult(path=self.path, run=self._run, candidates=tuple(self._candidates))
 
     def add_screening(self, screening: Screening) -> None:
         """Keep a finished screening."""

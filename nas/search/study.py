@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -62,6 +63,7 @@ class Study:
         self._finished: dict[int, Entry | None] = {}
         self._first: list[Entry] = []  # of the first trials, as far as all of them are finished: most of a long search
         self._first_trials = 0
+        self._distributions: dict[BaseDistribution, BaseDistribution] = {}
         self._trial_ids: dict[int, int] = {}  # of the storage, by trial number
 
     @classmethod
@@ -143,6 +145,7 @@ class Study:
                 entry = self._entry(trial)
                 if trial.state.is_finished():
                     self._finished[trial.number] = entry
+                    self._slim(trial)
             else:
                 entry = self._finished[trial.number]
             if entry is not None:
@@ -152,6 +155,13 @@ class Study:
                 self._first_trials += 1
                 self._first += [] if entry is None else [entry]
         return entries
+
+    def _slim(self, trial: FrozenTrial) -> None:
+        """Let trials share names and distributions of parameters, of which a storage keeps one for each trial."""
+        trial.params = {sys.intern(name): value for name, value in trial.params.items()}
+        trial.distributions = {
+            sys.intern(name): self._distributions.setdefault(one, one) for name, one in trial.distributions.items()
+        }
 
     def begin(self, job: Job, *, still: Callable[[Sequence[Entry]], bool] = lambda before: True) -> int | None:  # noqa: ARG005
         """Begin a job, unless another worker has it.

@@ -87,7 +87,7 @@ def test_a_server_that_is_away_for_a_while_loses_and_doubles_nothing(
     postgres: Postgres, database: str, tmp_path: Path
 ) -> None:
     url = postgres.url(database)
-    command = [sys.executable, "-c", _SLOW, *SEARCH, "--trials", "13", "--storage", url]
+    command = [sys.executable, "-c", _SLOW, *SEARCH, "--trials", "30", "--storage", url]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         _wait_for(process, tmp_path, candidates=4)
         postgres.stop()
@@ -100,7 +100,7 @@ def test_a_server_that_is_away_for_a_while_loses_and_doubles_nothing(
     said = [line for line in words.splitlines() if line.startswith("--storage: ")]
     assert 1 <= len(said) <= 2, words  # a second one if the server closes a connection that is not in use
     assert all(line.endswith("; asking again for 60 s") for line in said)
-    assert _is_whole(tmp_path, url, number=13)
+    assert _is_whole(tmp_path, url, number=30)
 
 
 @pytest.mark.parametrize(
