@@ -98,7 +98,8 @@ def test_a_server_that_is_away_for_a_while_loses_and_doubles_nothing(
 
     assert still_runs and process.returncode == 0, words
     said = [line for line in words.splitlines() if line.startswith("--storage: ")]
-    assert 1 <= len(said) <= 2, words  # a second one if the server closes a connection that is not in use
+    # None where the server was back before it was asked; two where it closed a connection that was not in use.
+    assert len(said) <= 2, words
     assert all(line.endswith("; asking again for 60 s") for line in said)
     assert _is_whole(tmp_path, url, number=30)
 

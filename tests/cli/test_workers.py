@@ -130,14 +130,14 @@ def check_whole(folder: Path, *, number: int) -> None:
 def test_search_goes_on_to_its_end_when_a_worker_is_killed_in_the_middle_of_a_score(
     start: Start, tmp_path: Path
 ) -> None:
-    search = start(*slow(tmp_path, pause_s=0.3), "--workers", "3", "--trials", "12")
+    search = start(*slow(tmp_path, pause_s=0.3), "--workers", "3", "--trials", "8")
     until(lambda: len(ended(tmp_path)) >= 2 and len(scoring(tmp_path)) == 3, search)
     process, network = next(iter(scoring(tmp_path).items()))
     os.kill(process, signal.SIGKILL)
     _, said = search.communicate(timeout=LIMIT_S)
 
     assert search.returncode == 0, said
-    check_whole(tmp_path, number=12)
+    check_whole(tmp_path, number=8)
     lost = [line for line in said.splitlines() if "is lost" in line]
     assert len(lost) == 1 and lost[0].endswith(" is lost: ended by SIGKILL; others take up its candidate"), said
     assert set(ended(tmp_path).values()) == {1}
@@ -151,7 +151,7 @@ def test_four_workers_over_postgresql_lose_nothing_when_one_is_killed_and_the_se
     start: Start, postgres: Postgres, database: str, tmp_path: Path
 ) -> None:
     url = postgres.url(database)
-    search = start(*slow(tmp_path, pause_s=0.5), "--workers", "4", "--trials", "16", "--storage", url)
+    search = start(*slow(tmp_path, pause_s=0.4), "--workers", "4", "--trials", "10", "--storage", url)
     until(lambda: len(ended(tmp_path)) >= 2 and len(scoring(tmp_path)) == 4, search)
     process, network = next(iter(scoring(tmp_path).items()))
     os.kill(process, signal.SIGKILL)
@@ -163,7 +163,7 @@ def test_four_workers_over_postgresql_lose_nothing_when_one_is_killed_and_the_se
 
     assert search.returncode == 0, said
     assert at_rest
-    check_whole(tmp_path, number=16)
+    check_whole(tmp_path, number=10)
     assert set(ended(tmp_path).values()) == {1}
     begun = Counter(one for what, _, one in scores(tmp_path) if what == "begin")
     assert {one for one, times in begun.items() if times > 1} == {network}
@@ -179,7 +179,7 @@ def test_workers_of_a_killed_search_end_and_it_goes_on_with_a_worker_that_joins(
     begin = time.monotonic()
     until(lambda: not session(search.pid))
     took_s, before = time.monotonic() - begin, ended(tmp_path)
-    number = len(before) + 6
+    number = len(before) + 4
     resumed = start(*command, "--resume", "--trials", str(number))
     worker = start("worker", "--storage", "run/study.journal", "--study", "run", "--proxy", "./slow.py")
     _, said = resumed.communicate(timeout=LIMIT_S)

@@ -115,8 +115,7 @@ def test_worker_ends_with_its_parent_also_where_ctrl_c_is_ignored_and_it_sleeps(
         "from nas.cli.worker import _end_with_parent\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "end_like_ctrl_c()\n"
-        "threading.Thread(target=_end_with_parent, daemon=True).start()\n"
-        "try:\n    time.sleep(100)\n"
+        "try:\n    threading.Thread(target=_end_with_parent, daemon=True).start()\n    time.sleep(100)\n"
         "except KeyboardInterrupt:\n    print('interrupted')\n"
     )
     monkeypatch.setattr(nas.search.team, "_POLITE_S", 30.0)
