@@ -41,7 +41,8 @@ def kill_one(logs: Path) -> str | None:
     for log in sorted(logs.glob("*.log")):
         if log.read_text().strip().endswith("with short-training"):
             time.sleep(8)
-            found = subprocess.run(["pgrep", "-f", log.stem], capture_output=True, text=True, check=True)
+            command = ["/usr/bin/env", "pgrep", "-f", log.stem]
+            found = subprocess.run(command, capture_output=True, text=True, check=True)
             os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
             return log.stem
     return None
