@@ -282,7 +282,7 @@ class Study:
         own |= {"latency_ms": job.latency_ms, **(attributes or {})} | ({"name": job.name} if job.name else {})
         parameters: dict[str, Any] = {}
         distributions: dict[str, BaseDistribution] = {}
-        if job.network in self._space:
+        if job.kind == "searched" or job.network in self._space:
             parameters, distributions = as_parameters(self._space, job.network)
         else:
             own[_NETWORK] = job.network.to_dict()

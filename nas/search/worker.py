@@ -87,6 +87,7 @@ class Worker:
         self._is_late, self._is_over = is_late, is_over
         self._rejected: set[str] = set()  # ids of proposed networks that are over the budget
         self._inside: dict[str, bool] = {}  # by network id, where more than the latency is limited
+        self._mean_s: dict[int, float] = {}  # of the scores on each rung, as far as they were asked for since the look
         self._is_used_up = False  # no further network is found
         self.rungs = Rungs(len(proxies), share=terms.share)
 
@@ -94,6 +95,7 @@ class Worker:
         """Look at the study; all its jobs."""
         entries = self._study.entries()
         self.rungs.update(entries)
+        self._mean_s = {}
         self._asking.learn(entries, last=len(self._proxies) - 1, trial_of=self._study.trial)
         return entries
 
@@ -136,9 +138,11 @@ class Worker:
 
     def mean_seconds(self, rung: int) -> float:
         """Mean time of the scores on a rung so far."""
-        results = [*self.rungs.finished(rung).values(), *self.rungs.references(rung).values()]
-        seconds = [one.record["seconds"] for one in results if one.record is not None]
-        return statistics.fmean(seconds) if seconds else 0.0
+        if rung not in self._mean_s:
+            results = [*self.rungs.finished(rung).values(), *self.rungs.references(rung).values()]
+            seconds = [one.record["seconds"] for one in results if one.record is not None]
+            self._mean_s[rung] = statistics.fmean(seconds) if seconds else 0.0
+        return self._mean_s[rung]
 
     def _seconds_from(self, rung: int) -> float:
         """Expected time until a network that is scored on a rung is through all of them."""
