@@ -114,6 +114,17 @@ def scoring(folder: Path) -> dict[int, str]:
     return now
 
 
+def kill_one(folder: Path) -> tuple[int, str]:
+    """End a process in the middle of a score: its number and its network."""
+    while True:
+        process, network = next(iter(scoring(folder).items()))
+        os.kill(process, signal.SIGSTOP)
+        if scoring(folder).get(process) == network:  # It has not ended the score since the file was read.
+            os.kill(process, signal.SIGKILL)
+            return process, network
+        os.kill(process, signal.SIGCONT)
+
+
 def ended(folder: Path) -> Counter[str]:
     return Counter(network for what, _, network in scores(folder) if what == "end")
 
@@ -132,8 +143,7 @@ def test_search_goes_on_to_its_end_when_a_worker_is_killed_in_the_middle_of_a_sc
 ) -> None:
     search = start(*slow(tmp_path, pause_s=0.3), "--workers", "3", "--trials", "8")
     until(lambda: len(ended(tmp_path)) >= 2 and len(scoring(tmp_path)) == 3, search)
-    process, network = next(iter(scoring(tmp_path).items()))
-    os.kill(process, signal.SIGKILL)
+    _, network = kill_one(tmp_path)
     _, said = search.communicate(timeout=LIMIT_S)
 
     assert search.returncode == 0, said
@@ -153,8 +163,7 @@ def test_four_workers_over_postgresql_lose_nothing_when_one_is_killed_and_the_se
     url = postgres.url(database)
     search = start(*slow(tmp_path, pause_s=0.4), "--workers", "4", "--trials", "10", "--storage", url)
     until(lambda: len(ended(tmp_path)) >= 2 and len(scoring(tmp_path)) == 4, search)
-    process, network = next(iter(scoring(tmp_path).items()))
-    os.kill(process, signal.SIGKILL)
+    process, network = kill_one(tmp_path)
     postgres.stop()
     time.sleep(1)  # The other three have results to tell by then.
     at_rest = set(scoring(tmp_path)) == {process}
