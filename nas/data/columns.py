@@ -39,7 +39,7 @@ def _feature(schema: Any, column: str) -> Mapping[str, Any]:
     """What `datasets` says of a column in the metadata of a file."""
     try:
         feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return {}
     return feature if isinstance(feature, Mapping) else {}
 

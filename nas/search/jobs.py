@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
+
 from nas.networks import Architecture
 from nas.search.records import Kind
 
-__all__ = ["MAIN", "Entry", "Job"]
+__all__ = ["MAIN", "Attributes", "Entry", "Job", "Result"]
 
 MAIN = "main"  # name of the worker in the process that owns the results folder
 
@@ -72,3 +75,57 @@ class Entry:
     def key(self) -> tuple[str, int | None, Kind]:
         """What is equal for entries of the same job."""
         return self.id, self.rung, self.kind
+
+
+class Result(BaseModel):
+    """What a search needs of the record of a job, which is a `Candidate` or a `Screening`.
+
+    Attributes:
+        seconds: time that it took.
+        score: of a candidate. None after a failure.
+        value: of a screening. None after a failure.
+        failure: why there is neither.
+        details: what else the proxy reports.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    seconds: FiniteFloat
+    score: FiniteFloat | None = None
+    value: FiniteFloat | None = None
+    failure: str | None = None
+    details: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class Attributes(BaseModel):
+    """The attributes of a trial; see `Entry`.
+
+    Attributes:
+        id: None in a trial of an earlier version.
+        network: of a reference outside the space, as JSON.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    id: str | None = None
+    rung: NonNegativeInt | None = None
+    kind: Kind = "searched"
+    name: str | None = None
+    latency_ms: float = math.nan
+    worker: str = ""
+    network: Mapping[str, Any] | None = None
+    record: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, trial: int, attributes: Mapping[str, Any]) -> tuple[Attributes, Result | None]:
+        """The attributes of a trial, and what its record says.
+
+        Raises:
+            ValueError: one of them is not of its kind; the message is a line.
+        """
+        try:
+            found = cls.model_validate(attributes)
+            return found, None if found.record is None else Result.model_validate(found.record)
+        except ValidationError as error:  # whose own words are many lines
+            first = error.errors(include_url=False)[0]
+            raise ValueError(f"trial {trial}, {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

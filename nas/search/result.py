@@ -101,7 +101,7 @@ class SearchResult:
                 if best is None or order > best:
                     best, chosen[""] = order, line
             return cls(path=path, run=run, candidates=tuple(map(Candidate.model_validate_json, chosen.values())))
-        except (InputError, OSError, ValueError, TypeError, LookupError, AttributeError):
+        except (InputError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return cls.load(path)  # which says what is wrong, or does without half a last line
 
     @cached_property

@@ -15,7 +15,6 @@ written once for each network (sampler.py).
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -31,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import InputError, visible
 from nas.networks import Architecture, SearchSpace
-from nas.search.jobs import Entry, Job
+from nas.search.jobs import Attributes, Entry, Job
 from nas.search.parameters import as_parameters, network_of
 from nas.search.storage import LOCKED, Patience, open_storage, refuse_two_ats
 
@@ -307,27 +306,26 @@ class Study:
 
     def _entry(self, trial: FrozenTrial) -> Entry | None:
         """The entry of a trial; None for a trial that says nothing of a network."""
-        attributes, record = trial.user_attrs, trial.user_attrs.get(_RECORD)
-        finished = record is not None or trial.state == TrialState.COMPLETE
+        told, result = Attributes.of(trial.number, trial.user_attrs)
+        finished = result is not None or trial.state == TrialState.COMPLETE
         if trial.state in (TrialState.WAITING, TrialState.PRUNED) and not finished:
             return None
-        network_id = attributes.get("id")
+        network_id = told.id
         if network_id is None:  # of an earlier version, which kept nothing but parameters
             if trial.state != TrialState.COMPLETE:
                 return None
             network_id = network_of(self._space, trial.params).id
-        value = trial.value if record is None else _value_of(record)
         return Entry(
             trial=trial.number,
             id=network_id,
-            rung=attributes.get("rung"),
-            kind=attributes.get("kind", "searched"),
-            name=attributes.get("name"),
-            latency_ms=attributes.get("latency_ms", math.nan),
-            worker=attributes.get(_WORKER, ""),
+            rung=told.rung,
+            kind=told.kind,
+            name=told.name,
+            latency_ms=told.latency_ms,
+            worker=told.worker,
             state="finished" if finished else "running" if trial.state == TrialState.RUNNING else "abandoned",
-            value=value,
-            record=record,
+            value=trial.value if result is None else result.score if result.value is None else result.value,
+            record=told.record,
         )
 
 

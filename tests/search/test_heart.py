@@ -173,8 +173,8 @@ def test_job_of_a_worker_that_is_gone_is_begun_by_another_and_the_late_result_is
     quick.abandon(one.trial for one in watch.gone(quick.entries(), quick.shared()))
     again = quick.begin(job)
     assert again is not None
-    had, late = slow.has(trial), slow.finish(trial, {"id": network.id, "score": 0.1})
-    in_time = quick.finish(again, {"id": network.id, "score": 0.2})
+    had, late = slow.has(trial), slow.finish(trial, {"id": network.id, "score": 0.1, "seconds": 0.0})
+    in_time = quick.finish(again, {"id": network.id, "score": 0.2, "seconds": 0.0})
 
     assert refused is None
     assert (had, late, in_time) == (False, False, True)

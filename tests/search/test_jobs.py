@@ -60,7 +60,7 @@ def jobs(number: int, *, rung: int = 0) -> list[Job]:
 
 
 def record(job: Job, score: float = 0.5) -> dict[str, object]:
-    return {"id": job.network.id, "score": score}
+    return {"id": job.network.id, "score": score, "seconds": 0.0}
 
 
 def test_of_two_workers_that_begin_the_same_job_one_withdraws(opened: Open) -> None:
@@ -142,7 +142,7 @@ def test_score_of_a_rung_that_does_not_decide_is_none_for_optuna(opened: Open) -
     (job,) = jobs(1)
     study = opened("me", last=1)
     trial = study.begin(job)
-    assert trial is not None and study.finish(trial, {"id": job.network.id, "value": 7.0})
+    assert trial is not None and study.finish(trial, {"id": job.network.id, "value": 7.0, "seconds": 0.0})
     (kept,) = study._storage.get_all_trials(study._number)
 
     assert (kept.state, kept.value) == (TrialState.PRUNED, None)

@@ -505,6 +505,9 @@ class TestLoadBest:
         path.write_bytes(path.read_bytes() + b'"}\n')
         with pytest.raises(InputError, match=r"candidates\.jsonl, line 2: kind: missing key"):
             SearchResult.load_best(tmp_path / "run", 1.0)
+        path.write_bytes(b"[" * 2000 + b"]" * 2000 + b"\n")
+        with pytest.raises(InputError, match=r"candidates\.jsonl, line 1: Invalid JSON: recursion limit"):
+            SearchResult.load_best(tmp_path / "run", 1.0)
         with pytest.raises(InputError, match=r"not a results folder"):
             SearchResult.load_best(tmp_path, 1.0)
 

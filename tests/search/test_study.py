@@ -231,3 +231,24 @@ def test_a_trial_that_describes_no_network_is_called_damaged(search: Search, tmp
 
     with pytest.raises(InputError, match=r"study.journal: .* remove it, then --resume goes on"):
         search(FakeProxy(), trials=5, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "odd", "words"),
+    [
+        (rb'"rung": ?0', b'"rung":"0"', "trial 0, rung: Input should be a valid integer"),
+        (rb'"rung": ?0', b'"rung":-1', "trial 0, rung: Input should be greater than or equal to 0"),
+        (rb'"seconds":', b'"second":', "trial 0, seconds: Field required"),
+        (rb'"score": ?[0-9.e-]+', b'"score":"best"', "trial 0, score: Input should be a valid number"),
+        (rb'"kind": ?"searched"', b'"kind":"found"', ", kind: Input should be 'searched' or 'reference'"),
+    ],
+)
+def test_a_trial_that_says_something_odd_is_named(
+    search: Search, tmp_path: Path, pattern: bytes, odd: bytes, words: str
+) -> None:
+    search(FakeProxy(), trials=3)
+    journal = tmp_path / "run" / "study.journal"
+    journal.write_bytes(re.sub(pattern, odd, journal.read_bytes()))
+
+    with pytest.raises(InputError, match=re.escape(words) + r".*\): remove it, then --resume goes on"):
+        search(FakeProxy(), trials=5, resume=True)
