@@ -25,7 +25,7 @@ from nas.errors import InputError, NasError, visible
 from nas.files import take_lock
 from nas.masking import masked, without_secrets
 
-__all__ = ["LOCKED", "Patience", "open_storage", "refuse_two_ats"]
+__all__ = ["LOCKED", "Patience", "open_storage", "refuse_no_file", "refuse_two_ats"]
 
 T = TypeVar("T")
 
@@ -120,6 +120,18 @@ def refuse_two_ats(storage: str) -> None:
         if url.password is not None and "@" in f"{url.host}{url.database}":
             shown = visible(masked(storage, alone=True), limit=_REASON)
             raise InputError(f"--storage {shown}: write an @ in the password as %40")
+
+
+def refuse_no_file(storage: str) -> None:
+    """Refuse the URL of an SQLite file that is not there: opening it would make an empty one.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    with suppress(ArgumentError, ValueError):  # whoever opens the storage says what is wrong
+        url = make_url(storage)
+        if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+            raise InputError(f"--storage {visible(storage, limit=_REASON)}: no such file")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

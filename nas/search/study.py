@@ -32,7 +32,7 @@ from nas.errors import InputError, visible
 from nas.networks import Architecture, SearchSpace
 from nas.search.jobs import Attributes, Entry, Job
 from nas.search.parameters import as_parameters, network_of
-from nas.search.storage import LOCKED, Patience, open_storage, refuse_two_ats
+from nas.search.storage import LOCKED, Patience, open_storage, refuse_no_file, refuse_two_ats
 
 __all__ = ["Study", "read_shared"]
 
@@ -337,6 +337,7 @@ def read_shared(storage: str | Path, name: str, *, say: Callable[[str], None]) -
     """
     if isinstance(storage, str):
         refuse_two_ats(storage)
+        refuse_no_file(storage)
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     patience = Patience(storage, say)
 

@@ -227,6 +227,7 @@ def test_ctrl_c_answers_soon_and_leaves_no_process_and_no_job(start: Start, tmp_
             ("--study", "run", "--storage", "nowhere.journal"),
             "--storage nowhere.journal: no such file; give a URL, or the study.journal of a results folder",
         ),
+        (("--study", "run", "--storage", "sqlite:///nowhere.db"), "--storage sqlite:///nowhere.db: no such file"),
         (("--study", "run", "--storage", "nothing://x"), "--storage nothing://x: cannot be used ("),
         (
             ("--study", "other", "--storage", "run/study.journal"),
@@ -238,7 +239,7 @@ def test_ctrl_c_answers_soon_and_leaves_no_process_and_no_job(start: Start, tmp_
         ),
         (("--storage", "run/study.journal"), "Missing option '--study'"),
     ],
-    ids=["no storage", "no journal", "no such kind", "other study", "no instructions", "no study"],
+    ids=["no storage", "no journal", "no file", "no such kind", "other study", "no instructions", "no study"],
 )
 def test_worker_without_a_search_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
@@ -260,3 +261,4 @@ def test_worker_without_a_search_is_refused_in_one_line(
 
     assert ending.value.code == 2
     assert words in last
+    assert not list(tmp_path.glob("*.db"))
