@@ -45,7 +45,7 @@ def visible(text: str, *, limit: int | None = None) -> str:
         text: any text from outside.
         limit: most characters to return. Of a longer text the middle is left out: a message begins with the place and
             ends with what to do.
-    Example:
+    Examples:
         >>> visible("a\nb\u202e.txt")
         'a\\nb\\u202e.txt'
         >>> visible("abcdefghijkl", limit=9)

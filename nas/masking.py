@@ -35,7 +35,7 @@ def masked(text: str, *, alone: bool = False) -> str:
     Args:
         text: any text from outside.
         alone: the text is one argument or one URL, so that a password goes on after a space.
-    Example:
+    Examples:
         >>> masked("--storage postgresql://me:secret@host/db?sslpassword=x")
         '--storage postgresql://me:***@host/db?sslpassword=***'
         >>> masked("mysql://me:pass word@host/db", alone=True)

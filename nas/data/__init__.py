@@ -4,7 +4,7 @@ A source is the word `synthetic`, a folder of class folders, Parquet files in th
 name of a data set on the Hugging Face hub. All sources except `synthetic` are decoded once.
 The decoded bytes are cached under `$NAS_CACHE` (default `~/.cache/nas`) and memory-mapped from there.
 
-Example:
+Examples:
     >>> image_set = load_images("synthetic", resolution=32, seed=0, train_limit=64, val_limit=32)
     >>> image_set.description
     'synthetic, seed 0: 64 train and 32 val images of 20 classes at 32 px'

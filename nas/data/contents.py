@@ -65,7 +65,7 @@ class Contents(Record):
     def differences(self, other: Contents) -> list[str]:
         """What differs in other images from these, in words; nothing if they are the same.
 
-        Example:
+        Examples:
             >>> before = Contents.drawn(["cat", "cow"], "1")
             >>> before.differences(Contents.drawn(["cow", "dog"], "1"))
             ["class 'cat' is missing", "class 'dog' is new"]

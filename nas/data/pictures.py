@@ -277,7 +277,7 @@ def grey_range(lowest: Sequence[float], highest: Sequence[float]) -> tuple[float
         lowest: the least value of each picture.
         highest: the greatest value of each picture.
 
-    Example:
+    Examples:
         >>> grey_range([0.0, 0.25], [0.75, 1.0])
         (0.0, 1.0)
         >>> grey_range([8000, 11000], [40000, 52000])

@@ -153,7 +153,7 @@ class Found:
 def class_name(written: str) -> str:
     """One spelling of a name: Unicode's composed form, without white space around it.
 
-    Example:
+    Examples:
         >>> class_name("cafe\N{COMBINING ACUTE ACCENT} ") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
         True
     """
@@ -168,7 +168,7 @@ def counted(number: int, what: str) -> str:
 def said(names: Sequence[str], most: int = 5) -> str:
     """Some names in words: all of a few, else the first and how many more there are.
 
-    Example:
+    Examples:
         >>> said([f"{number}.png" for number in range(60)])
         '0.png, 1.png, 2.png, 3.png, 4.png and 55 more'
     """

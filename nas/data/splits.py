@@ -21,7 +21,7 @@ _WORDS = TRAIN_WORDS + VAL_WORDS
 def split_word(name: str) -> str | None:
     """The first word of a name that names a split, such as `test` of `test_set`.
 
-    Example:
+    Examples:
         >>> split_word("seg_train"), split_word("val2017"), split_word("latest")
         ('train', 'val', None)
     """

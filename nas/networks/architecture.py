@@ -1,6 +1,6 @@
 """What a network is: a stem, four stages and a classifier; its layers and their shapes, its id and JSON form. No torch.
 
-Example:
+Examples:
     >>> from nas.networks import Architecture, ConvSpec, StageSpec
     >>> conv = ConvSpec(kernel=7, expansion=4)
     >>> network = Architecture(stages=tuple(StageSpec(channels=c, blocks=(conv,)) for c in (48, 96, 192, 384)))

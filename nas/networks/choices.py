@@ -184,7 +184,7 @@ class StageChoices(_Choices):
 def arrange(convs: int, attentions: int, placement: Placement) -> str:
     """The order of blocks in a stage (C: convolution block, A: attention unit).
 
-    Example:
+    Examples:
         >>> [arrange(4, 2, placement) for placement in ("late", "end", "interleaved", "start")]
         ['CCCAAC', 'CCCCAA', 'CCACCA', 'AACCCC']
     """

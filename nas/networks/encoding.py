@@ -54,7 +54,7 @@ class Encoding:
         options: of each column, in the order that the numbers of a row count.
         sizes: number of options of each column.
 
-    Example:
+    Examples:
         >>> encoding = Encoding(SearchSpace.find("tiny"))
         >>> rows = encoding.draw(1000, np.random.default_rng(0))
         >>> encoding.decode(rows[0]) in encoding.space

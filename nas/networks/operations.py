@@ -75,7 +75,7 @@ def count(architecture: Architecture) -> Counts:
 
     Layer-scale factors count as parameters, as in the paper's tables, although folding removes them.
 
-    Example:
+    Examples:
         >>> from nas.networks import SearchSpace
         >>> count(SearchSpace.find("iformer").references["iformer_m"])
         Counts(params=8879128, macs=1639944384, memory_bytes=1806336)

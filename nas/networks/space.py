@@ -49,7 +49,7 @@ def random_choice(seed: int) -> Choose:
 class SearchSpace(NetworkChoices):
     """A search space, read from a TOML file; search_spaces/README.md documents every field.
 
-    Example:
+    Examples:
         >>> space = SearchSpace.find("tiny")
         >>> network = space.sample(random_choice(seed=0))
         >>> network in space

@@ -115,7 +115,7 @@ class FunctionProxy:
     Raises:
         InputError: the function does not take one network.
 
-    Example:
+    Examples:
         >>> from nas.networks import SearchSpace
         >>> network = SearchSpace.find("tiny").references["tiny_a"]
         >>> FunctionProxy(lambda network: len(network.stages)).score(network).value

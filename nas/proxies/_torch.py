@@ -82,7 +82,7 @@ def check_images(supernet: Supernet, file: Path, image_set: ImageSet, source: ob
 def of_seed(path: Path, seed: int) -> Path:
     """Replace `{seed}` in a path by the seed, so that each seed of a validation can have its own weights.
 
-    Example:
+    Examples:
         >>> of_seed(Path("photos.{seed}.supernet.safetensors"), 2).name
         'photos.2.supernet.safetensors'
     """

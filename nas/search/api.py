@@ -99,7 +99,7 @@ def search(
         MissingLatencyError: the table does not cover the space.
         NasError: an error in `score`, or no network can be scored.
 
-    Example:
+    Examples:
         >>> import tempfile, nas
         >>> def depth(network):
         ...     return sum(len(stage.blocks) for stage in network.stages)

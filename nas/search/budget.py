@@ -56,7 +56,7 @@ def read_budgets(text: str | None) -> tuple[float, ...] | None:
     Raises:
         InputError: one is no number of milliseconds.
 
-    Example:
+    Examples:
         >>> read_budgets("1.1, 0.6")
         (0.6, 1.1)
     """

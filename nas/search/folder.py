@@ -174,7 +174,7 @@ def check_run(path: Path, run: Run) -> Run:
 def default_out(space: str, budgets_ms: Sequence[float] | None, *, resume: bool) -> Path:
     """The folder results/SPACE-BUDGETms, with a number if it is taken; with `resume`, the last such folder.
 
-    Example:
+    Examples:
         >>> default_out("iformer", (0.6, 1.1), resume=False), default_out("my/x.toml", None, resume=False)
         (PosixPath('results/iformer-0.6-1.1ms'), PosixPath('results/x-front'))
     """

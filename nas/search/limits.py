@@ -78,7 +78,7 @@ class Quantity:
     def shown(self, value: float) -> str:
         """A value with its unit.
 
-        Example:
+        Examples:
             >>> QUANTITIES["params"].shown(8_879_128), QUANTITIES["memory"].shown(1_806_336)
             ('8.879M', '1.806 MB')
         """
@@ -174,7 +174,7 @@ class Limit:
 class Limits:
     """Limits that a network must all keep.
 
-    Example:
+    Examples:
         >>> limits = Limits.parse(["params=9M", "memory=2MB"])
         >>> limits.excess(SearchSpace.find("iformer").references["iformer_m"]) <= 0
         True

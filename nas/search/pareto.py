@@ -32,7 +32,7 @@ def undominated(
     Returns:
         The front, fastest first; of equal latencies the best score first.
 
-    Example:
+    Examples:
         >>> undominated([(1.0, 0.5), (2.0, 0.4), (3.0, 0.7)], latency=lambda p: p[0], score=lambda p: p[1])
         [(1.0, 0.5), (3.0, 0.7)]
         >>> networks = [(1.0, 0.5, 9e6), (2.0, 0.4, 3e6), (3.0, 0.4, 4e6)]  # with parameters
@@ -63,7 +63,7 @@ def _undominated_in_all(items: Sequence[T], costs: Sequence[Callable[[T], float]
 def hypervolume(points: Sequence[tuple[float, float]], *, latency_limit: float, score_floor: float) -> float:
     """Area that the front of some (latency, score) points dominates, up to `latency_limit` and above `score_floor`.
 
-    Example:
+    Examples:
         >>> hypervolume([(1.0, 0.5), (3.0, 0.7)], latency_limit=4.0, score_floor=0.0)
         1.7
     """

@@ -104,7 +104,7 @@ class Plan:
 def duration(seconds: float) -> str:
     """An estimated time in words.
 
-    Example:
+    Examples:
         >>> duration(24.3), duration(170), duration(2150), duration(9000)
         ('24 s', '2.8 min', '36 min', '2.5 h')
     """

@@ -25,7 +25,7 @@ _RESAMPLES = 2000
 def kendall_tau_b(first: npt.ArrayLike, second: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Kendall's tau-b along the last axis; nan if either side is all ties.
 
-    Example:
+    Examples:
         >>> float(kendall_tau_b([1, 2, 3], [10, 30, 20])).__round__(3)
         0.333
     """
@@ -99,7 +99,7 @@ def deviation_by_chance(truth: Iterable[float]) -> float | None:
     Returns:
         The deviation. None if all values are equal.
 
-    Example:
+    Examples:
         >>> round(deviation_by_chance(range(7)), 3)
         0.317
     """
@@ -117,7 +117,7 @@ def _spread(n: int) -> int:
 def pooled_deviation(groups: Iterable[Sequence[float]]) -> float | None:
     """Standard deviation within groups, each around its own mean; None if no group has two values.
 
-    Example:
+    Examples:
         >>> pooled_deviation([[1.0, 3.0], [5.0, 5.0, 5.0]])
         0.816496580927726
     """
@@ -140,7 +140,7 @@ def deviation_within_seeds(networks: Iterable[Mapping[int, float]]) -> float | N
     Returns:
         The deviation, from the residuals of a two-way layout. None for fewer than two seeds or networks.
 
-    Example:
+    Examples:
         >>> deviation_within_seeds([{0: 1.0, 1: 2.0}, {0: 5.0, 1: 6.0}])  # seed 1 gives one more to both
         0.0
     """

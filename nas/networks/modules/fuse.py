@@ -19,7 +19,7 @@ def fuse(module: nn.Module) -> nn.Module:
     scales are folded into kernels. Two classifiers become one. Each block defines its own folding (`fused`) in
     `nas.networks.modules.blocks`.
 
-    Example:
+    Examples:
         >>> from nas.networks.architecture import ConvLayer
         >>> from nas.networks.modules import build_layer
         >>> block = build_layer(ConvLayer(channels=8, kernel=3, expansion=2, height=4, width=4))

@@ -98,7 +98,7 @@ def inherit(network: Network, donor: Network) -> Inherited:
         network: in training form; changed in place.
         donor: in training form.
 
-    Example:
+    Examples:
         >>> from nas.networks.architecture import ConvSpec, StageSpec
         >>> from nas.networks.modules import build_model
         >>> def build(width, kernel):

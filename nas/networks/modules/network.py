@@ -65,7 +65,7 @@ def build_model(architecture: Architecture, *, drop_path: float = 0.0, distillat
         drop_path: stochastic depth rate of the last block, in [0, 1); it rises linearly from 0 at the first block.
         distillation: add a second classifier that learns from a teacher.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nas.networks.architecture import ConvSpec, StageSpec
         >>> stages = tuple(StageSpec(channels=c, blocks=(ConvSpec(kernel=3, expansion=2),)) for c in (8, 8, 16, 16))

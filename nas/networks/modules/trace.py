@@ -83,7 +83,7 @@ def traced_operations(module: nn.Module, *inputs: Tensor) -> tuple[Operation, ..
     Raises:
         InputError: the module has a step without a rule; the text names the step.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> block = nn.Sequential(nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()).eval()
