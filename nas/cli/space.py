@@ -1,17 +1,49 @@
-"""`nas space`: show a search space."""
+"""`nas space`: the search spaces there are, and one of them in full."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from nas.cli import options
 from nas.cli.terminal import print_data, print_json, print_table
+from nas.errors import InputError
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Search spaces.", no_args_is_help=True)
+
+
+@app.command("list")
+def space_list(as_json: options.Json = False) -> None:
+    """List the search spaces that --space finds.
+
+    --json: {"spaces": [{"space", "file", "networks" and "layers" (numbers), "resolution" (the choices, px),
+    "references" (names), "description"}]}; of a file that is broken {"space", "file", "error"}.
+
+    Example: nas space list
+    """
+    from nas import catalog
+    from nas.networks import SearchSpace
+
+    rows: list[tuple[str, str, str, str]] = []
+    documents: list[dict[str, Any]] = []
+    for name, path in catalog.files("search_spaces", ".toml").items():
+        document: dict[str, Any] = {"space": name, "file": str(path)}
+        try:
+            found = SearchSpace.load(path)
+        except InputError as error:  # One broken file must not hide the others.
+            rows.append((name, "-", "-", str(error)))
+            documents.append(document | {"error": str(error)})
+            continue
+        facts = {"networks": found.count(), "layers": len(found.layers), "references": list(found.references)}
+        rows.append((name, f"{found.count():.2e}", ", ".join(found.references) or "-", found.description))
+        documents.append(document | facts | {"resolution": list(found.resolution), "description": found.description})
+    if as_json:
+        print_json({"spaces": documents})
+    else:
+        print_table(("space", "networks", "references", "description"), rows)
 
 
 @app.command("show")

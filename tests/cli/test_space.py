@@ -1,4 +1,4 @@
-"""`nas space show`."""
+"""`nas space list` and `nas space show`."""
 
 from __future__ import annotations
 
@@ -21,3 +21,18 @@ def test_space_show_states_networks_layers_and_references(nas: Nas, tmp_path: Pa
     assert names["cheapest"]["latency_ms"] < document["latency_quantiles_ms"]["minimum"]
     assert names["iformer_l"]["inside"] is True
     assert names["iformer_h"]["inside"] is False
+
+
+def test_space_list_names_every_space_and_what_is_broken(nas: Nas, tmp_path: Path) -> None:
+    folder = tmp_path / "search_spaces"
+    folder.mkdir()
+    (folder / "half.toml").write_text("schema = 1\n[[stages]]\n")
+    listed = nas("space", "list", cwd=tmp_path)
+    known = {one["space"]: one for one in json.loads(nas("space", "list", "--json", cwd=tmp_path).stdout)["spaces"]}
+
+    assert listed.returncode == 0
+    assert {"half", "iformer", "tiny"} == set(known)
+    assert all(name in listed.stdout for name in known)
+    assert known["tiny"]["networks"] == SearchSpace.find("tiny").count()
+    assert known["tiny"]["references"] == ["tiny_a"]
+    assert "half.toml" in known["half"]["error"]
