@@ -114,9 +114,12 @@ def search(
     kept = SearchResult.load(out).run if resume else None
     if kept is not None and budgets_ms is None and not kept.whole_front:
         budgets_ms = kept.budgets
-    # A budget that cannot be met is refused before any image is made or read.
+    # What cannot be met, or has no table that covers the space, is refused before any image is made or read.
     check_budget(search_space, latency_table, budgets_ms, confidence)
     limits, objectives = options.read_quantities(limit, objective, tables, kept)
+    limits.check(search_space)
+    for one in objectives:
+        one.check(search_space)
     asked = Asked(
         space=search_space,
         table=latency_table,

@@ -75,6 +75,15 @@ class Quantity:
         combine = max if self.greatest else sum
         return space.extreme(lambda layer: self.of_layer(layer, scaled), combine=combine)
 
+    def check(self, space: SearchSpace) -> None:
+        """Refuse a table that does not cover the space.
+
+        Raises:
+            MissingLatencyError: it does not.
+        """
+        for layer in space.layers:
+            self.of_layer(layer, space.layer_scale > 0)
+
     def shown(self, value: float) -> str:
         """A value with its unit.
 

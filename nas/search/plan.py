@@ -159,7 +159,7 @@ def plan_search(
         BudgetError: the cheapest network of the space is over a budget.
         InputError: a budget is not a positive number, of fewer than two networks one would go on, or neither trials
             nor a time limit end the search.
-        MissingLatencyError: the table does not cover the space.
+        MissingLatencyError: the table, or one of an objective or a limit, does not cover the space.
         NasError: the proxy cannot score any of the networks tried.
     """
     if trials is None and time_limit_s is None:
@@ -169,6 +169,8 @@ def plan_search(
     budgets, cheapest_ms = check_budget(space, table, budget_ms, confidence)
     largest_ms, limits = budgets.largest_ms, limits or Limits()
     limits.check(space)
+    for objective in objectives:
+        objective.check(space)
     choose = random_choice(seed=0)
     sampled = [space.sample(choose) for _ in range(1000)]
     inside = [network for network in sampled if limited_ms(table, network, confidence) <= largest_ms]

@@ -89,6 +89,8 @@ class Run(Record):
         versions: of this package, of Python, and of the libraries that affect the result.
         space: the search space.
         table: the latency table.
+        further_tables: those that a limit or an objective is about, now or before a resume changed them. Empty in a run
+            of an earlier version.
         budget_ms: upper limit of the predicted latency; of several budgets the largest.
         budgets_ms: all budgets, ascending; empty if there is one.
         whole_front: whether the search looked for the whole front up to the budget.
@@ -113,6 +115,7 @@ class Run(Record):
     versions: dict[str, str]
     space: SpaceUsed
     table: TableUsed
+    further_tables: tuple[TableUsed, ...] = ()
     budget_ms: Milliseconds
     budgets_ms: tuple[Milliseconds, ...] = ()
     whole_front: bool = False
@@ -130,7 +133,13 @@ class Run(Record):
     def differences(self, other: Run) -> list[str]:
         """Settings that differ so that a run cannot be resumed, as `setting (value, not value)`; images left out."""
         mine, theirs = self._parts(), other._parts()
-        return [
+        before = {table.name: table.digest for table in self.further_tables}
+        tables = [
+            f"table {table.name} ({before[table.name]}, not {table.digest})"
+            for table in other.further_tables
+            if before.get(table.name, table.digest) != table.digest
+        ]
+        return tables + [
             f"{part} {name} ({mine.get(part, {}).get(name)}, not {theirs.get(part, {}).get(name)})".lstrip()
             for part in {**mine, **theirs}
             for name in differing(mine.get(part, {}), theirs.get(part, {}))
@@ -152,7 +161,9 @@ class Run(Record):
         """This run, with what a resume may change: budgets, limits, objectives, the sampler, and where the study is."""
         names = ("budget_ms", "budgets_ms", "whole_front", "limits", "objectives", "sampler", "storage")
         earlier = {*self.earlier_budgets_ms, *self.budgets} - set(other.budgets)
-        changes = {name: getattr(other, name) for name in names} | {"earlier_budgets_ms": tuple(sorted(earlier))}
+        tables = {table.name: table for table in (*self.further_tables, *other.further_tables)}
+        changes = {name: getattr(other, name) for name in names}
+        changes |= {"earlier_budgets_ms": tuple(sorted(earlier)), "further_tables": tuple(tables.values())}
         return self.model_copy(update=changes)
 
     def limited_ms(self, candidate: Candidate) -> float:
@@ -313,6 +324,7 @@ def run_of(
     table: LatencyTable,
     proxy: Proxy,
     *,
+    further_tables: Mapping[str, LatencyTable] | None = None,
     budgets: Budgets,
     limits: Mapping[str, float] | None = None,
     objectives: Sequence[str] = (),
@@ -331,6 +343,7 @@ def run_of(
         space: the networks to choose from.
         table: predicts the latency.
         proxy: decides.
+        further_tables: those that a limit or an objective is about, by name.
         budgets: upper limits of the predicted latency.
         limits: further upper limits, by the name of what they limit.
         objectives: names of what the front shows besides latency and score.
@@ -360,6 +373,7 @@ def run_of(
         versions=versions("nas", "torch", "optuna", "datasets", "numpy"),
         space=SpaceUsed(name=names["space"], digest=space.digest, networks=space.count()),
         table=TableUsed.of(table, name=names["table"]),
+        further_tables=tuple(TableUsed.of(own, name=name) for name, own in (further_tables or {}).items()),
         budget_ms=budgets.largest_ms,
         budgets_ms=budgets.limits_ms if len(budgets.limits_ms) > 1 else (),
         whole_front=budgets.whole_front,

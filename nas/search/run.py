@@ -100,6 +100,7 @@ def run_search(
         space,
         table,
         proxy,
+        further_tables=sharing.tables if sharing else None,
         budgets=plan.budgets,
         limits=plan.limits.record(),
         objectives=tuple(one.name for one in plan.objectives),

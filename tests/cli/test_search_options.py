@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nas.catalog import find_file
 from nas.cli import main
 
 TINY = ["--space", "tiny", "--proxy", "fake", "--trials", "1"]
@@ -65,13 +66,18 @@ def _signals() -> Iterator[None]:
         (["search", "--table", "iphone13", "--table", "iphone13", *TINY], 2, "--table iphone13 twice: give each"),
         (["search", *OTHER, *TINY], 2, "is of no use: add --limit amd-epyc.onnxruntime.fp32=MS or --objective"),
         (["search", *OTHER, "--limit", "amd-epyc=20", *TINY], 3, "has no entry for stem-"),
+        (["search", *OTHER, "--objective", "amd-epyc", *TINY], 3, "measure the space that holds it (nas table build"),
         (["search", "--workers", "0", *TINY], 2, "Invalid value for '--workers'"),
         (["search", "--shared", "nope://x", *TINY], 2, "--shared nope://x: Protocol not known: nope"),
         (["search", "--resume", *TINY], 2, "--resume needs the run to go on with: --out RESULTS, or its --budget-ms"),
         (["worker"], 2, "Missing option '--study'"),
         (["worker", "--study", "x"], 2, "--storage is missing: an Optuna storage URL, or the study.journal of a"),
         (["worker", "--study", "x", "--storage", "none"], 2, "--storage none: no such file"),
-        (["worker", "--study", "x", "--storage", "sqlite:///:memory:"], 2, "--study x: --storage has no such study"),
+        (
+            ["worker", "--study", "x", "--storage", "sqlite:///:memory:"],
+            2,
+            "--storage sqlite:///:memory:: no such file",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -114,6 +120,33 @@ def test_a_resume_keeps_limits_and_objectives_that_are_not_asked_again(
     assert begun == (0, [], limits, ["macs"], "surrogate")
     assert other == (0, [0.3, 0.4], limits, ["macs"], "random")
     assert again == (0, [0.3, 0.4], {"macs": 9e6}, ["memory"], "random")
+
+
+def test_a_further_table_that_has_changed_is_named_at_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = find_file("latency table", "latency_tables", ".json", "iphone13.coreml.fp16").read_text()
+    (tmp_path / "own.json").write_text(table)
+
+    def ended(*arguments: str) -> object:
+        tables = ["--table", "iphone13", "--table", "./own.json"]
+        monkeypatch.setattr(sys, "argv", ["nas", "search", *TINY, *tables, *arguments, "--out", "run"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code
+
+    begun = ended("--budget-ms", "0.5", "--objective", "./own.json")
+    (kept,) = json.loads((tmp_path / "run" / "run.json").read_text())["further_tables"]
+    again = ended("--resume")
+    (tmp_path / "own.json").write_text(table.replace('"iPhone 13"', '"iPhone 12"'))
+    capsys.readouterr()
+    changed = ended("--resume")
+    *_, last = capsys.readouterr().err.strip().splitlines()
+
+    assert (begun, again, changed) == (0, 0, 2)
+    assert (kept["name"], kept["origin"][:10]) == ("./own.json", "calibrated")
+    assert last.startswith(f"error: run was begun with another table ./own.json ({kept['digest']}, not ")
 
 
 def test_what_differs_is_named_where_the_study_is_in_a_storage_too(

@@ -358,6 +358,19 @@ def test_the_order_of_screening_is_part_of_what_a_run_is() -> None:
     assert order("a", "b").differences(order("b", "a")) == ["screen 1 name (a, not b)", "screen 2 name (b, not a)"]
 
 
+def test_further_tables_are_compared_by_name_and_kept_when_a_resume_drops_them() -> None:
+    def asked(**digests: str) -> Run:
+        tables = tuple(TableUsed(name=name, digest=digest, origin="analytic") for name, digest in digests.items())
+        return RUN.model_copy(update={"further_tables": tables})
+
+    begun, other = asked(phone="0"), asked(server="2")
+
+    assert begun.differences(asked(phone="1")) == ["table phone (0, not 1)"]
+    assert begun.differences(other) == RUN.differences(begun) == []
+    assert begun.continued_by(other).further_tables == asked(phone="0", server="2").further_tables
+    assert begun.digest == other.digest == RUN.digest
+
+
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/run.json")), ids=lambda path: path.parent.name)
 def test_a_run_that_is_kept_in_git_can_be_read(path: Path) -> None:
     result = SearchResult.load(path.parent)
