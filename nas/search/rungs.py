@@ -6,6 +6,10 @@ so any number of workers may score at once. This is asynchronous successive halv
 Massively Parallel Hyperparameter Tuning, MLSys 2020), with the competition by latency; Optuna refuses to prune where a
 study has two objectives.
 
+Each of several budgets has this competition among the networks inside it, so that a slower network does not take the
+place of one inside a smaller budget. The last candidate that a search has room for must be inside the smallest budget
+as long as that has none: so every budget has its winner.
+
 Each rung is a scoring of its own: a network that goes on is scored anew by the next proxy. A training of another length
 has another schedule, and the beginning of a long one ranks networks worse than one that was meant to be short.
 """
@@ -22,7 +26,7 @@ import numpy.typing as npt
 
 from nas.search.jobs import Entry
 
-__all__ = ["Rungs"]
+__all__ = ["Rungs", "is_without"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -45,10 +49,11 @@ class Rungs:
     Args:
         number: of rungs.
         share: N, of which one goes on.
+        budgets_ms: upper limits of the latency, ascending, each with a competition of its own.
     """
 
-    def __init__(self, number: int, *, share: int) -> None:
-        self._share = share
+    def __init__(self, number: int, *, share: int, budgets_ms: Sequence[float] = (math.inf,)) -> None:
+        self._share, self._budgets_ms = share, budgets_ms
         self._rungs = [_Rung({}, {}, {}) for _ in range(number)]
         self._abandoned: list[Entry] = []
         self._attempts = Counter[tuple[str, int, str]]()
@@ -106,8 +111,13 @@ class Rungs:
         return self._rungs[rung].references
 
     @property
-    def begun(self) -> int:
+    def candidates(self) -> Sequence[Entry]:
         """Proposals that are scored or being scored on the last rung."""
+        return [*self._rungs[-1].finished.values(), *self._rungs[-1].running.values()]
+
+    @property
+    def begun(self) -> int:
+        """Number of proposals that are scored or being scored on the last rung."""
         return len(self._rungs[-1].finished) + len(self._rungs[-1].running)
 
     @property
@@ -129,7 +139,7 @@ class Rungs:
         early: bool = False,
         is_inside: Callable[[Entry], bool] = lambda entry: True,  # noqa: ARG005
     ) -> tuple[Entry, int] | None:
-        """A network that goes on, by its result, and the rung that it goes to; the highest such rung first.
+        """A network that goes on, by its result, and the rung that it goes to: the highest such rung first.
 
         Args:
             early: if no network may go on yet, take the best of a rung in any case.
@@ -152,16 +162,37 @@ class Rungs:
         latencies = np.log([one.latency_ms for one in results])
         has_gone_on = np.asarray([one.id in above.finished or one.id in above.running for one in results])
         order = np.argsort(-values, kind="stable")  # where all have failed: a failure of a cheap proxy says little
-        waiting = order[~has_gone_on[order]]
         if early:
+            waiting = order[~has_gone_on[order]]
             return results[int(waiting[0])] if len(waiting) else None
-        free = _within(latencies, latencies) // self._share - _within(latencies, latencies[has_gone_on])
-        for place, at in enumerate(map(int, waiting)):
-            if free[at] > 0:
-                better = np.abs(latencies[waiting[:place]] - latencies[at]) <= _SIMILAR
-                if int(better.sum()) < free[at]:
-                    return results[at]
+        for limit in np.log(self._budgets_ms):
+            at = self._free(latencies, has_gone_on, order[latencies[order] <= limit])
+            if at is not None:
+                return results[at]
         return None
+
+    def _free(self, latencies: Floats, has_gone_on: npt.NDArray[np.bool_], order: npt.NDArray[np.intp]) -> int | None:
+        """Which of some networks goes on; None if none does.
+
+        Args:
+            latencies: logarithms, (N,).
+            has_gone_on: whether a network is on the next rung, (N,).
+            order: the networks that compete, the best first.
+        """
+        waiting, own = order[~has_gone_on[order]], latencies[order]
+        near = _within(latencies, own) // self._share - _within(latencies, own[has_gone_on[order]])
+        for place, at in enumerate(map(int, waiting)):
+            if near[at] > 0:
+                better = np.abs(latencies[waiting[:place]] - latencies[at]) <= _SIMILAR
+                if int(better.sum()) < near[at]:
+                    return at
+        return None
+
+
+def is_without(budget_ms: float, candidates: Iterable[Entry]) -> bool:
+    """Whether none of some candidates can be the winner of a budget: each is slower, or has failed."""
+    able = (one for one in candidates if one.state == "running" or one.value is not None)
+    return all(one.latency_ms > budget_ms for one in able)
 
 
 def _within(latencies: Floats, others: Floats) -> npt.NDArray[np.int64]:

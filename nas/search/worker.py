@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from nas.errors import NasError
@@ -19,7 +20,7 @@ from nas.search.plan import seconds_with_screening
 from nas.search.proposer import Proposer, proposer_by_table
 from nas.search.records import Candidate, Kind, Screening
 from nas.search.regularised import evolution_by_table
-from nas.search.rungs import Rungs
+from nas.search.rungs import Rungs, is_without
 from nas.search.sampler import Asking, make_sampler
 from nas.search.study import Study
 from nas.search.terms import Terms
@@ -88,8 +89,8 @@ class Worker:
         self._rejected: set[str] = set()  # ids of proposed networks that are over the budget
         self._inside: dict[str, bool] = {}  # by network id, where more than the latency is limited
         self._mean_s: dict[int, float] = {}  # of the scores on each rung, as far as they were asked for since the look
-        self._is_used_up = False  # no further network is found
-        self.rungs = Rungs(len(proxies), share=terms.share)
+        self._used_up_ms = 0.0  # no further network of at most this latency is found
+        self.rungs = Rungs(len(proxies), share=terms.share, budgets_ms=terms.budgets.limits_ms)
 
     def look(self) -> list[Entry]:
         """Look at the study; all its jobs."""
@@ -155,37 +156,52 @@ class Worker:
 
     def _next(self) -> Job | Outcome:
         """What to do next."""
-        if lost := self._lost():
+        limit_ms, is_short = self._reserved()
+        if lost := self._lost(limit_ms):
             return lost
         if self.rungs.begun and (reference := self._reference()):
             return reference
         if self._is_complete():
             return "done" if self.rungs.is_idle else "waiting"
-        if promoted := self.rungs.promoted(early=self._is_over(), is_inside=self._is_inside):
+        inside = partial(self._is_inside, limit_ms=limit_ms)
+        if promoted := self.rungs.promoted(early=is_short, is_inside=inside):
             return self._again(*promoted)
-        if not self._is_used_up and (network := self._proposal()) is not None:
+        if limit_ms > self._used_up_ms and (network := self._proposal(limit_ms)) is not None:
             return self._job(network, 0)
-        self._is_used_up = True
-        if promoted := self.rungs.promoted(early=True, is_inside=self._is_inside):
+        self._used_up_ms = max(limit_ms, self._used_up_ms)
+        if promoted := self.rungs.promoted(early=True, is_inside=inside):
             return self._again(*promoted)
         return "exhausted" if self.rungs.is_idle else "waiting"
+
+    def _reserved(self) -> tuple[float, bool]:
+        """The latency in ms that the next network may have, and whether the best that is screened goes on at once.
+
+        That is the largest budget; the smallest if that has no candidate, and there is room or time for one more only.
+        """
+        smallest_ms, largest_ms = self._terms.budgets.limits_ms[0], self._terms.budgets.largest_ms
+        is_over = self._is_over()
+        if not is_without(smallest_ms, self.rungs.candidates):
+            return largest_ms, is_over
+        is_short = is_over or self._is_late(2 * self._seconds_from(0))
+        is_last = self._terms.wanted is not None and self.rungs.begun >= self._terms.wanted - 1
+        return smallest_ms if is_short or is_last else largest_ms, is_short
 
     def _is_complete(self) -> bool:
         return self._terms.wanted is not None and self.rungs.begun >= self._terms.wanted
 
-    def _lost(self) -> Job | None:
-        """A job that other workers were lost on."""
+    def _lost(self, limit_ms: float) -> Job | None:
+        """A job of at most this latency that other workers were lost on."""
         for entry in self.rungs.abandoned:
             searched = entry.kind == "searched"
-            if searched and (self._is_complete() or not self._is_inside(entry)):
+            if searched and (self._is_complete() or not self._is_inside(entry, limit_ms=limit_ms)):
                 continue
             if entry.rung is not None:
                 return self._again(entry, entry.rung)
         return None
 
-    def _is_inside(self, entry: Entry) -> bool:
-        """Whether a network is inside the budget and the limits, which may be others than when it was proposed."""
-        if entry.latency_ms > self._terms.budgets.largest_ms:
+    def _is_inside(self, entry: Entry, *, limit_ms: float) -> bool:
+        """Whether a network is inside a budget and the limits, which may be others than when it was proposed."""
+        if entry.latency_ms > limit_ms:
             return False
         if not (self._terms.limits or self._terms.objectives):
             return True
@@ -213,15 +229,18 @@ class Worker:
 
     def _is_wanted(self, job: Job) -> Callable[[Sequence[Entry]], bool]:
         """Whether a job is within the number of candidates, by the jobs that others began before."""
-        wanted, last = self._terms.wanted, len(self._proxies) - 1
+        wanted, last, smallest_ms = self._terms.wanted, len(self._proxies) - 1, self._terms.budgets.limits_ms[0]
 
         def still(before: Sequence[Entry]) -> bool:
             if job.kind == "reference" or job.rung != last or wanted is None:
                 return True
             begun = {
-                one.id for one in before if one.kind == "searched" and one.rung == last and one.state != "abandoned"
+                one.id: one
+                for one in before
+                if one.kind == "searched" and one.rung == last and one.state != "abandoned"
             }
-            return len(begun) < wanted
+            is_reserved = job.latency_ms > smallest_ms and is_without(smallest_ms, begun.values())
+            return len(begun) < wanted - is_reserved
 
         return still
 
@@ -278,25 +297,31 @@ class Worker:
             **attempted.account,
         )
 
-    def _proposal(self) -> Architecture | None:
-        """A new network inside the budget; None if there seems to be none left."""
+    def _proposal(self, limit_ms: float) -> Architecture | None:
+        """A new network inside the limits, of at most this latency; None if there seems to be none left."""
         repeats = 0
         for _ in range(_PROPOSALS):
             network, over = self._asking.ask()
-            if over <= 0 and not self.rungs.has(network.id):
+            if over <= 0 and self._is_new(network, limit_ms):
                 return network
             # A sampler that learns from scores alone proposes what is over the budget again and again.
             repeats += over <= 0 or network.id in self._rejected
             self._rejected.add(network.id)
             if repeats == _REPEATS:
                 break
-        return self._overlooked()
+        return self._overlooked(limit_ms)
 
-    def _overlooked(self) -> Architecture | None:
+    def _is_new(self, network: Architecture, limit_ms: float) -> bool:
+        """Whether a network is of at most this latency and not scored yet."""
+        if self.rungs.has(network.id):
+            return False
+        return limited_ms(self._table, network, self._terms.budgets.confidence) <= limit_ms
+
+    def _overlooked(self, limit_ms: float) -> Architecture | None:
         """A network inside the budget that is not scored yet: a random one, or else the cheapest of the space."""
 
         def is_new(network: Architecture) -> bool:
-            return not self.rungs.has(network.id) and self._terms.over(self._table, network) <= 0
+            return self._is_new(network, limit_ms) and self._terms.over(self._table, network) <= 0
 
         choose = random_choice(seed=self._asking.proposed)
         for _ in range(_DRAWS):

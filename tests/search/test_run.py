@@ -508,6 +508,28 @@ class TestScreening:
         assert seen[-1].ended == "the time limit"
         assert seen[-1].rungs[0].scored == len(screened(result, "cheap")) <= 18
 
+    @pytest.mark.parametrize(("trials", "time_limit_s"), [(1, None), (3, None), (None, 0.5)])
+    def test_two_budgets_of_similar_latency_have_a_winner_each(
+        self, table: LatencyTable, budget_ms: float, tmp_path: Path, trials: int | None, time_limit_s: float | None
+    ) -> None:
+        class Slowest(Recording):
+            def score(self, architecture: Architecture) -> Score:
+                time.sleep(0.03 if trials is None else 0.0)
+                return replace(super().score(architecture), value=table.latency_ms(architecture))
+
+        proxy, screens, budgets_ms = Slowest(), {"cheap": Slowest()}, (0.97 * budget_ms, budget_ms)
+        plan = plan_search(
+            TINY, table, proxy,
+            screens=screens, screen=8, budget_ms=budgets_ms, trials=trials, time_limit_s=time_limit_s,
+        )  # fmt: skip
+        result = run_search(
+            TINY, table, proxy,
+            screens=screens, plan=plan, seed=0, out=tmp_path / "run", names=NAMES, time_limit_s=time_limit_s,
+        )  # fmt: skip
+
+        assert all(result.winners.values())
+        assert trials is None or len(result.scored) == trials
+
     def test_the_plan_counts_every_score(self, table: LatencyTable, budget_ms: float) -> None:
         screens = {"first": Recording(estimate_s=0.5), "second": Recording(estimate_s=2)}
         last = Recording(estimate_s=30)

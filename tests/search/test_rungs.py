@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from nas.search.jobs import Entry
-from nas.search.rungs import Rungs
+from nas.search.rungs import Rungs, is_without
 
 
 def entry(number: int, value: float | None, *, rung: int = 0, latency_ms: float = 1.0, **changes: object) -> Entry:
@@ -15,8 +16,10 @@ def entry(number: int, value: float | None, *, rung: int = 0, latency_ms: float 
     )  # fmt: skip
 
 
-def rungs(entries: Iterable[Entry], *, number: int = 2, share: int = 4) -> Rungs:
-    made = Rungs(number, share=share)
+def rungs(
+    entries: Iterable[Entry], *, number: int = 2, share: int = 4, budgets_ms: Sequence[float] = (math.inf,)
+) -> Rungs:
+    made = Rungs(number, share=share, budgets_ms=budgets_ms)
     made.update(entries)
     return made
 
@@ -107,6 +110,26 @@ def test_a_full_band_of_latency_does_not_keep_another_back() -> None:
     fast = [entry(100 + number, 0.1 + 0.01 * number, latency_ms=0.5) for number in range(4)]
 
     assert promoted(rungs([*good, *gone_on, *fast])) == ("n103", 1)
+
+
+def test_networks_inside_a_smaller_budget_compete_apart_from_slower_ones() -> None:
+    slower = [entry(number, 0.8, latency_ms=1.04) for number in range(3)]
+    gone_on = entry(0, 0.9, rung=1, latency_ms=1.04)
+    inside = [entry(10 + number, 0.1 * number, latency_ms=0.99) for number in range(4)]
+    one, two = {"budgets_ms": (1.05,)}, {"budgets_ms": (1.0, 1.05)}
+
+    assert promoted(rungs([*slower, gone_on, *inside], **one)) is None
+    assert promoted(rungs([*slower, gone_on, *inside[:3]], **two)) is None
+    assert promoted(rungs([*slower, gone_on, *inside], **two)) == ("n13", 1)
+    assert promoted(rungs([*slower, gone_on, *inside, entry(13, 0.5, rung=1, latency_ms=0.99)], **two)) is None
+
+
+def test_a_budget_has_none_while_its_candidates_are_slower_or_have_failed() -> None:
+    failed, slower = entry(0, None, latency_ms=0.9), entry(1, 0.5, latency_ms=1.1)
+
+    assert is_without(1.0, [failed, slower])
+    assert not is_without(1.0, [failed, entry(2, None, latency_ms=0.9, state="running")])
+    assert not is_without(1.1, [slower])
 
 
 def test_what_is_over_a_budget_of_now_does_not_go_on() -> None:
