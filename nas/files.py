@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from nas.errors import InputError, NasError
 
 __all__ = [
+    "CACHE_PARTS",
     "DISK_FULL",
     "MOST",
     "Amount",
@@ -82,11 +83,24 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
+# The parts of the cache. All of them can be made again.
+CACHE_PARTS = {
+    "contents": "what images are known by",
+    "hub": "which revision of a hub data set is used",
+    "images": "decoded images",
+    "iphone": "the runner app",
+    "shared": "files of searches that other machines began",
+    "supernets": "trained supernets, and trainings to go on with",
+    "teachers": "labels of teachers",
+    "wasm": "ONNX Runtime Web, as npm installed it",
+}
+
+
 def cache_folder(part: str, *, keeps: str | None = None) -> Path:
     """The folder `$NAS_CACHE/PART`, else `~/.cache/nas/PART`, for files that can be made again.
 
     Args:
-        part: name of the part.
+        part: one of `CACHE_PARTS`; or `.` for the folder of all parts.
         keeps: what is going to be written there, as the error message names it. Without it the folder is not made.
     Raises:
         InputError: the folder cannot be made.

@@ -5,14 +5,32 @@ Modules that load pydantic, torch or Optuna are imported inside the commands, so
 
 from __future__ import annotations
 
+import importlib.metadata
+import logging
 import os
 import sys
 from typing import Annotated
 
 import typer
 
-from nas.cli import accuracy, devices, export, latency, results, search, space, supernet, table, validate, worker
+from nas.cli import (
+    accuracy,
+    cache,
+    devices,
+    doctor,
+    export,
+    latency,
+    results,
+    search,
+    space,
+    supernet,
+    table,
+    validate,
+    worker,
+)
 from nas.cli.guard import guarded
+from nas.cli.options import ANYWHERE
+from nas.cli.terminal import print_data, quieten
 from nas.scratch import sweep
 
 __all__ = ["app", "main"]
@@ -21,14 +39,26 @@ app = typer.Typer(
     help="Latency-aware neural architecture search over the iFormer family of mobile vision networks.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print_data(f"nas {importlib.metadata.version('nas')}")
+        raise typer.Exit
 
 
 @app.callback()
 def _global(
     traceback: Annotated[
         bool, typer.Option("--traceback", help="Show the whole traceback of an error, for a report of a bug.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print data and errors only: no plan, no progress.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Print what the libraries log as well, with the time.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Declare the options that stand before any command. `main` takes them out wherever they stand."""
@@ -44,9 +74,11 @@ app.command()(results.show)
 app.command()(results.front)
 app.command()(validate.validate)
 app.command()(export.export)
+app.command()(doctor.doctor)
 app.add_typer(table.app, name="table")
 app.add_typer(space.app, name="space")
 app.add_typer(supernet.app, name="supernet")
+app.add_typer(cache.app, name="cache")
 
 
 def main() -> None:
@@ -57,11 +89,14 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     sweep()  # what killed commands left in the temporary folder
     given = sys.argv[1:]
-    arguments = [argument for argument in given if argument != "--traceback"]
+    arguments = [argument for argument in given if argument not in ANYWHERE]
+    quieten("--quiet" in given)
+    if "--verbose" in given:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     sys.exit(
         guarded(
             lambda: app(arguments, prog_name="nas", standalone_mode=False),
             arguments,
-            show_traceback=arguments != given,
+            show_traceback="--traceback" in given,
         )
     )

@@ -65,10 +65,10 @@ def guarded(run: Callable[[], object], arguments: Sequence[str], *, show_traceba
             # Something could not be finished after Ctrl-C: `nas.errors.finishing` says what.
             lines = [] if not isinstance(error, KeyboardInterrupt) else getattr(error, "__notes__", [])
             for words in (*lines, *([f"error: {line}"] if line else [])):
-                say(visible(without_secrets(words, sources), limit=LONGEST_LINE))
+                say(visible(without_secrets(words, sources), limit=LONGEST_LINE), is_error=True)
     if code == _INTERRUPTED:
         with suppress(OSError):
-            say("interrupted; everything finished so far is saved")
+            say("interrupted; everything finished so far is saved", is_error=True)
     return code if isinstance(code, int) else 0
 
 

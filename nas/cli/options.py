@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nas.search import Limits, Quantity, Run
 
 __all__ = [
+    "ANYWHERE",
     "Data",
     "DataOptions",
     "Device",
@@ -51,6 +52,7 @@ __all__ = [
     "read_storage",
 ]
 
+ANYWHERE = ("--traceback", "--quiet", "--verbose")  # options of every command, wherever they stand
 _LONGEST_URL = 100  # characters of it in a message
 
 Space = Annotated[str, typer.Option("--space", help="Search space: a name or a .toml file.")]
@@ -166,7 +168,7 @@ Results = Annotated[Path, typer.Argument(help="A results folder.", show_default=
 
 def command_line() -> list[str]:
     """The command line for a record of a run, without passwords."""
-    return ["nas", *(masked(argument, alone=True) for argument in sys.argv[1:] if argument != "--traceback")]
+    return ["nas", *(masked(argument, alone=True) for argument in sys.argv[1:] if argument not in ANYWHERE)]
 
 
 def read_storage(given: str | None, kept: Run | None) -> str | None:

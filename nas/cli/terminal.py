@@ -21,13 +21,33 @@ __all__ = [
     "print_json",
     "print_table",
     "progress_bar",
+    "quieten",
     "say",
     "say_candidate",
     "say_settled",
+    "words_console",
 ]
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from nas.search import Candidate, Screening
+
+
+_is_quiet = False
+
+
+def quieten(is_quiet: bool = True) -> None:
+    """Leave out all words and bars from now on; errors and data are still printed."""
+    global _is_quiet  # as stdout and stderr, it belongs to the process
+    _is_quiet = is_quiet
+
+
+def words_console() -> Console:
+    """What draws words and bars on stderr."""
+    from rich.console import Console
+
+    return Console(stderr=True, quiet=_is_quiet)
 
 
 def end_like_ctrl_c() -> None:
@@ -51,8 +71,10 @@ def print_document(text: str, *, to: TextIO | None = None) -> None:
     (to or sys.stdout).write(text)
 
 
-def say(line: str) -> None:
-    """Print a line of words, to stderr, without the passwords of URLs in it."""
+def say(line: str, *, is_error: bool = False) -> None:
+    """Print a line of words, to stderr, without the passwords of URLs in it; with --quiet only an error."""
+    if _is_quiet and not is_error:
+        return
     sys.stderr.write(visible(masked(line)) + "\n")
     sys.stderr.flush()
 
@@ -103,7 +125,6 @@ def _finite(value: object) -> object:
 @contextmanager
 def progress_bar() -> Iterator[Any]:
     """A progress bar with the time left, on stderr."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
@@ -114,7 +135,7 @@ def progress_bar() -> Iterator[Any]:
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),  # Names from outside are no markup.
     )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, console=words_console(), transient=True) as bar:
         yield bar
 
 
