@@ -23,11 +23,18 @@ __all__ = ["front", "plot", "print_result", "result_json", "show", "stoppable"]
 
 def plot(
     results: Annotated[list[Path], typer.Argument(help="One or more results folders.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Picture or page to write: .html, .png or .svg.")] = Path("pareto.html"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Page or picture to write: .html, .png, .svg or .pdf.",
+            show_default="RESULTS/report.html; of several runs, report.html",
+        ),
+    ] = None,
 ) -> None:
-    """Plot the candidates and Pareto fronts of one or more runs, with the published iFormer points.
+    """Write the page of one or more runs, or a picture of their candidates and Pareto fronts.
 
-    Of a validation, write its page again.
+    The page shows the front, every network layer by layer, how the search went, and how far to trust the numbers. Of a
+    validation, write its page again.
 
     Example: nas plot results/iformer-1.1ms --out front.png
     """
@@ -36,12 +43,14 @@ def plot(
     from nas.validate import Validation
 
     if len(results) == 1 and (results[0] / "validation.json").exists():
-        if out.suffix != ".html":
-            raise InputError(f"{out}: a validation is written as a page, .html")
-        write_validation(Validation.load(results[0]), out)
+        page = out or results[0] / "validation.html"
+        if page.suffix != ".html":
+            raise InputError(f"{page}: a validation is written as a page, .html")
+        write_validation(Validation.load(results[0]), page)
     else:
-        write_plot([SearchResult.load(path) for path in results], out)
-    say(f"written to {out}")
+        page = out or (results[0] / "report.html" if len(results) == 1 else Path("report.html"))
+        write_plot([SearchResult.load(path) for path in results], page)
+    say(f"written to {page}")
 
 
 def show(results: options.Results, as_json: options.Json = False) -> None:

@@ -1,8 +1,11 @@
 """Results as words, figures and pages.
 
 words.py says what a search found, winners.py what is best inside each budget, sections.py what a validation says.
-figures.py draws both; only that file imports Plotly. page.py writes the files that people open. The names here are
-resolved on first use: `nas front` loads neither figures nor validations.
+
+A page is made of three parts. contents.py gathers what it shows as plain records: networks.py the candidates,
+literature.py the published networks, course.py how the search went, front.py and figures.py the figures; only the last
+imports Plotly. templates/ has its look, and the scripts that draw it. page.py writes the files that people open. The
+names here are resolved on first use: `nas front` loads neither figures nor validations.
 """
 
 from __future__ import annotations
@@ -11,8 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas.report.figures import write_plot
-    from nas.report.page import write_report, write_validation
+    from nas.report.page import write_plot, write_report, write_validation
     from nas.report.predicted import accuracy_words, is_predicted, landmarks, published_words
     from nas.report.sections import Section, validation_sections
     from nas.report.tracking import open_tracker
@@ -52,7 +54,7 @@ _HOMES = {
     "summary": "words",
     "validation_sections": "sections",
     "winners_table": "winners",
-    "write_plot": "figures",
+    "write_plot": "page",
     "write_report": "page",
     "write_validation": "page",
 }

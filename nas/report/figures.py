@@ -1,49 +1,93 @@
-"""Figures: the Pareto plot of searches, and the figures of a validation. No other file imports Plotly."""
+"""Figures as plain data in Plotly's form, for pages and still pictures. No other file imports Plotly.
+
+Colours are from the palette of Okabe and Ito (2008), which readers with any colour vision can tell apart, and no fact
+is told by colour alone. COLOURS has each one for light and for dark backgrounds: the script of a page swaps them.
+"""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.errors import InputError, NasError
+from nas.errors import NasError
 from nas.files import write_beside
-from nas.latency import LatencyTable, PublishedTime
-from nas.report.predicted import is_predicted
-from nas.report.winners import quantity_words, score_words
-from nas.report.words import score_meaning
-from nas.search import Candidate, SearchResult, score_of
-from nas.validate.records import LADDER, ProxyPart, RecoveryPart
+from nas.report.course import Agreement, Choice, Progress
+from nas.report.networks import column
+from nas.validate.records import ProxyPart, RecoveryPart
 
-__all__ = ["fronts_figure", "score_figure", "write_plot"]
+__all__ = [
+    "CLEAR",
+    "COLOURS",
+    "GREEN",
+    "GREY",
+    "INK",
+    "LATENCY",
+    "MANY",
+    "RUNS",
+    "STILLS",
+    "TOP1",
+    "VERMILLION",
+    "Figure",
+    "agreement_figure",
+    "choices_figure",
+    "compared_figure",
+    "fronts_figure",
+    "layout_of",
+    "plain",
+    "plotly_script",
+    "progress_figure",
+    "score_figure",
+    "write_still",
+]
 
-_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
-_PUBLISHED_COLOUR = "#7f7f7f"
-_TEMPLATE = "plotly_white"
-_LATENCY = "predicted latency, ms"
-_TOP1 = "published ImageNet top-1, %"
-_LEGEND = {"orientation": "h", "y": -0.15}  # One row, below the plot.
-_SUFFIXES = (".html", ".png", ".svg")
+Figure = dict[str, Any]
+
+BLUE, VERMILLION, GREEN, PURPLE, GREY, INK, GRID = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#6b7280",
+    "#1f2937",
+    "#e5e7eb",
+)
+COLOURS = {
+    BLUE: "#56b4e9",
+    VERMILLION: "#e69f00",
+    GREEN: "#3fcfa5",
+    PURPLE: "#e3a3c5",
+    GREY: "#9ca3af",
+    INK: "#e5e7eb",
+    GRID: "#374151",
+}
+RUNS = ((BLUE, "circle"), (VERMILLION, "square"), (GREEN, "triangle-up"), (PURPLE, "cross"))
+CLEAR = "rgba(0,0,0,0)"
+LATENCY = "latency, ms"
+TOP1 = "ImageNet top-1, %"
+MANY = 1500  # points that are drawn by WebGL; SVG is slow beyond
+STILLS = (".png", ".svg", ".pdf")
 
 
-def write_plot(results: Sequence[SearchResult], out: Path) -> None:
-    """Plot the candidates and fronts of some runs as a self-contained page or a still picture.
+def plotly_script() -> str:
+    """Plotly's own script, 5 MB."""
+    from plotly.offline import get_plotlyjs
 
-    Args:
-        results: the runs. Each has its own colour.
-        out: an .html, .png or .svg file.
+    return str(get_plotlyjs())
+
+
+def write_still(figures: Sequence[Figure], out: Path) -> None:
+    """Draw figures beside each other into a .png, .svg or .pdf file.
+
     Raises:
-        InputError: the suffix is another one.
-        NasError: a still picture needs a browser, and there is none.
+        NasError: this needs a browser, and there is none.
     """
-    if out.suffix not in _SUFFIXES:
-        raise InputError(f"{out}: a plot is written as {', '.join(_SUFFIXES)}")
-    figure = _figure(results)
-    if out.suffix == ".html":
-        write_beside(out, figure.to_html(include_plotlyjs=True, full_html=True).encode())
-        return
+    from plotly import io
+
+    figure = _beside(figures)
     try:
-        picture = figure.to_image(format=out.suffix[1:], width=1000, height=640, scale=2)
+        picture = io.to_image(figure, format=out.suffix[1:], width=1000 * len(figures), height=640, scale=2)
     except Exception as error:  # kaleido and its browser raise many kinds of errors.
         raise NasError(
             f"{out}: a still picture needs a Chrome or Chromium browser ({type(error).__name__}); "
@@ -52,194 +96,198 @@ def write_plot(results: Sequence[SearchResult], out: Path) -> None:
     write_beside(out, picture)
 
 
-def _figure(results: Sequence[SearchResult]) -> Any:
-    import plotly.graph_objects as go
-
-    if len({is_predicted(result) for result in results}) > 1:
-        raise InputError("predicted accuracies and scores on images have no axis in common: plot these runs apart")
-    figure = go.Figure()
-    # Predicted and published accuracies share a unit, so they share an axis.
-    foretold = all(is_predicted(result) for result in results)
-    for number, result in enumerate(results):
-        colour = _COLOURS[number % len(_COLOURS)]
-        name = f"{result.path.name}: " if len(results) > 1 else ""
-        style = {"color": colour, "size": 7, "opacity": 0.45}
-        figure.add_trace(_points(go, result.scored, f"{name}searched", mode="markers", marker=style))
-        line = {"color": colour, "width": 2, "shape": "hv"}
-        marker = {"color": colour, "size": 9}
-        figure.add_trace(
-            _points(
-                go,
-                result.front_by_latency,
-                f"{name}Pareto front" + (", 90 % intervals" if foretold else ""),
-                mode="lines+markers",
-                line=line,
-                marker=marker,
-                error_y=_intervals(result.front_by_latency) if foretold else None,
-            )
-        )
-        if result.run.objectives:
-            by_latency = {one.id for one in result.front_by_latency}
-            others = [one for one in result.front if one.id not in by_latency]
-            what = f"{name}better in {' or '.join(result.run.objectives)}"
-            figure.add_trace(_points(go, others, what, mode="markers", marker={**marker, "symbol": "circle-open"}))
-        star = {"color": colour, "size": 12, "symbol": "star", "line": {"color": "black", "width": 1}}
-        figure.add_trace(
-            _points(go, result.references, f"{name}references", mode="markers+text", marker=star, labels=True)
-        )
-        winners = [winner for winner in result.winners.values() if winner is not None]
-        if winners:
-            ring = {"color": "rgba(0,0,0,0)", "size": 18, "line": {"color": colour, "width": 2}}
-            title = f"{name}winner" + ("s" if len(result.winners) > 1 else "")
-            figure.add_trace(_points(go, winners, title, mode="markers", marker=ring))
-        for budget_ms in result.run.budgets:
-            figure.add_vline(x=budget_ms, line={"color": colour, "dash": "dot"}, annotation_text=f"{budget_ms:g} ms")
-    published = _published(results)
-    if published:
-        figure.add_trace(
-            go.Scatter(
-                x=[point.latency_ms for point in published],
-                y=[point.top1 for point in published],
-                name="published latency and top-1" + ("" if foretold else " (right axis)"),
-                cliponaxis=False,
-                mode="lines+markers+text",
-                text=[point.name for point in published],
-                textposition="bottom center",
-                hovertext=[
-                    f"{point.name}: {point.latency_ms:.2f} ms, {point.top1} % ({point.source})" for point in published
-                ],
-                hoverinfo="text",
-                marker={"color": _PUBLISHED_COLOUR, "symbol": "diamond-open", "size": 9},
-                line={"color": _PUBLISHED_COLOUR, "dash": "dash", "width": 1},
-                yaxis="y" if foretold else "y2",
-            )
-        )
-    origins = sorted({f"{result.run.table.origin}" for result in results})
-    scores = sorted({f"{result.run.proxy['name']} on {result.run.proxy.get('data', 'no data')}" for result in results})
-    figure.update_layout(
-        template=_TEMPLATE,
-        title={"text": f"Latency and score<br><sup>latency: {'; '.join(origins)}<br>score: {'; '.join(scores)}</sup>"},
-        margin={"t": 110},
-        xaxis=_axis(_LATENCY),
-        yaxis=_axis("ImageNet top-1, %" if foretold else f"proxy score{score_meaning(*results)}"),
-        yaxis2=None if foretold else _axis(_TOP1, overlaying="y", tickformat=".1f", side="right", showgrid=False),
-        legend=_LEGEND,
-    )
-    return figure
+def _beside(figures: Sequence[Figure]) -> Figure:
+    """Figures as one, each with its own axes."""
+    data, share = [], 1 / len(figures)
+    layout: dict[str, Any] = layout_of("", "") | {"paper_bgcolor": "#ffffff", "showlegend": True, "shapes": []}
+    layout |= {"legend": {"orientation": "h", "y": -0.15}, "annotations": [], "margin": {"t": 60, "b": 60}}
+    for number, figure in enumerate(figures, start=1):
+        at, own = str(number) if number > 1 else "", figure["layout"]
+        for trace in figure["data"]:
+            data.append({**trace, "xaxis": f"x{at}", "yaxis": f"y{at}"})
+        start = (number - 1) * share + (0.06 if number > 1 else 0)
+        layout[f"xaxis{at}"] = {**own["xaxis"], "domain": [start, number * share], "anchor": f"y{at}"}
+        layout[f"yaxis{at}"] = {**own["yaxis"], "anchor": f"x{at}"}
+        layout["shapes"] += [{**one, "xref": f"x{at}", "yref": f"y{at} domain"} for one in own.get("shapes", ())]
+        layout["annotations"] += [
+            {**one, "xref": f"x{at}", "yref": f"y{at} domain"} for one in own.get("annotations", ())
+        ]
+    return {"data": data, "layout": layout}
 
 
-def _intervals(candidates: Sequence[Candidate]) -> dict[str, object]:
-    """Error bars from the ends of the intervals; `_points` orders the candidates in the same way."""
-    ordered = sorted(candidates, key=lambda c: c.latency_ms)
-    scores = [score_of(c) for c in ordered]
-    above = [float(c.details["high"]) - score for c, score in zip(ordered, scores, strict=True)]
-    below = [score - float(c.details["low"]) for c, score in zip(ordered, scores, strict=True)]
-    return {"type": "data", "array": above, "arrayminus": below, "thickness": 0.7, "width": 2}
+def progress_figure(runs: Sequence[tuple[str, Progress]], quantity: str, title: str) -> Figure:
+    """A quantity of `Progress` over the scored candidates, for each run."""
+    return {
+        "title": title,
+        "data": [
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": plain(name),
+                "x": list(found.counts),
+                "y": column(getattr(found, quantity)),
+                "line": {"color": RUNS[number % len(RUNS)][0], "width": 2, "shape": "hv"},
+            }
+            for number, (name, found) in enumerate(runs)
+        ],
+        "layout": layout_of("scored candidates", title.lower()),
+    }
 
 
-def _axis(title: str, **more: object) -> dict[str, object]:
-    return {"title": {"text": title}, **more}
+def choices_figure(found: Sequence[Choice]) -> Figure:
+    """Rank correlation of choices with score and latency, as bars; the strongest on top."""
+    ordered = list(reversed(found))
+    bars = {"with the score": (BLUE, "", "score"), "with the latency": (GREY, "/", "latency")}
+    layout = layout_of("rank correlation", "")
+    layout["yaxis"] |= {"automargin": True, "ticklen": 0}
+    return {
+        "title": "Choices and the score",
+        "data": [
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": name,
+                "x": column((getattr(one, quantity) for one in ordered), 3),
+                "y": [one.name for one in ordered],
+                "marker": {"color": colour, "pattern": {"shape": pattern}},
+            }
+            for name, (colour, pattern, quantity) in bars.items()
+        ],
+        "layout": layout | {"xaxis": layout["xaxis"] | {"range": [-1, 1]}},
+    }
 
 
-def _points(go: Any, candidates: Sequence[Candidate], name: str, *, labels: bool = False, **style: Any) -> Any:
-    ordered = sorted(candidates, key=lambda c: c.latency_ms)
-    if labels:
-        style |= {"text": [c.label for c in ordered], "textposition": "top center"}
-    return go.Scatter(
-        x=[c.latency_ms for c in ordered],
-        y=[c.score for c in ordered],
-        name=name,
-        hovertext=[_hover(c) for c in ordered],
-        hoverinfo="text",
-        **style,
-    )
+def agreement_figure(found: Agreement) -> Figure:
+    """One proxy beside the score, network by network."""
+    return {
+        "title": f"{found.proxy} beside the score",
+        "data": [_cloud(found.values, found.scores, found.names, BLUE)],
+        "layout": layout_of(found.proxy, "score"),
+    }
 
 
-def _hover(candidate: Candidate) -> str:
-    stages = candidate.architecture.to_dict()["stages"]
-    lines = [f"<b>{candidate.label}</b>", f"{candidate.latency_ms:.3f} ms, score {score_words(candidate)}"]
-    lines += [f"{name} {quantity_words(candidate, name)}" for name in candidate.quantities]
-    lines.append(candidate.architecture.summary)
-    for number, stage in enumerate(stages, start=1):
-        blocks = {}
-        for block in stage["blocks"]:
-            blocks[block["type"]] = ", ".join(f"{key} {value}" for key, value in block.items() if key != "type")
-        lines += [f"stage {number}: {kind}: {text}" for kind, text in blocks.items()]
-    return "<br>".join(lines)
+def compared_figure(title: str, x: str, y: str, rows: Sequence[tuple[str, float, float]], error: float = 0) -> Figure:
+    """Named points that would lie on the diagonal if both numbers of each agreed.
+
+    Args:
+        title: of the figure.
+        x: title of the horizontal axis.
+        y: title of the vertical axis.
+        rows: name and both numbers of each network.
+        error: a relative error, drawn as a band around the diagonal; 0 draws none.
+    """
+    ends = [min(min(row[1:]) for row in rows), max(max(row[1:]) for row in rows)]
+    lines = [("equal", 1.0, "solid")] + ([(f"{error:.0%} off", 1 + s * error, "dot") for s in (-1, 1)] if error else [])
+    return {
+        "title": title,
+        "data": [
+            *(
+                {
+                    "type": "scatter",
+                    "mode": "lines",
+                    "name": name,
+                    "hoverinfo": "skip",
+                    "x": ends,
+                    "y": [end * factor for end in ends],
+                    "line": {"color": GREY, "width": 1, "dash": dash},
+                }
+                for name, factor, dash in lines
+            ),
+            _cloud([row[1] for row in rows], [row[2] for row in rows], [row[0] for row in rows], BLUE),
+        ],
+        "layout": layout_of(x, y),
+    }
 
 
-def _published(results: Sequence[SearchResult]) -> list[PublishedTime]:
-    """Published latency and top-1 of the references, from the tables of the runs, if these can still be found."""
-    points: dict[str, PublishedTime] = {}
-    for result in results:
-        try:
-            table, _ = LatencyTable.find(result.run.table.name)
-        except InputError:
-            continue  # The user has moved the table: the plot has no published points of it.
-        points |= {
-            point.name: point for point in table.published.values() if point.top1 is not None and point.name in LADDER
-        }
-    return sorted(points.values(), key=lambda point: point.latency_ms)
+def _cloud(x: Sequence[float], y: Sequence[float], names: Sequence[str], colour: str) -> dict[str, Any]:
+    return {
+        "type": "scattergl" if len(x) > MANY else "scatter",
+        "mode": "markers",
+        "name": "networks",
+        "x": column(x, 5),
+        "y": column(y, 5),
+        "text": list(map(plain, names)),
+        "hoverinfo": "text+x+y",
+        "marker": {"color": colour, "size": 7, "opacity": 0.7},
+    }
 
 
-def score_figure(part: ProxyPart) -> Any:
+def score_figure(part: ProxyPart) -> Figure:
     """Score against published accuracy, with error bars of one standard deviation over seeds."""
-    import plotly.graph_objects as go
-
     rows = [row for row in part.rows if row.mean is not None]
-    figure = go.Figure(
-        go.Scatter(
-            x=[row.top1 for row in rows],
-            y=[row.mean for row in rows],
-            error_y={"type": "data", "array": [row.deviation or 0.0 for row in rows]},
-            text=[row.name for row in rows],
-            textposition="top center",
-            mode="markers+text",
-            marker={"color": _COLOURS[0], "size": 9},
-        )
-    )
-    figure.update_layout(
-        template=_TEMPLATE,
-        xaxis=_axis(_TOP1),
-        yaxis=_axis(f"{part.proxy}, mean over seeds"),
-    )
-    return figure
+    return {
+        "title": f"{part.proxy} beside published accuracy",
+        "data": [
+            {
+                "type": "scatter",
+                "mode": "markers+text",
+                "name": part.proxy,
+                "x": [row.top1 for row in rows],
+                "y": [row.mean for row in rows],
+                "error_y": {"type": "data", "array": [row.deviation or 0.0 for row in rows], "thickness": 1},
+                "text": [row.name for row in rows],
+                "textposition": "top center",
+                "marker": {"color": BLUE, "size": 9},
+            }
+        ],
+        "layout": layout_of(f"published {TOP1}", f"{part.proxy}, mean over seeds"),
+    }
 
 
-def fronts_figure(part: RecoveryPart) -> Any:
+def fronts_figure(part: RecoveryPart) -> Figure:
     """The front of the searches, and the compared networks."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure(
-        go.Scatter(
-            x=[latency_ms for _, latency_ms, _ in part.front],
-            y=[score for _, _, score in part.front],
-            text=[name for name, _, _ in part.front],
-            name=f"found front, seed {part.search_seed} which chose it",
-            mode="lines+markers",
-            line={"color": _COLOURS[0], "shape": "hv", "dash": "dot"},
-        )
-    )
+    traces: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": f"found front, seed {part.search_seed} which chose it",
+            "x": [latency_ms for _, latency_ms, _ in part.front],
+            "y": [score for _, _, score in part.front],
+            "text": [name for name, _, _ in part.front],
+            "line": {"color": BLUE, "shape": "hv", "dash": "dot"},
+        }
+    ]
     variants = {variant.variant for variant in part.variants}
-    for number, (name, is_variant) in enumerate([("found, compared", False), ("published", True)]):
+    for name, is_variant, (colour, symbol) in (("found, compared", False, RUNS[0]), ("published", True, RUNS[1])):
         chosen = [n for n in part.networks if (n.name in variants) == is_variant and n.values(part.seeds)]
-        means = [sum(values) / len(values) for n in chosen if (values := n.values(part.seeds).values())]
-        figure.add_trace(
-            go.Scatter(
-                x=[n.latency_ms for n in chosen],
-                y=means,
-                error_y={"type": "data", "array": [part.deviation or 0.0 for _ in chosen]},
-                text=[n.name for n in chosen],
-                textposition="top center",
-                name=f"{name}, mean of seeds {', '.join(map(str, part.seeds))}",
-                mode="markers+text",
-                marker={"color": _COLOURS[number + 1], "size": 10},
-            )
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers+text",
+                "name": f"{name}, mean of seeds {', '.join(map(str, part.seeds))}",
+                "x": [n.latency_ms for n in chosen],
+                "y": [sum(values) / len(values) for n in chosen if (values := n.values(part.seeds).values())],
+                "error_y": {"type": "data", "array": [part.deviation or 0.0 for _ in chosen], "thickness": 1},
+                "text": [n.name for n in chosen],
+                "textposition": "top center",
+                "marker": {"color": colour, "symbol": symbol, "size": 10},
+            }
         )
-    figure.update_layout(
-        template=_TEMPLATE,
-        xaxis=_axis(_LATENCY),
-        yaxis=_axis(part.proxy),
-        legend=_LEGEND,
-    )
-    return figure
+    return {
+        "title": "Found and published fronts",
+        "data": traces,
+        "layout": layout_of("predicted latency, ms", part.proxy),
+    }
+
+
+def layout_of(x: str, y: str) -> dict[str, Any]:
+    """A plain layout in the colours of COLOURS, so that a page can swap them."""
+    axis = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": GRID, "automargin": True}
+    return {
+        "xaxis": {**axis, "title": {"text": plain(x), "standoff": 8}},
+        "yaxis": {**axis, "title": {"text": plain(y), "standoff": 8}},
+        "font": {"color": INK, "family": "system-ui, sans-serif", "size": 13},
+        "paper_bgcolor": CLEAR,
+        "plot_bgcolor": CLEAR,
+        "modebar": {"bgcolor": CLEAR, "color": GREY, "activecolor": INK},
+        "margin": {"t": 40, "r": 12, "b": 44, "l": 56},
+        "hovermode": "closest",
+        "showlegend": False,
+        "shapes": [],
+        "annotations": [],
+    }
+
+
+def plain(text: str) -> str:
+    """A text from outside as Plotly shows it letter by letter; else it reads some tags of HTML in it."""
+    return html.escape(text, quote=False)

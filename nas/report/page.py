@@ -1,49 +1,84 @@
-"""Files to read: the report of a search in its results folder, and the page of a validation."""
+"""Files to read: the report of a search in its results folder, plots of several, and the page of a validation."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from nas.errors import InputError
 from nas.files import write_beside
-from nas.report.figures import write_plot
+from nas.report.contents import page_contents
+from nas.report.figures import COLOURS, STILLS, plotly_script, write_still
+from nas.report.front import front_figures
+from nas.report.literature import published_networks
 from nas.report.sections import validation_sections
 from nas.report.words import markdown
 from nas.search import SearchResult
 from nas.validate import Validation
 
-__all__ = ["write_report", "write_validation"]
+__all__ = ["write_plot", "write_report", "write_validation"]
 
 
 def write_report(result: SearchResult) -> None:
-    """Write pareto.html and report.md into the results folder."""
-    write_plot([result], result.path / "pareto.html")
+    """Write report.html and report.md into the results folder."""
+    write_plot([result], result.path / "report.html")
     write_beside(result.path / "report.md", markdown(result).encode())
+
+
+def write_plot(results: Sequence[SearchResult], out: Path) -> None:
+    """Show some runs on a self-contained page, or their candidates and fronts as a still picture.
+
+    Args:
+        results: the runs. Each has its own colour and symbol.
+        out: an .html, .png, .svg or .pdf file.
+    Raises:
+        InputError: the suffix is another one.
+        NasError: a still picture needs a browser, and there is none.
+    """
+    if out.suffix == ".html":
+        write_beside(out, _render("report.html", **page_contents(results)))
+    elif out.suffix in STILLS:
+        published = {one.name: one for result in results for one in published_networks(result)}
+        write_still(front_figures(results, list(published.values())), out)
+    else:
+        raise InputError(f"{out}: a plot is written as {', '.join(('.html', *STILLS))}")
 
 
 def write_validation(validation: Validation, out: Path) -> None:
     """Write a validation as a self-contained page."""
-    parts = ["<h1>How far can the numbers be trusted?</h1>"]
-    is_first = True
-    for section in validation_sections(validation):
-        parts.append(f"<h2>{html.escape(section.title)}</h2>")
-        parts += [f"<p>{html.escape(note)}</p>" for note in section.notes]
-        if section.header:
-            parts.append(f"<table>{_cells('th', section.header)}{''.join(_cells('td', row) for row in section.rows)}")
-            parts.append("</table>")
-        if section.figure:
-            parts.append(section.figure().to_html(include_plotlyjs=is_first, full_html=False))
-            is_first = False
-    style = (
-        "body{font:15px/1.4 sans-serif;margin:2em auto;max-width:72em;padding:0 1em}p{margin:.3em 0}"
-        "table{border-collapse:collapse;margin:.8em 0}td,th{padding:.15em .8em .15em 0;text-align:left}"
-        "tr{border-bottom:1px solid #ddd}"
+    sections = validation_sections(validation)
+    figures = {f"figure-{number}": one.figure() for number, one in enumerate(sections) if one.figure}
+    script = {"figures": figures, "colours": COLOURS}
+    write_beside(out, _render("validation.html", sections=sections, script=script))
+
+
+def _render(template: str, **contents: Any) -> bytes:
+    """A page as bytes. What comes from outside is escaped: by the template, and as JSON for the script."""
+    own = {name: Markup(_file(name)) for name in ("style.css", "figures.js", "networks.js")}  # noqa: S704 - our own files
+    plotly = Markup(plotly_script())  # noqa: S704 - Plotly's own file
+    return _environment().get_template(template).render(own=own, plotly=plotly, **contents).encode()
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("nas.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    head = f'<head><meta charset="utf-8"><title>nas validate</title><style>{style}</style></head>'
-    page = f'<!doctype html>\n<html lang="en">{head}<body>\n' + "\n".join(parts) + "\n</body></html>\n"
-    write_beside(out, page.encode())
+    # The filter `tojson` escapes <, > and &, so that no text ends a script element.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment
 
 
-def _cells(tag: str, cells: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+@cache
+def _file(name: str) -> str:
+    return (files("nas.report") / "templates" / name).read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from nas.report.winners import budget_words, quantity_words, score_words, standa
 from nas.search import Candidate, Run, Screening, SearchResult, hypervolume, score_of
 from nas.validate.ranking import kendall_tau_b
 
-__all__ = ["markdown", "score_meaning", "screening_values", "settings_words", "summary"]
+__all__ = ["markdown", "score_meaning", "screening_values", "settings", "settings_words", "summary"]
 
 
 _FEWEST_IN_ORDER = 8  # networks, for an agreement in order to say anything
@@ -136,27 +136,10 @@ def _time(seconds: float) -> str:
 
 def markdown(result: SearchResult) -> str:
     """The report of a search: its summary, winners, the front and the references as a table, failures and settings."""
-    run = result.run
+    run, facts = result.run, settings(result)
     further = _further(run)
     rows = [_row(c, result) for c in sorted([*result.front, *result.references], key=lambda c: c.latency_ms)]
     failures = [f"- {_line(f'{c.label}: {c.failure}')}" for c in result.candidates if c.failure]
-    facts = {
-        "command": f"`{run.command}`",
-        "started": run.started,
-        "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
-        "space": f"{run.space.name}, {run.space.networks:.2e} networks",
-        "table": f"{run.table.name} ({run.table.origin}), digest {run.table.digest}",
-        "proxy": settings_words(run.proxy),
-        **{f"screening by {own['name']}": settings_words(own) for own in run.proxy.get("screens", ())},
-        "budget": budget_words(run),
-        **(
-            {"limits": ", ".join(f"{name} at most {most:g}" for name, most in run.limits.items())} if run.limits else {}
-        ),
-        **({"objectives": ", ".join(run.objectives)} if run.objectives else {}),
-        **({"sampler": run.sampler} if run.sampler else {}),
-        "seed": run.seed,
-        "hypervolume": f"{_hypervolume(result):.4f} (score times ms, up to the budget and above score 0)",
-    }
     return "\n".join(
         [
             f"# {_line(result.path.name)}",
@@ -175,10 +158,35 @@ def markdown(result: SearchResult) -> str:
             *(["Failed candidates:", "", *failures, ""] if failures else []),
             "| setting | value |",
             "|---|---|",
-            *(f"| {_cell(key)} | {_cell(str(value))} |" for key, value in facts.items()),
+            *(
+                f"| {_cell(key)} | {_cell(f'`{value}`' if key == 'command' else value)} |"
+                for key, value in facts.items()
+            ),
             "",
         ]
     )
+
+
+def settings(result: SearchResult) -> dict[str, str]:
+    """What a run was asked, with which versions, table, proxies and seed, by name."""
+    run = result.run
+    return {
+        "command": run.command,
+        "started": run.started,
+        "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
+        "space": f"{run.space.name}, {run.space.networks:.2e} networks",
+        "table": f"{run.table.name} ({run.table.origin}), digest {run.table.digest}",
+        "proxy": settings_words(run.proxy),
+        **{f"screening by {own['name']}": settings_words(own) for own in run.proxy.get("screens", ())},
+        "budget": budget_words(run),
+        **(
+            {"limits": ", ".join(f"{name} at most {most:g}" for name, most in run.limits.items())} if run.limits else {}
+        ),
+        **({"objectives": ", ".join(run.objectives)} if run.objectives else {}),
+        **({"sampler": run.sampler} if run.sampler else {}),
+        "seed": str(run.seed),
+        "hypervolume": f"{_hypervolume(result):.4f} (score times ms, up to the budget and above score 0)",
+    }
 
 
 def _winners(result: SearchResult) -> list[str]:

@@ -40,7 +40,7 @@ def test_a_search_ends_with_the_promised_document_and_files(searched: tuple[Path
         "candidates.jsonl",
         "front.csv",
         "winner.json",
-        "pareto.html",
+        "report.html",
         "report.md",
         "study.journal",
     } <= files
@@ -152,7 +152,7 @@ def test_a_search_whose_storage_stays_locked_leaves_its_report_and_says_how_to_g
     assert "--storage: database is locked; asking again for 0 s\n" in words
     assert "go on with: nas search --resume --out run and the same options\n" in words
     assert words.splitlines()[-1].startswith("error: --storage: database is locked, for 0 s; everything finished so ")
-    assert {"report.md", "front.csv", "pareto.html"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"report.md", "front.csv", "report.html"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 
 def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
@@ -261,7 +261,7 @@ def test_a_survey_ends_with_the_promised_document_and_files(
     assert 70 < winner["score"] < 90  # % top-1
     assert Architecture.from_json(json.dumps(winner["architecture"])).id == winner["id"]
     files = {path.name for path in (folder / "run").iterdir()}
-    assert {"run.json", "candidates.jsonl", "front.csv", "winner.json", "pareto.html", "report.md"} <= files
+    assert {"run.json", "candidates.jsonl", "front.csv", "winner.json", "report.html", "report.md"} <= files
     assert not {"study.journal", "screened.jsonl", "winner.safetensors"} & files
 
 

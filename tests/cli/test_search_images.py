@@ -123,7 +123,7 @@ def test_a_search_on_photos_trains_their_supernet_once_and_settles_with_it(
     assert f"winner {result.winner.id}: " in shown
     assert "settled by short-training:standard from the supernet: " in shown
     files = {path.name for path in result.path.iterdir()}
-    assert {"screened.jsonl", "settled.jsonl", "front.csv", "winner.safetensors", "report.md", "pareto.html"} <= files
+    assert {"screened.jsonl", "settled.jsonl", "front.csv", "winner.safetensors", "report.md", "report.html"} <= files
 
 
 def test_a_run_goes_on_with_the_same_images_in_any_folder_and_with_no_others(

@@ -2,20 +2,108 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from nas.report import write_report
-from nas.search import SearchResult
+import pytest
+
+from nas.data.contents import ClassContents, Contents
+from nas.report import write_plot, write_report
+from nas.report.contents import page_contents
+from nas.report.course import progress
+from nas.search import Candidate, SearchResult, hypervolume
+
+KEPT = Path(__file__).parents[2] / "results"
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+MOST_BYTES = 2e6  # of a page, without Plotly's own script
 
 
-def test_the_page_is_self_contained_and_tells_the_network_on_hover(result: SearchResult) -> None:
+def data_of(page: str, name: str) -> Any:
+    """The JSON that a page has for its script."""
+    (text,) = re.findall(rf'<script type="application/json" id="{name}">(.*?)</script>', page)
+    return json.loads(text)
+
+
+def test_the_page_is_self_contained(result: SearchResult) -> None:
     write_report(result)
-    page = (result.path / "pareto.html").read_text()
+    page = (result.path / "report.html").read_text()
 
-    assert re.findall(r'<(?:script|link)[^>]+(?:src|href)="', page) == []
-    assert result.candidates[0].id in page
-    assert "expansion" in page
-    assert "iformer_m" in page  # the published points
+    assert re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="', page) == []
+    assert "default-src 'none'" in page
+    assert result.candidates[0].id in data_of(page, "networks")["networks"]["id"]
+    assert "iformer_m" in data_of(page, "networks")["published"]
+
+
+def test_the_page_says_what_a_score_is_and_what_it_is_not(result: SearchResult) -> None:
+    (run,) = page_contents([result])["runs"]
+
+    assert run["score_note"].startswith("fake score (held-out accuracy) on synthetic. It orders networks.")
+    assert "not an ImageNet accuracy" in run["score_note"]
+    assert run["latency_note"].startswith("calibrated: iPhone 13. Predicted by the table iphone13.coreml.fp16, not")
+
+
+@pytest.mark.parametrize(
+    ("score", "verdict"), [(0.6, "No network better than tiny_a was found"), (0.4, " is the best")]
+)
+def test_a_reference_that_is_better_in_both_is_said_plainly(
+    score: float, verdict: str, result: SearchResult, candidate: Callable[..., Candidate]
+) -> None:
+    (reference,) = result.references
+    beside = candidate(reference.architecture, 0.5, score, name="tiny_a")
+    changed = SearchResult(path=result.path, run=result.run, candidates=(*result.candidates[:3], beside))
+
+    assert verdict in page_contents([changed])["runs"][0]["verdict"]
+
+
+def test_names_from_outside_are_only_ever_text(
+    result: SearchResult, candidate: Callable[..., Candidate], tmp_path: Path
+) -> None:
+    (reference,) = result.references
+    hostile = candidate(reference.architecture, 0.5, 0.1, name=HOSTILE)
+    failed = result.candidates[0].model_copy(update={"score": None, "failure": HOSTILE})
+    contents = Contents(fingerprint="0", classes=(ClassContents(name=HOSTILE, train=1, val=1, digest="0"),))
+    run = result.run.model_copy(
+        update={"command": HOSTILE, "contents": contents, "proxy": {"name": HOSTILE, "data": HOSTILE, HOSTILE: HOSTILE}}
+    )
+    folder = tmp_path / "<b>run"
+    folder.mkdir()
+    write_plot(
+        [SearchResult(path=folder, run=run, candidates=(failed, *result.candidates[1:], hostile))], tmp_path / "p.html"
+    )
+    page = (tmp_path / "p.html").read_text()
+    networks = data_of(page, "networks")
+
+    assert "alert(1)" in page
+    assert "<script>alert" not in page
+    assert "<img" not in page
+    assert "<b>run" not in page
+    assert networks["networks"]["some"]["failure"] == {"0": HOSTILE}
+    assert HOSTILE in networks["networks"]["some"]["name"].values()
+    assert not any("<" in trace.get("name", "") for one in data_of(page, "figures").values() for trace in one["data"])
+
+
+def test_progress_ends_with_the_hypervolume_of_all_candidates() -> None:
+    result = SearchResult.load(KEPT / "tiny50-1.1ms")
+    found = progress(result)
+    points = [(one.latency_ms, one.score or 0.0) for one in result.scored]
+
+    assert found is not None
+    assert found.counts[-1] == len(result.scored)
+    assert found.best[-1] == max(score for _, score in points)
+    assert found.hypervolume[-1] == pytest.approx(hypervolume(points, latency_limit=1.1, score_floor=0.0))
+    assert progress(SearchResult.load(KEPT / "survey-1.1ms")) is None
+
+
+@pytest.mark.parametrize("name", ["survey-1.1ms", "tiny50-1.1ms"])
+def test_the_pages_of_real_runs_are_small(name: str, tmp_path: Path) -> None:
+    from nas.report.figures import plotly_script
+
+    write_plot([SearchResult.load(KEPT / name)], tmp_path / "page.html")
+
+    assert (tmp_path / "page.html").stat().st_size - len(plotly_script().encode()) < MOST_BYTES / 10
 
 
 def test_report_md_lists_the_front_and_the_settings(result: SearchResult) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nas.report import quantity_words, shown_front, winners_table, write_plot
+from nas.report import quantity_words, shown_front, winners_table
+from nas.report.front import front_figures
 from nas.report.words import markdown
 from nas.search import Candidate, SearchResult
 
@@ -80,12 +80,11 @@ def test_a_quantity_has_its_unit_and_one_that_is_missing_a_dash(changed: Changed
     assert [quantity_words(one, name) for name in ("params", "phone", "memory")] == ["9M", "7.25 ms", "-"]
 
 
-def test_the_figure_has_a_line_for_each_budget_and_marks_each_winner(changed: Changed, tmp_path: Path) -> None:
-    out = tmp_path / "front.html"
-    write_plot([changed(budgets_ms=(0.6, 1.0), objectives=("params",))], out)
-    page = out.read_text()
+def test_the_figure_has_a_line_for_each_budget_and_marks_each_winner(changed: Changed) -> None:
+    result = changed(budgets_ms=(0.6, 1.0), objectives=("params",))
+    smaller = result.candidates[1].model_copy(update={"quantities": {"params": 1e6}})
+    candidates = (result.candidates[0], smaller, *result.candidates[2:])
+    (figure,) = front_figures([SearchResult(path=result.path, run=result.run, candidates=candidates)], [])
 
-    assert '"text":"0.6 ms"' in page
-    assert '"text":"1 ms"' in page
-    assert '"name":"winners"' in page
-    assert '"name":"better in params"' in page
+    assert [line["text"] for line in figure["layout"]["annotations"]] == ["budget 0.6 ms", "budget 1 ms"]
+    assert {"winners", "better in params"} < {trace["name"] for trace in figure["data"]}
