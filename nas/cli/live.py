@@ -263,9 +263,8 @@ def _networks(result: SearchResult, rows: int, *, blocks: bool) -> Table:
     from rich.text import Text
 
     winner = result.winner
-    inside = [c for c in result.front if c.latency_ms <= result.run.budget_ms] or result.front
     references = sorted(result.references, key=_score, reverse=True)[: rows // 2]
-    best = sorted(inside, key=_score, reverse=True)[: rows - len(references)]
+    best = sorted(result.front, key=_score, reverse=True)[: rows - len(references)]
     if winner is not None and winner not in best:  # a last comparison may choose another than the best score
         best = [winner, *best[: rows - len(references) - 1]]
     table = _plain_table()

@@ -115,7 +115,8 @@ class ResultsFolder:
         best = [result.winner_under(budget_ms) for budget_ms in budgets]
         best += [result.best_under(budget_ms) for budget_ms in budgets]
         # A reference may still become the winner, if the sampler proposes it.
-        kept = {candidate.id for candidate in (*best, *result.references) if candidate} | set(result.settled)
+        references = [candidate for candidate in result.candidates if candidate.kind == "reference"]
+        kept = {candidate.id for candidate in (*best, *references) if candidate} | set(result.settled)
         if self._run.whole_front:
             kept |= {candidate.id for candidate in result.front}
         # Those of a network that is not among the candidates belong to a worker that has not told yet.

@@ -13,7 +13,7 @@
       winner.json          the winner's architecture                    -+
       winner.safetensors   and its weights                               | written at the end, and again by
       front.csv            the undominated candidates                    | every --resume
-      report.html, report.md                                            -+
+      pareto.html, report.md                                            -+
 """
 
 from __future__ import annotations
@@ -154,8 +154,12 @@ class SearchResult:
 
     @cached_property
     def references(self) -> tuple[Candidate, ...]:
-        """The known networks that have a score."""
-        return tuple(c for c in self.candidates if c.kind == "reference" and c.score is not None)
+        """The known networks that have a score. After a resume with lower budgets, those inside the largest of them."""
+        scored = tuple(c for c in self.candidates if c.kind == "reference" and c.score is not None)
+        largest_ms = self.run.budget_ms
+        if largest_ms >= max(self.run.earlier_budgets_ms, default=0.0):
+            return scored  # one that is published as faster than it is predicted may be over the budget
+        return tuple(c for c in scored if self.run.limited_ms(c) <= largest_ms)
 
     @cached_property
     def winners(self) -> dict[float, Candidate | None]:
@@ -188,17 +192,20 @@ class SearchResult:
 
     @cached_property
     def front(self) -> tuple[Candidate, ...]:
-        """The Pareto front, fastest first: searched candidates that no other dominates.
+        """The Pareto front up to the largest budget, fastest first: searched candidates that no other dominates.
 
-        What counts is latency, rank, and the objectives of the run.
+        What counts is latency, rank, and the objectives of the run. A resume with lower budgets shortens the front;
+        `winner_under` still knows what is slower.
         """
         costs = [partial(_quantity, name=name) for name in self.run.objectives]
-        return tuple(undominated(self._allowed, latency=lambda c: c.latency_ms, score=rank_of, costs=costs))
+        inside = self._inside(self.run.budget_ms)
+        return tuple(undominated(inside, latency=lambda c: c.latency_ms, score=rank_of, costs=costs))
 
     @cached_property
     def front_by_latency(self) -> tuple[Candidate, ...]:
         """The Pareto front in latency and rank alone, fastest first."""
-        return tuple(undominated(self._allowed, latency=lambda c: c.latency_ms, score=rank_of))
+        inside = self._inside(self.run.budget_ms)
+        return tuple(undominated(inside, latency=lambda c: c.latency_ms, score=rank_of))
 
     @cached_property
     def _allowed(self) -> tuple[Candidate, ...]:

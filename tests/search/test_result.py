@@ -89,7 +89,7 @@ def test_the_winner_is_the_best_inside_the_budget_and_of_equals_the_faster(tmp_p
 
     assert result.winner is not None
     assert result.winner.id == NETWORKS[1].id
-    assert [c.id for c in result.front] == [NETWORKS[3].id, NETWORKS[1].id, NETWORKS[2].id]
+    assert [c.id for c in result.front] == [NETWORKS[3].id, NETWORKS[1].id]
     best = result.best_under(0.35)
     assert best is not None
     assert best.id == NETWORKS[3].id
@@ -551,6 +551,21 @@ def test_another_budget_keeps_the_weights_of_the_winner_before(tmp_path: Path) -
     kept = {path.stem for path in (tmp_path / "run" / "weights").iterdir()}
     assert kept == {NETWORKS[0].id, NETWORKS[1].id}
     assert SearchResult.load(tmp_path / "run").run.earlier_budgets_ms == (1.0,)
+
+
+def test_a_lower_budget_shortens_the_front_and_leaves_the_rest_to_other_budgets(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    fast, slow = candidate(0, 0.5, 0.4), candidate(1, 0.9, 0.6)
+    near, far = (candidate(n, ms, 0.5, kind="reference", name="r") for n, ms in ((2, 0.6), (3, 1.01)))
+    folder.replace_all([fast, slow, near, far])
+    lower = RUN.model_copy(update={"budget_ms": 0.7})
+    again = ResultsFolder(tmp_path / "run", lower, resume=True).finish()
+
+    assert (folder.load().front, folder.load().references) == ((fast, slow), (near, far))
+    assert again.front == again.front_by_latency == (fast,)
+    assert again.references == (near,)
+    assert (again.winner, again.winner_under(0.9)) == (fast, slow)
+    assert len((tmp_path / "run" / "front.csv").read_text().splitlines()) == 2
 
 
 def test_a_comparison_for_another_budget_does_not_decide(tmp_path: Path) -> None:
