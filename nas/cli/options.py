@@ -70,16 +70,18 @@ Limit = Annotated[
     list[str] | None,
     typer.Option(
         "--limit",
-        help="NAME=MOST of a network: params=9M, macs=1.5G, memory=4MB, or TABLE=20 in ms; may be repeated.",
-        show_default=False,
+        help="NAME=MOST of a network: params=9M, macs=1.5G, memory=4MB, or TABLE=20 in ms; may be repeated. With "
+        "--resume, none drops all.",
+        show_default="with --resume those of the run",
     ),
 ]
 Objective = Annotated[
     list[str] | None,
     typer.Option(
         "--objective",
-        help="Show the front in this as well: params, macs, memory, or the name of a further --table.",
-        show_default=False,
+        help="Show the front in this as well: params, macs, memory, or the name of a further --table; may be repeated. "
+        "With --resume, none drops all.",
+        show_default="with --resume those of the run",
     ),
 ]
 Workers = Annotated[

@@ -80,8 +80,9 @@ def search(
         trials: candidates to score. By default 20,000 by tables, else as many as the time limit allows.
         time_limit_s: end after this many seconds. By default 600 without `trials`, where tables alone do not decide.
         confidence: keep the upper end of the interval of this coverage inside the budget, instead of the prediction.
-        limits: further limits, such as `["params=9M", "memory=2MB"]`.
-        objectives: what the front shows besides latency and score, such as `["macs"]`.
+        limits: further limits, such as `["params=9M", "memory=2MB"]`. With `resume`, by default those of the run;
+            `["none"]` drops them.
+        objectives: what the front shows besides latency and score, such as `["macs"]`. With `resume`, as `limits`.
         seed: of the sampler, the data and the training.
         sampler: what proposes the networks, one of `nas.search.SAMPLERS`; by default the first, or that of the run to
             go on with.

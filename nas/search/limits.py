@@ -23,6 +23,8 @@ __all__ = ["QUANTITIES", "Limit", "Limits", "Quantity", "find_quantities", "late
 
 Floats = npt.NDArray[np.float64]
 
+_NONE = "none"  # in place of what a run has, to drop it at a resume
+
 # A sum over rows differs from that over a network in the last digits. Whole numbers below 10^12 are compared exactly.
 _TOLERANCE = 1e-12
 _SHOWN = 60  # characters of a text in a message
@@ -152,13 +154,15 @@ def find_quantities(
     """The quantities of these names, each once.
 
     Args:
-        names: `params`, `macs`, `memory`, or the name of a table or the unique beginning of it.
+        names: `params`, `macs`, `memory`, or the name of a table or the unique beginning of it; or `none` alone.
         tables: those of the search by their whole names.
         where: the option, for messages.
     Raises:
         InputError: there is no such quantity, or one comes twice.
     """
     found: dict[str, Quantity] = {}
+    if list(names) == [_NONE]:
+        return ()
     for name in names:
         quantity = _find(name, tables, where)
         if quantity.name in found:
@@ -202,12 +206,14 @@ class Limits:
         `k`, `M` and `G` are powers of 1000, `Ki`, `Mi` and `Gi` powers of 1024.
 
         Args:
-            texts: one limit each.
+            texts: one limit each; or `none` alone.
             tables: those of the search by their whole names. A limit may name a table by a unique beginning.
             where: the option, for messages.
         Raises:
             InputError: a text is no limit, its name is unknown, its number is not positive, or a name comes twice.
         """
+        if list(texts) == [_NONE]:
+            return cls()
         pairs = [[part.strip() for part in text.rpartition("=")] for text in texts]
         for text, (name, _, _) in zip(texts, pairs, strict=True):
             if not name:

@@ -57,6 +57,8 @@ def _signals() -> Iterator[None]:
         (["search", "--sampler", "tpe", "--trials", "1"], 2, "--sampler is for searches by --proxy that train"),
         (["search", "--limit", "params", *TINY], 2, "--limit must be NAME=NUMBER, such as params=9e6, got 'params'"),
         (["search", "--limit", "flops=1", *TINY], 2, "no quantity named 'flops': there are params, macs, memory"),
+        (["search", "--limit", "none", "--limit", "macs=9M", *TINY], 2, "NAME=NUMBER, such as params=9e6, got 'none'"),
+        (["search", "--objective", "none", "--objective", "macs", *TINY], 2, "no quantity named 'none': there are"),
         (["search", "--limit", "params=-1", *TINY], 2, "--limit params must be a positive number such as 9e6"),
         (["search", "--limit", "params=1", *TINY], 4, "no network of the space keeps params=1: the least is 63.31k"),
         (["search", "--limit", "params=9M", "--trials", "1"], 2, "--limit is for searches by --proxy that train"),
@@ -100,7 +102,7 @@ def test_a_wrong_option_gets_one_line_and_begins_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_resume_keeps_limits_and_objectives_that_are_not_asked_again(
+def test_a_resume_keeps_limits_and_objectives_that_are_not_asked_again_until_it_drops_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -116,10 +118,15 @@ def test_a_resume_keeps_limits_and_objectives_that_are_not_asked_again(
     begun = kept("1", "--budget-ms", "0.5", "--limit", "params=90k", "--objective", "macs")
     other = kept("2", "--resume", "--budget-ms", "0.3,0.4", "--sampler", "random")
     again = kept("3", "--resume", "--objective", "memory", "--limit", "macs=9M")
+    dropped = kept("4", "--resume", "--objective", "none", "--limit", "none")
+    candidates = [json.loads(line) for line in (tmp_path / "run" / "candidates.jsonl").read_text().splitlines()]
 
     assert begun == (0, [], limits, ["macs"], "surrogate")
     assert other == (0, [0.3, 0.4], limits, ["macs"], "random")
     assert again == (0, [0.3, 0.4], {"macs": 9e6}, ["memory"], "random")
+    assert dropped == (0, [0.3, 0.4], {}, [], "random")
+    assert [sorted(one["quantities"]) for one in candidates[:2]] == [["macs", "memory", "params"]] * 2
+    assert candidates[-1]["quantities"] == {}
 
 
 def test_a_further_table_that_has_changed_is_named_at_a_resume(
