@@ -9,9 +9,11 @@ import importlib.metadata
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from nas.cli import (
     accuracy,
@@ -28,6 +30,7 @@ from nas.cli import (
     validate,
     worker,
 )
+from nas.cli.config import expanded
 from nas.cli.guard import guarded
 from nas.cli.options import ANYWHERE
 from nas.cli.terminal import print_data, quieten
@@ -53,6 +56,10 @@ def _global(
     traceback: Annotated[
         bool, typer.Option("--traceback", help="Show the whole traceback of an error, for a report of a bug.")
     ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Take options from a .toml file, such as run.toml of a run.", show_default=False),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print data and errors only: no plan, no progress.")] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Print what the libraries log as well, with the time.")
@@ -81,6 +88,13 @@ app.add_typer(supernet.app, name="supernet")
 app.add_typer(cache.app, name="cache")
 
 
+def _run(arguments: list[str]) -> object:
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperGroup)
+    sys.argv[1:] = whole = expanded(command, arguments)  # the command line that a run keeps
+    return command.main(whole, prog_name="nas", standalone_mode=False)
+
+
 def main() -> None:
     """Run the command line; every error ends in one line and its exit code (guard.py)."""
     # OpenMP threads that spin for long make training ten times slower or more when another program uses a core: 9 to
@@ -95,7 +109,7 @@ def main() -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     sys.exit(
         guarded(
-            lambda: app(arguments, prog_name="nas", standalone_mode=False),
+            lambda: _run(arguments),
             arguments,
             show_traceback="--traceback" in given,
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.cli import options
+from nas.cli.config import options_file
 from nas.cli.terminal import print_data, print_document, print_json, print_table, say
 from nas.cli.validate import print_validation
 from nas.errors import InputError, NasError
@@ -18,7 +19,7 @@ from nas.errors import InputError, NasError
 if TYPE_CHECKING:
     from nas.search import Candidate, SearchResult
 
-__all__ = ["front", "plot", "print_result", "result_json", "show", "stoppable"]
+__all__ = ["front", "plot", "print_result", "result_json", "show", "stoppable", "write_results"]
 
 
 def plot(
@@ -103,7 +104,6 @@ def front(
 @contextmanager
 def stoppable(out: Path) -> Iterator[None]:
     """After Ctrl-C or a failure of a search, write the report of what its folder holds, and say how to go on."""
-    from nas.report import write_report
     from nas.search import SearchResult
 
     try:
@@ -113,9 +113,19 @@ def stoppable(out: Path) -> Iterator[None]:
             raise
         if (out / "run.json").exists():
             with suppress(NasError, OSError):  # The disk may be full; what ended the search is what to say.
-                write_report(SearchResult.load(out))
-        say(f"stopped; go on with: nas search --resume --out {shlex.quote(str(out))} and the same options")
+                write_results(SearchResult.load(out))
+        say(f"stopped; go on with: nas search --resume {shlex.quote(str(out))}")
         raise
+
+
+def write_results(result: SearchResult) -> None:
+    """Write into a results folder what people read: the report, and the options as run.toml."""
+    from nas.files import write_beside
+    from nas.report import write_report
+
+    write_report(result)
+    if result.run.command.startswith("nas search "):  # and not from Python
+        write_beside(result.path / "run.toml", options_file(result.run.command).encode())
 
 
 def result_json(result: SearchResult) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import typer
 from nas.cli import options
 from nas.cli.asked import Asked
 from nas.cli.live import search_watch
-from nas.cli.results import print_result, result_json, stoppable
+from nas.cli.results import print_result, result_json, stoppable, write_results
 from nas.cli.surveyed import search_images, survey_space
 from nas.cli.terminal import data_watch, end_like_ctrl_c, print_json, say
 from nas.errors import InputError, NasError
@@ -94,7 +94,6 @@ def search(
     Example: nas search --budget-ms 1.1
     """
     from nas.networks import SearchSpace
-    from nas.report import write_report
     from nas.search import SearchResult, check_budget, check_folder, default_out, read_budgets
 
     source, option = options.read_data(data, option)
@@ -150,7 +149,7 @@ def search(
             settings=options.read_settings(option, effort=effort, supernet=supernet),
             screen=8 if screen is None else screen,
         )
-    write_report(result)
+    write_results(result)
     if result.winner is None:
         raise NasError(f"{asked.out}: no network has a score yet; see its report.md for the reasons")
     if as_json:
@@ -208,7 +207,7 @@ def _search(
 ) -> SearchResult:
     """A search with a study, by proxies that take their time."""
     from nas.report import open_tracker
-    from nas.search import plan_search
+    from nas.search import SearchResult, plan_search
     from nas.search.run import run_search
 
     storage = options.read_storage(asked.storage, kept)
@@ -226,6 +225,7 @@ def _search(
         trials=asked.trials,
         time_limit_s=limit_s,
         workers=sharing.workers,
+        spending=SearchResult.load(asked.out).spending if asked.resume else (),
     )
     for line in (*planned.describe(), f"results: {asked.out}"):
         say(line)

@@ -211,7 +211,7 @@ def test_a_stopped_search_on_photos_says_how_to_go_on_and_does(
     result = SearchResult.load(Path("my $run"))
 
     assert (stopped, resumed) == (130, 0), again
-    assert "stopped; go on with: nas search --resume --out 'my $run' and the same options" in words
+    assert "stopped; go on with: nas search --resume 'my $run'" in words
     assert "everything finished so far is saved" in words
     assert [c.name for c in left.candidates] == ["tiny_a"]
     assert "no network inside 0.3 ms is scored yet" in report
