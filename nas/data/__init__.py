@@ -18,6 +18,7 @@ from __future__ import annotations
 from nas.data.contents import Contents
 from nas.data.image_set import ImageSet, fingerprint, training_batches, validation_batches
 from nas.data.load import load_images
+from nas.data.normalisation import Normalisation
 from nas.data.rows import Progress
 from nas.data.sources import DataSource
 
@@ -25,6 +26,7 @@ __all__ = [
     "Contents",
     "DataSource",
     "ImageSet",
+    "Normalisation",
     "Progress",
     "fingerprint",
     "load_images",

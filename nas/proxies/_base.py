@@ -86,7 +86,8 @@ class Proxy(Protocol):
     def settings(self) -> dict[str, Any]:
         """Everything needed to repeat the scoring, as plain JSON data for run.json; `identity` says what they decide.
 
-        `contents`, if there is any, is what all images of the source are (`nas.data.Contents`).
+        `contents`, if there is any, is what all images of the source are (`nas.data.Contents`), and `normalisation`
+        how their pixels become the input of a network (`nas.data.Normalisation`).
         """
         ...
 
@@ -154,7 +155,7 @@ def identity(settings: Mapping[str, Any], *, by_content: bool = True) -> dict[st
             versions did.
     """
     by_content = by_content and "fingerprint" in settings
-    left_out = {*CIRCUMSTANCES, *_PATHS, "contents", *(_IN_WORDS if by_content else _BY_CONTENT)}
+    left_out = {*CIRCUMSTANCES, *_PATHS, "contents", "normalisation", *(_IN_WORDS if by_content else _BY_CONTENT)}
     if "digest" in settings:
         left_out |= set(_FILES)
     return {name: value for name, value in settings.items() if name.rpartition(" ")[2] not in left_out}

@@ -29,7 +29,7 @@ T = TypeVar("T")
 # resume looks for the circumstances there, a validation for a digest that differs from seed to seed.
 _ONCE = ("trained_for", "digest", *CIRCUMSTANCES)
 # What the images of the source are is the same for all members that use any.
-_OF_THE_IMAGES = ("fingerprint", "contents")
+_OF_THE_IMAGES = ("fingerprint", "contents", "normalisation")
 
 
 class Panel:

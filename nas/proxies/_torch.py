@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nas.data import ImageSet, fingerprint, validation_batches
+from nas.data import ImageSet, Normalisation, fingerprint, validation_batches
 from nas.errors import InputError
 from nas.networks.modules import Network
 from nas.proxies import ScoringFailed
@@ -43,6 +43,7 @@ def data_settings(image_set: ImageSet) -> dict[str, Any]:
         "fingerprint": contents.fingerprint if contents else fingerprint(image_set),
         "train_images": len(image_set.train_labels),
         "val_images": len(image_set.val_labels),
+        "normalisation": Normalisation.of(image_set).model_dump(mode="json"),
         **({"contents": contents.model_dump(mode="json")} if contents else {}),
     }
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field
 
-from nas.data import Contents
+from nas.data import Contents, Normalisation
 from nas.errors import MissingLatencyError
 from nas.files import Milliseconds, Number, Record, digest_of
 from nas.latency import Latency, LatencyTable
@@ -107,6 +107,7 @@ class Run(Record):
         sampler: what proposes the networks. None in a run of an earlier version, or without a study.
         contents: all images of the source that the proxies use. None if they use none, in a run of an earlier version,
             or if there is no source.
+        normalisation: of the images that the winner's weights are trained on. None under the same conditions.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -129,6 +130,7 @@ class Run(Record):
     storage: str | None = None
     sampler: str | None = None
     contents: Contents | None = None
+    normalisation: Normalisation | None = None
 
     def differences(self, other: Run) -> list[str]:
         """Settings that differ so that a run cannot be resumed, as `setting (value, not value)`; images left out."""
@@ -158,8 +160,8 @@ class Run(Record):
         return words or "other content"
 
     def continued_by(self, other: Run) -> Run:
-        """This run, with what a resume may change: budgets, limits, objectives, the sampler, and where the study is."""
-        names = ("budget_ms", "budgets_ms", "whole_front", "limits", "objectives", "sampler", "storage")
+        """This run, with what a resume may change: command, budgets, limits, objectives, sampler, place of the study."""
+        names = ("command", "budget_ms", "budgets_ms", "whole_front", "limits", "objectives", "sampler", "storage")
         earlier = {*self.earlier_budgets_ms, *self.budgets} - set(other.budgets)
         tables = {table.name: table for table in (*self.further_tables, *other.further_tables)}
         changes = {name: getattr(other, name) for name in names}
@@ -365,8 +367,10 @@ def run_of(
         own_settings = {key: value for key, value in proxy.settings().items() if key not in CIRCUMSTANCES}
         further.append({"name": name, **own_settings})
         settings |= {"settles": further[-1]}
-    # All proxies use the images of one source, so what they are is kept once.
-    contents = [own.pop("contents", None) for own in (settings, *further)]
+    # All proxies use the images of one source, so what they are is kept once; the proxy that decides comes first.
+    contents, normalisations = (
+        [own.pop(name, None) for own in (settings, *further)] for name in ("contents", "normalisation")
+    )
     return Run(
         command=shlex.join(masked(argument, alone=True) for argument in command or sys.argv),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -386,4 +390,5 @@ def run_of(
         storage=masked(storage, alone=True) if storage else None,
         sampler=sampler,
         contents=next((Contents.model_validate(one) for one in contents if one is not None), None),
+        normalisation=next((Normalisation.model_validate(one) for one in normalisations if one is not None), None),
     )

@@ -21,6 +21,8 @@ from nas.validate.request import Request
 
 __all__ = ["KeptScore", "KeptScores", "Remembering", "names_its_seed", "scored_network"]
 
+_OF_THE_RUN = ("contents", "normalisation")  # kept once, or not needed to compare scores
+
 
 class KeptScore(Record):
     """A line of scores.jsonl."""
@@ -121,7 +123,7 @@ class Remembering:
                     seed=self._seed,
                     id=architecture.id,
                     value=outcome.value,
-                    settings={name: value for name, value in self.settings().items() if name != "contents"},
+                    settings={name: value for name, value in self.settings().items() if name not in _OF_THE_RUN},
                     **outcome.account,
                 )
             )
