@@ -12,6 +12,7 @@ from nas.networks import Architecture, SearchSpace, random_choice
 from nas.proxies import Proxy, ScoringFailed
 from nas.search.budget import Budgets, check_budget, limited_ms
 from nas.search.limits import Limits, Quantity
+from nas.search.records import Spending
 
 __all__ = [
     "SAMPLERS",
@@ -138,6 +139,7 @@ def plan_search(
     trials: int | None,
     time_limit_s: float | None,
     workers: int = 1,
+    spending: Sequence[Spending] = (),
 ) -> Plan:
     """Plan a search, and refuse one that cannot work.
 
@@ -155,6 +157,7 @@ def plan_search(
         time_limit_s: when the search ends in any case.
         workers: processes that score at once, as fast together as each of them alone would be: on one GPU or core they
             are slower.
+        spending: of the run to go on with. What its scores took is not estimated again.
     Raises:
         BudgetError: the cheapest network of the space is over a budget.
         InputError: a budget is not a positive number, of fewer than two networks one would go on, or neither trials
@@ -182,8 +185,13 @@ def plan_search(
     }
     timed = [*references.values(), *inside[:3]] or [space.extreme(table.layer_ms)]
     settings = [one.settings() for one in (*(screens or {}).values(), proxy)]
-    screens_s = {name: _estimate(cheap, timed) for name, cheap in (screens or {}).items()}
-    last_s = _estimate(proxy, timed)
+    spent_s = {one.proxy: one.seconds / one.networks for one in spending if one.networks}
+
+    def seconds_of(name: str, own: Proxy) -> float:
+        return spent_s[name] if name in spent_s else _estimate(own, timed)
+
+    screens_s = {name: seconds_of(name, cheap) for name, cheap in (screens or {}).items()}
+    last_s = seconds_of(spending[-1].proxy if spending else "", proxy)
     each_s = seconds_with_screening([*screens_s.values(), last_s], screen=screen)
     references_s = len(references) * (last_s + sum(screens_s.values()))
     total_s = (references_s + each_s * trials) / workers if trials is not None else float("inf")

@@ -125,6 +125,22 @@ class TestScore:
         assert len(_searched(result)) == 4
         assert len(seen) <= len(set(seen)) + 1  # A plan scores one network to measure the time.
 
+    def test_a_resume_plans_by_the_recorded_times_and_scores_nothing_for_that(self) -> None:
+        scored: list[str] = []
+
+        def score(network: Architecture) -> Score:
+            scored.append(network.id)
+            return Score(value=blocks(network), seconds=90.0, details={})
+
+        first = _search(score=score, out="run")
+        said: list[str] = []
+        again = _search(score=score, out="run", resume=True, trials=6, say=said.append)
+        new = {one.id for one in again.scored} - {one.id for one in first.scored}
+
+        assert len(scored) == len(set(scored)) == len(again.candidates)
+        assert set(scored[len(first.candidates) :]) == new
+        assert any(line.startswith("time: about 90 s each") for line in said)
+
     def test_another_function_is_refused_on_resume(self) -> None:
         _search(score=blocks, out="run")
 
