@@ -1,7 +1,7 @@
 """Latency-aware neural architecture search over the iFormer family of mobile vision networks.
 
-The public names are resolved on first use, so that `import nas` loads neither torch nor pydantic. `nas.search` is both
-a package and a function: `nas.search("iformer", "iphone13", budget_ms=1.1)`.
+The public names are resolved on first use, so that `import nas` loads neither torch nor pydantic. `nas.search` and
+`nas.export` are both packages and functions: `nas.search("iformer", "iphone13", budget_ms=1.1)`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nas.export.torch import load
     from nas.latency import Latency, LatencyTable
     from nas.latency.check import check_table
     from nas.latency.measure import build_table
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from nas.report import write_plot
     from nas.search import Candidate, SearchResult, plan_search
     from nas.search.api import search as search
+    from nas.search.export import export as export
     from nas.search.run import run_search
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "check_table",
     "count",
     "fuse",
+    "load",
     "plan_search",
     "run_search",
     "write_plot",
@@ -49,12 +52,13 @@ _HOMES = {
     "check_table": "latency.check",
     "count": "networks",
     "fuse": "networks.modules",
+    "load": "export.torch",
     "plan_search": "search",
     "run_search": "search.run",
     "write_plot": "report",
 }
 
-_PACKAGES = ("model", "search")  # README.md has `nas.model.load_weights` and `nas.search(...)`.
+_PACKAGES = ("export", "model", "search")  # such as `nas.model.load_weights` and `nas.search(...)`
 
 
 def __getattr__(name: str) -> Any:
@@ -66,4 +70,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "search"])
+    return sorted([*__all__, "export", "search"])

@@ -1,17 +1,29 @@
-"""How networks are exported to other tools: one module per format, with the two members of `Exporter`.
+"""How networks are exported to other tools: one module per format, with the members of `Exporter`.
 
 `nas/export/onnx.py` is `--format onnx`. tests/export/test_contract.py runs the same tests on every module here.
+
+This package is a function as well, that of nas/search/export.py, which knows results folders:
+`nas.export("iformer_m", "onnx", batch="dynamic")`.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from nas.data import ImageSet
+    from nas.files import Record
     from nas.networks.modules import Network
 
-__all__ = ["Exporter"]
+from nas.export._card import RANDOM, Card
+
+__all__ = ["RANDOM", "Card", "Exporter"]
 
 
 class Exporter(Protocol):
@@ -19,17 +31,57 @@ class Exporter(Protocol):
 
     Attributes:
         SUFFIX: ending of the file or folder that the module writes, such as `.onnx`.
+        Options: what the user may choose, each field an option of `nas export`.
     """
 
     SUFFIX: str
+    Options: type[Record]
 
-    def export(self, network: Network, path: Path) -> list[Path]:
+    def export(
+        self,
+        network: Network,
+        path: Path,
+        *,
+        options: Any = None,
+        card: Card | None = None,
+        images: ImageSet | None = None,
+        say: Callable[[str], None] = ...,
+    ) -> list[Path]:
         """Write `network` for use elsewhere, and return the files or folders that were written.
 
         Args:
             network: in training form, as `build_model` and `load_model` return it; it is not changed.
             path: file or folder to write; ends in `SUFFIX`. An existing file is only replaced by a complete one.
+            options: an `Options` of the module.
+            card: what is known of the network; by default what it says itself.
+            images: of its classes, normalised as its input is; for options that need images.
+            say: gets words about what was written, line by line.
         Raises:
-            InputError: the format cannot express the network, or `path` cannot be written.
+            InputError: the format cannot express the network, the options do not go together, or `path` cannot be
+                written.
+            NasError: what was written is not what it should be, or the disk is full.
         """
         ...
+
+
+class _ExportPackage(ModuleType):
+    """The package as a function. A module may have a class of its own (Python Reference, 3.3.2.1)."""
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """What notebooks show beside `nas.export(`."""
+        return inspect.signature(_function())
+
+    def __call__(self, *arguments: Any, **named: Any) -> list[Path]:
+        """Export; see nas.search.export.export."""
+        written: list[Path] = _function()(*arguments, **named)
+        return written
+
+
+def _function() -> Callable[..., Any]:
+    # By name: a search comes after this package in the order of imports.
+    function: Callable[..., Any] = importlib.import_module("nas.search.export").export
+    return function
+
+
+sys.modules[__name__].__class__ = _ExportPackage

@@ -14,23 +14,42 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from nas.files import write_beside
+from nas.data import ImageSet
+from nas.errors import InputError
+from nas.export._card import Card
+from nas.export._say import Say, quiet
+from nas.files import Record, write_beside
 from nas.networks.modules import Network, to_timm
 
-__all__ = ["SUFFIX", "export"]
+__all__ = ["SUFFIX", "Options", "export"]
 
 SUFFIX = ".safetensors"
 
 
-def export(network: Network, path: Path) -> list[Path]:
-    """Write the weights to `path` and the arguments beside it as .timm.json.
+class Options(Record):
+    """There is nothing to choose."""
+
+
+def export(
+    network: Network,
+    path: Path,
+    *,
+    options: Options | None = None,  # noqa: ARG001
+    card: Card | None = None,
+    images: ImageSet | None = None,  # noqa: ARG001
+    say: Say = quiet,  # noqa: ARG001
+) -> list[Path]:
+    """Write the weights to `path` with the card as metadata, and the arguments beside it as .timm.json.
 
     Raises:
         InputError: timm's arguments cannot express the network; the message names the first reason.
     """
-    weights, arguments = to_timm(network)
+    try:
+        weights, arguments = to_timm(network)
+    except InputError as error:
+        raise InputError(f"{error}; --format torch takes every network") from error
     beside = path.with_suffix(".timm.json")
     # Hugging Face tools read the format from the metadata.
-    write_beside(path, save(weights, {"format": "pt"}))
+    write_beside(path, save(weights, {"format": "pt", **(card or Card.of(network)).metadata()}))
     write_beside(beside, (json.dumps(arguments, indent=1) + "\n").encode())
     return [path, beside]
