@@ -26,6 +26,7 @@ __all__ = ["SUFFIX", "Options", "export", "network_model", "timed_model"]
 
 SUFFIX = ".onnx"
 
+_MOST_IMAGES = 4096  # at once
 _OPSET = 20  # the first opset with GELU as one operator
 _OPSETS = (18, 23)  # that the exporter of torch 2.13 writes these networks with
 # Largest difference from torch, relative to the largest output. Of 50 random networks of the space the worst has 2e-5
@@ -34,12 +35,9 @@ _BOUNDS: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-2}
 
 
 def _batch(value: object) -> object:
-    if value == "dynamic":
-        return value
-    try:
-        return int(str(value))
-    except ValueError:
-        raise ValueError(f"must be a number of images or dynamic, got {value!r}") from None
+    if value != "dynamic" and not (str(value).isdecimal() and 1 <= int(str(value)) <= _MOST_IMAGES):
+        raise ValueError(f"must be 1 to {_MOST_IMAGES} images, or dynamic, got {value!r}")
+    return value if value == "dynamic" else int(str(value))
 
 
 class Options(Record):
@@ -53,7 +51,7 @@ class Options(Record):
         int8: quantise weights and activations to 8 bits, by images of `--data`.
     """
 
-    batch: Annotated[Annotated[int, Field(ge=1, le=4096)] | Literal["dynamic"], BeforeValidator(_batch)] = 1
+    batch: Annotated[int | Literal["dynamic"], BeforeValidator(_batch)] = 1
     opset: Annotated[int, Field(ge=_OPSETS[0], le=_OPSETS[1])] = _OPSET
     precision: Precision = "fp32"
     features: bool = False
@@ -123,7 +121,7 @@ def network_model(network: Network, *, options: Options | None = None, card: Car
             opset_version=options.opset,
             input_names=["image"],
             output_names=list(options.outputs),
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},) if is_dynamic else None,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=_MOST_IMAGES)},) if is_dynamic else None,
         )
     assert program is not None
     model = _checked(program.model_proto, options)
