@@ -201,7 +201,7 @@ class _Search:
         """
         self._workers = sharing.workers
         if sharing.url is not None:
-            self._store = Store(sharing.url)
+            self._store = Store(sharing.url, say=self._say)
             give_files(self._store, sharing.options)
         instructions = Instructions.of(sharing, self._store, self._plan, self._run, space, self._table)
         self._study.share(ENDED, False)

@@ -207,7 +207,7 @@ def run_worker(
     instructions = Instructions.read(said, study)
     _refuse_unnamed_code(instructions, proxies)
     space, (table_name, table) = instructions.space, next(iter(instructions.tables.items()))
-    rungs = _proxies(instructions, data, progress)
+    rungs = _proxies(instructions, data, progress, say)
     *screens, last = rungs
     run = run_of(
         space,
@@ -240,7 +240,7 @@ def run_worker(
     done = 0
 
     def instructed() -> Worker:
-        store = Store(instructions.shared)
+        store = Store(instructions.shared, say=say, patience_s=_PATIENCE_S)
         if not store.is_seen:
             say(f"{store.shown} is not on this machine: weights trained here are lost; see nas search --shared")
 
@@ -289,13 +289,15 @@ def _refuse_unnamed_code(instructions: Instructions, proxies: str | None) -> Non
         raise InputError(f"the search runs code, --proxy {shown}: give the same --proxy here if it may be run")
 
 
-def _proxies(instructions: Instructions, data: DataSource | None, progress: Progress | None) -> dict[str, Proxy]:
+def _proxies(
+    instructions: Instructions, data: DataSource | None, progress: Progress | None, say: Callable[[str], None]
+) -> dict[str, Proxy]:
     """The proxies of the search, on this machine."""
     table = next(iter(instructions.tables.values()))
     band: tuple[Architecture, ...] = ()
     if "+" in instructions.proxies:
         band = random_inside(instructions.space, table, instructions.band_ms, instructions.confidence)
-    store, options = Store(instructions.shared), dict(instructions.options)
+    store, options = Store(instructions.shared, say=say), dict(instructions.options)
     for option in _FILES:
         if option in options and not Path(options[option]).is_file():
             options[option] = str(_fetched(store, option, options[option]))

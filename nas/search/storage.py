@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 from nas.errors import InputError, NasError, visible
 from nas.files import take_lock
 from nas.masking import masked, without_secrets
+from nas.search.patience import SAVED, ask_again
 
 __all__ = ["LOCKED", "Patience", "open_storage", "refuse_no_file", "refuse_two_ats"]
 
@@ -39,14 +40,12 @@ _LASTING += ("malformed", "authentication failed", "no password", "does not exis
 LOCKED = ("locked", "starting up", "shutting down", "recovery mode", "too many")  # worth waiting for at the start too
 # What Optuna raises where another process makes the tables of a new database at the same moment; then they are there.
 _OTHER_MAKES = ("already exists", "alembic_version", "version_info", "pg_type_typname")
-_OPENINGS = 5
+_OPENINGS, _PAUSE_S = 5, 0.2  # and the time between two of them
 # What Optuna raises on a journal in which something is wrong that can be read.
 _CONTENT = (ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, RecursionError)
-_PATIENCE_S, _PAUSE_S = 60.0, 1.0
 _REASON = 120  # characters of what a driver says
 _TO_SERVER = re.compile(r"^connection failed: connection to server at .*? failed: (?=\S)")  # as psycopg begins
 _JOURNAL = "study.journal"
-_SAVED = "; everything finished so far is saved: go on with --resume"
 
 
 def open_storage(storage: str | Path) -> BaseStorage:
@@ -59,7 +58,7 @@ def open_storage(storage: str | Path) -> BaseStorage:
         except Exception as error:  # of any driver
             if not any(words in _reason(error) for words in _OTHER_MAKES):
                 raise
-        time.sleep(_PAUSE_S / 5)
+        time.sleep(_PAUSE_S)
     return _database(storage)
 
 
@@ -76,7 +75,7 @@ class Patience:
 
     def __init__(self, storage: str | Path, say: Callable[[str], None], *, patience_s: float | None = None) -> None:
         self._storage, self._say, self.is_open = storage, say, False
-        self._patience_s = _PATIENCE_S if patience_s is None else patience_s
+        self._patience_s = patience_s
         self._where = "--storage" if isinstance(storage, str) else str(storage)
 
     def ask(self, question: Callable[[], T], *, worth: Callable[[str], bool] = lambda reason: True) -> T:  # noqa: ARG005
@@ -89,24 +88,16 @@ class Patience:
             InputError: the storage cannot be used, or is damaged.
             NasError: there is no answer within a minute, or the storage or the system refuses it.
         """
-        start = None
-        while True:
-            try:
-                return question()
-            except (NasError, MemoryError, optuna.exceptions.DuplicatedStudyError):
-                raise
-            except Exception as error:  # Storages pass on any error of their driver, and of what they hold.
-                reason = visible(without_secrets(_reason(error), [str(self._storage)]), limit=_REASON)
-                if not _is_away(error, reason) or not worth(reason):
-                    raise _unusable(self._storage, error, reason, is_open=self.is_open) from error
-                if start is None:
-                    start = time.monotonic()
-                    self._say(f"{self._where}: {reason}; asking again for {self._patience_s:.0f} s")
-                elif time.monotonic() - start > self._patience_s:
-                    raise NasError(
-                        f"{self._where}: {reason}, for {self._patience_s:.0f} s{_SAVED} when it is back"
-                    ) from error
-            time.sleep(_PAUSE_S)
+
+        def away(error: Exception) -> str:  # Storages pass on any error of their driver, and of what they hold.
+            if isinstance(error, NasError | MemoryError | optuna.exceptions.DuplicatedStudyError):
+                raise error
+            reason = visible(without_secrets(_reason(error), [str(self._storage)]), limit=_REASON)
+            if not _is_away(error, reason) or not worth(reason):
+                raise _unusable(self._storage, error, reason, is_open=self.is_open) from error
+            return reason
+
+        return ask_again(question, away=away, where=self._where, say=self._say, patience_s=self._patience_s)
 
 
 def refuse_two_ats(storage: str) -> None:
@@ -162,11 +153,11 @@ def _unusable(storage: str | Path, error: Exception, reason: str, *, is_open: bo
         *_, innermost = _causes(error)
         if isinstance(innermost, ModuleNotFoundError) and (innermost.name or "").startswith("psycopg"):
             return InputError(f"{where}: needs the package {innermost.name}: pip install 'nas[postgres]'")
-        return NasError(f"{where}: {reason}{_SAVED}") if is_open else InputError(f"{where}: cannot be used ({reason})")
+        return NasError(f"{where}: {reason}{SAVED}") if is_open else InputError(f"{where}: cannot be used ({reason})")
     if isinstance(error, OSError) and error.strerror:
         return NasError(f"{storage}: {error.strerror}: mend that, then go on with --resume")
     if not isinstance(error, _CONTENT):
-        return NasError(f"{storage}: {reason} ({type(error).__name__}){_SAVED}")
+        return NasError(f"{storage}: {reason} ({type(error).__name__}){SAVED}")
     if storage.name != _JOURNAL:
         return InputError(f"{storage}: no journal of a study, which is the file {_JOURNAL} of a results folder")
     what = "cannot be used" if _is_whole(storage) else "damaged, or of another program"

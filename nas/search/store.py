@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nas.errors import InputError, NasError, visible
 from nas.files import unwritten, write_beside
 from nas.masking import masked
+from nas.search.patience import ask_again
 
 __all__ = ["Store"]
+
+# What is worth asking again: the store, or the way to it, is away or busy. Some clients have their own errors for that:
+# aiohttp (which s3fs and gcsfs use), botocore, requests and azure-core.
+_AWAY = (ConnectionError, TimeoutError)
+_AWAY_NUMBERS = {errno.EAGAIN, errno.EBUSY, errno.EIO, errno.ETIMEDOUT, errno.ENETUNREACH, errno.EHOSTUNREACH}
+_AWAY_NAMES = {"ClientConnectionError", "ClientPayloadError", "HTTPClientError", "ConnectionError", "Timeout"}
+_AWAY_NAMES |= {"ServiceRequestError", "ServiceResponseError"}
 
 
 class Store:
@@ -17,6 +27,8 @@ class Store:
 
     Args:
         url: a folder, or a URL of fsspec.
+        say: gets one line for each time that the store is away.
+        patience_s: how long it is asked again then; by default a minute.
     Raises:
         InputError: there is no such kind of store, its library is not installed, or the URL has a password.
 
@@ -25,7 +37,13 @@ class Store:
         shown: the URL for messages.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        say: Callable[[str], None] = lambda line: None,  # noqa: ARG005
+        patience_s: float | None = None,
+    ) -> None:
         import fsspec  # type: ignore[import-untyped]
 
         if masked(url, alone=True) != url:  # All workers read the URL in the study.
@@ -38,6 +56,7 @@ class Store:
             self._system, self._root = fsspec.core.url_to_fs(url)
         except Exception as error:  # of the library of that kind of store, too
             raise InputError(f"--shared {self.shown}: {_reason(error)}") from error
+        self._say, self._patience_s = say, patience_s
         self._is_local = isinstance(self._system, fsspec.implementations.local.LocalFileSystem)
         self.url = self._root if self._is_local else url
 
@@ -68,7 +87,7 @@ class Store:
 
         Raises:
             InputError: the folder cannot be written.
-            NasError: the store does not take it.
+            NasError: the store does not take it, or stays away.
         """
         if self._is_local:
             path = Path(self._root) / name
@@ -91,7 +110,7 @@ class Store:
         """The content of a file; None if there is none.
 
         Raises:
-            NasError: the store does not answer.
+            NasError: the store does not give it, or stays away.
         """
 
         def get() -> bytes | None:
@@ -108,7 +127,7 @@ class Store:
         """Remove a file, if it is there.
 
         Raises:
-            NasError: the store does not let it be removed.
+            NasError: the store does not let it be removed, or stays away.
         """
 
         def drop() -> None:
@@ -120,10 +139,21 @@ class Store:
         self._try(drop)
 
     def _try(self, what: Any) -> Any:
-        try:
-            return what()
-        except Exception as error:  # Stores pass on any error of their client.
-            raise NasError(f"--shared {self.shown}: {_reason(error)}") from error
+        def away(error: Exception) -> str:  # Stores pass on any error of their client.
+            if not _is_away(error):
+                raise NasError(f"--shared {self.shown}: {_reason(error)}") from error
+            return _reason(error)
+
+        where = f"--shared {self.shown}"
+        return ask_again(what, away=away, where=where, say=self._say, patience_s=self._patience_s)
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether a store cannot be reached just now, or has too much to do."""
+    named = {kind.__name__ for kind in type(error).__mro__} & _AWAY_NAMES
+    if named or isinstance(error, _AWAY) or getattr(error, "errno", None) in _AWAY_NUMBERS:
+        return True
+    return error.__cause__ is not None and _is_away(error.__cause__)
 
 
 def _reason(error: Exception) -> str:

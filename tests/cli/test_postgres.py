@@ -25,8 +25,8 @@ SEARCH = ["search", "--budget-ms", "1.1", "--space", "tiny", "--proxy", "fake", 
 _SLOW = """
 import time
 import nas.proxies.fake as fake
-import nas.search.storage as storage
-score, storage._PAUSE_S = fake.FakeProxy.score, 0.05
+import nas.search.patience as patience
+score, patience.PAUSE_S = fake.FakeProxy.score, 0.05
 def slow(self, architecture):
     time.sleep(0.1)
     return score(self, architecture)

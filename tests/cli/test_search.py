@@ -97,8 +97,8 @@ def test_a_finished_run_is_not_overwritten_but_numbered_on(nas: Nas, refused: Re
 _SLOW = """
 import time
 import nas.proxies.fake as fake
-import nas.search.storage as storage
-score, storage._PATIENCE_S, storage._PAUSE_S = fake.FakeProxy.score, 0.2, 0.05
+import nas.search.patience as patience
+score, patience.PATIENCE_S, patience.PAUSE_S = fake.FakeProxy.score, 0.2, 0.05
 def slow(self, architecture):
     time.sleep(0.2)
     return score(self, architecture)

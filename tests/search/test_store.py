@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import fsspec  # type: ignore[import-untyped]
 import pytest
+from fsspec.exceptions import FSTimeoutError  # type: ignore[import-untyped]
 
 from nas.errors import InputError, NasError
+from nas.search import patience
 from nas.search.store import Store
 
 
@@ -93,15 +96,64 @@ def test_folder_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> No
             refused()
 
 
-def test_store_that_does_not_answer_is_a_failure_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+Disconnected = type("ServerDisconnectedError", (type("ClientConnectionError", (Exception,), {}),), {})  # of aiohttp
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError("refused"),
+        FSTimeoutError("refused"),
+        OSError(errno.EBUSY, "refused"),
+        Disconnected("refused"),
+    ],
+    ids=repr,
+)
+def test_store_that_is_away_is_asked_again_with_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    said: list[str] = []
+    store, failures = Store("memory://again/run", say=said.append), iter([error, error])
+    store.write("weights/x", b"kept")
+    answer = type(store._system).cat_file
+
+    def away(*arguments: object, **options: object) -> object:
+        for failure in failures:
+            raise failure
+        return answer(*arguments, **options)
+
+    monkeypatch.setattr(patience, "PAUSE_S", 0.001)
+    monkeypatch.setattr(type(store._system), "cat_file", away)
+
+    assert store.read("weights/x") == b"kept"
+    assert said == [f"--shared memory://again/run: {error}; asking again for 60 s"]
+
+
+def test_store_that_stays_away_ends_the_search_with_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*arguments: object, **options: object) -> None:
+        raise ConnectionResetError("reset by peer")
+
+    said: list[str] = []
+    store = Store("memory://away/run", say=said.append, patience_s=0.02)
+    monkeypatch.setattr(patience, "PAUSE_S", 0.005)
+    monkeypatch.setattr(type(store._system), "pipe_file", away)
+    with pytest.raises(NasError) as caught:
+        store.write("x", b"")
+
+    assert len(said) == 1
+    assert str(caught.value) == (
+        "--shared memory://away/run: reset by peer, for 0 s; everything finished so far is saved: go on with --resume "
+        "when it is back"
+    )
+
+
+def test_store_that_refuses_is_a_failure_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store("memory://away/run")
 
     def away(*arguments: object, **options: object) -> None:
-        raise OSError("Could not connect\nto the endpoint")
+        raise PermissionError("Access denied\nto the bucket")
 
     for method in ("cat_file", "rm_file", "pipe_file"):
         monkeypatch.setattr(type(store._system), method, away)
     for asked in (lambda: store.read("x"), lambda: store.remove("x"), lambda: store.write("x", b"")):
-        with pytest.raises(NasError, match=r"^--shared memory://away/run: Could not connect$") as caught:
+        with pytest.raises(NasError, match=r"^--shared memory://away/run: Access denied$") as caught:
             asked()
         assert caught.value.exit_code == 1

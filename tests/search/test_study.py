@@ -13,7 +13,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import OperationalError, PendingRollbackError, ProgrammingError
 
-import nas.search.storage
+import nas.search.patience
 import nas.search.study
 from nas.errors import InputError, NasError
 from nas.latency import LatencyTable
@@ -64,8 +64,8 @@ def search(tmp_path: Path) -> Search:
 @pytest.fixture
 def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, sqlite3.Connection]:
     """A storage that waits 0.01 s for a lock, and a connection that may lock it; a search asks it for half a second."""
-    monkeypatch.setattr(nas.search.storage, "_PATIENCE_S", 0.5)
-    monkeypatch.setattr(nas.search.storage, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(nas.search.patience, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(nas.search.patience, "PAUSE_S", 0.01)
     return f"sqlite:///{tmp_path}/studies.db?timeout=0.01", sqlite3.connect(tmp_path / "studies.db")
 
 
@@ -146,8 +146,8 @@ class Answering(Patience):
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
     """The errors that storages answer with first; nobody waits long."""
-    monkeypatch.setattr(nas.search.storage, "_PATIENCE_S", 0.2)
-    monkeypatch.setattr(nas.search.storage, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(nas.search.patience, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(nas.search.patience, "PAUSE_S", 0.01)
     monkeypatch.setattr(nas.search.study, "Patience", Answering)
     monkeypatch.setattr(Answering, "errors", errors := [])
     return errors
