@@ -185,7 +185,7 @@ def settings(result: SearchResult) -> dict[str, str]:
         **({"objectives": ", ".join(run.objectives)} if run.objectives else {}),
         **({"sampler": run.sampler} if run.sampler else {}),
         "seed": str(run.seed),
-        "hypervolume": f"{_hypervolume(result):.4f} (score times ms, up to the budget and above score 0)",
+        "hypervolume": _hypervolume(result),
     }
 
 
@@ -210,9 +210,13 @@ def screening_values(result: SearchResult, candidate: Candidate) -> list[str]:
     return [f"{values[name]:.4g}" if name in values else "-" for name in result.run.screens]
 
 
-def _hypervolume(result: SearchResult) -> float:
+def _hypervolume(result: SearchResult) -> str:
+    """The hypervolume in latency and score, and what it leaves out."""
     points = [(c.latency_ms, c.score) for c in result.scored if c.score is not None]
-    return hypervolume(points, latency_limit=result.run.budget_ms, score_floor=0.0)
+    area = hypervolume(points, latency_limit=result.run.budget_ms, score_floor=0.0)
+    objectives = result.run.objectives
+    beside = f"; {' and '.join(objectives)} not counted" if objectives else ""
+    return f"{area:.4f} (score times ms, up to the budget and above score 0{beside})"
 
 
 def settings_words(settings: Mapping[str, Any]) -> str:

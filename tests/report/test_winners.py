@@ -70,6 +70,7 @@ def test_the_report_has_budgets_limits_and_objectives_with_their_units(changed: 
     assert "| budget | 0.6 ms and 1 ms |" in text
     assert "| limits | params at most 1e+07 |" in text
     assert "| objectives | params, phone |" in text
+    assert "(score times ms, up to the budget and above score 0; params and phone not counted) |" in text
     assert "| sampler | nsga2 |" in text
     assert "| budget | none, the whole front up to 1 ms |" in markdown(changed(whole_front=True))
 
