@@ -20,7 +20,7 @@ from nas.report.figures import (
     compared_figure,
     progress_figure,
 )
-from nas.report.front import front_figures, score_words_of
+from nas.report.front import axes_of, front_figures, score_words_of
 from nas.report.literature import PublishedNetwork, published_networks
 from nas.report.networks import NetworkColumns, column, roles_of, table_of
 from nas.report.predicted import is_predicted
@@ -57,7 +57,10 @@ def page_contents(results: Sequence[SearchResult]) -> dict[str, Any]:
         _trust(result, table, published, figures, n)
         for n, (result, table) in enumerate(zip(results, tables, strict=True), start=1)
     ]
-    shared = [_shared(result, table, first) for result, table, first in zip(results, tables, firsts, strict=True)]
+    shared = [
+        {**_shared(result, table, first), "axis": axis}
+        for result, table, first, axis in zip(results, tables, firsts, axes_of(results), strict=True)
+    ]
     return {
         "title": " and ".join(result.path.resolve().name for result in results),
         "runs": [_header(result) for result in results],

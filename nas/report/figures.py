@@ -7,11 +7,12 @@ is told by colour alone. COLOURS has each one for light and for dark backgrounds
 from __future__ import annotations
 
 import html
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.errors import NasError
+from nas.errors import InputError, NasError
 from nas.files import write_beside
 from nas.report.course import Agreement, Choice, Progress
 from nas.report.networks import column
@@ -81,10 +82,13 @@ def write_still(figures: Sequence[Figure], out: Path) -> None:
     """Draw figures beside each other into a .png, .svg or .pdf file.
 
     Raises:
+        InputError: kaleido is not installed.
         NasError: this needs a browser, and there is none.
     """
     from plotly import io
 
+    if importlib.util.find_spec("kaleido") is None:
+        raise InputError(f"{out}: a still picture needs kaleido: pip install 'nas[plot]', or write an .html file")
     figure = _beside(figures)
     try:
         picture = io.to_image(figure, format=out.suffix[1:], width=1000 * len(figures), height=640, scale=2)

@@ -12,7 +12,7 @@ from nas.report.predicted import is_predicted
 from nas.report.words import score_meaning
 from nas.search import Candidate, SearchResult, score_of
 
-__all__ = ["front_figures", "score_words_of"]
+__all__ = ["axes_of", "front_figures", "score_words_of"]
 
 _MOST_BARS = 40  # networks of a front that have error bars; more hide each other
 
@@ -30,12 +30,13 @@ def front_figures(
         published: networks from the literature.
         firsts: number of the first candidate of each run on the page.
     """
-    units = dict.fromkeys(map(score_words_of, results))
+    axes = axes_of(results)
+    units = [score_words_of(results[axes.index(axis)]) for axis in sorted(set(axes))]
     figures = []
-    for unit in units:
+    for axis, unit in enumerate(units):
         figure: Figure = {"title": f"Latency and {unit}", "data": [], "layout": layout_of(LATENCY, unit)}
         for number, result in enumerate(results):
-            if score_words_of(result) == unit:
+            if axes[number] == axis:
                 name = f"{plain(result.path.name)}: " if len(results) > 1 else ""
                 first = firsts[number] if firsts else 0
                 figure["data"] += _run_traces(result, name, *RUNS[number % len(RUNS)], first=first)
@@ -69,11 +70,21 @@ def _look_at(figure: Figure) -> None:
             ends += [shape["x0"] for shape in figure["layout"]["shapes"]]
         if ends:
             space = 0.05 * (max(ends) - min(ends)) or 0.05 * abs(ends[0]) or 1.0
-            figure["layout"][f"{axis}axis"]["range"] = [min(ends) - space, max(ends) + 2 * space]
+            figure["layout"][f"{axis}axis"]["range"] = [min(ends) - space, max(ends) + 3 * space]
+
+
+def axes_of(results: Sequence[SearchResult]) -> list[int]:
+    """Number of the axis of each run. Scores share one if they are of one kind, by one proxy, on the same images."""
+    asked = [result.run.proxy for result in results]
+    kinds = [
+        (score_words_of(result), *(() if is_predicted(result) else (own.get("data"), own.get("fingerprint"))))
+        for result, own in zip(results, asked, strict=True)
+    ]
+    return [list(dict.fromkeys(kinds)).index(kind) for kind in kinds]
 
 
 def score_words_of(result: SearchResult) -> str:
-    """What the scores of a run are: the title of their axis. Runs whose titles differ share no axis."""
+    """What the scores of a run are: the title of their axis."""
     if is_predicted(result):
         return TOP1
     return f"{result.run.proxy['name']} score{score_meaning(result)}"
@@ -94,12 +105,16 @@ def _run_traces(result: SearchResult, name: str, colour: str, symbol: str, *, fi
     has_bars = len(front) <= _MOST_BARS
     step = 1 if has_bars else -(-len(front) // _MOST_BARS)
     traces = [
-        _points(dominated, f"{name}dominated", marker={**marker, "size": 5, "opacity": 0.3}),
+        _points(
+            dominated,
+            f"{name}dominated",
+            marker={**marker, "size": 7, "opacity": 0.25 if len(dominated) <= MANY else 0.1},
+        ),
         _points(
             *(front, f"{name}Pareto front"),
             mode="lines+markers",
             line={"color": colour, "width": 1.5, "shape": "hv"},
-            marker={**marker, "size": 7},
+            marker={**marker, "size": 6},
             bars=step,
         ),
         _points(

@@ -8,12 +8,12 @@ written once, with its latency and size, and a network refers to its layers by n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, assert_never
 
 from nas.errors import InputError, MissingLatencyError
-from nas.latency import LatencyTable, LayerLatency
+from nas.latency import LatencyTable, Timing
 from nas.networks import (
     Architecture,
     AttentionLayer,
@@ -118,18 +118,18 @@ class NetworkColumns:
     def _numbers(self, network: Architecture, table: LatencyTable | None) -> list[int]:
         scaled = network.layer_scale > 0
         where = f"{'' if table is None else id(table)} {scaled}"
-        layers = list(network.layers())
-        keys = [(where, layer.key) for layer in layers]
-        if new := [layer for layer, key in zip(layers, keys, strict=True) if key not in self._layers]:
-            times = _latencies(network, table)
-            for layer in new:
-                if (where, layer.key) not in self._layers:
-                    self._layers[where, layer.key] = len(self._layers)
-                    self._write(layer, times.get(layer.key), scaled=scaled)
-        return [self._layers[key] for key in keys]
+        numbers = []
+        for layer in network.layers():
+            key = where, layer.key
+            if key not in self._layers:
+                self._layers[key] = len(self._layers)
+                self._write(layer, table, scaled=scaled)
+            numbers.append(self._layers[key])
+        return numbers
 
-    def _write(self, layer: Layer, latency: LayerLatency | None, *, scaled: bool) -> None:
+    def _write(self, layer: Layer, table: LatencyTable | None, *, scaled: bool) -> None:
         counts, part = count_layer(layer, scaled=scaled), _part(layer)
+        latency_ms, is_filled = _latency(layer, table)
         if (text := repr(part)) not in self._parts:
             self._parts[text] = len(self._parts)
             self._part_values.append(part)
@@ -138,8 +138,8 @@ class NetworkColumns:
             "channels": layer.channels,
             "size": layer.height,
             "part": self._parts[text],
-            "ms": _digits(latency.latency_ms if latency else None, 5),
-            "filled": int(bool(latency and latency.source == "filled")),
+            "ms": _digits(latency_ms, 5),
+            "filled": int(is_filled),
             "params": counts.params,
             "macs": counts.macs,
             "memory": counts.memory_bytes,
@@ -152,12 +152,16 @@ _COLUMNS = ("id", "role", "ms", "ms_low", "ms_high", "score", "score_low", "scor
 _LAYER_COLUMNS = ("kind", "channels", "size", "part", "ms", "filled", "params", "macs", "memory")
 
 
-def _latencies(network: Architecture, table: LatencyTable | None) -> Mapping[str, LayerLatency]:
-    """Latency of the layers of a network by key; empty if the table has not all of them."""
+def _latency(layer: Layer, table: LatencyTable | None) -> tuple[float | None, bool]:
+    """Latency of a layer in ms, and whether it is filled in; None without a table, or where the table has none."""
+    if table is None:
+        return None, False
     try:
-        return {part.key: part for part in table.latency(network).layers} if table else {}
+        latency_ms = table.layer_ms(layer)
     except MissingLatencyError:
-        return {}
+        return None, False
+    is_measured = isinstance(table.entries.get(layer.key), Timing)
+    return latency_ms, table.provenance.source == "measured" and not is_measured
 
 
 def _kind(layer: Layer) -> str:

@@ -305,14 +305,14 @@
       words.push(`${label(left)} is ${Math.abs(ms).toFixed(3)} ms (${share.toFixed(1)} %) ${ms < 0 ? "faster" : "slower"} than ${label(right)} by prediction`);
     }
     const hasScores = networks.score[left] != null && networks.score[right] != null;
-    if (hasScores && runOf(left).unit === runOf(right).unit) {
+    if (hasScores && runOf(left).axis === runOf(right).axis) {
       const gain = networks.score[left] - networks.score[right];
       const isApart = networks.score_low[left] > networks.score_high[right] || networks.score_high[left] < networks.score_low[right];
       const known = networks.score_low[left] != null && networks.score_low[right] != null;
       const doubt = !known ? "" : isApart ? "; the intervals do not overlap" : "; the intervals overlap, so neither is shown to be better";
       words.push(`its score is ${signed(gain, scoreDigits(left))}${runOf(left).percent ? " points" : ""} beside it${doubt}`);
     } else if (hasScores) {
-      words.push("their scores have different units");
+      words.push("their scores cannot be compared");
     }
     return words.length ? `${words.join(", and ")}.` : "";
   }
