@@ -78,9 +78,13 @@ def plotly_script() -> str:
     return str(get_plotlyjs())
 
 
-def write_still(figures: Sequence[Figure], out: Path) -> None:
+def write_still(figures: Sequence[Figure], out: Path, *, origins: Sequence[str] = ()) -> None:
     """Draw figures beside each other into a .png, .svg or .pdf file.
 
+    Args:
+        figures: what to draw, without what a page begins with hidden.
+        out: the file.
+        origins: where the numbers come from, in lines above the figures.
     Raises:
         InputError: kaleido is not installed.
         NasError: this needs a browser, and there is none.
@@ -89,7 +93,7 @@ def write_still(figures: Sequence[Figure], out: Path) -> None:
 
     if importlib.util.find_spec("kaleido") is None:
         raise InputError(f"{out}: a still picture needs kaleido: pip install 'nas[plot]', or write an .html file")
-    figure = _beside(figures)
+    figure = _beside(figures, origins)
     try:
         picture = io.to_image(figure, format=out.suffix[1:], width=1000 * len(figures), height=640, scale=2)
     except Exception as error:  # kaleido and its browser raise many kinds of errors.
@@ -100,15 +104,17 @@ def write_still(figures: Sequence[Figure], out: Path) -> None:
     write_beside(out, picture)
 
 
-def _beside(figures: Sequence[Figure]) -> Figure:
+def _beside(figures: Sequence[Figure], origins: Sequence[str]) -> Figure:
     """Figures as one, each with its own axes."""
-    data, share = [], 1 / len(figures)
+    data: list[dict[str, Any]] = []
+    share = 1 / len(figures)
     layout: dict[str, Any] = layout_of("", "") | {"paper_bgcolor": "#ffffff", "showlegend": True, "shapes": []}
-    layout |= {"legend": {"orientation": "h", "y": -0.15}, "annotations": [], "margin": {"t": 60, "b": 60}}
+    layout |= {"legend": {"orientation": "h", "y": -0.15}, "annotations": [], "margin": {"t": 110, "b": 60}}
+    layout["title"] = {"text": "<br>".join(map(plain, origins)), "font": {"size": 13}, "x": 0.02, "y": 0.97}
     for number, figure in enumerate(figures, start=1):
         at, own = str(number) if number > 1 else "", figure["layout"]
-        for trace in figure["data"]:
-            data.append({**trace, "xaxis": f"x{at}", "yaxis": f"y{at}"})
+        shown = (trace for trace in figure["data"] if trace.get("visible") != "legendonly")
+        data += [{**trace, "xaxis": f"x{at}", "yaxis": f"y{at}"} for trace in shown]
         start = (number - 1) * share + (0.06 if number > 1 else 0)
         layout[f"xaxis{at}"] = {**own["xaxis"], "domain": [start, number * share], "anchor": f"y{at}"}
         layout[f"yaxis{at}"] = {**own["yaxis"], "anchor": f"x{at}"}

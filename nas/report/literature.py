@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas import catalog
@@ -75,11 +74,6 @@ def published_networks(result: SearchResult) -> list[PublishedNetwork]:
         if other.top1 is not None and other.resolution == _RESOLUTION
     ]
     return sorted(found, key=lambda one: one.latency_ms)
-
-
-def variants(networks: Sequence[PublishedNetwork]) -> list[PublishedNetwork]:
-    """The iFormer variants among published networks."""
-    return [one for one in networks if one.is_variant]
 
 
 def _architecture(point: PublishedPoint) -> Architecture | None:

@@ -17,6 +17,7 @@ from nas.report.contents import page_contents
 from nas.report.figures import COLOURS, STILLS, plotly_script, write_still
 from nas.report.front import front_figures
 from nas.report.literature import published_networks
+from nas.report.predicted import is_predicted
 from nas.report.sections import validation_sections
 from nas.report.words import markdown
 from nas.search import SearchResult
@@ -45,9 +46,17 @@ def write_plot(results: Sequence[SearchResult], out: Path) -> None:
         write_beside(out, _render("report.html", **page_contents(results)))
     elif out.suffix in STILLS:
         published = {one.name: one for result in results for one in published_networks(result)}
-        write_still(front_figures(results, list(published.values())), out)
+        origins = dict.fromkeys(line for result in results for line in _origins(result))
+        write_still(front_figures(results, list(published.values())), out, origins=list(origins))
     else:
         raise InputError(f"{out}: a plot is written as {', '.join(('.html', *STILLS))}")
+
+
+def _origins(result: SearchResult) -> tuple[str, str]:
+    """Where latency and score of a run come from, in a line each."""
+    run = result.run
+    data = "predicted from published accuracies" if is_predicted(result) else f"on {run.proxy.get('data', 'no data')}"
+    return f"latency: {run.table.origin} (predicted)", f"score: {run.proxy['name']}, {data}"
 
 
 def write_validation(validation: Validation, out: Path) -> None:
