@@ -194,9 +194,8 @@ def _of_run(command: TyperCommand, given: Mapping[str, Any]) -> dict[str, Any]:
     if words[:2] != ["nas", "search"]:
         return {}
     asked = _given(command, words[2:]) or {}
-    if is_masked(str(asked.get("storage", ""))):
-        del asked["storage"]
-    return {name: value for name, value in asked.items() if name not in _OWN}
+    # run.json has the storage by itself, and knows what to say if NAS_STORAGE is another.
+    return {name: value for name, value in asked.items() if name not in (*_OWN, "storage")}
 
 
 def _as_arguments(known: Mapping[str, TyperOption], values: Mapping[str, Any]) -> list[str]:

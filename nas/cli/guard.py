@@ -30,6 +30,13 @@ _CURES = {
     errno.ENAMETOOLONG: "give a shorter name",
     errno.EPIPE: "a program or a connection that nas talks to has ended; repeat the command",
 }
+_EXTRAS = {  # what pyproject.toml has as extras, by the name that is imported
+    "coremltools": "coreml",
+    "datasets": "data",
+    "huggingface_hub": "data",
+    "kaleido": "plot",
+    "pyarrow": "data",
+}
 _CUTS_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)  # without the name of a file
 _INPUT = (errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL)
 
@@ -81,6 +88,8 @@ def _ending(error: BaseException) -> tuple[int, str]:
             return _INTERRUPTED, ""
         case SystemExit():
             return error.code if isinstance(error.code, int) else int(error.code is not None), ""
+        case ModuleNotFoundError() if extra := _EXTRAS.get((error.name or "").partition(".")[0]):
+            return 2, f"this needs the package {error.name}: pip install 'nas[{extra}]'"
         case BrokenPipeError() if gone := [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]:
             for stream in gone:  # Whoever read the output has seen enough.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -17,7 +17,7 @@ from nas.data.contents import Contents, Survey
 from nas.data.image_set import ImageSet, channel_statistics
 from nas.data.pictures import picture_readers
 from nas.data.rows import Found, Progress, choose_rows, counted
-from nas.data.sources import DataSource, find_source, quiet_datasets
+from nas.data.sources import DataSource, find_source
 from nas.data.synthetic import CLASS_NAMES, synthetic_images
 from nas.errors import InputError, visible
 from nas.files import cache_folder, digest_of
@@ -86,7 +86,7 @@ def load_images(
     _refuse_shared(survey, asked.name)
     cached = read_cache(folder, asked.name)
     if cached is None:
-        with quiet_datasets(), ScratchFolder("reading", within=folder.parent) as scratch:
+        with ScratchFolder("reading", within=folder.parent) as scratch:
             found = read()
             train, val, notes = choose_rows(
                 found,
@@ -124,8 +124,7 @@ def _survey(key: str, read: Callable[[], Found], progress: Progress | None) -> S
     file = cache_folder("contents", keeps="what images are known by") / f"{digest_of(key)}.json"
     survey = Survey.kept(file)
     if survey is None:
-        with quiet_datasets():
-            survey = Survey.of(read(), progress)
+        survey = Survey.of(read(), progress)
         survey.keep(file)
     return survey
 

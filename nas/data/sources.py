@@ -21,7 +21,7 @@ from nas.data.walk import File, in_order, stamp, walk
 from nas.errors import InputError
 from nas.files import DISK_FULL, Record, cache_folder, digest_of, unwritten, write_beside
 
-__all__ = ["DataSource", "Source", "find_source", "quiet_datasets"]
+__all__ = ["DataSource", "Source", "find_source"]
 
 _SHOWN = 7  # characters of a revision
 _LEAST_CLASSES = 2  # folders of pictures beside which Parquet files are ambiguous
@@ -90,7 +90,8 @@ class _Hub:
 
         asked = self.asked
         try:
-            loaded = load_dataset(asked.name, revision=self.revision)
+            with _quiet():
+                loaded = load_dataset(asked.name, revision=self.revision)
         except Exception as error:  # `datasets` wraps its readers' errors in its own exceptions, several deep
             cause = innermost(error)
             if isinstance(cause, OSError) and cause.errno in DISK_FULL:
@@ -176,10 +177,12 @@ def _parquet(files: Sequence[File], asked: DataSource, notes: Sequence[str] = ()
 
 
 def _hub(asked: DataSource, path: Path) -> _Hub:
-    from huggingface_hub import HfApi, constants, errors
-
     name = asked.name
     absent = f"{name}: not a file or folder here ({_nearest(path)})"
+    try:
+        from huggingface_hub import HfApi, constants, errors
+    except ImportError as error:
+        raise InputError(f"{absent}, and data sets of the hub need pip install 'nas[data]'") from error
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII):
         raise InputError(f"{absent}, and not a name on the hub")
     if (kept := _kept_revision(name)) is not None:
@@ -238,7 +241,7 @@ def _nearest(path: Path) -> str:
 
 
 @contextmanager
-def quiet_datasets() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Hide the progress bars of `datasets` and the hub; the caller's `progress` reports instead."""
     import datasets
     from huggingface_hub import utils

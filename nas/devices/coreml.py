@@ -90,7 +90,7 @@ def unavailable() -> str | None:
     if major.isdecimal() and int(major) < _FIRST_MACOS:
         return f"this is macOS {told}; update it to {_FIRST_MACOS} or later"
     if importlib.util.find_spec("coremltools") is None:
-        return "coremltools is not installed; pip install coremltools, for Python 3.11 to 3.13"
+        return "coremltools is not installed: pip install 'nas[coreml]', for Python 3.11 to 3.13"
     return None
 
 

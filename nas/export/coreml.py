@@ -242,7 +242,7 @@ def _coremltools() -> Any:
     try:
         import coremltools
     except ImportError as error:
-        raise InputError("Core ML needs coremltools, which has no release for this Python; use 3.11 to 3.13") from error
+        raise InputError("Core ML needs coremltools: pip install 'nas[coreml]', for Python 3.11 to 3.13") from error
     finally:
         logger.setLevel(level)
     return coremltools

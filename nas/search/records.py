@@ -8,6 +8,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
@@ -160,7 +161,7 @@ class Run(Record):
         return words or "other content"
 
     def continued_by(self, other: Run) -> Run:
-        """This run, with what a resume may change: command, budgets, limits, objectives, sampler, place of the study."""
+        """This run, with what a resume may change: command, budgets, limits, objectives, sampler, storage."""
         names = ("command", "budget_ms", "budgets_ms", "whole_front", "limits", "objectives", "sampler", "storage")
         earlier = {*self.earlier_budgets_ms, *self.budgets} - set(other.budgets)
         tables = {table.name: table for table in (*self.further_tables, *other.further_tables)}
@@ -318,7 +319,11 @@ class Spending:
 
 def versions(*libraries: str) -> dict[str, str]:
     """The versions of Python and of some installed distributions, by name."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in libraries}
+    found = {"python": platform.python_version()}
+    for name in libraries:
+        with suppress(importlib.metadata.PackageNotFoundError):  # of an extra
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def run_of(

@@ -260,7 +260,7 @@ def test_an_old_macos_says_which_is_needed(mac: None, monkeypatch: pytest.Monkey
 def test_a_mac_without_coremltools_says_so(mac: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
-    assert unavailable() == "coremltools is not installed; pip install coremltools, for Python 3.11 to 3.13"
+    assert unavailable() == "coremltools is not installed: pip install 'nas[coreml]', for Python 3.11 to 3.13"
 
 
 def test_it_takes_no_address_and_no_unknown_compute_units(mac: None) -> None:

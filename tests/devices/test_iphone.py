@@ -491,10 +491,10 @@ class TestTheToolsOfAMac:
         opened().close()
         before = apple.calls("install app")
         monkeypatch.setattr("importlib.metadata.version", _not_installed)
-        message = "coremltools is not installed; pip install coremltools, for Python 3.11 to 3.13"
+        message = "coremltools is not installed: pip install 'nas[coreml]', for Python 3.11 to 3.13"
 
         assert unavailable() == message
-        with pytest.raises(DeviceError, match=f"^iphone: {message}$"):
+        with pytest.raises(DeviceError, match=f"^iphone: {re.escape(message)}$"):
             opened()
         assert apple.calls("install app") == before
 

@@ -72,4 +72,4 @@ def _converter() -> str:
     try:
         return importlib.metadata.version("coremltools")
     except importlib.metadata.PackageNotFoundError:
-        raise ToolError("coremltools is not installed; pip install coremltools, for Python 3.11 to 3.13") from None
+        raise ToolError("coremltools is not installed: pip install 'nas[coreml]', for Python 3.11 to 3.13") from None
