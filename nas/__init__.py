@@ -1,7 +1,7 @@
 """Latency-aware neural architecture search over the iFormer family of mobile vision networks.
 
-The public names are resolved on first use, so that `import nas` loads neither torch nor pydantic. `nas.search` and
-`nas.export` are both packages and functions: `nas.search("iformer", "iphone13", budget_ms=1.1)`.
+The public names are resolved on first use, so that `import nas` loads neither torch nor pydantic. `nas.search`,
+`nas.latency` and `nas.export` are packages and functions as well: `nas.search("iformer", "iphone13", budget_ms=1.1)`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nas.export.torch import load
     from nas.latency import Latency, LatencyTable
+    from nas.latency.api import latency as latency
     from nas.latency.check import check_table
     from nas.latency.measure import build_table
     from nas.networks import Architecture, SearchSpace, count
@@ -58,7 +59,7 @@ _HOMES = {
     "write_plot": "report",
 }
 
-_PACKAGES = ("export", "model", "search")  # such as `nas.model.load_weights` and `nas.search(...)`
+_PACKAGES = ("export", "latency", "model", "search")  # such as `nas.model.load_weights` and `nas.search(...)`
 
 
 def __getattr__(name: str) -> Any:
@@ -70,4 +71,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "export", "search"])
+    return sorted([*__all__, "export", "latency", "search"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import shlex
 import shutil
@@ -77,6 +78,13 @@ def test_every_command_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Monk
         done = CliRunner().invoke(app, whole)
 
         assert done.exit_code == 0, (line, done.output, done.exception)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if ">>> " in page.read_text()], ids=lambda page: page.stem)
+def test_every_example_in_python_is_right(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert doctest.testfile(str(page), module_relative=False).failed == 0
 
 
 def prepare(folder: Path, *, is_first: bool) -> None:

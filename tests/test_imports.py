@@ -19,7 +19,7 @@ PACKAGE = Path(nas.__file__).parent
 # Wings of one group do not import each other. Each may import from the groups before it.
 ORDER = [
     {"errors", "masking"},
-    {"files", "catalog"},
+    {"files", "catalog", "packages"},
     {"lock", "scratch"},
     {"networks"},
     {"accuracy", "data", "model"},

@@ -1,5 +1,7 @@
 """What a network costs on a device.
 
+This package is a function as well, that of api.py: `nas.latency("iformer_m", "iphone13")`.
+
 Lookup: table.py is the latency table and entries.py is its contents. cost_model.py predicts layers that were not
 measured. calibrate.py fits a cost model to the times that others published, which published.py reads.
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 from nas.latency.entries import Agreement, Failed, Filled, Provenance, PublishedTime, Timing
 from nas.latency.table import Latency, LatencyTable, LayerLatency
+from nas.packages import also_function
 
 __all__ = [
     "Agreement",
@@ -26,3 +29,5 @@ __all__ = [
     "PublishedTime",
     "Timing",
 ]
+
+also_function(__name__, "nas.latency.api")

@@ -272,16 +272,16 @@ class SearchSpace(NetworkChoices):
             alone._check_options(f"{where}: reference.{name}")
 
 
-def find_network(name: str, *, stdin: BinaryIO) -> tuple[str, Architecture]:
+def find_network(name: str, *, stdin: BinaryIO | None = None) -> tuple[str, Architecture]:
     """The network that `name` refers to, with a name to show for it.
 
     Args:
         name: a reference of any space (`iformer_m`), an architecture file, or `-` for an architecture on `stdin`.
-        stdin: read to its end if `name` is `-`.
+        stdin: read to its end if `name` is `-`; without it, `-` is a name like any other.
     Raises:
         InputError: there is no such reference or file, or the content is not an architecture.
     """
-    if name == "-":
+    if name == "-" and stdin is not None:
         return "stdin", Architecture.from_json(stdin.read(), where="stdin")
     path = Path(name)
     if path.suffix == ".json" or len(path.parts) > 1 or path.is_file():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import nas
 from nas.catalog import files
 from nas.errors import InputError, MissingLatencyError
 from nas.latency import Agreement, Failed, Filled, LatencyTable, Provenance, PublishedTime, Timing
@@ -374,3 +375,14 @@ def test_an_ambiguous_beginning_is_refused(tmp_path: Path, monkeypatch: pytest.M
     assert LatencyTable.find("board.a")[0] == table()
     with pytest.raises(InputError, match=r"'board' could be any of board\.a\.fp32, board\.b\.fp32"):
         LatencyTable.find("board")
+
+
+def test_the_package_is_a_function_that_finds_network_and_table(tmp_path: Path) -> None:
+    table, _ = LatencyTable.find("iphone13")
+    network = SearchSpace.find("iformer").references["iformer_m"]
+    (tmp_path / "mine.json").write_text(network.to_json())
+
+    assert nas.latency("iformer_m") == table.latency(network)
+    assert nas.latency(tmp_path / "mine.json", "iphone13") == nas.latency(network, table)
+    with pytest.raises(InputError, match="no network named '-'"):
+        nas.latency("-")
