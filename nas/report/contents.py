@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +34,7 @@ from nas.search.result import unit_of, weights_file
 __all__ = ["page_contents"]
 
 _FORMATS = ("onnx", "coreml")  # of the export commands on the page
+_COUNTED = ("params", "macs", "memory")  # what the page adds up from layers
 
 
 def page_contents(results: Sequence[SearchResult]) -> dict[str, Any]:
@@ -96,11 +99,9 @@ def _link_published(
             numbers[one.name] = known[one.architecture.id]
         else:
             latency = None
-            try:
+            with suppress(MissingLatencyError):  # The table of the run knows only its own space.
                 found = table.latency(one.architecture) if table else None
                 latency = (found.latency_ms, found.low_ms, found.high_ms) if found else None
-            except MissingLatencyError:
-                pass  # The table of the run knows only its own space.
             numbers[one.name] = columns.add(
                 one.architecture, role="published", name=one.name, table=table, latency=latency
             )
@@ -119,8 +120,8 @@ def _header(result: SearchResult) -> dict[str, Any]:
         "verdict": _verdict(result),
         "is_predicted": is_predicted(result),
         "score_note": _score_note(result),
-        "latency_note": f"{run.table.origin}. Predicted by the table {run.table.name}, not measured"
-        + (f": {run.table.trust}." if run.table.trust else "."),
+        "latency_note": f"Predicted from the layers in {run.table.name}, not measured as a whole. Layers are "
+        f"{run.table.origin}. How far to trust it: {run.table.trust or 'not known'}.",
         "numbers": _numbers(result, winner),
         "words": summary(result),
         "settings": settings(result) | ({"classes": ", ".join(classes)} if classes else {}),
@@ -216,7 +217,7 @@ def _further(result: SearchResult) -> list[dict[str, Any]]:
             float(one.details["accuracy"]) if "accuracy" in one.details else None for one in result.candidates
         ]
     for name in result.run.objectives:
-        if name not in ("params", "macs"):
+        if name not in _COUNTED:
             label = f"{name}, {unit_of(name)}" if unit_of(name) else name
             found[label] = [one.quantities.get(name) for one in result.candidates]
     return [{"name": name, "values": column(values, 4)} for name, values in found.items()]
@@ -313,11 +314,9 @@ def _latency_rows(
     rows = []
     for one in published:
         if one.architecture is not None:
-            try:
+            with suppress(MissingLatencyError):  # The table of the run knows only its own space.
                 rows.append((one.name, one.latency_ms, table.latency_ms(one.architecture)))
-            except MissingLatencyError:
-                continue
-    return rows, "published"
+    return [row for row in rows if math.isfinite(row[2])], "published"
 
 
 @lru_cache(maxsize=4)

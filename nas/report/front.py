@@ -37,7 +37,7 @@ def front_figures(
         figure: Figure = {"title": f"Latency and {unit}", "data": [], "layout": layout_of(LATENCY, unit)}
         for number, result in enumerate(results):
             if axes[number] == axis:
-                name = f"{plain(result.path.name)}: " if len(results) > 1 else ""
+                name = f"{result.path.name}: " if len(results) > 1 else ""
                 first = firsts[number] if firsts else 0
                 figure["data"] += _run_traces(result, name, *RUNS[number % len(RUNS)], first=first)
                 _add_budgets(figure, result)
@@ -148,7 +148,7 @@ def _points(
     trace = {
         "type": "scattergl" if len(ordered) > MANY else "scatter",
         "mode": "markers",
-        "name": name,
+        "name": plain(name),
         "x": column((one.latency_ms for one in candidates), 5),
         "y": column((score_of(one) for one in candidates), 5),
         "customdata": [number for number, _, _ in ordered],

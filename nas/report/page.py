@@ -69,7 +69,7 @@ def write_validation(validation: Validation, out: Path) -> None:
 
 def _render(template: str, **contents: Any) -> bytes:
     """A page as bytes. What comes from outside is escaped: by the template, and as JSON for the script."""
-    own = {name: Markup(_file(name)) for name in ("style.css", "figures.js", "networks.js")}  # noqa: S704 - our own files
+    own = {name: Markup(_file(name)) for name in ("style.css", "figures.js", "networks.js", "report.js")}  # noqa: S704 - our own files
     plotly = Markup(plotly_script())  # noqa: S704 - Plotly's own file
     return _environment().get_template(template).render(own=own, plotly=plotly, **contents).encode()
 

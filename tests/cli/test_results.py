@@ -19,12 +19,14 @@ def test_show_front_and_plot_read_a_finished_run(nas: Nas, searched: tuple[Path,
     folder, document = searched
     shown = nas("show", "results/run", "--json", cwd=folder)
     best = nas("front", "results/run", "--budget-ms", "1.1", cwd=folder)
-    plotted = nas("plot", "results/run", "--out", "front.html", cwd=folder)
+    (folder / "results" / "run" / "report.html").unlink()
+    plotted = nas("plot", "results/run", cwd=folder)
 
     assert document == json.loads(shown.stdout)
     assert Architecture.from_json(best.stdout).id == document["winner"]["id"]
     assert plotted.returncode == 0
-    assert (folder / "front.html").exists()
+    assert plotted.stderr == "written to results/run/report.html\n"
+    assert (folder / "results" / "run" / "report.html").exists()
 
 
 def test_several_budgets_each_have_a_winner_and_any_other_is_answered(

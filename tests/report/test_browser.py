@@ -214,6 +214,17 @@ def test_hostile_names_are_shown_letter_by_letter(
     assert HOSTILE in hover
 
 
+def test_a_run_without_a_score_has_a_page(result: SearchResult, browser: Page, tmp_path: Path) -> None:
+    failed = result.candidates[1].model_copy(update={"score": None, "failure": "loss is not finite"})
+    for name, candidates in (("none", ()), ("failed", (failed,))):
+        write_plot([SearchResult(path=result.path, run=result.run, candidates=candidates)], tmp_path / f"{name}.html")
+        browser.open(tmp_path / f"{name}.html")
+        browser.show("front-1")
+
+        assert browser.ask("document.querySelector('h1').textContent") == "No network inside 1 ms has a score yet."
+        assert browser.ask("errors") == []
+
+
 def test_the_page_of_a_validation_has_the_same_house_style(browser: Page, tmp_path: Path) -> None:
     write_validation(Validation.load(KEPT / "validation"), tmp_path / "page.html")
     browser.set_window(width=360)
