@@ -25,8 +25,8 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="onnx, coreml, torch (takes every network) or timm (only 5x5 stem, 7x7 convolutions, late attention "
-            "of kind shma without windows, and one expansion).",
+            help="onnx, coreml, executorch, torch (takes every network) or timm (only 5x5 stem, 7x7 convolutions, late "
+            "attention of kind shma without windows, and one expansion).",
         ),
     ],
     weights: Annotated[
@@ -76,7 +76,10 @@ def export(
         str | None, typer.Option(help="coreml: iOS16, iOS17, iOS18 or iOS26.", show_default="iOS16")
     ] = None,
     features: Annotated[
-        bool, typer.Option("--features", help="onnx, coreml: maps at strides 4, 8, 16 and 32 in place of logits.")
+        bool,
+        typer.Option(
+            "--features", help="onnx, coreml, executorch: maps at strides 4, 8, 16 and 32 in place of logits."
+        ),
     ] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="onnx: 8-bit weights and activations, with --data. coreml: 8-bit weights.")

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -110,6 +111,8 @@ def export(
     """
     options = options or Options()
     card = card or Card.of(network)
+    if options.push_to_hub and importlib.util.find_spec("huggingface_hub") is None:
+        raise InputError("--push-to-hub needs huggingface_hub: pip install huggingface_hub")
     if path.is_dir() and (others := {entry.name for entry in path.iterdir()} - _FILES):
         raise InputError(f"{path}: holds {min(others)}, which is no part of an exported network; choose another --out")
     with drafted(path) as draft:

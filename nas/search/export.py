@@ -69,7 +69,7 @@ def export(
     Args:
         network: a reference, an architecture file, `-` for an architecture on `stdin`, a results folder, a folder of
             the format `torch`; or an architecture, a network, or a run.
-        format: a module of nas/export: `onnx`, `coreml`, `timm` or `torch`.
+        format: a module of nas/export: `onnx`, `coreml`, `executorch`, `timm` or `torch`.
         out: file or folder to write; by default the name of the network with the ending of the format.
         weights: checkpoint to load first.
         weights_key: which weights to take from it, if it has several.

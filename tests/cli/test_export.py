@@ -91,7 +91,7 @@ def test_an_option_that_nothing_reads_is_refused(
         ("coreml --deployment-target iOS12", "--format coreml: deployment_target: input should be 'iOS16', 'iOS17'"),
         ("torch --push-to-hub a/b/c", "--format torch: push_to_hub: must be the name of a repository such as USER/"),
         ("timm", "timm's iFormer cannot express this network: stem must be kernel=5 expansion=4, got kernel=3 "),
-        ("tim", "no export format named 'tim': there are coreml, onnx, timm, torch; did you mean 'timm'?"),
+        ("tim", "no export format named 'tim': there are coreml, executorch, onnx, timm, torch; did you mean"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(

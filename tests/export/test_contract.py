@@ -1,5 +1,6 @@
 import collections
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,9 +15,12 @@ from torch import nn
 
 from nas.catalog import load_plugin, plugins
 from nas.errors import InputError, NasError
+from nas.export import Card
 from nas.export import coreml as coreml_format
+from nas.export import executorch as executorch_format
 from nas.export import onnx as onnx_format
 from nas.export import timm as timm_format
+from nas.files import read_record
 from nas.networks import (
     Architecture,
     AttentionLayer,
@@ -91,6 +95,8 @@ def coreml_operators(path: Path) -> collections.Counter[str]:
 class TestContract:
     @pytest.fixture
     def module(self, name: str) -> ModuleType:
+        if name == "executorch":  # of an extra
+            pytest.importorskip("executorch")
         return load_plugin("export format", "export", name)
 
     def test_written_files_are_named_and_replaced(self, module: ModuleType, network: Network, tmp_path: Path) -> None:
@@ -290,6 +296,26 @@ class TestCoreml:
         # One transpose for each of 16 chunks into windows, and for each of 16 chunks back. coremltools would turn each
         # transpose of a whole tensor of six dimensions into six transposes.
         assert coreml_operators(tmp_path / "layer.mlpackage")["transpose"] == 32
+
+
+class TestExecutorch:
+    def test_program_computes_the_same_and_its_card_is_beside_it(self, network: Network, tmp_path: Path) -> None:
+        pytest.importorskip("executorch")
+        said: list[str] = []
+
+        _path, beside = executorch_format.export(network, tmp_path / "network.pte", say=said.append)
+
+        assert said[0].startswith("network.pte: ExecuTorch's XNNPACK and torch differ by ")
+        assert read_record(beside, Card).architecture == network.architecture
+
+    def test_without_the_extra_it_is_named(
+        self, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("executorch", *(name for name in sys.modules if name.startswith("executorch."))):
+            monkeypatch.setitem(sys.modules, name, None)
+
+        with pytest.raises(InputError, match=r"ExecuTorch is not installed: pip install 'nas\[executorch\]'"):
+            executorch_format.export(network, tmp_path / "network.pte")
 
 
 class TestTimm:
