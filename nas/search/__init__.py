@@ -6,10 +6,10 @@ This package is a function as well, that of api.py: `nas.search("iformer", "ipho
 budget.py and limits.py say what a network may cost, plan.py plans a search, and run.py runs it: it owns the results
 folder (folder.py; result.py reads it, records.py has its records, pareto.py the front).
 
-worker.py does the work: it takes a job (jobs.py) from the study (study.py, storage.py), scores it, and tells the study.
-rungs.py says which network goes on to a dearer proxy. New networks come from a sampler (sampler.py, parameters.py):
-proposer.py with surrogate.py, regularised.py, both with mutation.py; or one of Optuna's. Other workers, in processes
-and on machines, are in shared.py, team.py, heart.py and store.py.
+worker.py does the work: it takes a job (jobs.py) from the study (study.py, storage.py, patience.py), scores it, and
+tells the study. rungs.py says which network goes on to a dearer proxy. New networks come from a sampler (sampler.py,
+parameters.py): proposer.py with surrogate.py, regularised.py, both with mutation.py; or one of Optuna's. Other workers,
+in processes and on machines, are in shared.py, team.py, heart.py and store.py.
 
 survey.py is the search that trains nothing: it looks at thousands of networks by tables alone, with evolution.py.
 guided.py is the search on the user's images, which begins with a survey.

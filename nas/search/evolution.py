@@ -1,9 +1,9 @@
 """An evolution over architectures, inside a latency budget, for scores that cost next to nothing.
 
-The range from the cheapest network to the budget is divided into bands of latency, and
-each band keeps its best networks. Parents come from all bands alike, so the whole front grows, and not only its end.
-Children differ from their parents in few choices, or take whole stages from another network. One that is over the
-budget is dropped before anything else is computed.
+The range from the cheapest network to the budget is divided into bands of latency, and each band keeps its best
+networks. Parents come from all bands alike, so the whole front grows, and not only its end. Children differ from their
+parents in few choices, or take whole stages from another network. One that is over the budget is dropped before
+anything else is computed.
 
 Quality diversity with a grid of one dimension: MAP-Elites (Mouret and Clune, arXiv:1504.04909).
 """

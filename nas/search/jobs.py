@@ -12,11 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, 
 from nas.networks import Architecture
 from nas.search.records import Kind
 
-__all__ = ["MAIN", "Attributes", "Entry", "Job", "Result"]
+__all__ = ["MAIN", "Attributes", "Entry", "Job", "Key", "Result"]
 
 MAIN = "main"  # name of the worker in the process that owns the results folder
 
 State = Literal["running", "finished", "abandoned"]
+Key = tuple[str, int | None, Kind]  # network, rung and kind: equal for the same job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,7 @@ class Job:
     latency_ms: float
 
     @property
-    def key(self) -> tuple[str, int | None, Kind]:
+    def key(self) -> Key:
         """What is equal for the same job: that of a reference is another than that of the network as a proposal."""
         return self.network.id, self.rung, self.kind
 
@@ -72,7 +73,7 @@ class Entry:
     record: Mapping[str, Any] | None
 
     @property
-    def key(self) -> tuple[str, int | None, Kind]:
+    def key(self) -> Key:
         """What is equal for entries of the same job."""
         return self.id, self.rung, self.kind
 

@@ -20,9 +20,9 @@ __all__ = [
     "check_sampler",
     "draw_inside",
     "duration",
-    "known_ms",
     "plan_search",
     "random_inside",
+    "references_inside",
     "seconds_with_screening",
 ]
 
@@ -178,11 +178,7 @@ def plan_search(
     sampled = [space.sample(choose) for _ in range(1000)]
     inside = [network for network in sampled if limited_ms(table, network, confidence) <= largest_ms]
     inside = [network for network in inside if limits.excess(network) <= 0]
-    references = {
-        name: network
-        for name, network in space.references.items()
-        if known_ms(table, network, confidence) <= largest_ms
-    }
+    references = references_inside(space, table, budgets)
     timed = [*references.values(), *inside[:3]] or [space.extreme(table.layer_ms)]
     settings = [one.settings() for one in (*(screens or {}).values(), proxy)]
     spent_s = {one.proxy: one.seconds / one.networks for one in spending if one.networks}
@@ -294,7 +290,16 @@ def draw_inside(
     return found
 
 
-def known_ms(table: LatencyTable, network: Architecture, confidence: float | None) -> float:
+def references_inside(space: SearchSpace, table: LatencyTable, budgets: Budgets) -> dict[str, Architecture]:
+    """The references of a space that are inside the largest budget, by name."""
+    return {
+        name: network
+        for name, network in space.references.items()
+        if _known_ms(table, network, budgets.confidence) <= budgets.largest_ms
+    }
+
+
+def _known_ms(table: LatencyTable, network: Architecture, confidence: float | None) -> float:
     """The lower of the predicted and the published latency: one of them inside the budget is enough for a reference.
 
     Infinite for a network that the table does not cover.

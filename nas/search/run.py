@@ -18,7 +18,7 @@ from nas.proxies import Attempt, Proxy, runs_code
 from nas.search.budget import limited_ms
 from nas.search.folder import ResultsFolder, check_run
 from nas.search.heart import SIGN_S, Heart, Watch
-from nas.search.jobs import MAIN, Entry, Job
+from nas.search.jobs import MAIN, Entry, Job, Key
 from nas.search.plan import SAMPLERS, Plan, check_sampler
 from nas.search.progress import Progress, RungProgress
 from nas.search.records import Candidate, Run, Screening, run_of
@@ -274,7 +274,7 @@ class _Search:
         """
         entries = self._study.entries()
         for entry in entries:
-            if entry.record is not None and (entry.id, entry.rung, entry.kind) not in self._known:
+            if entry.record is not None and entry.key not in self._known:
                 self._keep(self._record(entry), None)
         others = {entry.trial for entry in entries if entry.state == "running" and entry.worker != MAIN}
         if not others:
@@ -286,8 +286,8 @@ class _Search:
     def _recover(self) -> None:
         """After a kill: what the folder has and the study lacks, and jobs that this process had before."""
         entries = [entry for entry in self._study.entries() if entry.rung is not None]
-        finished = {(entry.id, entry.rung, entry.kind) for entry in entries if entry.state == "finished"}
-        running = {(entry.id, entry.rung, entry.kind): entry for entry in entries if entry.state == "running"}
+        finished = {entry.key for entry in entries if entry.state == "finished"}
+        running = {entry.key: entry for entry in entries if entry.state == "running"}
         records: list[Candidate | Screening] = [*self._folder.result.screenings, *self._folder.result.candidates]
         for record in records:
             key = self._key(record)
@@ -323,7 +323,7 @@ class _Search:
         names = {*self._run.limits, *self._run.objectives}
         return candidate.completed(self._terms.quantities, names)
 
-    def _key(self, record: Candidate | Screening) -> tuple[str, int | None, str]:
+    def _key(self, record: Candidate | Screening) -> Key:
         """Network, rung and kind of a result; no rung for that of a proxy that is none."""
         if isinstance(record, Candidate):
             return record.id, len(self._names) - 1, record.kind

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nas.search.jobs import Entry
+from nas.search.jobs import Entry, Key
 
 __all__ = ["Rungs", "is_without"]
 
@@ -56,20 +56,20 @@ class Rungs:
         self._share, self._budgets_ms = share, budgets_ms
         self._rungs = [_Rung({}, {}, {}) for _ in range(number)]
         self._abandoned: list[Entry] = []
-        self._attempts = Counter[tuple[str, int, str]]()
+        self._attempts = Counter[Key]()
 
     def update(self, entries: Iterable[Entry]) -> None:
         """Take this as the state of all jobs."""
         self._rungs = [_Rung({}, {}, {}) for _ in self._rungs]
-        abandoned: dict[tuple[str, int, str], Entry] = {}
-        attempts = Counter[tuple[str, int, str]]()
+        abandoned: dict[Key, Entry] = {}
+        attempts = Counter[Key]()
         for entry in entries:
             if entry.rung is None or entry.rung >= len(self._rungs):
                 continue
-            rung, key = self._rungs[entry.rung], (entry.id, entry.rung, entry.kind)
+            rung = self._rungs[entry.rung]
             if entry.state == "abandoned":
-                abandoned[key] = entry
-                attempts[key] += bool(entry.worker)
+                abandoned[entry.key] = entry
+                attempts[entry.key] += bool(entry.worker)
                 continue
             if entry.kind == "reference":
                 rung.references[entry.id] = entry
@@ -83,7 +83,9 @@ class Rungs:
     def _is_begun(self, entry: Entry) -> bool:
         assert entry.rung is not None
         rung = self._rungs[entry.rung]
-        return entry.id in (rung.references if entry.kind == "reference" else {**rung.running, **rung.finished})
+        if entry.kind == "reference":
+            return entry.id in rung.references
+        return entry.id in rung.running or entry.id in rung.finished
 
     @property
     def abandoned(self) -> Sequence[Entry]:
@@ -92,7 +94,7 @@ class Rungs:
 
     def lost_on(self, entry: Entry) -> int:
         """Workers that were lost while they scored a job."""
-        return self._attempts[(entry.id, entry.rung or 0, entry.kind)]
+        return self._attempts[entry.key]
 
     def is_hopeless(self, entry: Entry) -> bool:
         """Whether a job has lost so many workers that it is taken to be what ends them."""
@@ -118,7 +120,7 @@ class Rungs:
     @property
     def begun(self) -> int:
         """Number of proposals that are scored or being scored on the last rung."""
-        return len(self._rungs[-1].finished) + len(self._rungs[-1].running)
+        return len(self.candidates)
 
     @property
     def is_idle(self) -> bool:

@@ -128,6 +128,13 @@ class Study:
         """Keep something, as JSON, for all workers."""
         self._patience.ask(lambda: self._storage.set_study_user_attr(self._number, name, value))
 
+    def share_once(self, name: str, value: object) -> bool:
+        """Keep something for all workers, unless the storage is away. Whether it was kept."""
+        with suppress(Exception):
+            self._storage.set_study_user_attr(self._number, name, value)
+            return True
+        return False
+
     def shared(self) -> dict[str, Any]:
         """All that is kept for all workers, by name."""
         return self._patience.ask(lambda: self._storage.get_study_user_attrs(self._number))
@@ -260,13 +267,6 @@ class Study:
         if described is None:
             return trial, network_of(self._space, trial.params)
         return trial, Architecture.from_json(json.dumps(described))
-
-    def share_once(self, name: str, value: object) -> bool:
-        """Keep something for all workers, unless the storage is away. Whether it was kept."""
-        with suppress(Exception):
-            self._storage.set_study_user_attr(self._number, name, value)
-            return True
-        return False
 
     def _template(
         self,

@@ -16,7 +16,7 @@ from nas.proxies import Proxy, Score
 from nas.search.budget import Budgets, check_budget, limited_ms
 from nas.search.evolution import Found, evolve
 from nas.search.folder import ResultsFolder
-from nas.search.plan import duration, known_ms
+from nas.search.plan import duration, references_inside
 from nas.search.records import Candidate, Kind, run_of
 from nas.search.result import SearchResult, order_of
 
@@ -93,11 +93,7 @@ def plan_survey(
     """
     budgets, cheapest_ms = check_budget(space, table, budget_ms, confidence)
     largest_ms, cheapest = budgets.largest_ms, space.extreme(table.layer_ms)
-    references = {
-        name: network
-        for name, network in space.references.items()
-        if known_ms(table, network, confidence) <= largest_ms
-    }
+    references = references_inside(space, table, budgets)
     networks = min(networks, space.count())
     start = time.perf_counter()
     evolve(
