@@ -149,7 +149,7 @@ def choices_figure(found: Sequence[Choice]) -> Figure:
     ordered = list(reversed(found))
     bars = {"with the score": (BLUE, "", "score"), "with the latency": (GREY, "/", "latency")}
     layout = layout_of("rank correlation", "")
-    layout["yaxis"] |= {"automargin": True, "ticklen": 0}
+    layout["yaxis"] |= {"dtick": 1, "tickfont": {"size": 11}}
     return {
         "title": "Choices and the score",
         "data": [

@@ -108,9 +108,9 @@
       for (const { layer, count } of layers.filter(one => one.part === part)) {
         const ms = ofLayers.ms[layer];
         const row = made("tr");
-        const cell = value => made("td", value, { class: "number" });
+        const cell = (value, isMinor) => made("td", value, { class: isMinor ? "number minor" : "number" });
         row.append(made("td", `${times(count)}${layerWords(layer)}`));
-        row.append(cell(si(count * ofLayers.params[layer])), cell(si(count * ofLayers.macs[layer])));
+        row.append(cell(si(count * ofLayers.params[layer]), true), cell(si(count * ofLayers.macs[layer]), true));
         row.append(cell(ms == null ? "–" : `${(count * ms).toFixed(3)}${ofLayers.filled[layer] ? " filled in" : ""}`));
         const bar = made("span", "", { class: `bar ${ofLayers.kind[layer]}` });
         bar.style.width = ms == null ? "0" : `${(100 * count * ms) / slowest}%`;
@@ -149,8 +149,9 @@
     const body = byId("differences").tBodies[0];
     body.replaceChildren(...rows.map(({ part, mine, theirs, ms }) => {
       const row = made("tr");
-      row.append(made("th", part, { scope: "row" }), lines(mine), lines(theirs));
+      row.append(made("th", part, { scope: "row" }));
       row.append(made("td", ms == null ? "–" : `${signed(ms, 3)} ms`, { class: "number" }));
+      row.append(lines(mine), lines(theirs));
       return row;
     }));
     if (rows.length === 0) body.append(made("tr", made("td", "none", { colspan: 4 })));
