@@ -13,7 +13,7 @@
       winner.json          the winner's architecture                    -+
       winner.safetensors   and its weights                               | written at the end, and again by
       front.csv            the undominated candidates                    | every --resume
-      pareto.html, report.md                                            -+
+      report.html, report.md                                            -+
 """
 
 from __future__ import annotations
