@@ -11,12 +11,9 @@ from typing import Any
 import pytest
 
 from nas.data.contents import ClassContents, Contents
-from nas.networks import SearchSpace, random_choice
 from nas.report import write_plot, write_report
 from nas.report.contents import page_contents
-from nas.report.course import progress
-from nas.report.networks import NetworkColumns
-from nas.search import Candidate, SearchResult, hypervolume
+from nas.search import Candidate, SearchResult
 
 KEPT = Path(__file__).parents[2] / "results"
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -87,18 +84,6 @@ def test_names_from_outside_are_only_ever_text(
     assert not any("<" in trace.get("name", "") for one in data_of(page, "figures").values() for trace in one["data"])
 
 
-def test_progress_ends_with_the_hypervolume_of_all_candidates() -> None:
-    result = SearchResult.load(KEPT / "tiny50-1.1ms")
-    found = progress(result)
-    points = [(one.latency_ms, one.score or 0.0) for one in result.scored]
-
-    assert found is not None
-    assert found.counts[-1] == len(result.scored)
-    assert found.best[-1] == max(score for _, score in points)
-    assert found.hypervolume[-1] == pytest.approx(hypervolume(points, latency_limit=1.1, score_floor=0.0))
-    assert progress(SearchResult.load(KEPT / "survey-1.1ms")) is None
-
-
 @pytest.mark.parametrize("name", ["survey-1.1ms", "tiny50-1.1ms"])
 def test_the_pages_of_real_runs_are_small(name: str, tmp_path: Path) -> None:
     from nas.report.figures import plotly_script
@@ -106,18 +91,6 @@ def test_the_pages_of_real_runs_are_small(name: str, tmp_path: Path) -> None:
     write_plot([SearchResult.load(KEPT / name)], tmp_path / "page.html")
 
     assert (tmp_path / "page.html").stat().st_size - len(plotly_script().encode()) < MOST_BYTES / 10
-
-
-def test_ten_thousand_networks_would_stay_below_the_limit() -> None:
-    """500 networks drawn at random; each shares most of its layers with others."""
-    space, choose, columns = SearchSpace.find("iformer"), random_choice(seed=0), NetworkColumns()
-    for _ in range(500):
-        columns.add(space.sample(choose), role="dominated")
-    data = columns.data()
-    layers = json.dumps(data.pop("of_layers"), separators=(",", ":"))
-
-    assert len(json.dumps(data, separators=(",", ":"))) / 500 * 10_000 < MOST_BYTES * 0.6
-    assert len(layers) < MOST_BYTES * 0.1
 
 
 def test_report_md_lists_the_front_and_the_settings(result: SearchResult) -> None:
