@@ -27,7 +27,7 @@ from datetime import timedelta
 from threading import Event, RLock, Thread
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from nas.cli.terminal import say
+from nas.cli.terminal import is_quiet, say
 from nas.errors import visible
 from nas.masking import masked
 
@@ -79,7 +79,7 @@ def search_watch() -> Iterator[SearchWatch]:
     the block, however that ends.
     """
     console = _one_at_a_time()
-    if not (sys.stderr.isatty() and console.is_interactive):  # a dumb terminal cannot go back up
+    if is_quiet() or not (sys.stderr.isatty() and console.is_interactive):  # a dumb terminal cannot go back up
         yield _Lines()
         return
     from rich.live import Live

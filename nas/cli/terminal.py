@@ -16,6 +16,7 @@ from nas.masking import masked
 __all__ = [
     "data_watch",
     "end_like_ctrl_c",
+    "is_quiet",
     "print_data",
     "print_document",
     "print_json",
@@ -25,12 +26,9 @@ __all__ = [
     "say",
     "say_candidate",
     "say_settled",
-    "words_console",
 ]
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from nas.search import Candidate, Screening
 
 
@@ -43,11 +41,9 @@ def quieten(is_quiet: bool = True) -> None:
     _is_quiet = is_quiet
 
 
-def words_console() -> Console:
-    """What draws words and bars on stderr."""
-    from rich.console import Console
-
-    return Console(stderr=True, quiet=_is_quiet)
+def is_quiet() -> bool:
+    """Whether words and bars are left out."""
+    return _is_quiet
 
 
 def end_like_ctrl_c() -> None:
@@ -125,6 +121,7 @@ def _finite(value: object) -> object:
 @contextmanager
 def progress_bar() -> Iterator[Any]:
     """A progress bar with the time left, on stderr."""
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
@@ -135,7 +132,7 @@ def progress_bar() -> Iterator[Any]:
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),  # Names from outside are no markup.
     )
-    with Bar(*columns, console=words_console(), transient=True) as bar:
+    with Bar(*columns, console=Console(stderr=True, quiet=_is_quiet), transient=True) as bar:
         yield bar
 
 

@@ -207,6 +207,17 @@ def test_a_dumb_terminal_gets_lines(open_terminal: Callable[..., Terminal]) -> N
     assert terminal.text.startswith("   1  tiny_[b]")
 
 
+def test_a_quiet_command_shows_nothing(open_terminal: Callable[..., Terminal], monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = open_terminal()
+    monkeypatch.setattr("nas.cli.terminal._is_quiet", True)
+    with search_watch() as watch:
+        watch(report(1))
+    sys.stderr.write("the end\n")
+    terminal.wait_for("the end")
+
+    assert terminal.text.strip() == "the end"
+
+
 @pytest.mark.parametrize(("columns", "lines"), [(80, 24), (60, 15), (30, 8), (18, 4), (170, 50)])
 def test_the_view_fits_and_is_replaced_by_the_last_lines(
     open_terminal: Callable[..., Terminal], columns: int, lines: int
