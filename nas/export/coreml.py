@@ -74,12 +74,20 @@ def export(
     Raises:
         InputError: the options do not go together, what they need is not known, or `path` cannot be written.
     """
-    model = network_model(network, options=options, card=card)
+    options = options or Options()
+    card = card or Card.of(network)
+    forms = {options.precision: options.model_copy(update={"int8": False})}
+    if options.int8:
+        forms["int8"] = options
+    sizes = {}
     with drafted(path) as draft:
-        model.save(str(draft))
-        size = sum(file.stat().st_size for file in draft.rglob("*") if file.is_file())
-    inputs = model.get_spec().description.input[0].type.WhichOneof("Type").removesuffix("Type")
-    say(f"{path.name}: {size / 1e6:.1f} MB, input {inputs}; it runs on Apple's systems only, and is not run here")
+        for name, form in forms.items():
+            model = network_model(network, options=form, card=card)
+            model.save(str(draft))  # in place of the one before
+            sizes[name] = sum(file.stat().st_size for file in draft.rglob("*") if file.is_file())
+    kind = model.get_spec().description.input[0].type.WhichOneof("Type").removesuffix("Type")
+    shown = ", ".join(f"{size / 1e6:.2f} MB in {name}" for name, size in sizes.items())
+    say(f"{path.name}: {shown}; input {kind}; accuracy and latency are not measured: Core ML runs on Apple's systems")
     return [path]
 
 

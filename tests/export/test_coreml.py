@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -125,13 +126,21 @@ def test_maps_at_every_stride(network: Network, tmp_path: Path, coreml_program: 
 def test_weights_in_eight_bits_compute_nearly_the_same(
     network: Network, tmp_path: Path, coreml_program: Callable[[Path], Any]
 ) -> None:
-    (path,) = coreml_format.export(network, tmp_path / "a.mlpackage", options=coreml_format.Options(int8=True))
+    said: list[str] = []
+    options = coreml_format.Options(int8=True)
+
+    (path,) = coreml_format.export(network, tmp_path / "a.mlpackage", options=options, say=said.append)
     program = coreml_program(path)
 
     with torch.no_grad():
         expected = network(noise(network))
     assert program.operators["constexpr_affine_dequantize"] == 2  # those with 2048 weights at least
     assert 1e-4 < apart(program(noise(network))["logits"], expected) < 0.1
+    (found,) = (
+        re.match(r"a.mlpackage: (0.\d\d) MB in fp16, (0.\d\d) MB in int8; input multiArray; ", one) for one in said
+    )
+    assert found
+    assert float(found[1]) > float(found[2])
 
 
 def test_iformer_m_has_fewer_operations_than_the_authors_conversion(
