@@ -54,6 +54,7 @@ BLUE, VERMILLION, GREEN, PURPLE, GREY, INK, GRID = (
     "#1f2937",
     "#e5e7eb",
 )
+_RAISED = "#f6f7f9"
 COLOURS = {
     BLUE: "#56b4e9",
     VERMILLION: "#e69f00",
@@ -62,6 +63,7 @@ COLOURS = {
     GREY: "#9ca3af",
     INK: "#e5e7eb",
     GRID: "#374151",
+    _RAISED: "#1d2229",
 }
 RUNS = ((BLUE, "circle"), (VERMILLION, "square"), (GREEN, "triangle-up"), (PURPLE, "cross"))
 CLEAR = "rgba(0,0,0,0)"
@@ -292,6 +294,7 @@ def layout_of(x: str, y: str) -> dict[str, Any]:
         "modebar": {"bgcolor": CLEAR, "color": GREY, "activecolor": INK},
         "margin": {"t": 40, "r": 12, "b": 44, "l": 56},
         "hovermode": "closest",
+        "hoverlabel": {"bgcolor": _RAISED, "bordercolor": GREY, "font": {"color": INK}},
         "showlegend": False,
         "shapes": [],
         "annotations": [],
