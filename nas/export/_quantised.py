@@ -16,6 +16,7 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from nas.data import ImageSet, Normalisation, validation_batches
+from nas.errors import InputError
 from nas.export._card import RANDOM, Card
 from nas.export._say import Say
 from nas.export._session import session_of
@@ -27,16 +28,20 @@ _WARM_UP, _RUNS = 5, 30
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]
-    """Training images as the network gets them, in batches of the size that a file takes."""
+    """Training images as the network gets them, in batches of the size that a file takes.
+
+    Attributes:
+        count: number of images.
+    """
 
     def __init__(self, images: ImageSet, batch: int) -> None:
         normalisation = Normalisation.of(images)
         mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (normalisation.mean, normalisation.std))
         # The first ones of a set may all be of one class.
-        spread = torch.arange(0, len(images.train_images), max(1, len(images.train_images) // _CALIBRATION_IMAGES))
-        inputs = (images.train_images[spread].float() / 255 - mean) / std
-        whole = len(inputs) // batch * batch
-        self._batches = iter(torch.split(inputs[:whole], batch))
+        step = max(1, len(images.train_images) // _CALIBRATION_IMAGES)
+        inputs = (images.train_images[::step][:_CALIBRATION_IMAGES].float() / 255 - mean) / std
+        self.count = len(inputs) // batch * batch
+        self._batches = iter(torch.split(inputs[: self.count], batch))
 
     def get_next(self) -> dict[str, Any] | None:
         batch = next(self._batches, None)
@@ -54,15 +59,20 @@ def quantise(path: Path, images: ImageSet, *, card: Card, batch: int | Literal["
         card: of the network.
         batch: of the file.
         say: gets the table, line by line.
+    Raises:
+        InputError: there are fewer images than a batch has.
     """
     size = 1 if batch == "dynamic" else batch
     before = _measured(path, images, card, size)
     small = path.with_suffix(".int8.onnx")
+    calibration = _Images(images, size)
+    if not calibration.count:
+        raise InputError(f"--int8 needs {size} training images at least, got {len(images.train_images)}")
     with _quiet():
         quantize_static(
             path,
             small,
-            _Images(images, size),
+            calibration,
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
@@ -74,7 +84,7 @@ def quantise(path: Path, images: ImageSet, *, card: Card, batch: int | Literal["
     for name, row in (("fp32", before), ("int8", after)):
         say(f"{name:8s}  {row[0]:>9s}  {row[1]:>8s}  {row[2]:>9s}")
     kept = f"{len(images.val_labels)} held-out images" if before[1] != "-" else "not measured: " + _why(images, card)
-    say(f"accuracy: {kept}; calibrated with {_CALIBRATION_IMAGES} training images of {images.description} at most")
+    say(f"accuracy: {kept}; calibrated with {calibration.count} training images; {images.description}")
     say(
         f"latency: measured here, ONNX Runtime {onnxruntime.__version__} CPUExecutionProvider, 1 thread, batch {size}, "
         f"median of {_RUNS} runs after {_WARM_UP}"

@@ -76,7 +76,7 @@ def export(
     """
     options = options or Options()
     card = card or Card.of(network)
-    forms = {options.precision: options.model_copy(update={"int8": False})}
+    forms: dict[str, Options] = {options.precision: options.model_copy(update={"int8": False})}
     if options.int8:
         forms["int8"] = options
     sizes = {}

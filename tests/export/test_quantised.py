@@ -68,7 +68,7 @@ def test_accuracy_latency_and_size_before_and_after(network: Network, colours: I
     assert (shown[1][0], shown[1][2]) == ("fp32", f"{before:.1%}")
     assert (shown[2][0], shown[2][2]) == ("int8", f"{after:.1%}")
     assert all(re.fullmatch(r"\d+\.\d\d ms", row[3]) for row in shown[1:])
-    assert said[4].startswith("accuracy: 64 held-out images; calibrated with 128 training images of colours")
+    assert said[4].startswith("accuracy: 64 held-out images; calibrated with 128 training images; colours")
     assert said[5].startswith(f"latency: measured here, ONNX Runtime {onnxruntime.__version__} CPUExecutionProvider, 1")
     assert {one.name for one in tmp_path.iterdir()} == {"b.onnx"}
 
