@@ -8,12 +8,8 @@ This package is a function as well, that of nas/search/export.py, which knows re
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -22,6 +18,7 @@ if TYPE_CHECKING:
     from nas.networks.modules import Network
 
 from nas.export._card import RANDOM, Card
+from nas.packages import also_function
 
 __all__ = ["RANDOM", "Card", "Exporter"]
 
@@ -64,24 +61,5 @@ class Exporter(Protocol):
         ...
 
 
-class _ExportPackage(ModuleType):
-    """The package as a function. A module may have a class of its own (Python Reference, 3.3.2.1)."""
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        """What notebooks show beside `nas.export(`."""
-        return inspect.signature(_function())
-
-    def __call__(self, *arguments: Any, **named: Any) -> list[Path]:
-        """Export; see nas.search.export.export."""
-        written: list[Path] = _function()(*arguments, **named)
-        return written
-
-
-def _function() -> Callable[..., Any]:
-    # By name: a search comes after this package in the order of imports.
-    function: Callable[..., Any] = importlib.import_module("nas.search.export").export
-    return function
-
-
-sys.modules[__name__].__class__ = _ExportPackage
+# A search comes after this package in the order of imports.
+also_function(__name__, "nas.search.export")

@@ -19,11 +19,7 @@ run.py and what it is made of load Optuna. To keep this package light, import `r
 
 from __future__ import annotations
 
-import inspect
-import sys
-from types import ModuleType
-from typing import Any
-
+from nas.packages import also_function
 from nas.search.budget import Budgets, check_budget, check_milliseconds, read_budgets
 from nas.search.folder import ResultsFolder, check_folder, default_out
 from nas.search.guided import GuidedPlan, plan_guided, run_guided
@@ -82,22 +78,4 @@ __all__ = [
     "versions",
 ]
 
-
-class _SearchPackage(ModuleType):
-    """The package as a function. A module may have a class of its own (Python Reference, 3.3.2.1)."""
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        """What notebooks show beside `nas.search(`."""
-        from nas.search.api import search
-
-        return inspect.signature(search)
-
-    def __call__(self, *arguments: Any, **named: Any) -> SearchResult:
-        """Search; see nas.search.api.search."""
-        from nas.search.api import search
-
-        return search(*arguments, **named)
-
-
-sys.modules[__name__].__class__ = _SearchPackage
+also_function(__name__, "nas.search.api")
