@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import math
@@ -28,7 +29,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.errors import InputError
+from nas.errors import InputError, visible
 from nas.files import read_record, read_records
 from nas.networks import Architecture, count
 from nas.search.limits import QUANTITIES
@@ -36,6 +37,8 @@ from nas.search.pareto import undominated
 from nas.search.records import Candidate, Run, Screening, Spending
 
 if TYPE_CHECKING:
+    import pandas
+
     from nas.networks.modules import Network
 
 __all__ = [
@@ -231,6 +234,47 @@ class SearchResult:
         if not weights.exists():
             raise InputError(f"{weights}: not there; get the architecture with nas front, and export that instead")
         return load_model(trained_network(winner), weights)
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """All candidates as a pandas table, one a row.
+
+        Columns: `id`, `name` of a reference, `kind` and `role` (`winner`, `front`, `reference` or empty), `latency_ms`,
+        `low_ms` and `high_ms` in ms, `score` on the scale of the proxy, `failure`, `seconds`, `params`, `macs`, further
+        quantities of the run by name, and `network` in block notation.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed; the extra `data` has it.
+        """
+        import pandas
+
+        winners = {one.id for one in self.winners.values() if one is not None}
+        front = {one.id for one in self.front}
+        rows = []
+        for c in self.candidates:
+            counts = count(c.architecture)
+            role = "winner" if c.id in winners else "front" if c.id in front else ""
+            facts: dict[str, object] = {
+                "id": c.id,
+                "name": c.name,
+                "kind": c.kind,
+                "role": "reference" if c.kind == "reference" else role,
+            }
+            facts |= {"latency_ms": c.latency_ms, "low_ms": c.low_ms, "high_ms": c.high_ms, "score": c.score}
+            facts |= {"failure": c.failure, "seconds": c.seconds, **c.quantities}
+            rows.append(facts | {"params": counts.params, "macs": counts.macs, "network": c.architecture.summary})
+        return pandas.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        """The winners and the front as a table, for notebooks."""
+        winners = {one.id for one in self.winners.values() if one is not None}
+        proxy, table = (html.escape(visible(text)) for text in (str(self.run.proxy["name"]), self.run.table.name))
+        rows = []
+        for c in self.front:
+            cells = (c.label, f"{c.latency_ms:.3f}", f"{score_of(c):.4g}", c.architecture.summary)
+            row = "".join(f"<td>{html.escape(visible(cell))}</td>" for cell in cells)
+            rows.append(f"<tr style='font-weight:{'bold' if c.id in winners else 'normal'}'>{row}</tr>")
+        head = f"<th>network</th><th>latency, ms ({table})</th><th>score ({proxy})</th><th>blocks</th>"
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
     def front_csv(self) -> str:
         """The front as CSV, one network per row. Objectives of the run besides params and macs are columns as well."""

@@ -577,3 +577,19 @@ def test_a_comparison_for_another_budget_does_not_decide(tmp_path: Path) -> None
 
     assert result.winner is not None
     assert result.winner.id == NETWORKS[1].id
+
+
+def test_a_result_is_a_table_in_pandas_and_in_notebooks(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    for number, (latency_ms, score) in enumerate(((0.5, 0.3), (0.7, 0.2), (0.6, 0.4))):
+        folder.add(candidate(number, latency_ms, score), None)
+    result = SearchResult.load(tmp_path / "run")
+    table = result.to_dataframe()
+    shown = result._repr_html_()
+
+    assert list(table["id"]) == [one.id for one in NETWORKS[:3]]
+    assert list(table["latency_ms"]) == [0.5, 0.7, 0.6]
+    assert list(table["role"]) == ["front", "", "winner"]
+    assert list(table["network"]) == [one.summary for one in NETWORKS[:3]]
+    assert shown.count("<tr") == 3  # the head, and two networks of the front
+    assert "<script" not in shown
