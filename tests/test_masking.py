@@ -71,11 +71,11 @@ def test_a_password_with_a_space_is_hidden_in_an_argument(argument: str, hidden:
     "text", ["x" * 10**5, "a://b:" * 20_000, "a://b:c@" * 10_000, "password=" * 20_000, "http://h?a=" + "%25" * 20_000]
 )
 def test_passwords_of_a_long_text_are_hidden_in_time(text: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     masked(text)
     secrets_of(text)
 
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_masked_url_is_known_as_such() -> None:

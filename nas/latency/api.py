@@ -24,7 +24,7 @@ def latency(network: str | Path | Architecture, table: str | Path | LatencyTable
         >>> import nas
         >>> found = nas.latency("iformer_m", "iphone13")
         >>> f"{found.latency_ms:.2f} ms, {found.source}, {len(found.layers)} layers"
-        '1.09 ms, calibrated, 25 layers'
+        '1.09 ms, calibrated, 26 layers'
     """
     if not isinstance(network, Architecture):
         _, network = find_network(str(network))
