@@ -121,8 +121,11 @@ def refuse_no_file(storage: str) -> None:
     """
     with suppress(ArgumentError, ValueError):  # whoever opens the storage says what is wrong
         url = make_url(storage)
-        if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
-            raise InputError(f"--storage {visible(storage, limit=_REASON)}: no such file")
+        # What begins with `file:` is a URI of SQLite, and `:memory:` is no file.
+        is_path = url.get_backend_name() == "sqlite" and not (url.database or ":").startswith(("file:", ":"))
+        if is_path and not Path(str(url.database)).exists():
+            shown = visible(masked(storage, alone=True), limit=_REASON)
+            raise InputError(f"--storage {shown}: no such file")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

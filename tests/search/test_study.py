@@ -22,7 +22,7 @@ from nas.proxies import Score
 from nas.proxies.fake import FakeProxy
 from nas.search import SearchResult, plan_search
 from nas.search.run import run_search
-from nas.search.storage import Patience
+from nas.search.storage import Patience, refuse_no_file
 
 T = TypeVar("T")
 TINY = SearchSpace.find("tiny")
@@ -252,3 +252,11 @@ def test_a_trial_that_says_something_odd_is_named(
 
     with pytest.raises(InputError, match=re.escape(words) + r".*\): remove it, then --resume goes on"):
         search(FakeProxy(), trials=5, resume=True)
+
+
+def test_only_the_path_of_an_sqlite_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url in ("sqlite:///file:study.db?uri=true", "sqlite:///:memory:", "sqlite://", "postgresql://host/db"):
+        refuse_no_file(url)
+    with pytest.raises(InputError, match=r"^--storage sqlite:///none\.db\?password=\*\*\*: no such file$"):
+        refuse_no_file("sqlite:///none.db?password=hunter2")
