@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.errors import NasError
 from nas.networks.modules import Network, fuse
 
-__all__ = ["LOGITS", "MAPS", "Precision", "deployed", "example", "original"]
+__all__ = ["LOGITS", "MAPS", "Precision", "compared", "deployed", "example", "original"]
 
 Precision = Literal["fp16", "fp32"]
 
@@ -66,3 +70,23 @@ def example(network: Network, batch: int) -> Tensor:
     """Normal noise of the network's input size, the same on every call."""
     size = network.architecture.resolution
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def compared(path: Path, runtime: str, pairs: Iterable[tuple[Any, Any]], *, bound: float) -> str:
+    """How far the outputs of a file in some runtime are from those of torch, in words.
+
+    Args:
+        path: the file.
+        runtime: what ran it.
+        pairs: arrays of the runtime and of torch, for each output.
+        bound: largest difference, relative to the largest output of torch.
+    Raises:
+        NasError: they are further apart.
+    """
+    least = np.finfo(np.float32).tiny
+    # np.max keeps a NaN, which is no output of a network.
+    worst = np.max([np.abs(found - expected).max() / max(np.abs(expected).max(), least) for found, expected in pairs])
+    words = f"{runtime} and torch differ by {worst:.1e} of the largest output at most"
+    if not worst <= bound:
+        raise NasError(f"{path.name}: {words}, above {bound:.0e}: it is not written; please report this network")
+    return f"{path.name}: {words} (bound {bound:.0e})"

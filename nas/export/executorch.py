@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from nas.data import ImageSet
-from nas.errors import InputError, NasError
+from nas.errors import InputError
 from nas.export._card import Card
-from nas.export._deployed import deployed, example, original
+from nas.export._deployed import compared, deployed, example, original
 from nas.export._draft import drafted
 from nas.export._say import Say, quiet
 from nas.files import Record, write_beside
@@ -69,16 +69,14 @@ def export(
         found = runtime.Runtime.get().load_program(content).load_method("forward").execute(list(inputs))
     with torch.no_grad():
         expected = original(network, features=options.features)(*inputs)
-    worst = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True))
-    words = f"ExecuTorch's XNNPACK and torch differ by {worst:.1e} of the largest output at most"
-    if not worst <= _BOUND:
-        raise NasError(f"{path.name}: {words}, above {_BOUND:.0e}: it is not written; please report this network")
+    pairs = [(one.numpy(), other.numpy()) for one, other in zip(found, expected, strict=True)]
+    words = compared(path, "ExecuTorch's XNNPACK", pairs, bound=_BOUND)
     beside = path.with_suffix(".json")
     with drafted(path) as draft:
         draft.write_bytes(content)
     text = (card or Card.of(network)).model_dump_json(by_alias=True, exclude_none=True, indent=1)
     write_beside(beside, f"{text}\n".encode())
-    say(f"{path.name}: {words} (bound {_BOUND:.0e})")
+    say(words)
     return [path, beside]
 
 

@@ -1,4 +1,4 @@
-"""Core ML packages on any platform: read back, and executed operation by operation."""
+"""A small trained network; and Core ML packages on any platform, executed operation by operation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from nas.networks import Architecture, AttentionSpec, ConvSpec, StageSpec
+from nas.networks.modules import Network, build_model
 
 
 class CoremlProgram:
@@ -134,3 +137,17 @@ def _compute(kind: str, given: dict[str, Any], operation: Any) -> tuple[Any, ...
 def coreml_program() -> Callable[[Path], CoremlProgram]:
     """Read a package."""
     return CoremlProgram
+
+
+@pytest.fixture(scope="session")
+def small_network(trained: Callable[[nn.Module], Network]) -> Callable[[int], Network]:
+    """Make a trained network at 64 px, with convolutions and attention, for some number of classes."""
+
+    def make(num_classes: int) -> Network:
+        conv = ConvSpec(kernel=3, expansion=2)
+        shma = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)
+        blocks = ((conv,), (conv,), (conv, shma), (shma,))
+        stages = tuple(StageSpec(channels=c, blocks=b) for c, b in zip((8, 16, 24, 32), blocks, strict=True))
+        return trained(build_model(Architecture(resolution=64, num_classes=num_classes, stages=stages)))
+
+    return make

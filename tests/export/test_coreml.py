@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from nas.data import Normalisation
 from nas.errors import InputError
 from nas.export import Card
 from nas.export import coreml as coreml_format
-from nas.networks import Architecture, AttentionSpec, ConvSpec, StageSpec
+from nas.networks import Architecture
 from nas.networks.modules import Network, build_model
 
 # coremltools 9.0 uses its own registry in a deprecated way, and leaves temporary folders to the garbage collector.
@@ -30,12 +29,8 @@ NAMES = ("ape", "bee", "cow")
 
 
 @pytest.fixture(scope="module")
-def network(trained: Callable[[nn.Module], Network]) -> Network:
-    conv = ConvSpec(kernel=3, expansion=2)
-    shma = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)
-    blocks = ((conv,), (conv,), (conv, shma), (shma,))
-    stages = tuple(StageSpec(channels=c, blocks=b) for c, b in zip((8, 16, 24, 32), blocks, strict=True))
-    return trained(build_model(Architecture(resolution=64, num_classes=3, stages=stages)))
+def network(small_network: Callable[[int], Network]) -> Network:
+    return small_network(3)
 
 
 @pytest.fixture(scope="module")

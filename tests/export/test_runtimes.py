@@ -11,24 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from nas.devices import wasm
+from nas.errors import NasError
 from nas.export import onnx as onnx_format
+from nas.export._deployed import compared
 from nas.files import cache_folder
-from nas.networks import Architecture, AttentionSpec, ConvSpec, StageSpec
-from nas.networks.modules import Network, build_model
+from nas.networks.modules import Network
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(7))
 
 
 @pytest.fixture(scope="module")
-def network(trained: Callable[[nn.Module], Network]) -> Network:
-    conv = ConvSpec(kernel=3, expansion=2)
-    shma = AttentionSpec(attention="shma", query_reduction=2, modulation=1.0, expansion=2)
-    blocks = ((conv,), (conv,), (conv, shma), (shma,))
-    stages = tuple(StageSpec(channels=c, blocks=b) for c, b in zip((8, 16, 24, 32), blocks, strict=True))
-    return trained(build_model(Architecture(resolution=64, num_classes=5, stages=stages)))
+def network(small_network: Callable[[int], Network]) -> Network:
+    return small_network(5)
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +75,13 @@ def test_onnxruntime_web_computes_the_same(file: Path, expected: np.ndarray, tmp
 
     logits = np.array(json.loads(done.stdout), dtype=np.float32).reshape(2, 5)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), 1.01])
+def test_outputs_that_are_not_those_of_torch_are_refused(odd: float) -> None:
+    right = (np.ones(3), np.ones(3))
+    for pairs in ([right, (np.asarray([1.0, odd]), np.ones(2))], [(np.asarray([odd, 1.0]), np.ones(2)), right]):
+        with pytest.raises(NasError, match=r"x\.onnx: Some runtime and torch differ by .*, above 1e-03"):
+            compared(Path("x.onnx"), "Some runtime", pairs, bound=1e-3)
+
+    assert compared(Path("x.onnx"), "Some runtime", [right], bound=1e-3).endswith("(bound 1e-03)")
