@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from nas.errors import InputError
 
-__all__ = ["files", "find_file", "load_plugin", "plugins", "unknown_name"]
+__all__ = ["files", "find_file", "load_plugin", "loaded", "plugins", "unknown_name"]
+
+T = TypeVar("T")
 
 _PACKAGE = Path(__file__).parent
 # An installed wheel has the folders inside the package. A checkout has them beside the package.
@@ -25,6 +28,15 @@ def files(folder: str, suffix: str) -> dict[str, Path]:
         for path in sorted((root / folder).glob(f"*{suffix}")):
             found.setdefault(path.name.removesuffix(suffix), path)
     return dict(sorted(found.items()))
+
+
+def loaded(folder: str, suffix: str, load: Callable[[Path], T]) -> Iterator[tuple[str, Path, T | InputError]]:
+    """Stem, path and content of the files in `folder`; of a broken one the error, which does not hide the others."""
+    for name, path in files(folder, suffix).items():
+        try:
+            yield name, path, load(path)
+        except InputError as error:
+            yield name, path, error
 
 
 def find_file(kind: str, folder: str, suffix: str, name: str) -> Path:

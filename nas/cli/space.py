@@ -29,13 +29,11 @@ def space_list(as_json: options.Json = False) -> None:
 
     rows: list[tuple[str, str, str, str]] = []
     documents: list[dict[str, Any]] = []
-    for name, path in catalog.files("search_spaces", ".toml").items():
+    for name, path, found in catalog.loaded("search_spaces", ".toml", SearchSpace.load):
         document: dict[str, Any] = {"space": name, "file": str(path)}
-        try:
-            found = SearchSpace.load(path)
-        except InputError as error:  # One broken file must not hide the others.
-            rows.append((name, "-", "-", str(error)))
-            documents.append(document | {"error": str(error)})
+        if isinstance(found, InputError):
+            rows.append((name, "-", "-", str(found)))
+            documents.append(document | {"error": str(found)})
             continue
         facts = {"networks": found.count(), "layers": len(found.layers), "references": list(found.references)}
         rows.append((name, f"{found.count():.2e}", ", ".join(found.references) or "-", found.description))

@@ -166,13 +166,11 @@ def table_list(as_json: options.Json = False) -> None:
 
     rows: list[tuple[str, str, str, str]] = []
     documents: list[dict[str, Any]] = []
-    for name, path in catalog.files("latency_tables", ".json").items():
+    for name, path, table in catalog.loaded("latency_tables", ".json", LatencyTable.load):
         document: dict[str, Any] = {"table": name, "file": str(path)}
-        try:
-            table = LatencyTable.load(path)
-        except InputError as error:  # One broken file must not hide the others.
-            rows.append((name, "-", str(error), "-"))
-            documents.append(document | {"error": str(error)})
+        if isinstance(table, InputError):
+            rows.append((name, "-", str(table), "-"))
+            documents.append(document | {"error": str(table)})
             continue
         label, trust = table.provenance.label, table.trust
         rows.append((name, str(len(table.entries) or "model"), label, trust))

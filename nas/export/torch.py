@@ -28,6 +28,7 @@ from nas.export._say import Say, quiet
 from nas.files import Record, read_record
 from nas.networks import count
 from nas.networks.modules import Network, build_model
+from nas.networks.modules.weights import has_two_classifiers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -154,8 +155,8 @@ def load(folder: str | Path) -> LoadedNetwork:
         raise InputError(f"{file}: cannot be read ({error}); export the network again") from error
     if hashlib.sha256(content).hexdigest() != card.weights_sha256:
         raise InputError(f"{file}: is not the file that {_CARD} describes; export the network again")
-    distilled = any(".classifiers.1." in name for name in tensors)
-    network = LoadedNetwork(layers=list(build_model(card.architecture, distillation=distilled).layers), card=card)
+    built = build_model(card.architecture, distillation=has_two_classifiers(tensors))
+    network = LoadedNetwork(layers=list(built.layers), card=card)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

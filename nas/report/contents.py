@@ -24,7 +24,7 @@ from nas.report.figures import (
 )
 from nas.report.front import axes_of, front_figures, score_words_of
 from nas.report.literature import PublishedNetwork, published_networks
-from nas.report.networks import NetworkColumns, column, roles_of, table_of
+from nas.report.networks import NetworkColumns, column, table_of
 from nas.report.predicted import is_predicted
 from nas.report.winners import quantity_words, score_words
 from nas.report.words import settings, summary
@@ -48,7 +48,7 @@ def page_contents(results: Sequence[SearchResult]) -> dict[str, Any]:
     columns, firsts = NetworkColumns(), []
     for result, table in zip(results, tables, strict=True):
         firsts.append(len(columns))
-        for candidate, role in zip(result.candidates, roles_of(result), strict=True):
+        for candidate, role in zip(result.candidates, result.roles, strict=True):
             columns.add(candidate.architecture, role=role, name=candidate.name, candidate=candidate, table=table)
     candidates = len(columns)
     published = list({one.name: one for result in results for one in published_networks(result)}.values())
@@ -210,8 +210,7 @@ def _further(result: SearchResult) -> list[dict[str, Any]]:
         name: [result.screened.get(one.id, {}).get(name) for one in result.candidates] for name in result.run.screens
     }
     if result.settled:
-        name = str(result.run.proxy.get("settles", {}).get("name", "last comparison"))
-        found[name] = [result.settled_values.get(one.id) for one in result.candidates]
+        found[result.settles] = [result.settled_values.get(one.id) for one in result.candidates]
     if any("accuracy" in one.details for one in result.candidates):
         found["held-out accuracy"] = [
             float(one.details["accuracy"]) if "accuracy" in one.details else None for one in result.candidates

@@ -11,14 +11,13 @@ import numpy.typing as npt
 
 from nas.accuracy.structure import NUMBERS, numbers
 from nas.report.predicted import is_predicted
-from nas.search import Candidate, SearchResult, score_of
+from nas.search import Candidate, SearchResult, hypervolume, score_of
 from nas.validate.ranking import kendall_tau_b
 
-__all__ = ["Agreement", "Choice", "Progress", "Rung", "agreements", "choices", "progress", "rungs"]
+__all__ = ["FEWEST", "Agreement", "Choice", "Progress", "Rung", "agreements", "choices", "progress", "rungs"]
 
 FEWEST = 8  # networks, for an agreement in order to say anything
 _CHOICES = 12  # of a page
-_FEW = 1000  # networks whose pairs fit into the memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +104,8 @@ class _Front:
         end = at + bisect_left(self._scores[at:], score)
         end += end < len(self._scores) and self._scores[end] == score
         self._latencies[at:end], self._scores[at:end] = [latency_ms], [score]
-        area, floor = 0.0, 0.0
-        for ms, value in zip(self._latencies, self._scores, strict=True):
-            if value > floor:
-                area += (self._limit_ms - ms) * (value - floor)
-                floor = value
-        self.volume = area
+        points = list(zip(self._latencies, self._scores, strict=True))
+        self.volume = hypervolume(points, latency_limit=self._limit_ms, score_floor=0.0)
         return True
 
 
@@ -122,8 +117,7 @@ def rungs(result: SearchResult) -> list[Rung]:
         found[-1] = Rung(proxy=found[-1].proxy, networks=looked_at, seconds=None)
     if result.settled:
         seconds = sum(one.seconds for one in result.settled.values())
-        name = str(result.run.proxy.get("settles", {}).get("name", "last comparison"))
-        found.append(Rung(proxy=name, networks=len(result.settled), seconds=seconds))
+        found.append(Rung(proxy=result.settles, networks=len(result.settled), seconds=seconds))
     return found
 
 
@@ -173,7 +167,7 @@ def agreements(result: SearchResult) -> list[Agreement]:
         for name in result.run.screens
     }
     if result.settled:
-        values[str(result.run.proxy.get("settles", {}).get("name", "last comparison"))] = result.settled_values
+        values[result.settles] = result.settled_values
     found = []
     for proxy, own in values.items():
         shared = [network for network in scores if network in own]
@@ -186,8 +180,4 @@ def agreements(result: SearchResult) -> list[Agreement]:
 
 def _tau(one: Sequence[float], other: Sequence[float]) -> float:
     """Kendall's tau-b; 0 if either side is all ties."""
-    if len(one) <= _FEW:
-        return float(np.nan_to_num(kendall_tau_b(one, other)))
-    from scipy.stats import kendalltau  # in n log n, but 2 s to load
-
-    return float(np.nan_to_num(kendalltau(one, other).statistic))
+    return float(np.nan_to_num(kendall_tau_b(one, other)))

@@ -7,7 +7,7 @@ from typing import Any
 
 from nas.report.figures import CLEAR, GREEN, GREY, INK, LATENCY, MANY, RUNS, TOP1, VERMILLION, Figure, layout_of, plain
 from nas.report.literature import LITERATURE, PublishedNetwork
-from nas.report.networks import column, roles_of, score_interval
+from nas.report.networks import column, score_interval
 from nas.report.predicted import is_predicted
 from nas.report.words import score_meaning
 from nas.search import Candidate, SearchResult, score_of
@@ -94,7 +94,7 @@ def _run_traces(result: SearchResult, name: str, colour: str, symbol: str, *, fi
     """The candidates of a run by role; `customdata` has their numbers on the page."""
     numbered = [
         (first + number, one, role)
-        for number, (one, role) in enumerate(zip(result.candidates, roles_of(result), strict=True))
+        for number, (one, role) in enumerate(zip(result.candidates, result.roles, strict=True))
         if one.score is not None
     ]
     dominated = [entry for entry in numbered if entry[2] in ("dominated", "over budget")]

@@ -27,7 +27,7 @@ from nas.networks import (
 from nas.report.winners import standard_error
 from nas.search import Candidate, SearchResult
 
-__all__ = ["ROLES", "NetworkColumns", "column", "roles_of", "score_interval", "table_of"]
+__all__ = ["ROLES", "NetworkColumns", "column", "score_interval", "table_of"]
 
 # What a network is in its run; the page refers to them by number.
 ROLES = ("winner", "front", "reference", "dominated", "over budget", "failed", "published")
@@ -201,25 +201,6 @@ def _part(layer: Layer) -> dict[str, Any]:
 def _digits(value: float | None, digits: int = 6) -> float | None:
     """A number with as many digits as a page needs; None for what JSON has no number for."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.{digits}g}")
-
-
-def roles_of(result: SearchResult) -> list[str]:
-    """The role of each candidate of a run, in their order."""
-    winners = {one.id for one in result.winners.values() if one is not None}
-    front = {one.id for one in result.front}
-
-    def role(one: Candidate) -> str:
-        if one.kind == "reference":
-            return "reference"
-        if one.score is None:
-            return "failed"
-        if one.id in winners:
-            return "winner"
-        if result.run.limited_ms(one) > result.run.budget_ms:
-            return "over budget"
-        return "front" if one.id in front else "dominated"
-
-    return [role(one) for one in result.candidates]
 
 
 def score_interval(candidate: Candidate) -> tuple[float | None, float | None]:

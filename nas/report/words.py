@@ -8,15 +8,13 @@ from typing import Any
 
 from nas.errors import InputError, visible
 from nas.networks import count
+from nas.report.course import FEWEST
 from nas.report.predicted import is_predicted, predicted_summary
 from nas.report.winners import budget_words, quantity_words, score_words, standard_error, winners_table
 from nas.search import Candidate, Run, Screening, SearchResult, hypervolume, score_of
 from nas.validate.ranking import kendall_tau_b
 
 __all__ = ["markdown", "score_meaning", "screening_values", "settings", "settings_words", "summary"]
-
-
-_FEWEST_IN_ORDER = 8  # networks, for an agreement in order to say anything
 
 
 def summary(result: SearchResult) -> list[str]:
@@ -110,7 +108,7 @@ def _agreement(result: SearchResult) -> list[str]:
     words = []
     for name, values in steps.items():
         shared = sorted(values.keys() & scores.keys())
-        if len(shared) >= _FEWEST_IN_ORDER:
+        if len(shared) >= FEWEST:
             tau = float(kendall_tau_b([values[i] for i in shared], [scores[i] for i in shared]))
             words.append(f"{name} {tau:.2f} over {len(shared)} networks")
     return [f"agreement in order (Kendall's tau): {'; '.join(words)}"] if words else []

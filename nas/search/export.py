@@ -236,13 +236,9 @@ def _known(result: SearchResult, winner: Candidate) -> dict[str, Any]:
 
 def _random(architecture: Architecture) -> Network:
     """A network with the same random weights on every call."""
-    import torch
+    from nas.training.recipe import seeded_network
 
-    from nas.networks.modules import build_model
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build_model(architecture)
+    return seeded_network(architecture, seed=0)
 
 
 def _latency(architecture: Architecture, name: str) -> dict[str, Any]:
@@ -262,13 +258,14 @@ def _resized(network: Network, resolution: int) -> Network:
         InputError: the size breaks a rule of architectures.
     """
     from nas.networks.modules import build_model
+    from nas.networks.modules.weights import has_two_classifiers
 
     try:
         architecture = network.architecture.at(resolution=resolution)
     except ValidationError as error:
         raise InputError.from_validation("--resolution", error) from error
     state = network.state_dict()
-    built = build_model(architecture, distillation=any(".classifiers.1." in name for name in state))
+    built = build_model(architecture, distillation=has_two_classifiers(state))
     built.load_state_dict(state)
     return built.eval()
 

@@ -118,15 +118,17 @@ class Attributes(BaseModel):
     record: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, trial: int, attributes: Mapping[str, Any]) -> tuple[Attributes, Result | None]:
-        """The attributes of a trial, and what its record says.
+    def of(cls, trial: int, attributes: Mapping[str, Any]) -> Attributes:
+        """The attributes of a trial. Its record says what a search needs (`Result`), if there is one.
 
         Raises:
             ValueError: one of them is not of its kind; the message is a line.
         """
         try:
             found = cls.model_validate(attributes)
-            return found, None if found.record is None else Result.model_validate(found.record)
+            if found.record is not None:
+                Result.model_validate(found.record)
+            return found
         except ValidationError as error:  # whose own words are many lines
             first = error.errors(include_url=False)[0]
             raise ValueError(f"trial {trial}, {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -235,6 +235,30 @@ class SearchResult:
             raise InputError(f"{weights}: not there; get the architecture with nas front, and export that instead")
         return load_model(trained_network(winner), weights)
 
+    @property
+    def settles(self) -> str:
+        """Name of the proxy of the last comparison."""
+        return str(self.run.proxy.get("settles", {}).get("name", "last comparison"))
+
+    @property
+    def roles(self) -> list[str]:
+        """What each candidate is: `winner`, `front`, `reference`, `dominated`, `over budget` or `failed`."""
+        winners = {one.id for one in self.winners.values() if one is not None}
+        front = {one.id for one in self.front}
+
+        def role(one: Candidate) -> str:
+            if one.kind == "reference":
+                return "reference"
+            if one.score is None:
+                return "failed"
+            if one.id in winners:
+                return "winner"
+            if self.run.limited_ms(one) > self.run.budget_ms:
+                return "over budget"
+            return "front" if one.id in front else "dominated"
+
+        return [role(one) for one in self.candidates]
+
     def to_dataframe(self) -> pandas.DataFrame:
         """All candidates as a pandas table, one a row.
 
@@ -247,17 +271,14 @@ class SearchResult:
         """
         import pandas
 
-        winners = {one.id for one in self.winners.values() if one is not None}
-        front = {one.id for one in self.front}
         rows = []
-        for c in self.candidates:
+        for c, role in zip(self.candidates, self.roles, strict=True):
             counts = count(c.architecture)
-            role = "winner" if c.id in winners else "front" if c.id in front else ""
             facts: dict[str, object] = {
                 "id": c.id,
                 "name": c.name,
                 "kind": c.kind,
-                "role": "reference" if c.kind == "reference" else role,
+                "role": role if role in ("winner", "front", "reference") else "",
             }
             facts |= {"latency_ms": c.latency_ms, "low_ms": c.low_ms, "high_ms": c.high_ms, "score": c.score}
             facts |= {"failure": c.failure, "seconds": c.seconds, **c.quantities}

@@ -306,8 +306,8 @@ class Study:
 
     def _entry(self, trial: FrozenTrial) -> Entry | None:
         """The entry of a trial; None for a trial that says nothing of a network."""
-        told, result = Attributes.of(trial.number, trial.user_attrs)
-        finished = result is not None or trial.state == TrialState.COMPLETE
+        told = Attributes.of(trial.number, trial.user_attrs)
+        finished = told.record is not None or trial.state == TrialState.COMPLETE
         if trial.state in (TrialState.WAITING, TrialState.PRUNED) and not finished:
             return None
         network_id = told.id
@@ -324,7 +324,7 @@ class Study:
             latency_ms=told.latency_ms,
             worker=told.worker,
             state="finished" if finished else "running" if trial.state == TrialState.RUNNING else "abandoned",
-            value=trial.value if result is None else result.score if result.value is None else result.value,
+            value=trial.value if told.record is None else _value_of(told.record),
             record=told.record,
         )
 

@@ -10,7 +10,7 @@ import pytest
 from nas.latency import LatencyTable
 from nas.networks import SearchSpace, count, random_choice
 from nas.report.literature import published_networks
-from nas.report.networks import ROLES, NetworkColumns, roles_of
+from nas.report.networks import ROLES, NetworkColumns
 from nas.search import SearchResult
 
 KEPT = Path(__file__).parents[2] / "results"
@@ -48,7 +48,7 @@ def test_layers_that_the_table_lacks_have_no_latency() -> None:
 
 def test_each_candidate_has_one_role() -> None:
     result = SearchResult.load(KEPT / "tiny50-1.1ms")
-    roles = roles_of(result)
+    roles = result.roles
     winner = result.winner
 
     assert set(roles) <= set(ROLES)

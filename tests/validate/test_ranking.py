@@ -133,3 +133,14 @@ def test_a_network_without_every_seed_does_not_count() -> None:
     assert deviation_within_seeds([*complete, {0: 100.0}]) == deviation_within_seeds(complete) == pytest.approx(0.25)
     assert deviation_within_seeds(complete[:1]) is None
     assert deviation_within_seeds([{0: 1.0}, {0: 2.0}]) is None
+
+
+def test_two_long_rankings_agree_as_two_short_ones_do() -> None:
+    random = np.random.default_rng(0)
+    first = random.integers(0, 40, 1200)
+    second = first + random.integers(0, 60, 1200)  # ties in both
+    pairs = np.sign(first[:, None] - first), np.sign(second[:, None] - second)
+    expected = (pairs[0] * pairs[1]).sum() / np.sqrt(np.abs(pairs[0]).sum() * np.abs(pairs[1]).sum())
+
+    assert kendall_tau_b(first, second) == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(kendall_tau_b(first, np.zeros(1200)))

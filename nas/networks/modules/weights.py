@@ -18,7 +18,7 @@ from nas.networks.modules.checkpoint import FLOATING, Checkpoint, read_checkpoin
 from nas.networks.modules.network import Network, build_model
 from nas.networks.specs import AttentionSpec, ConvSpec, DownsampleSpec, StageSpec, StemSpec
 
-__all__ = ["load_model", "load_weights", "model_of", "save_weights", "to_timm"]
+__all__ = ["has_two_classifiers", "load_model", "load_weights", "model_of", "save_weights", "to_timm"]
 
 # Prefixes of the authors' names, with timm's prefixes; the first match is used.
 _AUTHORS_TO_TIMM = (
@@ -52,7 +52,7 @@ def load_model(architecture: Architecture, path: Path, *, weights_key: str | Non
 
 def model_of(checkpoint: Checkpoint, architecture: Architecture, *, head: bool = True) -> Network:
     """As `load_model`, from a checkpoint that was read; without `head` its classifier is left out."""
-    network = build_model(architecture, distillation=_distilled(checkpoint.tensors))
+    network = build_model(architecture, distillation=has_two_classifiers(checkpoint.tensors))
     _load(network, checkpoint, head=head)
     return network
 
@@ -95,7 +95,7 @@ def to_timm(network: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
         InputError: timm's arguments cannot express this architecture; the text names the first reason.
     """
     state = network.state_dict()
-    arguments = _timm_arguments(network.architecture) | {"distillation": _distilled(state)}
+    arguments = _timm_arguments(network.architecture) | {"distillation": has_two_classifiers(state)}
     names = _timm_names(network)
     return {names[key]: tensor for key, tensor in state.items()}, arguments
 
@@ -116,7 +116,8 @@ def _load(network: Network, checkpoint: Checkpoint, *, head: bool) -> None:
         given = {name: key for name, key in given.items() if not name.startswith(heads)}
     # Files that are made for inference leave the counters of the batch norms out.
     names = {key: name for key, name in names.items() if name in given or not name.endswith(_COUNTER)}
-    hint = "; load_model builds the network that fits" if _distilled(given) != _distilled(names.values()) else ""
+    fits = has_two_classifiers(given) == has_two_classifiers(names.values())
+    hint = "" if fits else "; load_model builds the network that fits"
     if missing := [name for name in names.values() if name not in given]:
         raise InputError(f"{path}: lacks {_first(missing)}, which this network has{hint}")
     common = set(names.values())
@@ -144,7 +145,7 @@ def _first(names: list[str]) -> str:
     return shown(names[0]) + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
 
 
-def _distilled(names: Iterable[str]) -> bool:
+def has_two_classifiers(names: Iterable[str]) -> bool:
     """Whether the names, in any of the formats, include a second classifier."""
     return any(re.search(r"\.classifiers\.1\.|head_dist\.|classifier_dist\.", name) for name in names)
 
