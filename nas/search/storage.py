@@ -121,9 +121,8 @@ def refuse_no_file(storage: str) -> None:
     """
     with suppress(ArgumentError, ValueError):  # whoever opens the storage says what is wrong
         url = make_url(storage)
-        # What begins with `file:` is a URI of SQLite, and `:memory:` is no file.
-        is_path = url.get_backend_name() == "sqlite" and not (url.database or ":").startswith(("file:", ":"))
-        if is_path and not Path(str(url.database)).exists():
+        name = url.database if url.get_backend_name() == "sqlite" else None
+        if name and not name.startswith("file:") and not Path(name).exists():  # That would be a URI of SQLite.
             shown = visible(masked(storage, alone=True), limit=_REASON)
             raise InputError(f"--storage {shown}: no such file")
 

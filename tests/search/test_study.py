@@ -256,7 +256,7 @@ def test_a_trial_that_says_something_odd_is_named(
 
 def test_only_the_path_of_an_sqlite_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for url in ("sqlite:///file:study.db?uri=true", "sqlite:///:memory:", "sqlite://", "postgresql://host/db"):
+    for url in ("sqlite:///file:study.db?uri=true", "sqlite://", "postgresql://host/db"):
         refuse_no_file(url)
     with pytest.raises(InputError, match=r"^--storage sqlite:///none\.db\?password=\*\*\*: no such file$"):
         refuse_no_file("sqlite:///none.db?password=hunter2")
