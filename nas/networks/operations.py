@@ -163,10 +163,10 @@ def _attention(layer: AttentionLayer) -> Iterator[_Step]:
     scores = (spec.heads or 1) * tile * size
     # What is held: the map until it is added behind the attention, and of queries, keys, values and gate those to come.
     whole, queries, values = channels * size, query * size, value * size
-    if layer.partitions:
-        yield _Step(_reshape(whole))
     if spec.position_kernel:
         yield _Step(_depthwise(channels, spec.position_kernel, size))
+    if layer.partitions:
+        yield _Step(_reshape(whole))
     yield _Step(_dense(channels, query, 1, size, size))
     yield _Step(_dense(channels, query, 1, size, size), queries)
     gated = spec.attention == "shma"

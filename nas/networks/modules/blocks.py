@@ -281,10 +281,11 @@ class AttentionUnit(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the three parts, inside windows if there are any."""
+        """Apply the three parts. A partition comes behind the position encoding; the others see only windows."""
+        x = self.position(x)  # The first unit of a run sees the whole map here, as in the authors' code.
         if self.partitions:
             x = torch.cat([self._partition(part) for part in self._slices(x)], dim=1)
-        x = self.feed_forward(self.attention(self.position(x)))
+        x = self.feed_forward(self.attention(x))
         if self.merges:
             x = torch.cat([self._merge(part) for part in self._slices(x)], dim=1)
         return x

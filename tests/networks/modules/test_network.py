@@ -320,25 +320,22 @@ class TestAttention:
 
         assert_close(expected, core(x), 1e-5)
 
-    def test_windowed_unit_works_on_each_tile_alone(self, trained: Trained) -> None:
-        windowed = trained(build_layer(LAYERS["windows"]))
-        alone = build_layer(AttentionLayer(channels=16, spec=attention(), height=4, width=4)).eval()
-        alone.load_state_dict(windowed.state_dict())
-        x = noise(2, 16, 8, 8)
-
-        rows = [torch.cat([alone(tile) for tile in row.split(4, dim=3)], dim=3) for row in x.split(4, dim=2)]
-
-        assert_close(torch.cat(rows, dim=2), windowed(x), 1e-5)
-
-    def test_run_of_windowed_units_equals_units_that_partition_each(self, trained: Trained) -> None:
+    def test_run_of_windowed_units_works_on_each_tile_alone_behind_the_first_position_encoding(
+        self, trained: Trained
+    ) -> None:
         flags = [(True, False), (False, False), (False, True)]
         run = [trained(build_layer(attention_layer(attention(window=4), partitions=p, merges=m))) for p, m in flags]
-        apart = [build_layer(LAYERS["windows"]).eval() for _ in run]
-        for unit, other in zip(run, apart, strict=True):
+        alone = [build_layer(AttentionLayer(channels=16, spec=attention(), height=4, width=4)).eval() for _ in run]
+        for unit, other in zip(run, alone, strict=True):
             other.load_state_dict(unit.state_dict())
         x = noise(2, 16, 8, 8)
 
-        assert_close(nn.Sequential(*apart)(x), nn.Sequential(*run)(x), 1e-5)
+        # The authors' order: the whole map passes the first position encoding; a tile passes everything else.
+        inside = nn.Sequential(alone[0].attention, alone[0].feed_forward, *alone[1:])
+        rows = [row.split(4, dim=3) for row in alone[0].position(x).split(4, dim=2)]
+        expected = torch.cat([torch.cat([inside(tile) for tile in row], dim=3) for row in rows], dim=2)
+
+        assert_close(expected, nn.Sequential(*run)(x), 1e-5)
 
     def test_windows_refuse_a_map_of_another_size(self) -> None:
         unit = build_layer(LAYERS["windows"])
