@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Literal, Protocol, Self, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.networks.layers import AttentionLayer
@@ -248,10 +249,11 @@ class AttentionUnit(nn.Module):
 
     Maps (B, C, H, W) to itself. With windows, a unit that does not partition takes (windows * B, C, window, window),
     and a unit that does not merge returns this shape. The first dimension is ordered window by window along the rows
-    of the map, and image by image inside each window.
+    of the map, and image by image inside each window. A map that the window does not divide is padded with zeros on the
+    right and at the bottom, as in the authors' code.
 
     Args:
-        layer: kind and sizes; with windows, H and W must be those of the layer.
+        layer: kind and sizes.
         layer_scale: initial scale of both branches; 0 leaves the scale out.
         drop_path: stochastic depth rate of both branches.
     """
@@ -261,7 +263,7 @@ class AttentionUnit(nn.Module):
         spec, channels = layer.spec, layer.channels
         value = spec.value_channels(channels)
         self.partitions, self.merges, self.window = layer.partitions, layer.merges, spec.window
-        self.tiling = (layer.height // spec.window, layer.width // spec.window) if spec.window else (1, 1)
+        self.size = (layer.height, layer.width)
         self.slice_channels = -(-channels // WINDOW_CHUNKS)
         self.position = (
             PositionEncoding(channels=channels, kernel=spec.position_kernel) if spec.position_kernel else nn.Identity()
@@ -280,14 +282,28 @@ class AttentionUnit(nn.Module):
             drop_path=drop_path,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the three parts. A partition comes behind the position encoding; the others see only windows."""
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Apply the three parts. A partition comes behind the position encoding; the others see only windows.
+
+        Args:
+            x: a map, or its windows.
+            size: height and width of the map that the windows are of. By default those of the layer.
+        """
+        height, width = size or self.size
         x = self.position(x)  # The first unit of a run sees the whole map here, as in the authors' code.
+        if not self.window:
+            return self.feed_forward(self.attention(x))  # type: ignore[no-any-return]
+        tiling = (-(-height // self.window), -(-width // self.window))
+        below, right = tiling[0] * self.window - height, tiling[1] * self.window - width
         if self.partitions:
-            x = torch.cat([self._partition(part) for part in self._slices(x)], dim=1)
+            if below or right:
+                x = F.pad(x, (0, right, 0, below))
+            x = torch.cat([self._partition(part, tiling) for part in self._slices(x)], dim=1)
         x = self.feed_forward(self.attention(x))
         if self.merges:
-            x = torch.cat([self._merge(part) for part in self._slices(x)], dim=1)
+            x = torch.cat([self._merge(part, tiling) for part in self._slices(x)], dim=1)
+            if below or right:
+                x = x[..., :height, :width]
         return x
 
     def _slices(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -297,15 +313,15 @@ class AttentionUnit(nn.Module):
     # Images and channels share one dimension, which leaves five dimensions. coremltools turns one transpose of six
     # dimensions into six transposes.
 
-    def _partition(self, x: Tensor) -> Tensor:
-        rows, columns = self.tiling
+    def _partition(self, x: Tensor, tiling: tuple[int, int]) -> Tensor:
+        rows, columns = tiling
         tiles = torch.unflatten(x.flatten(0, 1), 2, (columns, self.window))
         tiles = torch.unflatten(tiles, 1, (rows, self.window))  # (B * C, rows, w, columns, w)
         tiles = tiles.permute(1, 3, 0, 2, 4).flatten(0, 2)  # (rows * columns * B * C, w, w)
         return torch.unflatten(tiles, 0, (-1, x.shape[1]))
 
-    def _merge(self, x: Tensor) -> Tensor:
-        tiles = torch.unflatten(x.flatten(0, 1), 0, (*self.tiling, -1))  # (rows, columns, B * C, w, w)
+    def _merge(self, x: Tensor, tiling: tuple[int, int]) -> Tensor:
+        tiles = torch.unflatten(x.flatten(0, 1), 0, (*tiling, -1))  # (rows, columns, B * C, w, w)
         tiles = tiles.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)  # (B * C, H, W)
         return torch.unflatten(tiles, 0, (-1, x.shape[1]))
 

@@ -39,11 +39,18 @@ class Network(nn.Module):
         return self.layers[-1](self.features(images)[-1])  # type: ignore[no-any-return]
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """The outputs of the four stages: (B, C, H, W) at strides 4, 8, 16 and 32."""
+        """The outputs of the four stages: (B, C, H, W) at strides 4, 8, 16 and 32, for images of any size."""
         x = images
         stages = []
+        # A trace is of the architecture's own resolution, and would take sizes that it reads for tensors.
+        fixed = torch.jit.is_tracing()
+        size = (0, 0)
         for layer, ends_stage in zip(self.layers, self._ends_stage, strict=False):
-            x = layer(x)
+            if isinstance(layer, AttentionUnit) and layer.window and not fixed:
+                size = (x.shape[2], x.shape[3]) if layer.partitions else size
+                x = layer(x, size)
+            else:
+                x = layer(x)
             if ends_stage:
                 stages.append(x)
         return stages

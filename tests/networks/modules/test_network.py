@@ -337,8 +337,32 @@ class TestAttention:
 
         assert_close(expected, nn.Sequential(*run)(x), 1e-5)
 
-    def test_windows_refuse_a_map_of_another_size(self) -> None:
-        unit = build_layer(LAYERS["windows"])
+    @pytest.mark.parametrize("size", [(8, 8), (6, 11), (3, 2)])
+    def test_windows_pad_a_map_on_the_right_and_at_the_bottom(self, size: tuple[int, int], trained: Trained) -> None:
+        flags = [(True, False), (False, True)]
+        run = [trained(build_layer(attention_layer(attention(window=4), partitions=p, merges=m))) for p, m in flags]
+        alone = [build_layer(AttentionLayer(channels=16, spec=attention(), height=4, width=4)).eval() for _ in run]
+        for unit, other in zip(run, alone, strict=True):
+            other.load_state_dict(unit.state_dict())
+        x, (height, width) = noise(2, 16, *size), size
 
-        with pytest.raises(RuntimeError, match="don't multiply up to the size of dim"):
-            unit(noise(1, 16, 16, 16))
+        expected = torch.empty_like(x)
+        positioned = F.pad(alone[0].position(x), (0, 4, 0, 4))
+        for top in range(0, height, 4):
+            for left in range(0, width, 4):
+                tile = positioned[:, :, top : top + 4, left : left + 4]
+                done = alone[1](alone[0].feed_forward(alone[0].attention(tile)))
+                bottom, right = min(top + 4, height), min(left + 4, width)
+                expected[:, :, top:bottom, left:right] = done[:, :, : bottom - top, : right - left]
+
+        assert_close(expected, run[1](run[0](x, size), size), 1e-5)
+
+    def test_features_of_images_that_are_not_square_nor_divided_by_windows(self, trained: Trained) -> None:
+        windowed, everywhere = attention(window=4), attention()
+        convs = StageSpec(channels=16, blocks=(CONV,))
+        stages = (convs, StageSpec(channels=16, blocks=(windowed, windowed, everywhere)), convs, convs)
+        network = trained(build_model(Architecture(resolution=128, stages=stages)))
+
+        shapes = [tuple(x.shape[2:]) for x in network.features(noise(1, 3, 200, 336))]
+
+        assert shapes == [(50, 84), (25, 42), (13, 21), (7, 11)]
