@@ -159,24 +159,5 @@ def print_result(result: SearchResult) -> None:
         print_data(line)
     if len(result.run.budgets) > 1:
         print_table(*report.winners_table(result))
-    scores: tuple[str, ...] = (*result.run.screens, "score")
-    if report.is_predicted(result):
-        scores = ("predicted top-1 [90 %]", "published")
-
-    def cells(candidate: Candidate) -> tuple[str, ...]:
-        if report.is_predicted(result):
-            return report.accuracy_words(candidate), report.published_words(candidate)
-        return *report.screening_values(result, candidate), f"{candidate.score:.4f}"
-
-    objectives, shown = result.run.objectives, [*report.shown_front(result), *result.references]
-    print_table(
-        ("network", "ms", *scores, *objectives, "blocks"),
-        [
-            (
-                *(one.label, f"{one.latency_ms:.3f}", *cells(one)),
-                *(report.quantity_words(one, name) for name in objectives),
-                one.architecture.summary,
-            )
-            for one in sorted(shown, key=lambda candidate: candidate.latency_ms)
-        ],
-    )
+    print_table(*report.candidates_table(result, [*report.shown_front(result), *result.references]))
+    print_data(report.BLOCKS)

@@ -1,6 +1,7 @@
 """Results as words, figures and pages.
 
-words.py says what a search found, winners.py what is best inside each budget, sections.py what a validation says.
+words.py says what a search found, winners.py what is best inside each budget, sections.py what a validation says,
+verdict.py that in a few lines. notation.py writes a network in a line.
 
 A page is made of three parts. contents.py gathers what it shows as plain records: networks.py the candidates,
 literature.py the published networks, course.py how the search went, front.py and figures.py the figures; only the last
@@ -14,24 +15,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nas.report.notation import BLOCKS, amounts, by_stage, size_words
     from nas.report.page import write_plot, write_report, write_validation
     from nas.report.predicted import accuracy_words, is_predicted, landmarks, published_words
     from nas.report.sections import Section, validation_sections
     from nas.report.tracking import open_tracker
-    from nas.report.winners import quantity_words, score_words, shown_front, winners_table
-    from nas.report.words import screening_values, summary
+    from nas.report.winners import candidates_table, quantity_words, score_words, shown_front, winners_table
+    from nas.report.words import summary
 
 __all__ = [
+    "BLOCKS",
     "Section",
     "accuracy_words",
+    "amounts",
+    "by_stage",
+    "candidates_table",
     "is_predicted",
     "landmarks",
     "open_tracker",
     "published_words",
     "quantity_words",
     "score_words",
-    "screening_values",
     "shown_front",
+    "size_words",
     "summary",
     "validation_sections",
     "winners_table",
@@ -41,16 +47,20 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BLOCKS": "notation",
     "Section": "sections",
     "accuracy_words": "predicted",
+    "amounts": "notation",
+    "by_stage": "notation",
+    "candidates_table": "winners",
     "is_predicted": "predicted",
     "landmarks": "predicted",
     "open_tracker": "tracking",
     "published_words": "predicted",
     "quantity_words": "winners",
     "score_words": "winners",
-    "screening_values": "words",
     "shown_front": "winners",
+    "size_words": "notation",
     "summary": "words",
     "validation_sections": "sections",
     "winners_table": "winners",

@@ -1,4 +1,4 @@
-"""A survey in words: what an accuracy table foretells, beside what is published, and what no label supports."""
+"""A survey in words: predicted accuracies, compared with published ones, and what no published network supports."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ from collections.abc import Sequence
 from nas.accuracy import WORDS, AccuracyTable, beyond, differences
 from nas.errors import InputError
 from nas.networks import count
+from nas.report.notation import PLACE, by_stage, size_words
 from nas.search import Candidate, SearchResult, score_of
 
-__all__ = ["accuracy_words", "is_predicted", "landmarks", "predicted_summary", "published_top1", "published_words"]
+__all__ = [
+    "accuracy_words",
+    "is_predicted",
+    "landmarks",
+    "predicted_summary",
+    "published_top1",
+    "published_words",
+    "unbeaten",
+    "unbeaten_words",
+]
 
 _USUAL_TABLE = "iphone13.coreml.fp16"  # what --table stands for if it is not given
 _STEP = 0.05  # relative difference in latency between the rows of a front that are printed
@@ -23,43 +33,68 @@ def is_predicted(result: SearchResult) -> bool:
 
 
 def predicted_summary(result: SearchResult) -> list[str]:
-    """The outcome of a survey in a few lines: the winner first, then what is known beside it, then how sure that is."""
+    """The outcome of a survey in lines: the winner, known networks to compare it with, and how sure all of it is."""
     winner = result.winner
     if winner is None:
         return [f"{result.path}: no network inside {result.run.budget_ms:g} ms was found"]
-    table, counts = _table(result), count(winner.architecture)
+    table = _table(result)
     references = sorted(result.references, key=lambda c: c.latency_ms)
     lines = [
         f"winner {winner.id}: {winner.latency_ms:.3f} ms [{winner.low_ms:.3f}, {winner.high_ms:.3f}] of "
         f"{result.run.budget_ms:g} ms, predicted ImageNet top-1 {accuracy_words(winner)}",
-        f"  {winner.architecture.summary}; {counts.params / 1e6:.2f} M parameters, {counts.macs / 1e9:.2f} GMACs",
+        f"  {winner.architecture.summary}; {size_words(count(winner.architecture))}",
         *_parts(winner),
-        *(_beside(result, reference, table) for reference in reversed(references)),
+        *unbeaten_words(result),
+        *(_compared(result, reference, table) for reference in reversed(references)),
     ]
     if references:
         nearest = references[-1]
-        parts = differences(winner.architecture, nearest.architecture)
-        lines.append(f"what separates it from {nearest.label} (in brackets): {', '.join(parts) or 'nothing'}")
+        parts = by_stage(differences(winner.architecture, nearest.architecture))
+        lines += [f"differs from {nearest.label} (its numbers in brackets):", *(parts or ["  in nothing"])]
     if table:
-        beyond_labels = beyond(winner.architecture, table.published.ranges)
-        lines.append(
-            f"no published network of the family supports (their range in brackets): {', '.join(beyond_labels)}"
-            if beyond_labels
-            else "it lies within the range of the published networks of the family"
+        outside = by_stage(beyond(winner.architecture, table.published.ranges))
+        lines += (
+            ["outside the range of the published networks of the family (in brackets), so less certain:", *outside]
+            if outside
+            else ["within the range of the published networks of the family"]
         )
-    looked_at = winner.details.get("looked_at", len(result.scored))
+    if any("place of attention" in line for line in lines):
+        lines.append(f"  ({PLACE})")
+    evaluated = winner.details.get("looked_at", len(result.scored))
     return [
         *lines,
-        f"{looked_at} networks looked at, {len(result.front)} on the front; files in {result.path}",
-        f"latency: {result.run.table.origin} (predicted; {result.run.table.trust or 'see the table for its errors'})",
-        "accuracy: foretold by an accuracy table, nothing was trained or measured "
+        f"{evaluated} networks evaluated, {len(result.front)} on the front; files in {result.path}",
+        f"predicted latency: {result.run.table.name}, {result.run.table.origin} "
+        f"({result.run.table.trust or 'see the table for its errors'})",
+        "predicted ImageNet top-1: by an accuracy table; nothing was trained or measured "
         f"({result.run.proxy.get('trust', 'its errors are not known')}); "
-        "ordered by the lower end of the 90 % interval",
-        "go on with:",
-        f"  {_on_images(result)}      scores networks on your images",
-        f"  in Python: nas.build_model(nas.Architecture.load({str(result.path / 'winner.json')!r}))      builds the "
-        "winner, for training in full",
+        "networks are ordered by the lower end of the 90 % interval",
+        "score networks on your images:",
+        f"  {_on_images(result)}",
+        "build the winner in Python, to train it in full:",
+        f"  nas.build_model(nas.Architecture.load({str(result.path / 'winner.json')!r}))",
     ]
+
+
+def unbeaten_words(result: SearchResult) -> list[str]:
+    """A reference that is no worse than the winner in both numbers, said plainly. Nothing if there is none."""
+    best = unbeaten(result)
+    if best is None:
+        return []
+    return [f"no network better than {best.label} found: it is no slower than the winner, and its score is no lower"]
+
+
+def unbeaten(result: SearchResult) -> Candidate | None:
+    """The best reference that is no slower than the winner and has no lower score; None if there is none."""
+    winner = result.winner
+    if winner is None:
+        return None
+    better = [
+        one
+        for one in result.references
+        if one.latency_ms <= winner.latency_ms and score_of(one) >= score_of(winner) and one.id != winner.id
+    ]
+    return max(better, key=score_of, default=None)
 
 
 def _on_images(result: SearchResult) -> str:
@@ -123,8 +158,8 @@ def published_words(candidate: Candidate, top1: float | None = None) -> str:
     return f"{words} at {float(details['published_ms']):.2f} ms" if "published_ms" in details else words
 
 
-def _beside(result: SearchResult, reference: Candidate, table: AccuracyTable | None) -> str:
-    """The front at the latency of a known network, beside its published accuracy if there is one, else the predicted.
+def _compared(result: SearchResult, reference: Candidate, table: AccuracyTable | None) -> str:
+    """The front at the latency of a known network, compared with its published accuracy, or else the predicted one.
 
     Of a published accuracy nothing is uncertain here; a predicted one has its own interval.
     """
@@ -135,16 +170,17 @@ def _beside(result: SearchResult, reference: Candidate, table: AccuracyTable | N
         what += f", published {published_words(reference, known)}"
     else:
         what += f", predicted {accuracy_words(reference)}"
+    nothing = f"no network better than {reference.label} found that is no slower"
     if best is None or best.id == reference.id:
-        return f"  beside {what}: nothing better was found that is no slower"
+        return f"  compared with {what}: {nothing}"
     top1 = known if known is not None else score_of(reference)
     spread = 0.0 if known is not None else (float(reference.details["high"]) - float(reference.details["low"])) / 2
     gain = score_of(best) - top1
     low = gain - math.hypot(score_of(best) - float(best.details["low"]), spread)
     high = gain + math.hypot(float(best.details["high"]) - score_of(best), spread)
-    verdict = "better" if low > 0 else "worse" if high < 0 else "less than the interval, so not shown"
-    who = "the winner" if result.winner and best.id == result.winner.id else f"no slower, {best.id}"
-    return f"  beside {what}: {who} {gain:+.1f} points [{low:+.1f}, {high:+.1f}], {verdict}"
+    verdict = "better" if low > 0 else f"worse; {nothing}" if high < 0 else "not shown: the interval includes 0"
+    who = "the winner" if result.winner and best.id == result.winner.id else f"{best.id}, no slower,"
+    return f"  compared with {what}: {who} {gain:+.1f} points [{low:+.1f}, {high:+.1f}], {verdict}"
 
 
 def published_top1(reference: Candidate, table: AccuracyTable | None) -> float | None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from nas.report.figures import fronts_figure, score_figure
+from nas.report.verdict import verdict
 from nas.report.words import settings_words
 from nas.validate import Validation
 from nas.validate.accuracy import AccuracyPart
@@ -31,7 +32,7 @@ class Section:
 
 
 def validation_sections(validation: Validation) -> list[Section]:
-    """The sections of a validation, for the page and for the terminal.
+    """The sections of a validation, for the page and for the terminal: the verdict first, the circumstances last.
 
     What a file of an earlier version lacks is added where it follows from the file.
     """
@@ -55,14 +56,18 @@ def validation_sections(validation: Validation) -> list[Section]:
             f"table: {validation.table.name} ({validation.table.origin}), digest {validation.table.digest}",
         ],
     )
-    sections = [origin, _latency_section(validation), _rows_section(validation)]
+    sections = [Section(title="Verdict", notes=verdict(validation)), _latency_section(validation)]
+    if validation.proxies:
+        sections.append(_rows_section(validation))
     if validation.accuracy:
         sections += _accuracy_sections(validation.accuracy)
     for part in validation.proxies:
         sections += _proxy_sections(part)
     if validation.pairs:
         sections.append(_pairs_section(validation.pairs))
-    return sections + (_recovery_sections(validation.recovery) if validation.recovery else [])
+    if validation.recovery:
+        sections += _recovery_sections(validation.recovery)
+    return [*sections, origin]
 
 
 def _latency_section(validation: Validation) -> Section:
@@ -80,7 +85,7 @@ def _latency_section(validation: Validation) -> Section:
         seen = (_number(row.predicted_ms, ".3f"), _number(row.error, "+.1%"), unseen)
         rows.append((row.name, timed, f"{row.published_ms:.2f}", *seen, row.skipped or row.source))
     header = ("network", "timed", "published ms", "predicted", "error", "from the others", "printed in, or why not")
-    return Section(title="Latency: predicted against published", notes=notes, header=header, rows=rows)
+    return Section(title="Latency: predicted, against published", notes=notes, header=header, rows=rows)
 
 
 def _accuracy_sections(part: AccuracyPart) -> list[Section]:
@@ -93,7 +98,7 @@ def _accuracy_sections(part: AccuracyPart) -> list[Section]:
     ]
     sections = [
         Section(
-            title=f"Accuracy: foretold by {part.table} against published",
+            title=f"Accuracy: predicted by {part.table}, against published",
             notes=[
                 *(f"{what}: {errors.describe()}" for what, errors in part.errors.items()),
                 f"rows of the family, each left out: Kendall's tau {part.tau:.2f}{near}",
@@ -112,11 +117,11 @@ def _accuracy_sections(part: AccuracyPart) -> list[Section]:
         ]
         header = ("variant", "ms", "published %", "found", "ms", "predicted %", "90 % interval", "the front passes")
         note = (
-            f"{part.looked_at} networks looked at, by a table that has not seen the accuracies of the variants; the "
+            f"{part.looked_at} networks evaluated, by a table that has not seen the accuracies of the variants; the "
             "variants themselves do not count, networks near them do"
         )
         sections.append(
-            Section(title="The front of a survey beside the variants", notes=[note], header=header, rows=front)
+            Section(title="The front of a survey, against the variants", notes=[note], header=header, rows=front)
         )
     return sections
 
@@ -169,7 +174,7 @@ def _proxy_sections(part: ProxyPart) -> list[Section]:
             rows=[_tau_row("all", part.all_rows), _tau_row(near, part.near_rows)],
         ),
         Section(
-            title=f"{part.proxy}: beside rankings that need no proxy",
+            title=f"{part.proxy}: against rankings that need no proxy",
             notes=[
                 "tau over the same networks; depth: number of convolutions and linear layers, whose weights are summed",
                 "better: the lower end of the interval is above 0 (bootstrap over networks, the best of these rankings "
@@ -198,7 +203,7 @@ def _proxy_sections(part: ProxyPart) -> list[Section]:
 
 def _pairs_section(pairs: Sequence[ProxyPair]) -> Section:
     return Section(
-        title="How well one proxy foretells another",
+        title="Rank correlation between proxies",
         notes=["Kendall's tau-b between the mean scores of the published networks"],
         header=("proxies", "number", "tau", "number in the band", "tau in the band"),
         rows=[
@@ -270,7 +275,7 @@ def _recovery_sections(part: RecoveryPart) -> list[Section]:
     networks = {network.name: network for network in part.networks}
     compared = f"scores are means of seeds {', '.join(map(str, part.seeds))}"
     if part.search_seed in part.seeds:
-        compared += ", for which the networks were chosen: winners look better than they are"
+        compared += ", for which the networks were chosen, so that what was found is favoured"
     else:
         compared += f", not of seed {part.search_seed}, for which the networks were chosen"
 

@@ -5,20 +5,35 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from nas.networks import count
+from nas.report.notation import amounts
 from nas.report.predicted import accuracy_words, is_predicted, landmarks, published_words
 from nas.search import Candidate, Run, SearchResult, score_of
 from nas.search.limits import QUANTITIES
 
-__all__ = ["budget_words", "quantity_words", "score_words", "shown_front", "standard_error", "winners_table"]
+__all__ = [
+    "budget_words",
+    "candidates_table",
+    "latency_words",
+    "quantity_words",
+    "role_words",
+    "score_words",
+    "screening_values",
+    "shown_front",
+    "standard_error",
+    "winners_table",
+]
+
+_LATENCY = "latency, ms [interval]"
 
 
 def winners_table(result: SearchResult) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and rows of the best networks, each beside the slowest reference that is no slower than its limit.
+    """Header and rows of the best networks, each compared with the slowest reference inside the same limit.
 
     One row for each of several budgets, or for each landmark of a whole front. No rows for a run with one budget.
     """
-    run, scored = result.run, "predicted top-1 [90 %]" if is_predicted(result) else "score"
-    header = ("network", "ms", "interval", scored, *run.objectives, "beside")
+    run = result.run
+    header = ("network", _LATENCY, _score_header(result), *run.objectives, "compared with")
     if run.whole_front:
         return header, [_cells(result, one, one.latency_ms) for one in landmarks(result.front_by_latency)]
     if len(run.budgets) == 1:
@@ -36,8 +51,7 @@ def _cells(result: SearchResult, winner: Candidate, limit_ms: float) -> tuple[st
     nearest = max(inside, key=lambda one: one.latency_ms, default=None)
     return (
         winner.id,
-        f"{winner.latency_ms:.3f}",
-        f"{winner.low_ms:.3f} to {winner.high_ms:.3f}",
+        latency_words(winner),
         score_words(winner),
         *(quantity_words(winner, name) for name in result.run.objectives),
         "-" if nearest is None else f"{nearest.label}, {nearest.latency_ms:.3f} ms, {_known(result, nearest)}",
@@ -50,6 +64,69 @@ def _known(result: SearchResult, reference: Candidate) -> str:
         return f"score {score_words(reference)}"
     published = published_words(reference)
     return f"published {published}" if published else f"predicted {accuracy_words(reference)}"
+
+
+def candidates_table(
+    result: SearchResult, candidates: Sequence[Candidate], *, with_sizes: bool = False
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows of some candidates, fastest first. Columns that are needed least come last.
+
+    Args:
+        result: the run of the candidates.
+        candidates: found networks and references.
+        with_sizes: whether parameters and multiply-adds are columns, be they objectives or not.
+    """
+    run, roles = result.run, role_words(result)
+    shown = sorted(candidates, key=lambda candidate: candidate.latency_ms)
+    published = is_predicted(result) and any(published_words(one) for one in shown)
+    counts = [count(one.architecture) for one in shown]
+    size_header, sizes = amounts([one.params for one in counts], [one.macs for one in counts])
+    objectives = [name for name in run.objectives if not (with_sizes and name in ("params", "macs"))]
+    header = (
+        *("network", "role", _LATENCY, _score_header(result), *(("published",) if published else ())),
+        *(*run.screens, *(size_header if with_sizes else ()), *objectives, "blocks"),
+    )
+    rows = [
+        (
+            *(one.label, roles[one.kind, one.id], latency_words(one), score_words(one)),
+            *((published_words(one) or "-",) if published else ()),
+            *screening_values(result, one),
+            *(size if with_sizes else ()),
+            *(quantity_words(one, name) for name in objectives),
+            one.architecture.summary,
+        )
+        for one, size in zip(shown, sizes, strict=True)
+    ]
+    return header, rows
+
+
+def role_words(result: SearchResult) -> dict[tuple[str, str], str]:
+    """What each candidate is, by kind and id; of several budgets a winner has its own."""
+    found: dict[tuple[str, str], str] = {
+        (one.kind, one.id): role for one, role in zip(result.candidates, result.roles, strict=True)
+    }
+    if len(result.run.budgets) > 1 and not result.run.whole_front:
+        won: dict[str, list[str]] = {}
+        for budget_ms, winner in result.winners.items():
+            if winner is not None:
+                won.setdefault(winner.id, []).append(f"{budget_ms:g}")
+        found |= {("searched", winner): f"winner {', '.join(budgets)} ms" for winner, budgets in won.items()}
+    return found
+
+
+def screening_values(result: SearchResult, candidate: Candidate) -> list[str]:
+    """Values of the screening proxies for a candidate, each on its own scale, as table cells."""
+    values = result.screened.get(candidate.id, {})
+    return [f"{values[name]:.4g}" if name in values else "-" for name in result.run.screens]
+
+
+def latency_words(candidate: Candidate) -> str:
+    """The predicted latency of a candidate in ms, with its interval."""
+    return f"{candidate.latency_ms:.3f} [{candidate.low_ms:.3f}, {candidate.high_ms:.3f}]"
+
+
+def _score_header(result: SearchResult) -> str:
+    return "predicted top-1 [90 %]" if is_predicted(result) else "score"
 
 
 def shown_front(result: SearchResult) -> Sequence[Candidate]:

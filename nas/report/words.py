@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nas.errors import InputError, visible
 from nas.networks import count
 from nas.report.course import FEWEST
-from nas.report.predicted import is_predicted, predicted_summary
-from nas.report.winners import budget_words, quantity_words, score_words, standard_error, winners_table
-from nas.search import Candidate, Run, Screening, SearchResult, hypervolume, score_of
+from nas.report.notation import BLOCKS, size_words
+from nas.report.predicted import is_predicted, predicted_summary, unbeaten_words
+from nas.report.winners import budget_words, candidates_table, score_words, standard_error, winners_table
+from nas.search import Candidate, Screening, SearchResult, hypervolume, score_of
 from nas.validate.ranking import kendall_tau_b
 
-__all__ = ["markdown", "score_meaning", "screening_values", "settings", "settings_words", "summary"]
+__all__ = ["markdown", "score_meaning", "settings", "settings_words", "summary"]
 
 
 def summary(result: SearchResult) -> list[str]:
-    """The outcome of a run in a few lines: the winner, the references beside it, and what the numbers mean."""
+    """The outcome of a run in a few lines: the winner, references to compare it with, and what the numbers mean."""
     if is_predicted(result):
         return predicted_summary(result)
     winner = result.winner
     if winner is None:
         return [f"{result.path}: no network inside {result.run.budget_ms:g} ms is scored yet"]
     assert winner.score is not None
-    counts = count(winner.architecture)
     lines = [
         f"winner {winner.id}: {winner.latency_ms:.3f} ms [{winner.low_ms:.3f}, {winner.high_ms:.3f}] of "
         f"{result.run.budget_ms:g} ms, score {score_words(winner)}",
-        f"  {winner.architecture.summary}; {counts.params / 1e6:.2f} M parameters, {counts.macs / 1e9:.2f} GMACs",
+        f"  {winner.architecture.summary}; {size_words(count(winner.architecture))}",
+        *unbeaten_words(result),
     ]
     for reference in sorted(result.references, key=lambda c: c.latency_ms):
         assert reference.score is not None
@@ -38,18 +39,24 @@ def summary(result: SearchResult) -> list[str]:
         if noise and abs(gain) < 2 * noise:
             verdict = "within noise"
         lines.append(
-            f"  beside {reference.label} ({reference.latency_ms:.3f} ms, score {score_words(reference)}): "
+            f"  compared with {reference.label} ({reference.latency_ms:.3f} ms, score {score_words(reference)}): "
             f"{gain:+.4f}, {verdict}"
         )
     lines += _settling(result, winner) + _agreement(result) + _savings(result)
     failed = sum(1 for c in result.candidates if c.failure)
     numbers = f"{len(result.scored)} networks scored, {failed} failed, {len(result.front)} on the front"
     lines.append(f"{numbers}; files in {result.path}")
-    lines.append(f"the winner is the best of {len(result.scored)} noisy scores, so it looks better than it is")
+    if standard_error(winner):
+        lines.append(
+            f"the winner has the highest of {len(result.scored)} noisy scores: scored again, it would on average score "
+            "less"
+        )
     lines.append(
-        f"latency: {result.run.table.origin} (predicted; {result.run.table.trust or 'see the table for its errors'}); "
-        f"score: {result.run.proxy['name']} on {result.run.proxy.get('data', 'no data')}{_noise_words(result)}"
+        f"predicted latency: {result.run.table.name}, {result.run.table.origin} ("
+        f"{result.run.table.trust or 'see the table for its errors'})"
     )
+    data = result.run.proxy.get("data", "no data")
+    lines.append(f"score: {result.run.proxy['name']} on {data}{_noise_words(result)}")
     return lines
 
 
@@ -67,7 +74,7 @@ def _noise_words(result: SearchResult) -> str:
         return ": predicted ImageNet-1k top-1 in %, with its 90 % interval"
     if not score_meaning(result):
         return ", which orders networks and has no unit"
-    return f"{score_meaning(result)}, +- one standard error of the held-out images; the spread over seeds comes on top"
+    return f"{score_meaning(result)}, +- one standard error over the held-out images, not over seeds"
 
 
 def _settling(result: SearchResult, winner: Candidate) -> list[str]:
@@ -111,7 +118,7 @@ def _agreement(result: SearchResult) -> list[str]:
         if len(shared) >= FEWEST:
             tau = float(kendall_tau_b([values[i] for i in shared], [scores[i] for i in shared]))
             words.append(f"{name} {tau:.2f} over {len(shared)} networks")
-    return [f"agreement in order (Kendall's tau): {'; '.join(words)}"] if words else []
+    return [f"rank correlation (Kendall's tau): {'; '.join(words)}"] if words else []
 
 
 def _savings(result: SearchResult) -> list[str]:
@@ -122,7 +129,7 @@ def _savings(result: SearchResult) -> list[str]:
     every, mean_s = screens[0].networks, last.seconds / last.networks
     spent = ", ".join(f"{one.networks} by {one.proxy} in {_time(one.seconds)}" for one in result.spending)
     return [
-        f"networks scored, references apart: {spent}; {_time(sum(one.seconds for one in result.spending))} together",
+        f"scored besides the references: {spent}; {_time(sum(one.seconds for one in result.spending))} together",
         f"  all {every} by {last.proxy} would have taken about {_time(every * mean_s)} "
         f"(an estimate: {every} times its mean of {mean_s:.1f} s)",
     ]
@@ -134,24 +141,23 @@ def _time(seconds: float) -> str:
 
 def markdown(result: SearchResult) -> str:
     """The report of a search: its summary, winners, the front and the references as a table, failures and settings."""
-    run, facts = result.run, settings(result)
-    further = _further(run)
-    rows = [_row(c, result) for c in sorted([*result.front, *result.references], key=lambda c: c.latency_ms)]
+    facts = settings(result)
     failures = [f"- {_line(f'{c.label}: {c.failure}')}" for c in result.candidates if c.failure]
     return "\n".join(
         [
             f"# {_line(result.path.name)}",
             "",
-            *map(_line, summary(result)),
+            "```text",  # keeps the lines
+            *map(visible, summary(result)),
+            "```",
             "",
             *_winners(result),
             "The front and the references, fastest first. Latency is predicted by the table, not measured; the score "
             f"is the proxy's{_noise_words(result)}.",
             "",
-            f"| network | ms | interval | {''.join(f'{_cell(name)} | ' for name in run.screens)}"
-            f"score | M params | GMACs | {''.join(f'{_cell(name)} | ' for name in further)}blocks |",
-            "|---|---|---|---|---|---|---|" + "---|" * (len(run.screens) + len(further)),
-            *rows,
+            *_table(*candidates_table(result, [*result.front, *result.references], with_sizes=True)),
+            "",
+            f"{BLOCKS}.",
             "",
             *(["Failed candidates:", "", *failures, ""] if failures else []),
             "| setting | value |",
@@ -193,19 +199,12 @@ def _winners(result: SearchResult) -> list[str]:
     if not rows:
         return []
     title = "Of the front, networks some percent apart:" if result.run.whole_front else "The winner of each budget:"
-    lines = [f"| {' | '.join(map(_cell, cells))} |" for cells in (header, *rows)]
-    return [title, "", lines[0], "|---" * len(header) + "|", *lines[1:], ""]
+    return [title, "", *_table(header, rows), ""]
 
 
-def _further(run: Run) -> list[str]:
-    """Objectives that have a column of their own: parameters and multiply-adds are in every table."""
-    return [name for name in run.objectives if name not in ("params", "macs")]
-
-
-def screening_values(result: SearchResult, candidate: Candidate) -> list[str]:
-    """Values of the screening proxies for a candidate, each on its own scale, as table cells."""
-    values = result.screened.get(candidate.id, {})
-    return [f"{values[name]:.4g}" if name in values else "-" for name in result.run.screens]
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    first, *others = (f"| {' | '.join(map(_cell, cells))} |" for cells in (header, *rows))
+    return [first, "|---" * len(header) + "|", *others]
 
 
 def _hypervolume(result: SearchResult) -> str:
@@ -213,29 +212,13 @@ def _hypervolume(result: SearchResult) -> str:
     points = [(c.latency_ms, c.score) for c in result.scored if c.score is not None]
     area = hypervolume(points, latency_limit=result.run.budget_ms, score_floor=0.0)
     objectives = result.run.objectives
-    beside = f"; {' and '.join(objectives)} not counted" if objectives else ""
-    return f"{area:.4f} (score times ms, up to the budget and above score 0{beside})"
+    left_out = f"; {' and '.join(objectives)} not counted" if objectives else ""
+    return f"{area:.4f} (score times ms, up to the budget and above score 0{left_out})"
 
 
 def settings_words(settings: Mapping[str, Any]) -> str:
     """The settings of a proxy, without those of the proxies that screen for it."""
     return ", ".join(f"{key} {value}" for key, value in settings.items() if key != "screens")
-
-
-def _row(candidate: Candidate, result: SearchResult) -> str:
-    counts = count(candidate.architecture)
-    cells = (
-        candidate.label,
-        f"{candidate.latency_ms:.3f}",
-        f"{candidate.low_ms:.3f} to {candidate.high_ms:.3f}",
-        *screening_values(result, candidate),
-        score_words(candidate),
-        f"{counts.params / 1e6:.2f}",
-        f"{counts.macs / 1e9:.2f}",
-        *(quantity_words(candidate, name) for name in _further(result.run)),
-        candidate.architecture.summary.replace("|", "/"),
-    )
-    return f"| {' | '.join(map(_cell, cells))} |"
 
 
 def _line(text: str) -> str:

@@ -32,7 +32,7 @@ def test_show_tells_of_a_kept_validation_what_its_file_lacks(nas: Nas, tmp_path:
     shown = nas("show", str(KEPT), cwd=tmp_path)
 
     assert shown.returncode == 0, shown.stderr
-    assert "supernet: beside rankings that need no proxy" in shown.stdout
+    assert "supernet: against rankings that need no proxy" in shown.stdout
     assert "all: not shown to be better than published latency (+0.09 in tau" in shown.stdout
 
 
@@ -69,13 +69,13 @@ def test_a_validated_accuracy_table_is_printed_and_shown(
     folder, done = foretold
     shown = nas("show", "out", cwd=folder)
 
-    assert "Accuracy: foretold by iformer.imagenet against published" in done.stdout
+    assert "Accuracy: predicted by iformer.imagenet, against published" in done.stdout
     assert "rows of the family, each left out: Kendall's tau " in done.stdout
-    assert "The front of a survey beside the variants" in done.stdout
+    assert "The front of a survey, against the variants" in done.stdout
     assert "accuracy: complete" in done.stdout
     assert re.search(r"iformer_m +80\.4 +\d\d\.\d\d +\d\d\.\d to \d\d\.\d +yes\s", done.stdout)
     assert shown.stdout == done.stdout
-    assert "Accuracy: foretold by iformer.imagenet" in (folder / "out" / "validation.html").read_text()
+    assert "Accuracy: predicted by iformer.imagenet" in (folder / "out" / "validation.html").read_text()
 
 
 def test_a_survey_may_be_left_out(nas: Nas, tmp_path: Path) -> None:

@@ -66,12 +66,12 @@ def survey(tmp_path: Path) -> Survey:
     return make
 
 
-def _beside(result: SearchResult, name: str) -> str:
-    (line,) = (line for line in predicted_summary(result) if line.startswith(f"  beside {name}, "))
+def _compared(result: SearchResult, name: str) -> str:
+    (line,) = (line for line in predicted_summary(result) if line.startswith(f"  compared with {name}, "))
     return line
 
 
-def test_the_winner_stands_beside_published_networks_with_what_is_published(survey: Survey) -> None:
+def test_the_winner_is_compared_with_what_is_published_of_known_networks(survey: Survey) -> None:
     result = survey(
         _candidate(WIDE, 1.05, 81.0, 80.0, 82.0),
         _reference("iformer_m", 1.09, 80.1, published_top1=80.4, published_ms=1.10),
@@ -84,11 +84,12 @@ def test_the_winner_stands_beside_published_networks_with_what_is_published(surv
     )
     assert lines[1].startswith("  64-96-192-384: 2C | 2C | 9C 4A 1C | 2A; ")
     assert lines[2:4] == [  # the reference nearest to the budget first
-        "  beside iformer_m, 1.090 ms, published 80.4 % at 1.10 ms: the winner +0.6 points [-0.4, +1.6], "
-        "less than the interval, so not shown",
-        "  beside iformer_t, 0.605 ms, published 74.1 % at 0.60 ms: nothing better was found that is no slower",
+        "  compared with iformer_m, 1.090 ms, published 80.4 % at 1.10 ms: the winner +0.6 points [-0.4, +1.6], "
+        "not shown: the interval includes 0",
+        "  compared with iformer_t, 0.605 ms, published 74.1 % at 0.60 ms: no network better than iformer_t found that is no "
+        "slower",
     ]
-    assert lines[4] == "what separates it from iformer_m (in brackets): stage 1 channels 64 (48)"
+    assert lines[4:6] == ["differs from iformer_m (its numbers in brackets):", "  stage 1: channels 64 (48)"]
     assert lines == summary(result)
 
 
@@ -109,9 +110,9 @@ def test_what_published_results_and_supernets_say_stands_below_the_winner(survey
     ("published", "verdict"),
     [
         (79.9, "+1.1 points [+0.1, +2.1], better"),
-        (80.1, "+0.9 points [-0.1, +1.9], less than the interval, so not shown"),
-        (81.9, "-0.9 points [-1.9, +0.1], less than the interval, so not shown"),
-        (82.1, "-1.1 points [-2.1, -0.1], worse"),
+        (80.1, "+0.9 points [-0.1, +1.9], not shown: the interval includes 0"),
+        (81.9, "-0.9 points [-1.9, +0.1], not shown: the interval includes 0"),
+        (82.1, "-1.1 points [-2.1, -0.1], worse; no network better than iformer_m found that is no slower"),
     ],
 )
 def test_a_verdict_needs_the_published_accuracy_outside_the_interval(
@@ -120,8 +121,8 @@ def test_a_verdict_needs_the_published_accuracy_outside_the_interval(
     winner = _candidate(WIDE, 1.05, 81.0, 80.0, 82.0)
     result = survey(winner, _reference("iformer_m", 1.09, 75.0, published_top1=published))
 
-    assert _beside(result, "iformer_m") == (
-        f"  beside iformer_m, 1.090 ms, published {published:.1f} %: the winner {verdict}"
+    assert _compared(result, "iformer_m") == (
+        f"  compared with iformer_m, 1.090 ms, published {published:.1f} %: the winner {verdict}"
     )
 
 
@@ -129,56 +130,59 @@ def test_a_reference_is_compared_with_the_front_at_its_own_latency(survey: Surve
     fast = _candidate(L, 0.60, 76.0, 75.0, 77.0)
     result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0), fast, _reference("iformer_t", 0.605, 74.0))
 
-    assert _beside(result, "iformer_t") == (
-        f"  beside iformer_t, 0.605 ms, published 74.1 %: no slower, {fast.id} +1.9 points [+0.9, +2.9], better"
+    assert _compared(result, "iformer_t") == (
+        f"  compared with iformer_t, 0.605 ms, published 74.1 %: {fast.id}, no slower, +1.9 points [+0.9, +2.9], better"
     )
 
 
 def test_a_published_accuracy_is_known_without_a_latency_table_that_has_it(survey: Survey) -> None:
     result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0), _reference("iformer_m", 1.09, 79.5))
 
-    assert _beside(result, "iformer_m").startswith("  beside iformer_m, 1.090 ms, published 80.4 %: the winner +0.6 ")
+    assert _compared(result, "iformer_m").startswith(
+        "  compared with iformer_m, 1.090 ms, published 80.4 %: the winner +0.6 "
+    )
 
 
 def test_a_reference_without_published_accuracy_has_its_own_interval(survey: Survey) -> None:
     unknown = _reference("iformer_m", 1.09, 79.5).model_copy(update={"name": "mine"})
     result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0), unknown)
 
-    assert _beside(result, "mine") == (
-        "  beside mine, 1.090 ms, predicted 79.5 % [78.5, 80.5]: the winner +1.5 points [+0.1, +2.9], better"
+    assert _compared(result, "mine") == (
+        "  compared with mine, 1.090 ms, predicted 79.5 % [78.5, 80.5]: the winner +1.5 points [+0.1, +2.9], better"
     )
 
 
 def test_what_no_published_network_supports_is_named(survey: Survey) -> None:
     lines = predicted_summary(survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0)))
 
-    assert lines[2] == (
-        "no published network of the family supports (their range in brackets): stage 1 channels 64 (32 to 48)"
-    )
+    assert lines[2:4] == [
+        "outside the range of the published networks of the family (in brackets), so less certain:",
+        "  stage 1: channels 64 (32 to 48)",
+    ]
 
 
 def test_a_winner_within_the_published_ones_is_said_to_be(survey: Survey) -> None:
     lines = predicted_summary(survey(_candidate(M, 1.09, 80.0, 79.4, 80.8), _reference("iformer_m", 1.09, 80.0)))
 
-    assert "what separates it from iformer_m (in brackets): nothing" in lines
-    assert "it lies within the range of the published networks of the family" in lines
+    assert lines[lines.index("differs from iformer_m (its numbers in brackets):") + 1] == "  in nothing"
+    assert "within the range of the published networks of the family" in lines
 
 
 def test_without_its_accuracy_table_a_run_can_still_be_read(survey: Survey) -> None:
     result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0), accuracy_table="moved")
 
-    assert "supports (their range" not in "\n".join(predicted_summary(result))
+    assert "the published networks of the family" not in "\n".join(predicted_summary(result))
 
 
 def test_a_summary_says_that_nothing_was_measured_and_what_comes_next(survey: Survey) -> None:
     result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0), _candidate(T, 0.6, 74.0, 73.0, 75.0))
     words = "\n".join(predicted_summary(result))
 
-    assert f"300 networks looked at, 2 on the front; files in {result.path}" in words
-    assert "latency: calibrated: iPhone 13 (predicted; 3 % off)" in words
+    assert f"300 networks evaluated, 2 on the front; files in {result.path}" in words
+    assert "predicted latency: iphone13.coreml.fp16, calibrated: iPhone 13 (3 % off)" in words
     assert (
-        f"accuracy: foretold by an accuracy table, nothing was trained or measured ({result.run.proxy['trust']}); "
-        "ordered by the lower end of the 90 % interval"
+        f"predicted ImageNet top-1: by an accuracy table; nothing was trained or measured "
+        f"({result.run.proxy['trust']}); networks are ordered by the lower end of the 90 % interval"
     ) in words
     assert "  nas search --budget-ms 1.1 --data IMAGES" in words
 
@@ -187,11 +191,10 @@ def test_a_summary_says_that_nothing_was_measured_and_what_comes_next(survey: Su
 def test_the_line_in_python_builds_the_winner(out: str, survey: Survey) -> None:
     fast = _candidate(T, 0.6, 74.0, 73.0, 75.0)
     lines = predicted_summary(survey(fast, _candidate(WIDE, 1.05, 81.0, 80.0, 82.0), out=out))
-    (line,) = (line for line in lines if line.startswith("  in Python: "))
-    code, _, purpose = line.removeprefix("  in Python: ").partition("      ")
-    network = eval(code, {"nas": nas})
+    *_, purpose, code = lines
+    network = eval(code.strip(), {"nas": nas})
 
-    assert purpose == "builds the winner, for training in full"
+    assert purpose == "build the winner in Python, to train it in full:"
     assert WIDE.id == network.architecture.id
 
 
@@ -251,7 +254,7 @@ def test_what_comes_next_asks_for_all_budgets_or_the_whole_front(survey: Survey)
     assert "  nas search --data IMAGES" in words(whole_front=True)
 
 
-def test_the_winner_of_each_budget_stands_beside_what_is_published(survey: Survey) -> None:
+def test_the_winner_of_each_budget_is_compared_with_what_is_published(survey: Survey) -> None:
     result = survey(
         _candidate(WIDE, 1.05, 81.0, 80.0, 82.0),
         _reference("iformer_t", 0.605, 74.0, published_top1=74.1, published_ms=0.60),
@@ -259,6 +262,6 @@ def test_the_winner_of_each_budget_stands_beside_what_is_published(survey: Surve
     run = result.run.model_copy(update={"budgets_ms": (0.61, 1.1)})
     header, rows = winners_table(SearchResult(path=result.path, run=run, candidates=result.candidates))
 
-    assert header[4] == "predicted top-1 [90 %]"
+    assert header[3] == "predicted top-1 [90 %]"
     assert rows[0][:2] == ("0.61 ms", "none yet")
-    assert rows[1][4:] == ("81.0 % [80.0, 82.0]", "iformer_t, 0.605 ms, published 74.1 % at 0.60 ms")
+    assert rows[1][3:] == ("81.0 % [80.0, 82.0]", "iformer_t, 0.605 ms, published 74.1 % at 0.60 ms")

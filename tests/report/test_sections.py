@@ -42,8 +42,8 @@ def of_one_proxy(*, lead: Lead | None = None, widths: WidthPart | None = None) -
     return {section.title: section for section in sections}
 
 
-def test_a_kept_validation_tells_the_baselines_beside_its_proxy() -> None:
-    section = of_one_proxy()["supernet: beside rankings that need no proxy"]
+def test_a_kept_validation_has_rankings_that_need_no_proxy() -> None:
+    section = of_one_proxy()["supernet: against rankings that need no proxy"]
 
     assert list(section.rows) == [
         ("params", "0.76", "0.39"),
@@ -72,7 +72,7 @@ def test_tau_stands_beside_its_spread_by_chance() -> None:
 def test_better_is_said_only_if_the_interval_shows_it(low: float | None, claim: str) -> None:
     lead = Lead(ranker="depth", difference=0.2, low=low, high=0.4)
 
-    assert claim in of_one_proxy(lead=lead)["supernet: beside rankings that need no proxy"].notes
+    assert claim in of_one_proxy(lead=lead)["supernet: against rankings that need no proxy"].notes
 
 
 def test_the_part_of_each_stage_is_told_beside_what_chance_explains() -> None:

@@ -27,16 +27,16 @@ def changed(result: SearchResult) -> Changed:
     return change
 
 
-def test_each_of_several_budgets_has_a_row_beside_the_slowest_reference_inside_it(changed: Changed) -> None:
+def test_each_of_several_budgets_has_a_row_and_the_slowest_reference_inside_it(changed: Changed) -> None:
     result = changed(budgets_ms=(0.4, 0.6, 1.0))
     header, rows = winners_table(result)
 
-    assert header == ("budget", "network", "ms", "interval", "score", "beside")
+    assert header == ("budget", "network", "latency, ms [interval]", "score", "compared with")
     assert rows == [
-        ("0.4 ms", "none yet", "-", "-", "-", "-"),
-        ("0.6 ms", result.candidates[0].id, "0.500", "0.450 to 0.550", "0.4000 +- 0.0245", "-"),
+        ("0.4 ms", "none yet", "-", "-", "-"),
+        ("0.6 ms", result.candidates[0].id, "0.500 [0.450, 0.550]", "0.4000 +- 0.0245", "-"),
         (
-            *("1 ms", result.candidates[2].id, "0.900", "0.810 to 0.990", "0.5000 +- 0.0250"),
+            *("1 ms", result.candidates[2].id, "0.900 [0.810, 0.990]", "0.5000 +- 0.0250"),
             "tiny_a, 0.950 ms, score 0.4800 +- 0.0250",
         ),
     ]
@@ -53,8 +53,8 @@ def test_a_whole_front_is_shown_by_its_landmarks(changed: Changed, candidate: Ca
     more = SearchResult(path=result.path, run=result.run, candidates=(*result.candidates, near))
     header, rows = winners_table(more)
 
-    assert header[:2] == ("network", "ms")
-    assert [row[1] for row in rows] == ["0.500", "0.900"]
+    assert header[:2] == ("network", "latency, ms [interval]")
+    assert [row[1][:5] for row in rows] == ["0.500", "0.900"]
     assert [one.latency_ms for one in shown_front(more)] == [0.5, 0.9]
     assert len(more.front) == 3
 
@@ -64,8 +64,8 @@ def test_the_report_has_budgets_limits_and_objectives_with_their_units(changed: 
     text = markdown(changed(**asked))
 
     assert "| 0.6 ms | " in text
-    assert "| budget | network | ms | interval | score | params | phone | beside |" in text
-    assert "| network | ms | interval | score | M params | GMACs | phone | blocks |" in text
+    assert "| budget | network | latency, ms [interval] | score | params | phone | compared with |" in text
+    assert "| network | role | latency, ms [interval] | score | params, k | MMACs | phone | blocks |" in text
     assert "| 7.25 ms |" in text
     assert "| budget | 0.6 ms and 1 ms |" in text
     assert "| limits | params at most 1e+07 |" in text

@@ -15,9 +15,9 @@ def test_the_summary_names_winner_reference_origin_and_noise(result: SearchResul
     text = "\n".join(summary(result))
 
     assert f"winner {result.candidates[2].id}: 0.900 ms [0.810, 0.990] of 1 ms, score 0.5000 +- 0.0250" in text
-    assert "beside tiny_a (0.950 ms, score 0.4800 +- 0.0250): +0.0200, within noise" in text
+    assert "compared with tiny_a (0.950 ms, score 0.4800 +- 0.0250): +0.0200, within noise" in text
     assert "3 networks scored, 0 failed, 2 on the front" in text
-    assert "calibrated: iPhone 13 (predicted; see the table for its errors)" in text
+    assert "predicted latency: iphone13.coreml.fp16, calibrated: iPhone 13 (see the table for its errors)" in text
     assert "fake on synthetic" in text
 
 
@@ -26,4 +26,4 @@ def test_a_large_gap_is_not_called_noise(candidate: Callable[..., Candidate], re
     folder.add(candidate(TINY.references["tiny_a"].at(num_classes=3), 0.9, 0.1, name="weak"), None)
     text = "\n".join(summary(folder.load()))
 
-    assert "beside weak (0.900 ms, score 0.1000 +- 0.0150): +0.4000, better" in text
+    assert "compared with weak (0.900 ms, score 0.1000 +- 0.0150): +0.4000, better" in text

@@ -189,8 +189,8 @@ def test_a_page_has_the_rows_and_the_front(surveyed: tuple[AccuracyPart, list[tu
     part, _ = surveyed
     kept = Validation.load(ROOT / "results" / "validation")
     sections = {one.title: one for one in validation_sections(kept.model_copy(update={"accuracy": part}))}
-    rows = sections["Accuracy: foretold by iformer.imagenet against published"]
-    front = sections["The front of a survey beside the variants"]
+    rows = sections["Accuracy: predicted by iformer.imagenet, against published"]
+    front = sections["The front of a survey, against the variants"]
     m = next(row for row in part.rows if row.name == "iformer_m")
     slowest = part.front[-1]
 
@@ -204,7 +204,7 @@ def test_a_page_has_the_rows_and_the_front(surveyed: tuple[AccuracyPart, list[tu
     assert any(note.startswith("each axis of the family left out: ") for note in rows.notes)
     assert any(note.startswith("published part, each family left out: ") for note in rows.notes)
     (note,) = front.notes
-    assert note.startswith("300 networks looked at, by a table that has not seen the accuracies of the variants; ")
+    assert note.startswith("300 networks evaluated, by a table that has not seen the accuracies of the variants; ")
     assert front.rows[-1][:3] == ("iformer_l", f"{slowest.variant_ms:.3f}", "81.9")
     assert front.rows[-1][-1] == slowest.verdict
 

@@ -663,7 +663,7 @@ def test_one_seed_tells_no_noise_and_says_so(bench: Bench) -> None:
 
     assert validation.recovery.seeds == (0,)
     assert (part.on_front, part.matched) == (None, None)
-    assert "for which the networks were chosen: winners look better than they are" in words(validation)
+    assert "for which the networks were chosen, so that what was found is favoured" in words(validation)
 
 
 def test_ctrl_c_in_a_search_keeps_it_and_resume_goes_on(bench: Bench) -> None:
