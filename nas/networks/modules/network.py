@@ -42,8 +42,8 @@ class Network(nn.Module):
         """The outputs of the four stages: (B, C, H, W) at strides 4, 8, 16 and 32, for images of any size."""
         x = images
         stages = []
-        # A trace is of the architecture's own resolution, and would take sizes that it reads for tensors.
-        fixed = torch.jit.is_tracing()
+        # A trace of the older ONNX exporter has the architecture's resolution, and would take sizes for tensors.
+        fixed = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         size = (0, 0)
         for layer, ends_stage in zip(self.layers, self._ends_stage, strict=False):
             if isinstance(layer, AttentionUnit) and layer.window and not fixed:
