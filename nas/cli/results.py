@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,9 +57,10 @@ def plot(
 def show(results: options.Results, as_json: options.Json = False) -> None:
     """Show the winner, the front and the references of a run, or what a validation says.
 
-    --json: {"results", "winner" or null, "winners": {BUDGET: network or null}, "front": networks}, a network {"id",
-    "latency_ms", "score", "score_interval" and "quantities" if known, "architecture"}; of a validation, its
-    validation.json.
+    --json: {"results", "winner" or null, "winners": {BUDGET: network or null}, "front", "references" and "candidates":
+    networks}, a network {"id", "name" of a reference, "role" (winner, front, reference, dominated, over budget or
+    failed), "latency_ms", "interval_ms", "score" or null, "score_interval" or "score_standard_error", "screened",
+    "quantities" and "failure" if known, "architecture"}; of a validation, its validation.json.
 
     Example: nas show results/iformer-1.1ms
     """
@@ -78,18 +79,31 @@ def show(results: options.Results, as_json: options.Json = False) -> None:
 
 def front(
     results: options.Results,
-    budget_ms: Annotated[float, typer.Option(help="Latency budget in ms.", show_default=False)],
+    budget_ms: Annotated[
+        float | None, typer.Option(help="Latency budget in ms.", show_default="the whole front, as a table")
+    ] = None,
+    as_json: options.Json = False,
 ) -> None:
-    """Print the architecture of the best network of a run inside another budget, as JSON.
+    """Print the front of a run, or the architecture of its best network inside another budget, as JSON.
+
+    --json: without --budget-ms as nas show --json; with it the network alone, in that form.
 
     Example: nas front results/iformer-1.1ms --budget-ms 0.9
     """
+    from nas import report
     from nas.errors import BudgetError
-    from nas.report import score_words
     from nas.search import SearchResult, check_milliseconds
 
+    if budget_ms is None:
+        found = SearchResult.load(results)
+        if as_json:
+            print_json(result_json(found))
+        else:
+            print_candidates(found, [*found.front, *found.references])
+        return
     check_milliseconds(budget_ms)
-    result = SearchResult.load_best(results, budget_ms)
+    # Roles are about all candidates.
+    result = SearchResult.load(results) if as_json else SearchResult.load_best(results, budget_ms)
     best = result.winner_under(budget_ms)
     if best is None:
         fastest = min((c.latency_ms for c in SearchResult.load(results).scored), default=None)
@@ -97,7 +111,13 @@ def front(
             f"{results} has no network of at most {budget_ms:g} ms"
             + (f"; its fastest is {fastest:.3f} ms" if fastest else "; nothing is scored yet")
         )
-    say(f"{best.label}: {best.latency_ms:.3f} ms ({result.run.table.origin}), score {score_words(best)}")
+    if as_json:
+        print_json(_candidate_json(result, best))
+        return
+    say(
+        f"{best.label}: predicted latency {report.latency_words(best)} ms ({result.run.table.origin}), "
+        f"{'predicted ImageNet top-1' if report.is_predicted(result) else 'score'} {report.score_words(best)}"
+    )
     print_document(best.architecture.to_json())
 
 
@@ -129,24 +149,49 @@ def write_results(result: SearchResult) -> None:
 
 
 def result_json(result: SearchResult) -> dict[str, Any]:
-    """The winner, that of each budget, and the front of a run, as `--json` prints them."""
-    winner = result.winner
+    """The winner, that of each budget, the front, the references and all candidates, as `--json` prints them."""
+    winner, roles = result.winner, _roles(result)
+
+    def networks(candidates: Iterable[Candidate]) -> list[dict[str, Any]]:
+        return [_candidate_json(result, candidate, roles) for candidate in candidates]
+
     return {
         "results": str(result.path),
-        "winner": _candidate_json(winner) if winner else None,
-        "winners": {f"{budget_ms:g}": one and _candidate_json(one) for budget_ms, one in result.winners.items()},
-        "front": [_candidate_json(candidate) for candidate in result.front],
+        "winner": _candidate_json(result, winner, roles) if winner else None,
+        "winners": {
+            f"{budget_ms:g}": one and _candidate_json(result, one, roles) for budget_ms, one in result.winners.items()
+        },
+        "front": networks(result.front),
+        "references": networks(result.references),
+        "candidates": networks(result.candidates),
     }
 
 
-def _candidate_json(candidate: Candidate) -> dict[str, Any]:
+def _roles(result: SearchResult) -> dict[tuple[str, str], str]:
+    """What each candidate is, by kind and id."""
+    return {(one.kind, one.id): role for one, role in zip(result.candidates, result.roles, strict=True)}
+
+
+def _candidate_json(
+    result: SearchResult, candidate: Candidate, roles: dict[tuple[str, str], str] | None = None
+) -> dict[str, Any]:
+    from nas.report import standard_error
+
     interval = [candidate.details[end] for end in ("low", "high") if end in candidate.details]
+    error = standard_error(candidate) if candidate.score is not None and not interval else 0.0
+    screened = result.screened.get(candidate.id)
     return {
         "id": candidate.id,
+        **({"name": candidate.name} if candidate.name else {}),
+        "role": (roles or _roles(result))[candidate.kind, candidate.id],
         "latency_ms": round(candidate.latency_ms, 6),
+        "interval_ms": [round(candidate.low_ms, 6), round(candidate.high_ms, 6)],
         "score": candidate.score,
         **({"score_interval": interval} if interval else {}),
+        **({"score_standard_error": error} if error else {}),
+        **({"screened": screened} if screened else {}),
         **({"quantities": dict(candidate.quantities)} if candidate.quantities else {}),
+        **({"failure": candidate.failure} if candidate.failure else {}),
         "architecture": candidate.architecture.to_dict(),
     }
 
@@ -159,5 +204,12 @@ def print_result(result: SearchResult) -> None:
         print_data(line)
     if len(result.run.budgets) > 1:
         print_table(*report.winners_table(result))
-    print_table(*report.candidates_table(result, [*report.shown_front(result), *result.references]))
+    print_candidates(result, [*report.shown_front(result), *result.references])
+
+
+def print_candidates(result: SearchResult, candidates: Sequence[Candidate]) -> None:
+    """Networks of a run as a table, fastest first, and how their blocks are written."""
+    from nas import report
+
+    print_table(*report.candidates_table(result, candidates))
     print_data(report.BLOCKS)

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from nas.report.predicted import accuracy_words, is_predicted, landmarks, published_words
     from nas.report.sections import Section, validation_sections
     from nas.report.tracking import open_tracker
-    from nas.report.winners import candidates_table, quantity_words, score_words, shown_front, winners_table
+    from nas.report.winners import (
+        candidates_table,
+        latency_words,
+        quantity_words,
+        score_words,
+        shown_front,
+        standard_error,
+        winners_table,
+    )
     from nas.report.words import summary
 
 __all__ = [
@@ -32,12 +40,14 @@ __all__ = [
     "candidates_table",
     "is_predicted",
     "landmarks",
+    "latency_words",
     "open_tracker",
     "published_words",
     "quantity_words",
     "score_words",
     "shown_front",
     "size_words",
+    "standard_error",
     "summary",
     "validation_sections",
     "winners_table",
@@ -55,12 +65,14 @@ _HOMES = {
     "candidates_table": "winners",
     "is_predicted": "predicted",
     "landmarks": "predicted",
+    "latency_words": "winners",
     "open_tracker": "tracking",
     "published_words": "predicted",
     "quantity_words": "winners",
     "score_words": "winners",
     "shown_front": "winners",
     "size_words": "notation",
+    "standard_error": "winners",
     "summary": "words",
     "validation_sections": "sections",
     "winners_table": "winners",

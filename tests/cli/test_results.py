@@ -29,6 +29,36 @@ def test_show_front_and_plot_read_a_finished_run(nas: Nas, searched: tuple[Path,
     assert (folder / "results" / "run" / "report.html").exists()
 
 
+def test_json_has_all_candidates_with_role_and_interval(nas: Nas, searched: tuple[Path, dict[str, Any]]) -> None:
+    folder, document = searched
+    front = nas("front", "results/run", "--json", cwd=folder)
+    one = nas("front", "results/run", "--budget-ms", "1.1", "--json", cwd=folder)
+    candidates, (reference,) = document["candidates"], document["references"]
+
+    assert json.loads(front.stdout) == document
+    assert json.loads(one.stdout) == document["winner"]
+    assert (len(candidates), reference["name"], reference["role"]) == (7, "tiny_a", "reference")
+    assert [each for each in candidates if each["role"] == "winner"] == [document["winner"]]
+    assert {each["role"] for each in document["front"]} <= {"winner", "front"}
+    for each in candidates:
+        low, high = each["interval_ms"]
+        assert low <= each["latency_ms"] <= high
+
+
+def test_the_front_is_shown_with_roles_and_how_blocks_are_written(
+    nas: Nas, searched: tuple[Path, dict[str, Any]]
+) -> None:
+    folder, document = searched
+    header, *rows, legend = nas("front", "results/run", cwd=folder).stdout.splitlines()
+    roles = {row.split()[0]: row.split()[1] for row in rows}
+
+    assert header.split()[:2] == ["network", "role"]
+    assert roles == {each["id"]: each["role"] for each in document["front"]} | {"tiny_a": "reference"}
+    assert legend.startswith(
+        "blocks: widths of the four stages: blocks of each stage in order, C a convolution block, "
+    )
+
+
 def test_several_budgets_each_have_a_winner_and_any_other_is_answered(
     nas: Nas, searched: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

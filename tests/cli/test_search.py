@@ -30,8 +30,9 @@ def test_a_search_ends_with_the_promised_document_and_files(searched: tuple[Path
     folder, document = searched
     winner = document["winner"]
 
-    assert {"results", "winner", "winners", "front"} == set(document)
-    assert {"id", "latency_ms", "score", "architecture"} == set(winner)
+    assert {"results", "winner", "winners", "front", "references", "candidates"} == set(document)
+    assert {"id", "role", "latency_ms", "interval_ms", "score", "architecture"} == set(winner)
+    assert len(document["candidates"]) == 6 + len(document["references"])
     assert winner["latency_ms"] <= 1.1
     assert Architecture.from_json(json.dumps(winner["architecture"])).id == winner["id"]
     files = {path.name for path in (folder / "results" / "run").iterdir()}
@@ -57,13 +58,13 @@ def test_a_cheap_proxy_screens_for_a_dear_one(nas: Nas, tmp_path: Path) -> None:
     assert "screening: of networks of similar latency the best 1 in 3 by fake go on" in done.stderr
     assert "6 networks screened" in done.stderr
     assert (len(folder.screenings), len(folder.scored), folder.run.proxy["name"]) == (7, 2, "short-training")
-    assert re.search(r"references apart: 6 by fake in 0\.0 s, 2 by short-training in \d", done.stdout)
+    assert re.search(r"scored besides the references: 6 by fake in 0\.0 s, 2 by short-training in \d", done.stdout)
     assert "all 6 by short-training would have taken about" in done.stdout
     assert "an estimate: 6 times its mean of" in done.stdout
     value = folder.screened[folder.references[0].id]["fake"]
-    assert re.search(rf"tiny_a +[\d.]+ +{value:.4g} +[\d.]+ ", done.stdout)
+    assert re.search(rf"tiny_a +reference +[\d.]+ \[.*\] +[\d.]+ \+- [\d.]+ +{value:.4g} ", done.stdout)
     report = (tmp_path / "run" / "report.md").read_text()
-    assert "| network | ms | interval | fake | score |" in report
+    assert "| network | role | latency, ms [interval] | score | fake | params, k | MMACs | blocks |" in report
     assert "| screening by fake | name fake," in report
 
 
@@ -253,7 +254,7 @@ def test_a_survey_ends_with_the_promised_document_and_files(
     document = json.loads(done.stdout)
     winner, front = document["winner"], document["front"]
 
-    assert {"results", "winner", "winners", "front"} == set(document)
+    assert {"results", "winner", "winners", "front", "references", "candidates"} == set(document)
     assert document["results"] == "run"
     assert winner == front[-1]
     assert len(front) > 10
@@ -286,9 +287,13 @@ def test_a_survey_is_shown_with_predicted_and_published_accuracies(
     within = nas("front", "run", "--budget-ms", "0.7", cwd=surveyed[0])
 
     assert re.search(r"winner \w+: 1\.0\d\d ms \[.*\] of 1\.1 ms, predicted ImageNet top-1 \d\d\.\d % \[", shown)
-    assert re.search(r"network +ms +predicted top-1 \[90 %\] +published +blocks", shown)
-    assert re.search(r"iformer_m +1\.089 +\d\d\.\d % \[\d\d\.\d, \d\d\.\d\] +80\.4 % at 1\.10 ms +48-96-192-384", shown)
-    assert "300 networks looked at" in shown
+    assert re.search(r"network +role +latency, ms \[interval\] +predicted top-1 \[90 %\] +published +blocks", shown)
+    assert re.search(
+        r"iformer_m +reference +1\.089 \[0\.991, 1\.191\] +\d\d\.\d % \[\d\d\.\d, \d\d\.\d\] +"
+        r"80\.4 % at 1\.10 ms +48-96-192-384",
+        shown,
+    )
+    assert "300 networks evaluated" in shown
     assert within.returncode == 0, within.stderr
     assert Architecture.from_json(within.stdout).resolution == 224
 

@@ -86,8 +86,8 @@ def test_the_winner_is_compared_with_what_is_published_of_known_networks(survey:
     assert lines[2:4] == [  # the reference nearest to the budget first
         "  compared with iformer_m, 1.090 ms, published 80.4 % at 1.10 ms: the winner +0.6 points [-0.4, +1.6], "
         "not shown: the interval includes 0",
-        "  compared with iformer_t, 0.605 ms, published 74.1 % at 0.60 ms: no network better than iformer_t found that is no "
-        "slower",
+        "  compared with iformer_t, 0.605 ms, published 74.1 % at 0.60 ms: no network better than iformer_t found "
+        "that is no slower",
     ]
     assert lines[4:6] == ["differs from iformer_m (its numbers in brackets):", "  stage 1: channels 64 (48)"]
     assert lines == summary(result)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nas.report import quantity_words, shown_front, winners_table
+from nas.report import candidates_table, quantity_words, shown_front, winners_table
 from nas.report.front import front_figures
 from nas.report.words import markdown
 from nas.search import Candidate, SearchResult
@@ -40,6 +40,21 @@ def test_each_of_several_budgets_has_a_row_and_the_slowest_reference_inside_it(c
             "tiny_a, 0.950 ms, score 0.4800 +- 0.0250",
         ),
     ]
+
+
+def test_each_candidate_has_its_role_and_a_winner_its_budgets(changed: Changed) -> None:
+    result = changed(budgets_ms=(0.6, 0.8, 1.0))
+    header, rows = candidates_table(result, result.candidates)
+    ids = [one.id for one in result.candidates[:3]]
+
+    assert header[:4] == ("network", "role", "latency, ms [interval]", "score")
+    assert [row[:3] for row in rows] == [
+        (ids[0], "winner 0.6, 0.8 ms", "0.500 [0.450, 0.550]"),
+        (ids[1], "dominated", "0.700 [0.630, 0.770]"),
+        (ids[2], "winner 1 ms", "0.900 [0.810, 0.990]"),
+        ("tiny_a", "reference", "0.950 [0.855, 1.045]"),
+    ]
+    assert [row[1] for row in candidates_table(changed(), result.candidates)[1]][:3] == ["front", "dominated", "winner"]
 
 
 def test_one_budget_needs_no_table(changed: Changed) -> None:

@@ -21,6 +21,26 @@ def test_the_summary_names_winner_reference_origin_and_noise(result: SearchResul
     assert "fake on synthetic" in text
 
 
+def test_a_reference_that_no_winner_beats_is_said_plainly(
+    candidate: Callable[..., Candidate], result: SearchResult
+) -> None:
+    said = "no network better than strong found: it is no slower than the winner, and its score is no lower"
+    before = summary(result)
+    folder = ResultsFolder(result.path, result.run, resume=True)
+    folder.add(candidate(TINY.references["tiny_a"].at(num_classes=3), 0.9, 0.6, name="strong"), None)
+
+    assert said in summary(folder.load())
+    assert not [line for line in before if line.startswith("no network better")]
+
+
+def test_a_score_without_noise_is_not_called_noisy(result: SearchResult) -> None:
+    plain = [one.model_copy(update={"details": {}}) for one in result.candidates]
+    exact = SearchResult(path=result.path, run=result.run, candidates=tuple(plain))
+
+    assert "the winner has the highest of 3 noisy scores" in "\n".join(summary(result))
+    assert "noisy" not in "\n".join(summary(exact))
+
+
 def test_a_large_gap_is_not_called_noise(candidate: Callable[..., Candidate], result: SearchResult) -> None:
     folder = ResultsFolder(result.path, result.run, resume=True)
     folder.add(candidate(TINY.references["tiny_a"].at(num_classes=3), 0.9, 0.1, name="weak"), None)

@@ -1,0 +1,111 @@
+"""What a terminal shows of tables and long lines, and what a pipe gets."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+
+import pytest
+
+from nas.cli.terminal import print_data, print_table, say, wrapped
+
+HEADER = ("table", "entries", "origin", "trust")
+NAME = "amd-epyc.onnxruntime-web.fp32"
+ROW = (NAME, "931", "measured: AMD EPYC, one thread, " * 3, "checked on 44 whole networks: mean error 0.9 %, " * 3)
+SHORT = ("phone", "model", "calibrated", "-")
+Shown = Callable[..., str]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Shown:
+    """What a call writes to a terminal, 80 columns wide."""
+    monkeypatch.setenv("TERM", "dumb")
+
+    def shown(call: Callable[..., None], *arguments: object, columns: int = 80, **options: object) -> str:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        terminal = Terminal()
+        with redirect_stdout(terminal), redirect_stderr(terminal):
+            call(*arguments, **options)
+        return terminal.getvalue()
+
+    return shown
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60, 80, 120, 400])
+def test_a_table_on_a_terminal_breaks_no_word_and_leaves_nothing_out(columns: int, on_terminal: Shown) -> None:
+    text = on_terminal(print_table, HEADER, [ROW, SHORT], columns=columns)
+    words = [word.strip(";:,") for word in text[text.index(NAME) : text.index("\nphone")].split()]
+
+    assert {word.strip(":,") for word in " ".join(ROW).split()} <= set(words)
+    assert words.count("checked") == 3
+    if columns >= 40:
+        assert max(map(len, text.splitlines())) <= columns
+
+
+def test_last_columns_that_do_not_fit_stand_below_their_row(on_terminal: Shown) -> None:
+    lines = on_terminal(print_table, HEADER, [ROW, SHORT]).splitlines()
+
+    assert lines[0].split() == ["table", "entries", "origin"]
+    assert lines[1] == "  trust"
+    assert lines[2].startswith(f"{NAME}  931")
+    assert [line for line in lines if line.startswith("  checked on 44 whole networks: mean error 0.9 %,")]
+    assert lines[-2:] == ["phone                          model    calibrated", "  -"]
+
+
+def test_several_columns_below_a_row_have_their_names(on_terminal: Shown) -> None:
+    header = ("network", *(f"column {number}" for number in range(12)))
+    row = ("iformer_m", *(f"value-{number}" for number in range(11)), "-")
+    text = on_terminal(print_table, header, [row])
+
+    assert "column 10: value-10" in text
+    assert "column 11" not in text.split("iformer_m")[1]  # it has no value
+
+
+def test_a_piped_table_has_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(HEADER, [ROW, SHORT])
+    header, first, second = capsys.readouterr().out.splitlines()
+
+    assert re.split(r"  +", header.strip()) == list(HEADER)
+    assert re.split(r"  +", first.strip()) == [cell.strip() for cell in ROW]
+    assert second.split() == list(SHORT)
+
+
+@pytest.mark.parametrize("printed", [print_data, say])
+def test_a_long_line_is_wrapped_on_a_terminal_alone(
+    printed: Callable[[str], None], on_terminal: Shown, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "  compared with iformer_m, " + "1.089 ms [0.991, 1.191] " * 8
+    first, second, *_ = lines = on_terminal(printed, line).splitlines()
+    printed(line)
+
+    assert first == "  compared with iformer_m, 1.089 ms [0.991, 1.191] 1.089 ms [0.991, 1.191]"
+    assert second.startswith("    1.089 ms [")
+    assert all(one.count("[") == one.count("]") for one in lines)  # no interval is broken
+    assert "".join(capsys.readouterr()) == f"{line}\n"
+
+
+@pytest.mark.parametrize("before", ["  ", "stopped; go on with: "])
+@pytest.mark.parametrize("printed", [print_data, say])
+def test_a_command_is_never_broken(printed: Callable[[str], None], before: str, on_terminal: Shown) -> None:
+    line = f"{before}nas search --resume 'my results/{'long' * 20} folder' --trials 20"
+
+    assert on_terminal(printed, line) == f"{line}\n"
+
+
+def test_an_error_stays_on_one_line(on_terminal: Shown) -> None:
+    line = "error: " + "word " * 40
+
+    assert on_terminal(say, line, is_error=True) == f"{line}\n"
+
+
+def test_numbers_stay_with_their_units() -> None:
+    assert wrapped("take 1.10 ms or 81.0 %", 11) == ["take", "1.10 ms or", "81.0 %"]
+    assert wrapped("", 10) == [""]
+    assert wrapped("a-very-long-name.fp32 next", 10) == ["a-very-long-name.fp32", "next"]
