@@ -282,7 +282,7 @@ class AccuracyTable(Record):
             yield f"trained part, counting {self.weight:g} times by its interval: {self.trained.foretelling.describe()}"
             if self.chance is not None:
                 yield (
-                    f"  of random orders of its scores {self.chance:.0%} foretell the family's rows at least as well"
+                    f"  of random orders of its scores {self.chance:.0%} predict the family's rows at least as well"
                     + ("; so it is shown and does not count" if not self.weight else "")
                 )
             for one in self.trained.supernets:

@@ -71,7 +71,7 @@ class Foretelling(Record):
         """In words."""
         inside = f", inside bands of 0.1 ms {min(self.in_bands.values()):.2f} at least" if self.in_bands else ""
         return (
-            f"scores of {self.networks} networks foretold by the others with rank correlation "
+            f"scores of {self.networks} networks predicted from the others with rank correlation "
             f"{self.rank_correlation:.3f}{inside}"
         )
 

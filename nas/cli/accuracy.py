@@ -27,6 +27,7 @@ def accuracy(
     """
     from nas.accuracy import WORDS, AccuracyTable, beyond
     from nas.networks import count, find_network
+    from nas.report import by_stage, size_words
 
     name, architecture = find_network(network, stdin=sys.stdin.buffer)
     found, path = AccuracyTable.find(table)
@@ -48,13 +49,14 @@ def accuracy(
             }
         )
         return
-    counts = count(architecture)
     print_data(f"{name}  {architecture.summary}")
-    print_data(f"{counts.params / 1e6:.3f} M parameters, {counts.macs / 1e9:.3f} GMACs at {architecture.resolution} px")
+    print_data(f"{size_words(count(architecture), digits=3)} at {architecture.resolution} px")
     print_data(f"{predicted.top1:.1f} % [{predicted.low:.1f}, {predicted.high:.1f}], predicted ImageNet-1k top-1")
     for part, said in predicted.parts.items():
         print_data(f"  by {WORDS[part]}: {said.top1:.1f} % [{said.low:.1f}, {said.high:.1f}]")
     if unsupported:
-        print_data(f"no published network of the family supports (their range in brackets): {', '.join(unsupported)}")
+        print_data("outside the range of the published networks of the family (in brackets), so less certain:")
+        for line in by_stage(unsupported):
+            print_data(line)
     for line in found.describe():
         print_data(line)

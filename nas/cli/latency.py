@@ -27,6 +27,7 @@ def latency(
     """
     from nas.latency import LatencyTable
     from nas.networks import count, find_network
+    from nas.report import BLOCKS, size_words
 
     name, architecture = find_network(network, stdin=sys.stdin.buffer)
     latency_table, path = LatencyTable.find(table)
@@ -54,7 +55,7 @@ def latency(
     from collections import Counter
 
     print_data(f"{name}  {architecture.summary}")
-    print_data(f"{counts.params / 1e6:.3f} M parameters, {counts.macs / 1e9:.3f} GMACs at {architecture.resolution} px")
+    print_data(f"{size_words(counts, digits=3)} at {architecture.resolution} px")
     print_data(
         f"{found.latency_ms:.3f} ms  [{found.low_ms:.3f}, {found.high_ms:.3f}]  {latency_table.provenance.label}"
     )
@@ -68,4 +69,5 @@ def latency(
         total = times * parts[key].latency_ms
         share = f"{total / found.latency_ms:.1%}"
         shown.append((key, str(times), f"{parts[key].latency_ms:.4f}", f"{total:.4f}", share, parts[key].source))
-    print_table(("layer", "count", "ms each", "ms", "share", "source"), shown)
+    print_table(("layer", "count", "ms each", "ms in all", "share", "source"), shown)
+    print_data(BLOCKS)

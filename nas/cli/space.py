@@ -36,7 +36,7 @@ def space_list(as_json: options.Json = False) -> None:
             documents.append(document | {"error": str(found)})
             continue
         facts = {"networks": found.count(), "layers": len(found.layers), "references": list(found.references)}
-        rows.append((name, f"{found.count():.2e}", ", ".join(found.references) or "-", found.description))
+        rows.append((name, _number(found.count()), ", ".join(found.references) or "-", found.description))
         documents.append(document | facts | {"resolution": list(found.resolution), "description": found.description})
     if as_json:
         print_json({"spaces": documents})
@@ -50,15 +50,17 @@ def space_show(
     table: options.Table = "iphone13",
     as_json: options.Json = False,
 ) -> None:
-    """Show the size of a space, its cheapest and dearest networks, its references and latency quantiles.
+    """Show the size of a space, its cheapest and most expensive networks, its references and latency quantiles.
 
     --json: {"space", "networks" and "layers" (numbers), "table", "latency_quantiles_ms": {"minimum", "10%", "median",
-    "90%", "maximum"}, "references": [{"name", "id", "latency_ms", "params", "macs", "inside"}]}
+    "90%", "maximum"}, "references": [{"name" (cheapest, dearest, or of a
+    reference), "id", "latency_ms", "interval_ms", "params", "macs", "inside"}]}
 
     Example: nas space show iformer
     """
     from nas.latency import LatencyTable
     from nas.networks import SearchSpace, count, random_choice
+    from nas.report import BLOCKS, amounts
 
     found = SearchSpace.find(space)
     latency_table, path = LatencyTable.find(table)
@@ -67,6 +69,7 @@ def space_show(
         "dearest": found.extreme(latency_table.layer_ms, dearest=True),
         **found.references,
     }
+    latencies = {name: latency_table.latency(network) for name, network in rows.items()}
     choose = random_choice(seed=0)
     quantiles = latency_table.quantiles(found.sample(choose) for _ in range(1000))
     if as_json:
@@ -74,7 +77,8 @@ def space_show(
             {
                 "name": name,
                 "id": network.id,
-                "latency_ms": round(latency_table.latency_ms(network), 6),
+                "latency_ms": round(latencies[name].latency_ms, 6),
+                "interval_ms": [round(latencies[name].low_ms, 6), round(latencies[name].high_ms, 6)],
                 "params": count(network).params,
                 "macs": count(network).macs,
                 "inside": network in found,
@@ -93,15 +97,26 @@ def space_show(
         return
     if found.description:
         print_data(found.description)
-    print_data(f"{found.count():,} networks ({found.count():.2e}) of {len(found.layers):,} distinct layers")
+    print_data(f"{_number(found.count())} networks of {len(found.layers):,} distinct layers")
     print_data(
-        f"latency under {path.name.removesuffix('.json')} ({latency_table.provenance.label}); {latency_table.trust}"
+        f"predicted latency: {path.name.removesuffix('.json')}, {latency_table.provenance.label} "
+        f"({latency_table.trust})"
     )
-    print_data("1000 random networks: " + ", ".join(f"{name} {value:.3f} ms" for name, value in quantiles.items()))
-    shown = []
-    for name, network in rows.items():
-        counts = count(network)
-        ms = f"{latency_table.latency_ms(network):.3f}"
-        sizes = (f"{counts.params / 1e6:.2f}", f"{counts.macs / 1e9:.2f}")
-        shown.append((name, ms, *sizes, "yes" if network in found else "no", network.summary))
-    print_table(("network", "ms", "M params", "GMACs", "in the space", "blocks"), shown)
+    print_data("  1000 random networks: " + ", ".join(f"{name} {value:.3f} ms" for name, value in quantiles.items()))
+    counts = [count(network) for network in rows.values()]
+    size_header, sizes = amounts([each.params for each in counts], [each.macs for each in counts])
+    shown = [
+        (
+            "most expensive" if name == "dearest" else name,
+            f"{latencies[name].latency_ms:.3f} [{latencies[name].low_ms:.3f}, {latencies[name].high_ms:.3f}]",
+            *(*size, "yes" if network in found else "no", network.summary),
+        )
+        for (name, network), size in zip(rows.items(), sizes, strict=True)
+    ]
+    print_table(("network", "latency, ms [interval]", *size_header, "in the space", "blocks"), shown)
+    print_data(BLOCKS)
+
+
+def _number(networks: int) -> str:
+    """A number of networks; a large one by its magnitude."""
+    return f"{networks:,}" if networks < 1e6 else f"{networks:.2e}"

@@ -1,4 +1,4 @@
-"""The accuracy table as a proxy: the ImageNet top-1 accuracy that published results foretell. Nothing is trained.
+"""The accuracy table as a proxy: the ImageNet top-1 accuracy predicted from published results. Nothing is trained.
 
 It takes no images, and a millisecond a network (nas/accuracy/).
 """

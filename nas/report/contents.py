@@ -25,10 +25,10 @@ from nas.report.figures import (
 from nas.report.front import axes_of, front_figures, score_words_of
 from nas.report.literature import PublishedNetwork, published_networks
 from nas.report.networks import NetworkColumns, column, table_of
-from nas.report.predicted import is_predicted
+from nas.report.predicted import is_predicted, unbeaten
 from nas.report.winners import quantity_words, score_words
 from nas.report.words import settings, summary
-from nas.search import Candidate, SearchResult, score_of
+from nas.search import Candidate, SearchResult
 from nas.search.result import unit_of, weights_file
 
 __all__ = ["page_contents"]
@@ -133,17 +133,11 @@ def _verdict(result: SearchResult) -> str:
     winner, run = result.winner, result.run
     if winner is None:
         return f"No network inside {run.budget_ms:g} ms has a score yet."
-    better = [
-        one
-        for one in result.references
-        if one.latency_ms <= winner.latency_ms and score_of(one) >= score_of(winner) and one.id != winner.id
-    ]
-    if better:
-        best = max(better, key=score_of)
+    if best := unbeaten(result):
         return f"No network better than {best.label} was found: it is no slower than the best one, and scores no less."
     inside = f"inside {run.budget_ms:g} ms" if not run.whole_front else f"up to {run.budget_ms:.3g} ms"
-    looked_at = int(winner.details.get("looked_at", 0))
-    among = f"{looked_at:,} networks looked at" if looked_at else f"{len(result.scored):,} scored networks"
+    evaluated = int(winner.details.get("looked_at", 0))
+    among = f"{evaluated:,} networks evaluated" if evaluated else f"{len(result.scored):,} scored networks"
     return f"{winner.label} is the best of {among} {inside}."
 
 

@@ -172,7 +172,7 @@ def choices_figure(found: Sequence[Choice]) -> Figure:
 def agreement_figure(found: Agreement) -> Figure:
     """One proxy beside the score, network by network."""
     return {
-        "title": f"{found.proxy} beside the score",
+        "title": f"{found.proxy} against the score",
         "data": [_cloud(found.values, found.scores, found.names, BLUE)],
         "layout": layout_of(found.proxy, "score"),
     }
@@ -228,7 +228,7 @@ def score_figure(part: ProxyPart) -> Figure:
     """Score against published accuracy, with error bars of one standard deviation over seeds."""
     rows = [row for row in part.rows if row.mean is not None]
     return {
-        "title": f"{part.proxy} beside published accuracy",
+        "title": f"{part.proxy} against published accuracy",
         "data": [
             {
                 "type": "scatter",

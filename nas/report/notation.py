@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nas.networks import Counts
 
-__all__ = ["BLOCKS", "PLACE", "amounts", "by_stage", "macs_words", "size_words"]
+__all__ = ["BLOCKS", "PLACE", "amounts", "by_stage", "size_words"]
 
 BLOCKS = (
     "blocks: widths of the four stages: blocks of each stage in order, C a convolution block, A an attention unit; "
@@ -19,25 +19,27 @@ _WHERE = re.compile(r"(stem|downsample|stage \d) (.*)")
 PLACE = "place of attention: mean position of the attention units in their stage, from 0, first, to 1, last"
 
 
-def size_words(counts: Counts) -> str:
-    """Parameters and multiply-adds of a network."""
-    params = f"{counts.params / 1e6:.2f} M" if counts.params >= 1e5 else f"{counts.params / 1e3:.2f} k"
-    return f"{params} parameters, {macs_words(counts.macs)}"
-
-
-def macs_words(macs: int) -> str:
-    """Multiply-adds in a unit in which small networks are not 0.
+def size_words(counts: Counts, *, digits: int = 2) -> str:
+    """Parameters and multiply-adds of a network, in units in which a small one is not 0.
 
     Examples:
-        >>> macs_words(1_640_000_000), macs_words(2_306_000)
-        ('1.64 GMACs', '2.31 MMACs')
+        >>> from nas.networks import Counts
+        >>> size_words(Counts(params=8_879_128, macs=1_640_000_000, memory_bytes=0), digits=3)
+        '8.879 M parameters, 1.640 GMACs'
     """
-    return f"{macs / 1e9:.2f} GMACs" if macs >= 1e8 else f"{macs / 1e6:.2f} MMACs"
+    (params_header, macs_header), [(params, macs)] = amounts([counts.params], [counts.macs], digits=digits)
+    return f"{params} {params_header[-1]} parameters, {macs} {macs_header}"
 
 
-def amounts(params: Sequence[int], macs: Sequence[int]) -> tuple[tuple[str, str], list[tuple[str, str]]]:
+def amounts(
+    params: Sequence[int], macs: Sequence[int], *, digits: int = 2
+) -> tuple[tuple[str, str], list[tuple[str, str]]]:
     """Parameters and multiply-adds of some networks as columns of a table, in the unit that fits the smallest.
 
+    Args:
+        params: of each network.
+        macs: of each network.
+        digits: decimals.
     Returns:
         The two headers, and a pair of cells for each network.
 
@@ -48,7 +50,9 @@ def amounts(params: Sequence[int], macs: Sequence[int]) -> tuple[tuple[str, str]
     in_millions, in_giga = min(params, default=0) >= 1e5, min(macs, default=0) >= 1e8
     header = ("params, M" if in_millions else "params, k", "GMACs" if in_giga else "MMACs")
     units = (1e6 if in_millions else 1e3, 1e9 if in_giga else 1e6)
-    return header, [(f"{p / units[0]:.2f}", f"{m / units[1]:.2f}") for p, m in zip(params, macs, strict=True)]
+    return header, [
+        (f"{p / units[0]:.{digits}f}", f"{m / units[1]:.{digits}f}") for p, m in zip(params, macs, strict=True)
+    ]
 
 
 def by_stage(parts: Iterable[str]) -> list[str]:

@@ -56,7 +56,7 @@ def search(
     """Find the best network inside a latency budget.
 
     With `score`, a function of one's own decides. Without `score` and `proxy` nothing is trained: 20,000 networks are
-    looked at by their latency table and by what published results foretell of their accuracy, in a minute or two. The
+    evaluated by a latency table, and by an accuracy that is predicted from published results, in a minute or two. The
     search on images that trains a supernet first is `nas search --data` from the shell.
 
     Every result is in the folder before the next network is tried. After Ctrl-C or an error the same call with `out`

@@ -337,7 +337,7 @@ def test_a_table_says_where_it_comes_from_and_how_far_it_can_be_trusted(table: A
     assert f"published part: {table.origin.data}" in words
     assert table.trained is not None
     assert f"trained part, counting {table.weight:g} times by its interval: scores of " in words
-    assert f"of random orders of its scores {table.chance:.0%} foretell the family's rows at least as well" in words
+    assert f"of random orders of its scores {table.chance:.0%} predict the family's rows at least as well" in words
     assert ("so it is shown and does not count" in words) == (table.weight == 0)
     assert table.trust.startswith(
         f"{own.mean:.1f} points off in the mean over {own.networks} published networks of the family"

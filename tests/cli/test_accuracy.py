@@ -58,15 +58,16 @@ def test_accuracy_in_words_shows_network_prediction_origin_and_trust(nas: Nas, t
     )
     assert first == f"  by published results: {published.top1:.1f} % [{published.low:.1f}, {published.high:.1f}]"
     assert rest[-len(list(TABLE.describe())) :] == list(TABLE.describe())
-    assert "supports" not in done.stdout
+    assert "outside the range" not in done.stdout
 
 
-def test_what_no_published_network_of_the_family_supports_is_told(nas: Nas, tmp_path: Path) -> None:
+def test_what_is_outside_the_range_of_published_networks_is_told(nas: Nas, tmp_path: Path) -> None:
     words = nas("accuracy", "tiny_a", cwd=tmp_path).stdout
     document = json.loads(nas("accuracy", "tiny_a", "--json", cwd=tmp_path).stdout)
 
-    assert "no published network of the family supports (their range in brackets): " in words
-    assert "stem expansion 2 (4), " in words
+    assert "outside the range of the published networks of the family (in brackets), so less certain:\n" in words
+    assert "\n  stem: expansion 2 (4)\n" in words
+    assert "\n  stage 1: channels 16 (32 to 48), " in words
     assert "stage 1 channels 16 (32 to 48)" in document["beyond"]
 
 

@@ -19,8 +19,23 @@ def test_space_show_states_networks_layers_and_references(nas: Nas, tmp_path: Pa
     assert document["networks"] == SearchSpace.find("iformer").count()
     assert document["layers"] == len(SearchSpace.find("iformer").layers)
     assert names["cheapest"]["latency_ms"] < document["latency_quantiles_ms"]["minimum"]
+    assert names["dearest"]["latency_ms"] > document["latency_quantiles_ms"]["maximum"]
+    assert (
+        names["iformer_m"]["interval_ms"][0] < names["iformer_m"]["latency_ms"] < names["iformer_m"]["interval_ms"][1]
+    )
     assert names["iformer_l"]["inside"] is True
     assert names["iformer_h"]["inside"] is False
+
+
+def test_networks_of_a_small_space_have_sizes_that_are_not_0(nas: Nas, tmp_path: Path) -> None:
+    shown = nas("space", "show", "tiny", cwd=tmp_path).stdout
+    lines = {line.split("  ")[0].strip(): line for line in shown.splitlines()}
+
+    assert "224 networks of 17 distinct layers" in lines
+    assert "params, k  MMACs" in lines["network"]
+    assert "0.00" not in lines["tiny_a"]
+    assert "most expensive" in lines
+    assert "a convolution block, A an attention unit" in shown
 
 
 def test_space_list_names_every_space_and_what_is_broken(nas: Nas, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_report_md_lists_the_front_and_the_settings(result: SearchResult) -> Non
     write_report(result)
     text = (result.path / "report.md").read_text()
 
-    assert "| tiny_a | 0.950 | 0.855 to 1.045 | 0.4800 +- 0.0250 |" in text
+    assert "| tiny_a | reference | 0.950 [0.855, 1.045] | 0.4800 +- 0.0250 |" in text
     assert result.candidates[1].id not in text
     assert "| command | `nas search --budget-ms 1` |" in text
     assert "predicted by the table, not measured" in text

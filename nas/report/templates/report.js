@@ -208,7 +208,7 @@
       const isApart = networks.score_low[left] > networks.score_high[right] || networks.score_high[left] < networks.score_low[right];
       const known = networks.score_low[left] != null && networks.score_low[right] != null;
       const doubt = !known ? "" : isApart ? "; the intervals do not overlap" : "; the intervals overlap, so neither is shown to be better";
-      words.push(`its score is ${signed(gain, scoreDigits(left))}${runOf(left).percent ? " points" : ""} beside it${doubt}`);
+      words.push(`its score differs by ${signed(gain, scoreDigits(left))}${runOf(left).percent ? " points" : ""}${doubt}`);
     } else if (hasScores) {
       words.push("their scores cannot be compared");
     }
