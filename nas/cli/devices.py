@@ -9,6 +9,8 @@ from nas.cli.terminal import print_json, print_table
 
 __all__ = ["devices"]
 
+_OF_TESTS = "fake"  # measures nothing, so people are not offered it
+
 
 def devices(as_json: options.Json = False) -> None:
     """List what latency can be measured on from here, and why not on the others.
@@ -25,7 +27,8 @@ def devices(as_json: options.Json = False) -> None:
         module = load_plugin("device", "devices", name)
         reason = module.unavailable() or None
         about, settings = (module.__doc__ or "").splitlines()[0], list(module.Options.model_fields)
-        rows.append((name, "no" if reason else "yes", reason or about, ", ".join(settings)))
+        if name != _OF_TESTS:
+            rows.append((name, "no" if reason else "yes", reason or about, ", ".join(settings)))
         documents.append(
             {"name": name, "available": not reason, "about": about, "reason": reason, "options": settings},
         )

@@ -86,8 +86,8 @@ def search(
 ) -> None:
     """Find the best network inside a latency budget.
 
-    Without --data and --proxy nothing is trained: 20,000 networks are looked at by their latency table and by what
-    published results foretell of their accuracy. With --data, the best of these are scored on your images.
+    Without --data and --proxy nothing is trained: 20,000 networks are evaluated by a latency table, and by an accuracy
+    that is predicted from published results. With --data, the best of these are scored on your images.
 
     With several budgets, or without any, one run finds the best network of each. --resume may have other budgets.
 

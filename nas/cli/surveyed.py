@@ -56,7 +56,7 @@ def survey_space(asked: Asked, proxy: BatchProxy, name: str, *, said: int = 0) -
             time_limit_s=asked.time_limit_s,
             resume=asked.resume,
             command=asked.command,
-            on_progress=lambda done, total: watch("Looking at networks", done, total),
+            on_progress=lambda done, total: watch("Evaluating networks", done, total),
         )
 
 
@@ -102,7 +102,7 @@ def search_images(asked: Asked, supernet: Path | None) -> SearchResult:
             time_limit_s=limit_s,
             resume=asked.resume,
             command=asked.command,
-            on_survey=lambda done, total: watch("Looking at networks", done, total),
+            on_survey=lambda done, total: watch("Evaluating networks", done, total),
             on_candidate=say_candidate,
             on_settled=say_settled,
         )

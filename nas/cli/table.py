@@ -146,8 +146,8 @@ def table_check(
     for row in checked.check.rows:
         error = f"{row.predicted_ms / row.measured_ms - 1:+.1%}"
         values = (f"{row.measured_ms:.3f}", f"{row.predicted_ms:.3f}", error, f"{row.sum_ms:.3f}", f"{row.spread:.1%}")
-        shown.append((row.name, *values, row.role))
-    print_table(("network", "measured ms", "predicted", "error", "sum of layers", "spread", "role"), shown)
+        shown.append((row.name, row.role, *values))
+    print_table(("network", "role", "measured, ms", "predicted, ms", "error", "sum of layers, ms", "spread"), shown)
     for line in checked.describe():
         print_data(line)
 
@@ -186,7 +186,7 @@ def table_list(as_json: options.Json = False) -> None:
 def table_show(
     table: Annotated[str, typer.Argument(help="A table name or file.")], as_json: options.Json = False
 ) -> None:
-    """Show where a table comes from, how far it can be trusted, and its dearest layers.
+    """Show where a table comes from, how far it can be trusted, and its slowest layers.
 
     --json: {"table", "file", "provenance", "interval", "trust", "layers": {"measured", "filled", "failed"} (numbers),
     "call_ms", and "correction", "check" (as nas table check --json prints it) and "model", each or null}
@@ -209,7 +209,7 @@ def table_show(
             values = (timing.minimum_ms, timing.median_ms, timing.p90_ms, timing.maximum_ms)
             cells = ("-" if value is None else f"{value:.4f}" for value in values)
             shown.append((key, *cells, str(timing.runs)))
-        print_table(("dearest layers", "fastest ms", "median", "p90", "slowest", "runs"), shown)
+        print_table(("slowest layers, times in ms", "fastest", "median", "p90", "slowest", "runs"), shown)
 
 
 @app.command("calibrate")

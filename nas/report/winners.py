@@ -117,7 +117,7 @@ def role_words(result: SearchResult) -> dict[tuple[str, str], str]:
 def screening_values(result: SearchResult, candidate: Candidate) -> list[str]:
     """Values of the screening proxies for a candidate, each on its own scale, as table cells."""
     values = result.screened.get(candidate.id, {})
-    return [f"{values[name]:.4g}" if name in values else "-" for name in result.run.screens]
+    return [f"{values[name]:#.4g}" if name in values else "-" for name in result.run.screens]
 
 
 def latency_words(candidate: Candidate) -> str:

@@ -48,8 +48,8 @@ def summary(result: SearchResult) -> list[str]:
     lines.append(f"{numbers}; files in {result.path}")
     if standard_error(winner):
         lines.append(
-            f"the winner has the highest of {len(result.scored)} noisy scores: scored again, it would on average score "
-            "less"
+            f"the winner is chosen from {len(result.scored)} networks by noisy scores: scored again, it would on "
+            "average score less"
         )
     lines.append(
         f"predicted latency: {result.run.table.name}, {result.run.table.origin} ("

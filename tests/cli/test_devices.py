@@ -15,4 +15,5 @@ def test_devices_says_what_can_be_measured_from_here(nas: Nas, tmp_path: Path) -
     text = nas("devices", cwd=tmp_path).stdout
 
     assert re.search(r"onnxruntime\s+yes", text)
+    assert "fake" not in text  # it measures nothing
     assert re.search(r"iphone\s+no\s+needs a Mac", text) or sys.platform == "darwin"

@@ -62,7 +62,7 @@ def test_a_cheap_proxy_screens_for_a_dear_one(nas: Nas, tmp_path: Path) -> None:
     assert "all 6 by short-training would have taken about" in done.stdout
     assert "an estimate: 6 times its mean of" in done.stdout
     value = folder.screened[folder.references[0].id]["fake"]
-    assert re.search(rf"tiny_a +reference +[\d.]+ \[.*\] +[\d.]+ \+- [\d.]+ +{value:.4g} ", done.stdout)
+    assert re.search(rf"tiny_a +reference +[\d.]+ \[.*\] +[\d.]+ \+- [\d.]+ +{value:#.4g} ", done.stdout)
     report = (tmp_path / "run" / "report.md").read_text()
     assert "| network | role | latency, ms [interval] | score | fake | params, k | MMACs | blocks |" in report
     assert "| screening by fake | name fake," in report

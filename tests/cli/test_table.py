@@ -31,7 +31,7 @@ def test_a_table_is_built_shown_and_used(nas: Nas, tmp_path: Path) -> None:
     assert "iphone13.coreml.fp16" in listed.stdout
     assert "fake.fake.none" in listed.stdout
     assert "layers: 17 measured, 0 filled in between them, 0 failed" in built.stderr
-    assert "dearest layers" in shown.stdout
+    assert "slowest layers" in shown.stdout
 
 
 def test_a_table_is_checked_and_its_check_is_shown_wherever_it_is_used(nas: Nas, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_score_without_noise_is_not_called_noisy(result: SearchResult) -> None
     plain = [one.model_copy(update={"details": {}}) for one in result.candidates]
     exact = SearchResult(path=result.path, run=result.run, candidates=tuple(plain))
 
-    assert "the winner has the highest of 3 noisy scores" in "\n".join(summary(result))
+    assert "the winner is chosen from 3 networks by noisy scores" in "\n".join(summary(result))
     assert "noisy" not in "\n".join(summary(exact))
 
 
