@@ -16,13 +16,11 @@ import argparse
 import json
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from nas.data import load_images, training_batches
 from nas.latency.published import PublishedPoint, read_points
@@ -70,9 +68,6 @@ def leg(asked, images, row: PublishedPoint, look: int) -> None:  # noqa: D103
     sizes = {"resolution": images.resolution, "num_classes": images.num_classes}
     network = initial_network(row.architecture().at(**sizes), seed=asked.seed)
     average = initial_network(row.architecture().at(**sizes), seed=asked.seed)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
-            module.forward = partial(Depthwise.apply, module.weight)
     optimizer = Optimizer(network.parameters(), matrix_rate=0.02, rate=3e-3, weight_decay=0.05)
     weights, averaged = dict(network.named_parameters()), dict(average.named_parameters())
     checkpoint, done = asked.out / f"{row.name}-{asked.seed}.safetensors", 0
@@ -122,33 +117,6 @@ def leg(asked, images, row: PublishedPoint, look: int) -> None:  # noqa: D103
     checkpoint.with_suffix(".tmp").rename(checkpoint)
     with (HERE / "curve.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
-
-
-class Depthwise(torch.autograd.Function):
-    """A depthwise convolution whose gradient is fast on a CPU, the same numbers but for rounding.
-
-    oneDNN's takes up to fifty times as long as the convolution. For the kernel's gradient, products of all pairs of
-    positions are summed along the diagonals; the input's gradient is a convolution with the kernel turned around.
-    """
-
-    @staticmethod
-    def forward(ctx, weight, x):  # noqa: D102
-        ctx.save_for_backward(weight, x)
-        return F.conv2d(x, weight, padding=weight.shape[-1] // 2, groups=len(weight))
-
-    @staticmethod
-    def backward(ctx, gradient):  # noqa: D102
-        weight, x = ctx.saved_tensors
-        kernel, half, (height, width) = weight.to(gradient.dtype), weight.shape[-1] // 2, x.shape[2:]
-        back = F.conv2d(gradient, kernel.flip(2, 3), padding=half, groups=len(kernel)).to(x.dtype)
-        pairs = gradient.flatten(2).permute(1, 2, 0) @ x.to(gradient.dtype).flatten(2).permute(1, 0, 2)  # (C, N, N)
-        pairs = pairs.unflatten(2, (height, width)).unflatten(1, (height, width))  # (C, H, W, H, W)
-        turned = torch.zeros(*weight.shape[2:], len(weight))  # (k, k, C)
-        for i in range(max(-half, 1 - height), min(half, height - 1) + 1):
-            rows = pairs.diagonal(i, 1, 3).sum(-1, dtype=torch.float32)  # (C, W, W)
-            for j in range(max(-half, 1 - width), min(half, width - 1) + 1):
-                turned[i + half, j + half] = rows.diagonal(j, 1, 2).sum(-1)
-        return turned.permute(2, 0, 1)[:, None].to(weight.dtype), back
 
 
 def report(points: dict[str, PublishedPoint]) -> None:

@@ -1,0 +1,69 @@
+"""Depthwise convolutions whose gradients are fast on a CPU.
+
+The gradients of oneDNN take up to fifty times as long as the convolution itself. On small maps those here take half to
+an eighth of that (tests/benchmarks/bench_depthwise.py), and differ by rounding only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["depthwise", "is_slow"]
+
+# Pairs of positions are counted one by one: on larger maps oneDNN is faster.
+_MOST_POSITIONS = 16 * 16
+
+
+def is_slow(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether `depthwise` computes this convolution of a map (B, C, H, W), and its gradients faster than torch."""
+    return (
+        conv.groups == conv.in_channels == conv.out_channels > 1
+        and conv.stride == (1, 1)
+        and conv.kernel_size[0] > 1
+        and x.device.type == "cpu"
+        and x.shape[2] * x.shape[3] <= _MOST_POSITIONS
+    )
+
+
+def depthwise(x: Tensor, weight: Tensor) -> Tensor:
+    """Convolve each channel with its own kernel; the padding keeps the size.
+
+    Args:
+        x: (B, C, H, W).
+        weight: (C, 1, k, k), k odd.
+    """
+    return _Depthwise.apply(x, weight)  # type: ignore[no-untyped-call,no-any-return]
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        # Behind autocast the gradient has another precision than what was saved.
+        kernel = weight.to(gradient.dtype).flip(2, 3)
+        of_x = F.conv2d(gradient, kernel, padding=kernel.shape[-1] // 2, groups=len(kernel))
+        return of_x.to(x.dtype), _of_kernel(x.to(gradient.dtype), gradient, size=kernel.shape[-1]).to(weight.dtype)
+
+
+def _of_kernel(x: Tensor, gradient: Tensor, *, size: int) -> Tensor:
+    """(C, 1, k, k): element (i, j) is the sum over all outputs of gradient times the input that is (i, j) away."""
+    height, width = x.shape[2:]
+    pairs = gradient.flatten(2).permute(1, 2, 0) @ x.flatten(2).permute(1, 0, 2)  # (C, H * W, H * W)
+    pairs = torch.unflatten(torch.unflatten(pairs, 2, (height, width)), 1, (height, width))  # (C, H, W, H, W)
+    precise = torch.promote_types(x.dtype, torch.float32)
+    sums = torch.zeros(size, size, x.shape[1], dtype=precise)
+    half = size // 2
+    for i in range(max(-half, 1 - height), min(half, height - 1) + 1):
+        rows = pairs.diagonal(i, 1, 3).sum(-1, dtype=precise)  # (C, W, W)
+        for j in range(max(-half, 1 - width), min(half, width - 1) + 1):
+            sums[i + half, j + half] = rows.diagonal(j, 1, 2).sum(-1)
+    return sums.permute(2, 0, 1)[:, None]
