@@ -1,8 +1,8 @@
 """What a network is, and which networks are allowed. No torch: nas/networks/modules turns descriptions into modules.
 
 Read in this order: specs.py (the parts), layers.py (the units of a latency table), architecture.py (a whole network),
-operations.py (what a layer is made of), choices.py and space.py (which networks a search may choose from), encoding.py
-(thousands of them at once; it loads NumPy, so take its names from there).
+operations.py (what a layer is made of), choices.py, stages.py and space.py (which networks a search may choose from),
+timm.py (which of them timm can build), encoding.py (thousands at once; it loads NumPy, so take its names from there).
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 from nas.networks.architecture import Architecture, Subject, stage_layers, stage_size
 from nas.networks.layers import AttentionLayer, ConvLayer, DownsampleLayer, HeadLayer, Layer, Stack, StemLayer
 from nas.networks.operations import Counts, Operation, OperationKind, count, count_layer, operations
-from nas.networks.space import Choose, SearchSpace, find_network, random_choice
+from nas.networks.space import MustFit, SearchSpace, find_network, random_choice
 from nas.networks.specs import AttentionSpec, BlockSpec, ConvSpec, DownsampleSpec, StageSpec, StemSpec, odd
+from nas.networks.stages import Choose
+from nas.networks.timm import why_not_timm
 
 __all__ = [
     "Architecture",
@@ -26,6 +28,7 @@ __all__ = [
     "DownsampleSpec",
     "HeadLayer",
     "Layer",
+    "MustFit",
     "Operation",
     "OperationKind",
     "SearchSpace",
@@ -42,4 +45,5 @@ __all__ = [
     "random_choice",
     "stage_layers",
     "stage_size",
+    "why_not_timm",
 ]

@@ -172,13 +172,17 @@ class StageChoices(_Choices):
 
     def count(self) -> int:
         """Number of distinct stages over all widths."""
+        return len(self.channels) * sum(self.counts().values())
+
+    def counts(self) -> dict[tuple[bool, bool], int]:
+        """Number of distinct stages of one width, by whether they have convolution blocks, and attention units."""
         convs = sum(1 for _ in self.conv.specs())
-        total = 0
-        for channels in self.channels:
-            attentions = sum(1 for _ in self.attention.specs(channels))
-            for order in self.orders():
-                total += (convs if "C" in order else 1) * (attentions if "A" in order else 1)
-        return total
+        units = sum(1 for _ in self.attention.specs(self.channels[0]))
+        found: dict[tuple[bool, bool], int] = {}
+        for order in self.orders():
+            has = "C" in order, "A" in order
+            found[has] = found.get(has, 0) + (convs if has[0] else 1) * (units if has[1] else 1)
+        return found
 
 
 def arrange(convs: int, attentions: int, placement: Placement) -> str:

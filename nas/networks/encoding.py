@@ -21,6 +21,7 @@ from nas.networks.choices import StageChoices, arrange
 from nas.networks.layers import DownsampleLayer, HeadLayer, Layer, StemLayer
 from nas.networks.space import SearchSpace
 from nas.networks.specs import AttentionSpec, BlockSpec, ConvSpec, StageSpec
+from nas.networks.timm import COMMON
 
 __all__ = ["Encoding", "LayerMaxima", "LayerSums", "Rows"]
 
@@ -130,7 +131,26 @@ class Encoding:
             several_heads = np.asarray([kind == "mha" for kind in stage.attention.kind])
             own[~several_heads[own[:, kind]], heads] = 0
             own[:, placement] = self._orders[index].first[own[:, convs], own[:, units], own[:, placement]]
+        if self.space.must_fit:
+            self._agree(rows)
         return rows
+
+    def _agree(self, rows: Rows) -> None:
+        """Change rows as `SearchSpace.sample` does for a tool: what all stages share, and widths that differ."""
+        stages = range(len(self.space.stages))
+        for name in COMMON:
+            columns = [self.at(name, stage) for stage in stages]
+            depth = f"{name.partition('.')[0]}.depth"
+            has = [self.values(rows, depth, stage) > 0 for stage in stages]
+            shared = np.zeros(len(rows), dtype=rows.dtype)
+            for column, own in reversed(list(zip(columns, has, strict=True))):  # the first one that has it decides
+                shared[own] = rows[own, column]
+            for column, own in zip(columns, has, strict=True):
+                rows[own, column] = shared[own]
+        for stage in stages[1:]:
+            column = self.at("channels", stage)
+            same = self.values(rows, "channels", stage) == self.values(rows, "channels", stage - 1)
+            rows[same, column] = (rows[same, column] + 1) % self.sizes[column]
 
     def place(self, rows: Rows, stage: int) -> Floats:
         """Mean position of the attention units of a stage, from 0 (first) to 1 (last); the middle without any, (N,)."""

@@ -6,10 +6,10 @@ import random
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, Protocol, TypeVar
+from typing import Annotated, Any, BinaryIO, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, ValidationError
 
@@ -17,23 +17,17 @@ from nas import catalog
 from nas.errors import InputError, visible
 from nas.files import digest_of, read_text
 from nas.networks.architecture import Architecture, stage_layers, stage_size
-from nas.networks.choices import NetworkChoices, ReferenceChoices, StageChoices, Wholes, arrange
+from nas.networks.choices import NetworkChoices, ReferenceChoices, StageChoices, Wholes
 from nas.networks.layers import AttentionLayer, ConvLayer, DownsampleLayer, HeadLayer, Layer, StemLayer
-from nas.networks.specs import AttentionSpec, ConvSpec, Count, DownsampleSpec, StageSpec, StemSpec
+from nas.networks.specs import Count, DownsampleSpec, StageSpec, StemSpec
+from nas.networks.stages import KINDS, Choose, allows, sample_stage, stage_choices, stages_of_one_block
+from nas.networks.timm import COMMON, common_values, timm_options, why_not_timm, with_value
 
-__all__ = ["Choose", "SearchSpace", "find_network", "random_choice"]
+__all__ = ["MustFit", "SearchSpace", "find_network", "random_choice"]
 
 T = TypeVar("T")
+MustFit = Literal["timm"]
 _LONGEST_TEXT, _LONGEST_LINE = 2**18, 10_000  # characters; the time of tomllib grows with the square of a line
-Block = ConvSpec | AttentionSpec
-
-
-class Choose(Protocol):
-    """Picks one of several options for a named parameter, as an Optuna trial or a random generator does."""
-
-    def __call__(self, name: str, options: Sequence[T]) -> T:
-        """One of `options`; `name` is unique within a network and means the same in every network."""
-        ...
 
 
 def random_choice(seed: int) -> Choose:
@@ -60,6 +54,7 @@ class SearchSpace(NetworkChoices):
     description: str = ""
     resolution: Wholes = (224,)
     num_classes: Count = 1000
+    must_fit: MustFit | None = None
     reference: dict[str, ReferenceChoices] = Field(default_factory=dict)
 
     @classmethod
@@ -94,7 +89,26 @@ class SearchSpace(NetworkChoices):
         except ValidationError as error:
             raise InputError.from_validation(str(path), error) from error
         space._check_options(str(path))
-        return space
+        return space.fitting(space.must_fit, where=str(path)) if space.must_fit else space
+
+    def fitting(self, tool: str, *, where: str = "--must-fit") -> Self:
+        """Those networks of the space that another tool can build with its own arguments.
+
+        Options that the tool lacks are left out; nothing is drawn in vain. The references stay as they are.
+
+        Args:
+            tool: `timm`.
+            where: for messages.
+        Raises:
+            InputError: there is no such tool, or no network of the space fits.
+        """
+        if tool not in get_args(MustFit):
+            raise catalog.unknown_name("tool to fit", tool, get_args(MustFit))
+        try:
+            fields = timm_options(self)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+        return type(self).model_validate({**self.model_dump(by_alias=True), **fields, "must_fit": tool})
 
     @cached_property
     def references(self) -> dict[str, Architecture]:
@@ -104,16 +118,28 @@ class SearchSpace(NetworkChoices):
     @property
     def digest(self) -> str:
         """Hash of the content: equal spaces have equal digests."""
-        return digest_of(self.model_dump_json())
+        # As of files that were written before there was such a field.
+        return digest_of(self.model_dump_json(exclude=None if self.must_fit else {"must_fit"}))
 
     def sample(self, choose: Choose) -> Architecture:
         """One network of the space, from the answers of `choose`.
 
-        `choose` is not asked for a parameter with one option, or for a parameter that does not apply.
+        `choose` is not asked for a parameter with one option, or for a parameter that does not apply. Where a tool has
+        one value of it in the whole network, it is asked once, for the first stage that has such blocks.
         """
+        known: dict[str, Any] = {}  # of the stages before, where all must agree
 
         def ask(name: str, options: Sequence[T]) -> T:
-            return options[0] if len(options) == 1 else choose(name, options)
+            own = name.partition("].")[2] if self.must_fit else ""
+            answer: T
+            if own in COMMON and own in known:
+                answer = known[own]
+            else:
+                answer = options[0] if len(options) == 1 else choose(name, options)
+            if own == "channels" and known.get(own) == answer:  # the next width in place of the same again
+                answer = options[(options.index(answer) + 1) % len(options)]
+            known[own] = answer
+            return answer
 
         return Architecture(
             resolution=ask("resolution", self.resolution),
@@ -123,7 +149,7 @@ class SearchSpace(NetworkChoices):
             ),
             downsample=DownsampleSpec(kernel=ask("downsample.kernel", self.downsample.kernel)),
             layer_scale=self.layer_scale,
-            stages=tuple(_sample_stage(f"stages[{index}]", stage, ask) for index, stage in enumerate(self.stages)),
+            stages=tuple(sample_stage(f"stages[{index}]", stage, ask) for index, stage in enumerate(self.stages)),
         )
 
     def choices(self, architecture: Architecture) -> dict[str, object]:
@@ -139,7 +165,7 @@ class SearchSpace(NetworkChoices):
             "downsample.kernel": architecture.downsample.kernel,
         }
         for index, (choices, stage) in enumerate(zip(self.stages, architecture.stages, strict=True)):
-            for name, answer in _stage_choices(choices, stage).items():
+            for name, answer in stage_choices(choices, stage).items():
                 answers[f"stages[{index}].{name}"] = answer
         return answers
 
@@ -153,13 +179,26 @@ class SearchSpace(NetworkChoices):
             and architecture.stem.kernel in self.stem.kernel
             and architecture.stem.expansion in self.stem.expansion
             and architecture.downsample.kernel in self.downsample.kernel
-            and all(map(_allows, self.stages, architecture.stages))
+            and all(map(allows, self.stages, architecture.stages))
+            and not (self.must_fit and why_not_timm(architecture))
         )
 
     def count(self) -> int:
         """Number of distinct networks, exactly."""
-        common = (self.resolution, self.stem.kernel, self.stem.expansion, self.downsample.kernel)
-        return prod(len(options) for options in common) * prod(stage.count() for stage in self.stages)
+        stages = self._variants[0]
+        having = {(False, False): sum(1 for _ in self._widths())}  # numbers of networks with such blocks
+        for stage in stages:
+            more: dict[tuple[bool, bool], int] = {}
+            for (convs, units), number in having.items():
+                for (own_convs, own_units), own in stage.counts().items():
+                    both = convs or own_convs, units or own_units
+                    more[both] = more.get(both, 0) + number * own
+            having = more
+        common = prod(map(len, (self.resolution, self.stem.kernel, self.stem.expansion, self.downsample.kernel)))
+        for (convs, units), number in having.items():
+            counted = [name for name in self._common if (convs if name.startswith("conv.") else units)]
+            having[convs, units] = number * prod(len(self._common[name]) for name in counted)
+        return common * sum(having.values())
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -167,12 +206,11 @@ class SearchSpace(NetworkChoices):
         found: dict[Layer, None] = {}
         for resolution in self.resolution:
             for index, stage in enumerate(self.stages):
-                for spec in _stages_of_one_block(stage):
+                for spec in stages_of_one_block(stage):
                     found.update(dict.fromkeys(stage_layers(spec, stage_size(resolution, index))))
-            for widths in product(*(stage.channels for stage in self.stages)):
+            for widths in self._widths():
                 smallest = [
-                    next(_stages_of_one_block(stage, (width,)))
-                    for stage, width in zip(self.stages, widths, strict=True)
+                    next(stages_of_one_block(stage, (width,))) for stage, width in zip(self.stages, widths, strict=True)
                 ]
                 for network in self._networks(resolution, smallest):
                     found.update(dict.fromkeys(network.layers()))
@@ -201,32 +239,60 @@ class SearchSpace(NetworkChoices):
         def total(layers: Iterable[Layer]) -> float:
             return sign * combine(costs[layer] for layer in layers)
 
-        best: dict[tuple[int, int, int], StageSpec] = {}
-        for resolution in self.resolution:
-            for index, stage in enumerate(self.stages):
+        best: dict[tuple[int, int, int], list[tuple[float, StageSpec]]] = {}  # one of each variant
+        for resolution, variant in product(self.resolution, self._variants):
+            for index, stage in enumerate(variant):
                 size = stage_size(resolution, index)
                 for channels in stage.channels:
                     # Block costs add up, or the greatest counts: the best block of a kind is the best alone.
                     alone = sorted(
-                        _stages_of_one_block(stage, (channels,)), key=lambda spec: total(stage_layers(spec, size))
+                        stages_of_one_block(stage, (channels,)), key=lambda spec: total(stage_layers(spec, size))
                     )
-                    block = {type(spec.blocks[0]): spec.blocks[0] for spec in reversed(alone)}
-                    stages = [
-                        StageSpec(channels=channels, blocks=tuple(block[_KINDS[letter]] for letter in order))
-                        for order in {"".join(sorted(order)): order for order in stage.orders()}.values()
-                    ]
-                    best[resolution, index, channels] = min(stages, key=lambda spec: total(stage_layers(spec, size)))
+                    block = {type(spec.blocks[0]): spec for spec in reversed(alone)}
+                    each = {
+                        kind: combine(costs[layer] for layer in stage_layers(spec, size))
+                        for kind, spec in block.items()
+                    }
+                    orders = {"".join(sorted(order)): order for order in stage.orders()}.values()
+                    whole = [(combine(each[KINDS[letter]] for letter in order), order) for order in orders]
+                    cost, order = min(whole, key=lambda one: sign * one[0])
+                    blocks = tuple(block[KINDS[letter]].blocks[0] for letter in order)
+                    spec = StageSpec(channels=channels, blocks=blocks)
+                    best.setdefault((resolution, index, channels), []).append((cost, spec))
+
+        def stages(resolution: int, widths: Sequence[int]) -> list[StageSpec]:
+            """The best stages of these widths that all belong to one variant."""
+            variants = zip(*(best[resolution, index, width] for index, width in enumerate(widths)), strict=True)
+            return [spec for _, spec in min(variants, key=lambda one: sign * combine(cost for cost, _ in one))]
+
         return min(
             (
                 network
                 for resolution in self.resolution
-                for widths in product(*(stage.channels for stage in self.stages))
-                for network in self._networks(
-                    resolution, [best[resolution, i, width] for i, width in enumerate(widths)]
-                )
+                for widths in self._widths()
+                for network in self._networks(resolution, stages(resolution, widths))
             ),
             key=lambda network: total(network.layers()),
         )
+
+    @cached_property
+    def _common(self) -> dict[str, tuple[Any, ...]]:
+        """The values of what all stages have in common for the tool that the space must fit."""
+        return {name: common_values(self.stages, name) for name in COMMON} if self.must_fit else {}
+
+    @cached_property
+    def _variants(self) -> list[tuple[StageChoices, ...]]:
+        """The stages with each choice of what all of them have in common: together, the networks of the space."""
+        found = [self.stages]
+        for name, values in self._common.items():
+            found = [with_value(stages, name, value) for stages in found for value in values]
+        return found
+
+    def _widths(self) -> Iterator[tuple[int, ...]]:
+        """The widths that the stages of a network can have."""
+        for widths in product(*(stage.channels for stage in self.stages)):
+            if not self.must_fit or all(one != other for one, other in pairwise(widths)):
+                yield widths
 
     def _networks(self, resolution: int, stages: Sequence[StageSpec]) -> Iterator[Architecture]:
         """The networks with these stages, one for each choice of stem and downsampling."""
@@ -258,7 +324,7 @@ class SearchSpace(NetworkChoices):
             raise InputError(f"{where}: {problem}")
         for index, stage in enumerate(self.stages):
             try:
-                list(_stages_of_one_block(stage))
+                list(stages_of_one_block(stage))
             except ValidationError as error:
                 raise InputError.from_validation(f"{where}: stages[{index}]", error) from error
         try:
@@ -300,87 +366,3 @@ def find_network(name: str, *, stdin: BinaryIO | None = None) -> tuple[str, Arch
 
 def _no_choice(name: str, options: Sequence[T]) -> T:
     raise AssertionError(f"{name} should have had one option, has {len(options)}")
-
-
-_KINDS: dict[str, type[Block]] = {"C": ConvSpec, "A": AttentionSpec}
-
-
-def _stages_of_one_block(stage: StageChoices, widths: Sequence[int] | None = None) -> Iterator[StageSpec]:
-    """The stage with each of its possible blocks alone; the layers of every longer stage are among their layers."""
-    for channels in widths or stage.channels:
-        for block in (*stage.conv.specs(), *stage.attention.specs(channels)):
-            yield StageSpec(channels=channels, blocks=(block,))
-
-
-def _sample_stage(name: str, stage: StageChoices, choose: Choose) -> StageSpec:
-    channels = choose(f"{name}.channels", stage.channels)
-    convs = choose(f"{name}.conv.depth", stage.conv.depth)
-    depths = stage.attention.depth
-    if convs:
-        attentions = choose(f"{name}.attention.depth", depths)
-    else:  # The stage must not be empty, so the options differ and the parameter has its own name.
-        attentions = choose(f"{name}.attention.depth_without_conv", tuple(depth for depth in depths if depth))
-    placement = stage.placement[0]
-    if convs and attentions:
-        placement = choose(f"{name}.placement", stage.placement)
-    blocks: dict[str, Block] = {}
-    if convs:
-        blocks["C"] = ConvSpec(
-            kernel=choose(f"{name}.conv.kernel", stage.conv.kernel),
-            expansion=choose(f"{name}.conv.expansion", stage.conv.expansion),
-        )
-    if attentions:
-        options = stage.attention
-        kind = choose(f"{name}.attention.kind", options.kind)
-        heads = channels // choose(f"{name}.attention.head_channels", options.head_channels) if kind == "mha" else None
-        blocks["A"] = AttentionSpec(
-            attention=kind,
-            query_reduction=choose(f"{name}.attention.query_reduction", options.query_reduction),
-            modulation=choose(f"{name}.attention.modulation", options.modulation),
-            expansion=choose(f"{name}.attention.expansion", options.expansion),
-            position_kernel=choose(f"{name}.attention.position_kernel", options.position_kernel),
-            heads=heads,
-        )
-    return StageSpec(
-        channels=channels, blocks=tuple(blocks[letter] for letter in arrange(convs, attentions, placement))
-    )
-
-
-def _stage_choices(choices: StageChoices, stage: StageSpec) -> dict[str, object]:
-    """The answers with which `_sample_stage` returns this stage, and some that it does not ask for."""
-    order = _order(stage)
-    convs, attentions = order.count("C"), order.count("A")
-    answers: dict[str, object] = {
-        "channels": stage.channels,
-        "conv.depth": convs,
-        "attention.depth": attentions,
-        "attention.depth_without_conv": attentions,
-        "placement": next(p for p in choices.placement if arrange(convs, attentions, p) == order),
-    }
-    for block in set(stage.blocks):
-        if isinstance(block, ConvSpec):
-            answers |= {"conv.kernel": block.kernel, "conv.expansion": block.expansion}
-        else:
-            answers |= {
-                "attention.kind": block.attention,
-                "attention.head_channels": stage.channels // block.heads if block.heads else None,
-                "attention.query_reduction": block.query_reduction,
-                "attention.modulation": block.modulation,
-                "attention.expansion": block.expansion,
-                "attention.position_kernel": block.position_kernel,
-            }
-    return answers
-
-
-def _order(stage: StageSpec) -> str:
-    return "".join("C" if isinstance(block, ConvSpec) else "A" for block in stage.blocks)
-
-
-def _allows(choices: StageChoices, stage: StageSpec) -> bool:
-    if stage.channels not in choices.channels:
-        return False
-    allowed = {*choices.conv.specs(), *choices.attention.specs(stage.channels)}
-    used = set(stage.blocks)
-    order = _order(stage)
-    # At most one block of each kind: a stage of the space repeats the same block.
-    return used <= allowed and len(used) == len(set(order)) and order in choices.orders()

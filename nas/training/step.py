@@ -274,7 +274,8 @@ def _largest(space: SearchSpace, kind: str) -> Architecture:
             return min(options)  # type: ignore[type-var]
         return max(options)  # type: ignore[type-var]
 
-    return space.sample(choose)
+    # Widths that a tool would change to make them differ must not get smaller.
+    return space.model_copy(update={"must_fit": None}).sample(choose)
 
 
 def _macs(layer: Layer) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, assert_never
+from typing import Any, assert_never
 
 from safetensors.torch import save
 from torch import Tensor
@@ -16,7 +16,7 @@ from nas.networks.architecture import Architecture
 from nas.networks.layers import AttentionLayer, ConvLayer, DownsampleLayer, HeadLayer, StemLayer
 from nas.networks.modules.checkpoint import FLOATING, Checkpoint, read_checkpoint, shown
 from nas.networks.modules.network import Network, build_model
-from nas.networks.specs import AttentionSpec, ConvSpec, DownsampleSpec, StageSpec, StemSpec
+from nas.networks.timm import timm_arguments
 
 __all__ = ["has_two_classifiers", "load_model", "load_weights", "model_of", "save_weights", "to_timm"]
 
@@ -95,7 +95,7 @@ def to_timm(network: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
         InputError: timm's arguments cannot express this architecture; the text names the first reason.
     """
     state = network.state_dict()
-    arguments = _timm_arguments(network.architecture) | {"distillation": has_two_classifiers(state)}
+    arguments = timm_arguments(network.architecture) | {"distillation": has_two_classifiers(state)}
     names = _timm_names(network)
     return {names[key]: tensor for key, tensor in state.items()}, arguments
 
@@ -203,79 +203,3 @@ def _timm_prefixes(architecture: Architecture) -> Iterator[tuple[str, str]]:
 def _residual_prefixes(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
     yield f"{ours}branch.", f"{theirs}mixer.module."
     yield f"{ours}scale", f"{theirs}mixer.gamma"
-
-
-def _timm_arguments(architecture: Architecture) -> dict[str, Any]:
-    if architecture.stem != StemSpec():
-        raise _inexpressible("stem", f"{StemSpec()}, got {architecture.stem}")
-    if architecture.downsample != DownsampleSpec():
-        raise _inexpressible("downsample", f"{DownsampleSpec()}, got {architecture.downsample}")
-    stages = architecture.stages
-    widths = [stage.channels for stage in stages]
-    for index in range(1, len(stages)):
-        if widths[index] == widths[index - 1]:
-            raise _inexpressible(
-                f"stages[{index}].channels",
-                f"unlike the stage before (timm would not halve the map), got {widths[index]}",
-            )
-    for index, stage in enumerate(stages):
-        for position, block in enumerate(stage.blocks):
-            _check_timm_block(block, f"stages[{index}].blocks[{position}]")
-        if stage.blocks != _late(stage):
-            raise _inexpressible(
-                f"stages[{index}].blocks", "in the order convolutions, attention units, one convolution"
-            )
-    convs = [block for stage in stages for block in stage.blocks if isinstance(block, ConvSpec)]
-    units = [block for stage in stages for block in stage.blocks if isinstance(block, AttentionSpec)]
-    modulation = _common("modulation", [block.modulation for block in units])
-    return {
-        "num_classes": architecture.num_classes,
-        "dims": tuple(widths),
-        "depths": tuple(sum(1 if isinstance(block, ConvSpec) else 3 for block in stage.blocks) for stage in stages),
-        "attn_groups": tuple(len(_units(stage)) for stage in stages),
-        "attn_head_dim_reduction": tuple(
-            _common("query_reduction in a stage", [block.query_reduction for block in _units(stage)], default=0)
-            for stage in stages
-        ),
-        "conv_ratio": _common("expansion of the convolution blocks", [block.expansion for block in convs]),
-        "ffn_ratio": _common("expansion of the attention units", [block.expansion for block in units]),
-        "attn_ratio": int(modulation) if modulation == int(modulation) else modulation,
-        "layer_scale_init_value": architecture.layer_scale,
-    }
-
-
-def _check_timm_block(block: ConvSpec | AttentionSpec, where: str) -> None:
-    match block:
-        case ConvSpec():
-            fields: dict[str, object] = {"kernel": 7}
-        case AttentionSpec():
-            fields = {"attention": "shma", "position_kernel": 3, "window": 0}
-        case _:
-            assert_never(block)
-    for field, needed in fields.items():
-        if getattr(block, field) != needed:
-            raise _inexpressible(f"{where}.{field}", f"{needed}, got {getattr(block, field)}")
-
-
-def _units(stage: StageSpec) -> list[AttentionSpec]:
-    return [block for block in stage.blocks if isinstance(block, AttentionSpec)]
-
-
-def _late(stage: StageSpec) -> tuple[ConvSpec | AttentionSpec, ...]:
-    """The blocks of a stage in timm's order: all convolution blocks but the last, attention units, the last block."""
-    convs = [block for block in stage.blocks if isinstance(block, ConvSpec)]
-    return (*convs[:-1], *_units(stage), *convs[-1:])
-
-
-T = TypeVar("T", int, float)
-
-
-def _common(what: str, values: list[T], *, default: T = 1) -> T:
-    """The single value of all; `default` if there are no values, in which case it has no effect."""
-    if len(set(values)) > 1:
-        raise _inexpressible(what, f"one value, got {', '.join(f'{value:g}' for value in sorted(set(values)))}")
-    return values[0] if values else default
-
-
-def _inexpressible(what: str, rule: str) -> InputError:
-    return InputError(f"timm's iFormer cannot express this network: {what} must be {rule}")
