@@ -30,7 +30,7 @@ from nas.errors import InputError
 from nas.files import Record
 from nas.networks import Architecture, count
 from nas.networks.modules import Network
-from nas.networks.modules.blocks import Attention
+from nas.networks.modules.attention import Attention
 from nas.proxies import NO_IMAGES, Inputs, Score, ScoringFailed
 from nas.proxies._torch import circumstances, data_settings
 from nas.training.recipe import memory_failures, seeded_network, usable_device

@@ -15,7 +15,7 @@ from nas.data import ImageSet, training_batches
 from nas.errors import InputError
 from nas.networks import Architecture, AttentionSpec, ConvSpec, StageSpec, count
 from nas.networks.modules import Network, build_model
-from nas.networks.modules.blocks import Attention
+from nas.networks.modules.attention import Attention
 from nas.proxies import Inputs, Score, ScoringFailed, zero_cost
 from nas.proxies.zero_cost import Options, ZeroCost, build, gradient_norm, naswot, synflow, zico
 from nas.training.recipe import seeded_network

@@ -37,9 +37,8 @@ from torch.nn import functional as F
 
 from nas.errors import InputError
 from nas.networks.architecture import Architecture
+from nas.networks.modules.attention import Attention, AttentionUnit
 from nas.networks.modules.blocks import (
-    Attention,
-    AttentionUnit,
     ConvBlock,
     ConvNorm,
     Head,

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from nas.networks.architecture import Architecture, Subject
 from nas.networks.layers import AttentionLayer, ConvLayer, DownsampleLayer, HeadLayer, Layer, Stack, StemLayer
-from nas.networks.modules.blocks import AttentionUnit, ConvBlock, ConvNorm, Head, Stem
+from nas.networks.modules.attention import AttentionUnit
+from nas.networks.modules.blocks import ConvBlock, ConvNorm, Head, Stem
 from nas.networks.modules.fuse import fuse
 
 __all__ = ["Network", "build_deployed", "build_layer", "build_model", "example_input", "example_shape"]

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from nas.errors import InputError
 from nas.networks import Architecture, AttentionSpec, ConvSpec, DownsampleSpec, StageSpec, StemSpec
 from nas.networks.modules import Network, build_model, inherit, load_donor, save_weights, to_timm
+from nas.networks.modules.attention import Attention, AttentionUnit
 from nas.networks.modules.blocks import (
-    Attention,
-    AttentionUnit,
     ConvBlock,
     ConvNorm,
     Head,
