@@ -337,7 +337,7 @@ def test_a_summary_says_what_settled_it_and_how_far_the_steps_agree(run: Run) ->
     assert "settled by settler from the supernet: " in words
     assert "the winner is the best searched one of these, by the score " in words
     assert re.search(
-        r"agreement in order \(Kendall's tau\): accuracy-table and the score -?[01]\.\d\d over 11 networks", words
+        r"rank correlation \(Kendall's tau\): accuracy-table and the score -?[01]\.\d\d over 11 networks", words
     )
     assert "the score and settler" not in words  # four networks are too few to say so
 
