@@ -37,7 +37,7 @@ def _latency(part: LatencyPart) -> str:
     how = "each predicted without itself" if fitted else "none used to fit the table"
     return (
         f"Latency: trust a prediction to about {found.mean_error:.0%}, at worst {found.worst_error:.0%} "
-        f"({found.networks} published latencies, {how}: mean error {found.mean_error:.1%}, worst "
+        f"(against {found.networks} published latencies, {how}: mean error {found.mean_error:.1%}, worst "
         f"{found.worst_error:.1%}, Kendall's tau {found.tau:.2f})"
     )
 
@@ -54,16 +54,28 @@ def _accuracy(part: AccuracyPart) -> list[str]:
             "90 % intervals)"
         )
     if part.front:
-        agree = [row.variant for row in part.front if row.low <= row.top1 <= row.high]
-        missed = [f"{row.variant} ({'too high' if row.top1 < row.low else 'too low'})" for row in part.front]
-        missed = [words for words, row in zip(missed, part.front, strict=True) if row.variant not in agree]
         lines.append(
-            f"Survey: at the latency of {_names(agree)} the best of {part.looked_at} networks is predicted as accurate "
-            "as published, within the 90 % interval"
-            + (f"; not so at that of {_names(missed)}" if missed else "")
-            + "; nothing found was trained"
+            f"Survey: at the latency of each variant, the best of {part.looked_at} networks is predicted "
+            f"{', but '.join(_passes(part))}; nothing found was trained"
         )
     return lines
+
+
+def _passes(part: AccuracyPart) -> list[str]:
+    """How the front of a survey passes the published variants."""
+    front = part.front
+    groups = {
+        "as accurate as {} is published, within the 90 % interval": [
+            row.variant for row in front if row.low <= row.top1 <= row.high
+        ],
+        "more accurate than {} is published, by more than the interval": [
+            row.variant for row in front if row.top1 < row.low
+        ],
+        "less accurate than {} is published, by more than the interval": [
+            row.variant for row in front if row.top1 > row.high
+        ],
+    }
+    return [words.format(_names(names)) for words, names in groups.items() if names]
 
 
 def _scores(parts: Sequence[ProxyPart]) -> str:
@@ -116,5 +128,5 @@ def _counted(verdicts: Sequence[str | None]) -> str:
 
 
 def _names(names: Sequence[str]) -> str:
-    *most, last = names or ["none"]
+    *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
