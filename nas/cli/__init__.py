@@ -33,7 +33,8 @@ from nas.cli import (
 from nas.cli.config import expanded
 from nas.cli.guard import guarded
 from nas.cli.options import ANYWHERE
-from nas.cli.terminal import print_data, quieten
+from nas.cli.status import status_line
+from nas.cli.terminal import is_quiet, print_data, quieten
 from nas.scratch import sweep
 
 __all__ = ["app", "main"]
@@ -92,7 +93,8 @@ def _run(arguments: list[str]) -> object:
     command = typer.main.get_command(app)
     assert isinstance(command, TyperGroup)
     sys.argv[1:] = whole = expanded(command, arguments)  # the command line that a run keeps
-    return command.main(whole, prog_name="nas", standalone_mode=False)
+    with status_line(is_quiet=is_quiet()):
+        return command.main(whole, prog_name="nas", standalone_mode=False)
 
 
 def main() -> None:

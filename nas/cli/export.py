@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from nas.cli import options
-from nas.cli.terminal import data_watch, print_data, say
+from nas.cli.status import watching
+from nas.cli.terminal import print_data, say
 from nas.errors import InputError
 
 __all__ = ["export"]
@@ -112,7 +113,7 @@ def export(
         "int8": int8 or None,
         "push_to_hub": push_to_hub,
     }
-    with data_watch() if source else nullcontext() as watch:
+    with watching() if source else nullcontext() as watch:
         written = write(
             network,
             format,

@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from threading import Event, RLock, Thread
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from nas.cli.status import clock, shown_by, within
 from nas.cli.terminal import is_quiet, say
 from nas.errors import visible
 from nas.masking import masked
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from nas.search import Candidate, SearchResult
     from nas.search.progress import Progress, RungProgress
 
-__all__ = ["SearchWatch", "search_watch"]
+__all__ = ["search_watch"]
 
 _A_SECOND = 2  # updates of the view
 # The most that drawing may take of the time of the search: with 10,000 candidates, a new body takes 45 ms.
@@ -53,27 +53,11 @@ _FRONT_ROWS = 2, 20  # least and most
 _ROLES = {"best": ("*", "bold green"), "front": ("o", ""), "reference": ("x", "cyan")}  # mark in the plot, and style
 
 
-class SearchWatch(Protocol):
-    """Shows a running search. `nas.cli.terminal.say` prints above what it shows."""
-
-    def __call__(self, progress: Progress) -> None:
-        """Show the state of the search."""
-        ...
-
-    def doing(self, what: str, done: int = 0, total: int = 0) -> None:
-        """Show what is being done before the first report of the search, or inside a candidate.
-
-        Args:
-            what: in words, such as "loading images".
-            done: finished parts of it.
-            total: all parts of it; 0 if unknown.
-        """
-        ...
-
-
 @contextmanager
-def search_watch() -> Iterator[SearchWatch]:
+def search_watch() -> Iterator[Callable[[Progress], None]]:
     """Show a search: as a live view on a terminal; elsewhere one line per finished candidate, and one at the end.
+
+    `nas.cli.terminal.say` prints above the view, and what `nas.cli.status.doing` says is in its first line.
 
     The view takes over sys.stdout and sys.stderr where they are the terminal, so that lines come above it. It ends with
     the block, however that ends.
@@ -81,6 +65,7 @@ def search_watch() -> Iterator[SearchWatch]:
     console = _one_at_a_time()
     if is_quiet() or not (sys.stderr.isatty() and console.is_interactive):  # a dumb terminal cannot go back up
         yield _Lines()
+        within("")
         return
     from rich.live import Live
 
@@ -101,19 +86,20 @@ def search_watch() -> Iterator[SearchWatch]:
                     if not is_over.is_set():  # it may have ended while this waited for its turn
                         live.refresh()
 
-    try:
-        with console:
-            live.start(refresh=True)
-        Thread(target=refresh, daemon=True).start()
-        yield view
-    finally:
-        is_over.set()
-        last = view.close()
-        with suppress(OSError):  # The terminal is gone. What ends the search is what to say.
+    with shown_by(view.doing, instead=True):
+        try:
             with console:
-                live.stop()
-            if last is not None:
-                say(_state(last))
+                live.start(refresh=True)
+            Thread(target=refresh, daemon=True).start()
+            yield view
+        finally:
+            is_over.set()
+            last = view.close()
+            with suppress(OSError):  # The terminal is gone. What ends the search is what to say.
+                with console:
+                    live.stop()
+                if last is not None:
+                    say(_state(last))
 
 
 def _one_at_a_time() -> Console:
@@ -149,9 +135,7 @@ class _Lines:
             say(_candidate_line(progress, progress.last))
         if progress.ended is not None:
             say(f"ended: {progress.ended}")
-
-    def doing(self, what: str, done: int = 0, total: int = 0) -> None:
-        """Say nothing."""
+        within(progress.now, _state(progress))
 
 
 class _View:
@@ -211,9 +195,9 @@ class _View:
         from rich.text import Text
 
         since_s = time.monotonic() - (self._started if progress is None else self._reported)
-        times = _clock(since_s + (progress.elapsed_s if progress else 0.0))
+        times = clock(since_s + (progress.elapsed_s if progress else 0.0))
         if progress is not None and progress.left_s is not None and not short:
-            times += f", {_clock(max(0.0, progress.left_s - since_s))} left"
+            times += f", {clock(max(0.0, progress.left_s - since_s))} left"
         now = progress.now if progress else ""
         words = ", ".join(part for part in (now, self._doing) if part) or "starting"
         line = Table.grid(padding=(0, 2), expand=True)
@@ -366,10 +350,6 @@ def _over_budget(progress: Progress) -> str:
 def _score(candidate: Candidate) -> float:
     assert candidate.score is not None
     return candidate.score
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=int(seconds)))
 
 
 def _mean(seconds: float) -> str:

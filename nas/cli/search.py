@@ -12,14 +12,16 @@ from nas.cli import options
 from nas.cli.asked import Asked
 from nas.cli.live import search_watch
 from nas.cli.results import print_result, result_json, stoppable, write_results
+from nas.cli.status import doing
 from nas.cli.surveyed import search_images, survey_space
-from nas.cli.terminal import data_watch, end_like_ctrl_c, print_json, say
+from nas.cli.terminal import end_like_ctrl_c, print_json, say
 from nas.errors import InputError, NasError
 
 if TYPE_CHECKING:
     from nas.networks import Architecture
     from nas.proxies import Proxy
     from nas.search import Run, SearchResult
+    from nas.search.deadline import Deadline
     from nas.search.progress import Progress
     from nas.search.shared import Sharing
 
@@ -149,6 +151,7 @@ def search(
             settings=options.read_settings(option, effort=effort, supernet=supernet),
             screen=8 if screen is None else screen,
         )
+    doing("writing the report")
     write_results(result)
     if result.winner is None:
         raise NasError(f"{asked.out}: no network has a score yet; see its report.md for the reasons")
@@ -162,6 +165,7 @@ def _by_proxies(asked: Asked, names: str, *, settings: dict[str, str], screen: i
     """A search by the proxies that are named."""
     from nas.proxies import build_proxies
     from nas.search import BatchProxy, SearchResult, check_budget, check_sampler, random_inside
+    from nas.search.deadline import Deadline
     from nas.search.store import Store
 
     if asked.sampler is not None:
@@ -175,10 +179,10 @@ def _by_proxies(asked: Asked, names: str, *, settings: dict[str, str], screen: i
     if "+" in names:
         budgets, _ = check_budget(asked.space, asked.table, asked.budgets_ms, asked.confidence)
         band = random_inside(asked.space, asked.table, band_ms or budgets.largest_ms, asked.confidence)
-    with data_watch() as watch:
-        built = build_proxies(
-            names, data=asked.data or "synthetic", seed=asked.seed, options=settings, progress=watch, band=band
-        )
+    deadline = Deadline(doing)
+    built = build_proxies(
+        names, data=asked.data or "synthetic", seed=asked.seed, options=settings, progress=deadline, band=band
+    )
     decides, last = built.popitem()
     if isinstance(last, BatchProxy) and not built:
         return survey_space(asked, last, decides)
@@ -192,7 +196,7 @@ def _by_proxies(asked: Asked, names: str, *, settings: dict[str, str], screen: i
         url=asked.shared,
         workers=asked.workers or 1,
     )
-    return _search(asked, last, decides, screens=built, screen=screen, kept=kept, sharing=sharing)
+    return _search(asked, last, decides, screens=built, screen=screen, kept=kept, sharing=sharing, deadline=deadline)
 
 
 def _search(
@@ -204,6 +208,7 @@ def _search(
     screen: int,
     kept: Run | None,
     sharing: Sharing,
+    deadline: Deadline,
 ) -> SearchResult:
     """A search with a study, by proxies that take their time."""
     from nas.report import open_tracker
@@ -212,6 +217,7 @@ def _search(
 
     storage = options.read_storage(asked.storage, kept)
     limit_s = asked.time_limit_s or (None if asked.trials else 600.0)
+    doing(f"timing {name} on a few networks")
     planned = plan_search(
         asked.space,
         asked.table,
@@ -253,5 +259,6 @@ def _search(
             command=asked.command,
             say=say,
             sharing=sharing,
+            deadline=deadline,
             on_progress=on_progress,
         )

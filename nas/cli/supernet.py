@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -14,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas.cli import options
-from nas.cli.terminal import data_watch, end_like_ctrl_c, print_data, progress_bar, say
+from nas.cli.status import doing, watching
+from nas.cli.terminal import end_like_ctrl_c, print_data, say
 from nas.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["app", "supernet_watch"]
 
 app = typer.Typer(help="Supernets: one network that scores thousands.", no_args_is_help=True)
-_LOG_EVERY_S = 60.0
 
 
 @app.command("train")
@@ -101,7 +99,7 @@ def supernet_train(
             words=f"at most {budget_ms:g} ms under {name} ({latency_table.digest()})",
         )
     labeller = Teacher(teacher) if teacher else None
-    with data_watch() as watch:
+    with watching() as watch:
         image_set = load_images(source or data, resolution=resolution, seed=seed, progress=watch)
         if labeller:
             image_set = labeller.labelled(image_set, progress=watch)
@@ -130,18 +128,13 @@ def supernet_train(
 
 @contextmanager
 def supernet_watch() -> Iterator[Callable[[TrainingProgress], None]]:
-    """A progress bar on a terminal; elsewhere, such as in a log file, one line per minute."""
-    with progress_bar() as bar:
-        task, said = bar.add_task("", total=None), time.monotonic()
+    """The steps and losses of a training in the status line."""
+    with watching("training the supernet: the first step"):
 
         def show(progress: TrainingProgress) -> None:
-            nonlocal said
             losses = f"loss {progress.largest:.2f} largest, {progress.smallest:.2f} smallest"
             if progress.learnt_nats is not None:
                 losses += f"; {progress.learnt_nats:.2f} nats learnt"
-            bar.update(task, total=progress.steps, completed=progress.done, description=losses)
-            if not sys.stderr.isatty() and time.monotonic() - said > _LOG_EVERY_S:
-                say(f"step {progress.done} of {progress.steps}: {losses}")
-                said = time.monotonic()
+            doing(f"training the supernet, step: {losses}", progress.done, progress.steps)
 
         yield show

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from nas.cli.asked import Asked
 from nas.cli.results import stoppable
+from nas.cli.status import watching
 from nas.cli.supernet import supernet_watch
-from nas.cli.terminal import data_watch, say, say_candidate, say_settled
+from nas.cli.terminal import say, say_candidate, say_settled
 from nas.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def survey_space(asked: Asked, proxy: BatchProxy, name: str, *, said: int = 0) -
     )
     for line in (*planned.describe()[said:], f"results: {asked.out}"):
         say(line)
-    with data_watch() as watch:
+    with watching() as watch:
         return run_survey(
             asked.space,
             asked.table,
@@ -56,7 +57,7 @@ def survey_space(asked: Asked, proxy: BatchProxy, name: str, *, said: int = 0) -
             time_limit_s=asked.time_limit_s,
             resume=asked.resume,
             command=asked.command,
-            on_progress=lambda done, total: watch("Evaluating networks", done, total),
+            on_progress=lambda done, total: watch("evaluating networks", done, total),
         )
 
 
@@ -80,7 +81,7 @@ def search_images(asked: Asked, supernet: Path | None) -> SearchResult:
         fewer = replace(asked, trials=None, time_limit_s=left_s)
         return survey_space(fewer, foretell, "accuracy-table", said=_SPACE_LINES)
     settings = {"supernet": str(supernet), "init": str(supernet)}
-    with data_watch() as watch:
+    with watching() as watch:
         built = build_proxies(_ON_IMAGES, data=data, seed=asked.seed, options=settings, progress=watch)
     scorer, settler = built.values()
     limit_s = None if asked.time_limit_s is None else max(1.0, asked.time_limit_s - (time.monotonic() - started))
@@ -88,7 +89,7 @@ def search_images(asked: Asked, supernet: Path | None) -> SearchResult:
     for line in (*planned.describe(), f"results: {asked.out}"):
         say(line)
     names = dict(zip(("scorer", "settler"), built, strict=True)) | {"foretell": "accuracy-table", **asked.names}
-    with stoppable(asked.out), data_watch() as watch:
+    with stoppable(asked.out), watching() as watch:
         return run_guided(
             asked.space,
             asked.table,
@@ -102,7 +103,7 @@ def search_images(asked: Asked, supernet: Path | None) -> SearchResult:
             time_limit_s=limit_s,
             resume=asked.resume,
             command=asked.command,
-            on_survey=lambda done, total: watch("Evaluating networks", done, total),
+            on_survey=lambda done, total: watch("evaluating networks", done, total),
             on_candidate=say_candidate,
             on_settled=say_settled,
         )
@@ -115,7 +116,7 @@ def _supernet_of_images(asked: Asked, data: DataSource | str, survey: SurveyPlan
     from nas.search.guided import SETTLED, scored_networks
     from nas.training import SupernetRecipe, estimate_seconds, find_supernet, kept_supernet
 
-    with data_watch() as watch:
+    with watching() as watch:
         images = load_images(data, resolution=_RESOLUTION, seed=asked.seed, progress=watch)
     say(f"data: {images.description}")
     check_folder(asked.out, resume=asked.resume, contents=images.contents)  # before a supernet of other images

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.cli import options
-from nas.cli.terminal import end_like_ctrl_c, print_data, print_json, print_table, progress_bar, say
+from nas.cli.status import doing, watching
+from nas.cli.terminal import end_like_ctrl_c, print_data, print_json, print_table, say
 from nas.errors import InputError, finishing
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def table_build(
         path = out or default_path(opened)
         if out is None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        with _build_watch() as watch:
+        with _build_watch("timing layers") as watch:
             built = build_table(
                 search_space.layers,
                 opened,
@@ -126,7 +127,7 @@ def table_check(
     with (
         owned(path, beside(path)),
         _opened(name, threads=threads, runner=runner, settings=option) as opened,
-        _build_watch() as watch,
+        _build_watch("timing networks") as watch,
     ):
         checked = check_table(
             found,
@@ -255,10 +256,9 @@ def _opened(device: str, *, threads: int | None, runner: Path | None, settings: 
 
 
 @contextmanager
-def _build_watch() -> Iterator[Callable[[Progress], None]]:
-    with progress_bar() as bar:
-        task = bar.add_task("", total=None)
-        yield lambda progress: bar.update(task, total=progress.total, completed=progress.done, description=progress.key)
+def _build_watch(what: str) -> Iterator[Callable[[Progress], None]]:
+    with watching("starting the device"):
+        yield lambda progress: doing(f"{what}: {progress.key}", progress.done, progress.total)
 
 
 def _table_json(table: LatencyTable, path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Terminal output: data to stdout; words and progress bars to stderr."""
+"""Terminal output: data to stdout; words to stderr."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ import re
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from nas.errors import visible
 from nas.masking import masked
 
 __all__ = [
-    "data_watch",
     "end_like_ctrl_c",
     "is_quiet",
     "print_data",
     "print_document",
     "print_json",
     "print_table",
-    "progress_bar",
     "quieten",
     "say",
     "say_candidate",
@@ -215,32 +213,6 @@ def _finite(value: object) -> object:
             return [_finite(inner) for inner in value]
         case _:
             return value
-
-
-@contextmanager
-def progress_bar() -> Iterator[Any]:
-    """A progress bar with the time left, on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),  # Names from outside are no markup.
-    )
-    with Bar(*columns, console=Console(stderr=True, quiet=_is_quiet), transient=True) as bar:
-        yield bar
-
-
-@contextmanager
-def data_watch() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar for loading data."""
-    with progress_bar() as bar:
-        task = bar.add_task("", total=None)
-        yield lambda what, done, total: bar.update(task, total=total, completed=done, description=visible(what))
 
 
 def say_candidate(candidate: Candidate) -> None:

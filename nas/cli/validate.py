@@ -10,7 +10,8 @@ import typer
 
 from nas.cli import options
 from nas.cli.live import search_watch
-from nas.cli.terminal import data_watch, end_like_ctrl_c, print_data, print_json, print_table, say
+from nas.cli.status import watching
+from nas.cli.terminal import end_like_ctrl_c, print_data, print_json, print_table, say
 from nas.errors import InputError, finishing
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def validate(
     def build(seed: int) -> dict[str, Proxy]:
         if not scoring:
             return {}
-        with data_watch() as watch:
+        with watching() as watch:
             return build_proxies(
                 ",".join(scoring), data=source or "synthetic", seed=seed, options=settings, progress=watch, band=band
             )
@@ -117,13 +118,13 @@ def validate(
     def foretell() -> AccuracyPart:
         accuracies, path = AccuracyTable.find(table_name)
         name = path.name.removesuffix(".json")
-        with data_watch() as watch:
+        with watching() as watch:
             return accuracy_part(
                 request,
                 accuracies,
                 name=name,
                 networks=survey,
-                on_progress=lambda done, total: watch("Evaluating networks", done, total),
+                on_progress=lambda done, total: watch("evaluating networks", done, total),
             )
 
     refused = (out / "validation.json").exists() and not resume

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.terminal import data_watch, end_like_ctrl_c, say
+from nas.cli.status import watching
+from nas.cli.terminal import end_like_ctrl_c, say
 from nas.errors import InputError
 
 __all__ = ["worker"]
@@ -53,7 +54,7 @@ def worker(
     where = storage or os.environ.get("NAS_STORAGE")
     if not where:
         raise InputError("--storage is missing: an Optuna storage URL, or the study.journal of a results folder")
-    with data_watch() as watch:
+    with watching() as watch:
         run_worker(
             where if "://" in where else _journal(where),
             study,

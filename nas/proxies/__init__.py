@@ -28,6 +28,7 @@ from nas.proxies._base import (
     NO_IMAGES,
     Attempt,
     Inputs,
+    OutOfTime,
     Proxy,
     Score,
     ScoringFailed,
@@ -48,6 +49,7 @@ __all__ = [
     "Attempt",
     "FunctionProxy",
     "Inputs",
+    "OutOfTime",
     "Panel",
     "Proxy",
     "Score",
@@ -87,7 +89,7 @@ def build_proxies(
         seed: random seed of weights, order of images, augmentation, and the choice of images.
         options: values of `--option`, by name.
         device: where to run; by default a GPU if there is one.
-        progress: called with the progress of loading, and of scoring the band.
+        progress: called with the progress of loading, of scoring the band, and of each score.
         band: random networks of the latency band that the scores are for. Only a panel needs them: it scores them all
             with each of its members when it is first used.
     Raises:
@@ -100,7 +102,11 @@ def build_proxies(
     if len({tuple(sorted(members)) for members in panels.values()}) < len(apart):
         raise InputError(f"--proxy {names}: the same proxy twice")
     bases = {member: _base_and_variant(member)[0] for members in panels.values() for member in members}
-    by_base = {base: _plugin(base) for base in dict.fromkeys(bases.values())}
+    by_base: dict[str, Plugin] = {}
+    for base in dict.fromkeys(bases.values()):
+        if progress:
+            progress(f"loading {base}", 0, 0)  # most of it is torch
+        by_base[base] = _plugin(base)
     plugins = {member: by_base[base] for member, base in bases.items()}
     given = dict(options or {})
     known = {option: None for plugin in plugins.values() for option in plugin.options.model_fields}

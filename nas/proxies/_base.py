@@ -20,6 +20,7 @@ __all__ = [
     "NO_IMAGES",
     "Attempt",
     "Inputs",
+    "OutOfTime",
     "Proxy",
     "Score",
     "ScoringFailed",
@@ -65,7 +66,8 @@ class Inputs:
         data: source of the images to score on, as `nas.data.load_images` takes it.
         seed: random seed of weights, order of images, augmentation, and the choice of images.
         device: where to run; by default a GPU if there is one.
-        progress: called with the progress of loading, and of what a proxy computes once for all networks.
+        progress: called with the progress of loading, of what a proxy computes once for all networks, and of a score,
+            such as ("step", 40, 128). It raises `OutOfTime` where a search must end, which a proxy lets pass.
         band: random networks of the latency band that the scores are for. A panel needs them; other proxies do not.
     """
 
@@ -78,6 +80,10 @@ class Inputs:
 
 class ScoringFailed(NasError):  # noqa: N818 - an outcome of a candidate that a search records, not an error of the run
     """A network could not be scored; the message has the reason, such as divergence or too little memory."""
+
+
+class OutOfTime(NasError):  # noqa: N818 - it ends a search as was asked
+    """The time of a search is up in the middle of a score. The network has no score and no failure."""
 
 
 class Proxy(Protocol):

@@ -16,7 +16,7 @@ from typing import Any
 
 from nas.errors import InputError, NasError, visible
 from nas.networks import Architecture
-from nas.proxies._base import Score, ScoringFailed
+from nas.proxies._base import OutOfTime, Score, ScoringFailed
 
 __all__ = ["FunctionProxy", "OwnCode", "Scorer", "accepts", "checked", "number_of"]
 
@@ -47,13 +47,13 @@ class OwnCode:
         Args:
             network: that it scores.
         Raises:
-            ScoringFailed: from the code itself.
+            ScoringFailed, OutOfTime: from the code itself.
             NasError: any other error of the code, in one line; the error itself is its cause.
         """
         try:
             with self._importable():
                 yield
-        except ScoringFailed:
+        except (ScoringFailed, OutOfTime):
             raise
         except (Exception, SystemExit) as error:
             which = f", for network {network.id}" if network else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nas.data import ImageSet, Normalisation, fingerprint, validation_batches
+from nas.data import ImageSet, Normalisation, Progress, fingerprint, validation_batches
 from nas.errors import InputError
 from nas.networks.modules import Network
 from nas.proxies import ScoringFailed
@@ -22,6 +22,7 @@ __all__ = [
     "circumstances",
     "data_settings",
     "held_out",
+    "no_progress",
     "of_seed",
     "portable_weights",
 ]
@@ -124,15 +125,32 @@ class HeldOut:
         }
 
 
-def held_out(network: Network, image_set: ImageSet, *, batch_size: int, precision: Precision) -> HeldOut:
+def no_progress(what: str, done: int, total: int) -> None:
+    """Where nobody watches."""
+
+
+def held_out(
+    network: Network,
+    image_set: ImageSet,
+    *,
+    batch_size: int,
+    precision: Precision,
+    progress: Progress = no_progress,
+) -> HeldOut:
     """Evaluate the network, in eval mode, on all held-out images.
+
+    `progress` is called after every batch.
 
     Raises:
         ScoringFailed: an output is not finite.
     """
     network.eval()
     batches = validation_batches(image_set, batch_size=batch_size)
-    parts = [judged(network, images, labels, precision=precision) for images, labels in batches]
+    parts, done = [], 0
+    for images, labels in batches:
+        parts.append(judged(network, images, labels, precision=precision))
+        done += len(labels)
+        progress("held-out image", done, len(image_set.val_labels))
     entropies = torch.cat([entropy for entropy, _ in parts])
     mean = entropies.mean().item()
     if not math.isfinite(mean):

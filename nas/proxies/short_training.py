@@ -18,13 +18,21 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from nas.data import ImageSet, load_images, training_batches, validation_batches
+from nas.data import ImageSet, Progress, load_images, training_batches, validation_batches
 from nas.errors import InputError
 from nas.files import Record, digest
 from nas.networks import Architecture, SearchSpace
 from nas.networks.modules import Network, inherit, load_donor
 from nas.proxies import Inputs, Score, ScoringFailed
-from nas.proxies._torch import check_images, circumstances, data_settings, held_out, of_seed, portable_weights
+from nas.proxies._torch import (
+    check_images,
+    circumstances,
+    data_settings,
+    held_out,
+    no_progress,
+    of_seed,
+    portable_weights,
+)
 from nas.training import Supernet, Teacher, is_supernet, load_supernet
 from nas.training.recipe import (
     Optimizer,
@@ -155,12 +163,20 @@ class ShortTraining:
         seed: random seed of the weights, the order of images and the augmentation.
         device: `cpu`, `cuda`, `cuda:1`, ...
         init: weights to start from instead of random ones.
+        progress: called after every step of a training.
     Raises:
         InputError: `init` is a supernet for another number of classes, or there are fewer than two training images.
     """
 
     def __init__(
-        self, *, image_set: ImageSet, recipe: Recipe, seed: int, device: str, init: StartingPoint | None = None
+        self,
+        *,
+        image_set: ImageSet,
+        recipe: Recipe,
+        seed: int,
+        device: str,
+        init: StartingPoint | None = None,
+        progress: Progress | None = None,
     ) -> None:
         if len(image_set.train_labels) < 2:
             raise InputError(f"{image_set.description}: short training needs two images at least")  # for batch norm
@@ -174,6 +190,7 @@ class ShortTraining:
         self._recipe = recipe
         self._seed = seed
         self._init = init
+        self._progress = progress or no_progress
         self._batch_size = min(recipe.batch_size, len(image_set.train_labels))
         self._steps = math.ceil(recipe.images / self._batch_size)
         self._calibration = calibration_batches(self._images, images=recipe.calibration_images, seed=seed)
@@ -223,7 +240,10 @@ class ShortTraining:
             loss = self._train(network, optimizer)
             trained = time.perf_counter()
             calibrate_norms(network, self._calibration, precision=self._recipe.precision)
-            seen = held_out(network, self._images, batch_size=self._val_batch_size, precision=self._recipe.precision)
+            seen = held_out(
+                network, self._images,
+                batch_size=self._val_batch_size, precision=self._recipe.precision, progress=self._progress,
+            )  # fmt: skip
             seconds = time.perf_counter() - start
         images = self._steps * self._batch_size
         return Score(
@@ -258,6 +278,7 @@ class ShortTraining:
         for step, (images, labels) in enumerate(batches):
             share = schedule((step + 1) / (self._steps + 1), warmup=self._recipe.warmup)
             recent.append(self._step(network, optimizer, images, labels, share=share))
+            self._progress("step", step + 1, self._steps)
             if len(recent) == _CHECK_EVERY or step + 1 == self._steps:
                 loss = torch.stack(recent).mean().item()
                 recent.clear()
@@ -362,6 +383,8 @@ def build(options: Options, inputs: Inputs) -> ShortTraining:
         val_limit=preset.val_images,
         progress=inputs.progress,
     )
+    progress = inputs.progress or no_progress
+    progress("timing fp32 and bf16", 0, 0)
     recipe = Recipe(images=images, precision=options.precision or faster_precision(device))
     if teacher:
         image_set = teacher.labelled(image_set, progress=inputs.progress)
@@ -371,4 +394,6 @@ def build(options: Options, inputs: Inputs) -> ShortTraining:
     if from_supernet:
         matrix_rate, rate = (_FROM_SUPERNET * rate for rate in (recipe.matrix_rate, recipe.rate))
         recipe = replace(recipe, matrix_rate=matrix_rate, rate=rate)
-    return ShortTraining(image_set=image_set, recipe=recipe, seed=seed, device=device, init=init)
+    return ShortTraining(
+        image_set=image_set, recipe=recipe, seed=seed, device=device, init=init, progress=inputs.progress
+    )

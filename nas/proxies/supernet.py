@@ -13,12 +13,20 @@ from typing import Any
 
 import torch
 
-from nas.data import ImageSet, load_images
+from nas.data import ImageSet, Progress, load_images
 from nas.errors import InputError
 from nas.files import Record, digest
 from nas.networks import Architecture
 from nas.proxies import Inputs, Score, ScoringFailed
-from nas.proxies._torch import check_images, circumstances, data_settings, held_out, of_seed, portable_weights
+from nas.proxies._torch import (
+    check_images,
+    circumstances,
+    data_settings,
+    held_out,
+    no_progress,
+    of_seed,
+    portable_weights,
+)
 from nas.training import Supernet, Teacher, load_supernet
 from nas.training.recipe import (
     Precision,
@@ -46,13 +54,23 @@ class InheritedWeights:
         precision: number format of matrix products and convolutions.
         seed: random seed that chooses the images for the batch norm statistics.
         device: `cpu`, `cuda`, `cuda:1`, ...
+        progress: called after every batch of a score.
     """
 
     def __init__(
-        self, *, supernet: Supernet, image_set: ImageSet, source: Path, precision: Precision, seed: int, device: str
+        self,
+        *,
+        supernet: Supernet,
+        image_set: ImageSet,
+        source: Path,
+        precision: Precision,
+        seed: int,
+        device: str,
+        progress: Progress | None = None,
     ) -> None:
         self._supernet, self._source, self._precision, self._seed = supernet, source, precision, seed
         self._digest = digest(of_seed(source, seed))
+        self._progress = progress or no_progress
         self._device = torch.device(device)
         self._data = data_settings(image_set)
         self._images = image_set.to(self._device)
@@ -93,7 +111,13 @@ class InheritedWeights:
             except InputError as error:
                 raise ScoringFailed(str(error)) from error
             calibrate_norms(network, self._calibration, precision=self._precision)
-            seen = held_out(network, self._images, batch_size=_BATCH_SIZE, precision=self._precision)
+            seen = held_out(
+                network,
+                self._images,
+                batch_size=_BATCH_SIZE,
+                precision=self._precision,
+                progress=self._progress,
+            )
         return Score(
             value=seen.likelihood,
             seconds=time.perf_counter() - start,
@@ -145,4 +169,5 @@ def build(options: Options, inputs: Inputs) -> InheritedWeights:
         precision=options.precision or faster_precision(device),
         seed=seed,
         device=device,
+        progress=inputs.progress,
     )

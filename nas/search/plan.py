@@ -30,6 +30,7 @@ __all__ = [
 SAMPLERS = ("surrogate", "evolution", "tpe", "nsga2", "nsga3", "gp", "random")
 _BAND = 0.2  # relative width of the band below the budget in which networks are compared
 _BAND_DRAWS = 5_000
+_ROOM = 10  # candidates that a longer time limit is proposed for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,7 @@ class Plan:
         candidates: networks to score besides the references. None if only the time limit ends the search.
         screen: networks of similar latency of which one goes on to the next proxy.
         screens_s: estimated time of one score, by name of the screening proxy.
+        last_s: estimated time of one score by the proxy that decides.
         each_s: estimated time of one candidate, screening included.
         seconds: estimated time of the search, at most the time limit.
         workers: processes that score at once.
@@ -70,6 +72,7 @@ class Plan:
     candidates: int | None
     screen: int
     screens_s: dict[str, float]
+    last_s: float
     each_s: float
     seconds: float
     workers: int = 1
@@ -161,7 +164,7 @@ def plan_search(
     Raises:
         BudgetError: the cheapest network of the space is over a budget.
         InputError: a budget is not a positive number, of fewer than two networks one would go on, or neither trials
-            nor a time limit end the search.
+            nor a time limit end the search, or the time limit is too short for a single candidate.
         MissingLatencyError: the table, or one of an objective or a limit, does not cover the space.
         NasError: the proxy cannot score any of the networks tried.
     """
@@ -188,6 +191,7 @@ def plan_search(
 
     screens_s = {name: seconds_of(name, cheap) for name, cheap in (screens or {}).items()}
     last_s = seconds_of(spending[-1].proxy if spending else "", proxy)
+    _check_time(sum(screens_s.values()) + last_s, time_limit_s)
     each_s = seconds_with_screening([*screens_s.values(), last_s], screen=screen)
     references_s = len(references) * (last_s + sum(screens_s.values()))
     total_s = (references_s + each_s * trials) / workers if trials is not None else float("inf")
@@ -206,10 +210,28 @@ def plan_search(
         candidates=trials,
         screen=screen,
         screens_s=screens_s,
+        last_s=last_s,
         each_s=each_s,
         workers=workers,
         seconds=min(total_s, time_limit_s if time_limit_s is not None else float("inf")),
     )
+
+
+def _check_time(least_s: float, time_limit_s: float | None) -> None:
+    """Refuse a time limit that ends the search before it has a result.
+
+    Args:
+        least_s: estimated time of one network by all proxies.
+        time_limit_s: of the search.
+    Raises:
+        InputError: the limit is shorter.
+    """
+    if time_limit_s is not None and least_s > time_limit_s:
+        raise InputError(
+            f"the time limit of {duration(time_limit_s)} is too short: one candidate takes about {duration(least_s)} "
+            f"here; allow {duration(_ROOM * least_s)} or more (--time-limit {_ROOM * least_s / 60:.0f}m), or choose a "
+            "proxy that takes less, such as accuracy-table"
+        )
 
 
 def _estimate(proxy: Proxy, networks: Sequence[Architecture]) -> float:

@@ -14,8 +14,9 @@ from nas.errors import InputError, NasError, finishing
 from nas.latency import LatencyTable
 from nas.lock import LOCK_NAME, owned
 from nas.networks import SearchSpace
-from nas.proxies import Attempt, Proxy, runs_code
+from nas.proxies import Attempt, OutOfTime, Proxy, runs_code
 from nas.search.budget import limited_ms
+from nas.search.deadline import Deadline
 from nas.search.folder import ResultsFolder, check_run
 from nas.search.heart import SIGN_S, Heart, Watch
 from nas.search.jobs import MAIN, Entry, Job, Key
@@ -37,6 +38,7 @@ _ENDINGS = {
     "late": "the time limit",
     "exhausted": "no further network inside the budget was found",
 }
+_STOPPED = "; what was being scored has no result yet, and begins again with --resume"
 _PAUSE_S = 0.5  # between two looks while other workers score
 
 
@@ -54,6 +56,7 @@ def run_search(
     storage: str | None = None,
     sampler: str | None = None,
     sharing: Sharing | None = None,
+    deadline: Deadline | None = None,
     resume: bool = False,
     command: Sequence[str] = (),
     sign_s: float = SIGN_S,
@@ -77,10 +80,13 @@ def run_search(
         out: the results folder.
         names: names of `space`, `table` and `proxy`, for run.json.
         time_limit_s: after the first candidate, nothing is started that would probably end after this many seconds.
+            With `deadline`, what has begun is stopped then, the first candidate as well.
         storage: an Optuna storage URL. By default a journal in the results folder.
         sampler: name of what proposes the networks, one of `SAMPLERS`. By default the first, or that of the run to
             continue.
         sharing: lets other processes score as well; see nas/search/shared.py. Without it this process scores alone.
+        deadline: what the proxies report their progress to. A network that it stops has no result, and is scored anew
+            when the run is resumed.
         resume: continue the run in the folder.
         command: the command line, for run.json.
         sign_s: seconds between two signs by which other workers know that this process is alive.
@@ -97,35 +103,34 @@ def run_search(
     check_sampler(sampler)
     proxies = {**(screens or {}), names["proxy"]: proxy}
     run = run_of(
-        space,
-        table,
-        proxy,
-        further_tables=sharing.tables if sharing else None,
-        budgets=plan.budgets,
-        limits=plan.limits.record(),
-        objectives=tuple(one.name for one in plan.objectives),
-        seed=seed,
-        names=names,
-        command=command,
-        screens=screens,
-        screen=plan.screen,
-        storage=storage,
-        sampler=sampler,
-    )
+        space, table, proxy,
+        further_tables=sharing.tables if sharing else None, budgets=plan.budgets, limits=plan.limits.record(),
+        objectives=tuple(one.name for one in plan.objectives), seed=seed, names=names, command=command,
+        screens=screens, screen=plan.screen, storage=storage, sampler=sampler,
+    )  # fmt: skip
+
+    def opened(where: str | Path, earlier: Sequence[str], *, resume: bool) -> Study:
+        return Study.open(
+            where, space,
+            name=out.name, digest=run.digest, earlier=earlier, last=len(proxies) - 1, worker=MAIN, resume=resume,
+            say=say,
+        )  # fmt: skip
+
     with ExitStack() as stack:
         stack.enter_context(owned(out, out / LOCK_NAME))
         if storage is not None:  # So that an unusable storage is reported before anything is written.
             earlier = check_run(out, run).earlier_digests if resume else ()
-            study = _open(storage, run, space, out.name, len(proxies), earlier, resume=resume, say=say)
+            study = opened(storage, earlier, resume=resume)
             folder = ResultsFolder(out, run, resume=resume)
         else:
             folder = ResultsFolder(out, run, resume=resume)
             earlier = folder.before.earlier_digests if folder.before else ()
-            study = _open(out / "study.journal", run, space, out.name, len(proxies), earlier, resume=True, say=say)
+            study = opened(out / "study.journal", earlier, resume=True)
         heart = Heart(study, every_s=sign_s)
         search = _Search(
             space, table, proxies, plan, run, study, folder,
-            heart=heart, seed=seed, time_limit_s=time_limit_s, started=started, say=say, on_progress=on_progress,
+            heart=heart, seed=seed, time_limit_s=time_limit_s, deadline=deadline, started=started, say=say,
+            on_progress=on_progress,
         )  # fmt: skip
         stack.enter_context(heart)
         with finishing(folder.finish):
@@ -152,6 +157,7 @@ class _Search:
         heart: Heart,
         seed: int,
         time_limit_s: float | None,
+        deadline: Deadline | None,
         started: float,
         say: Callable[[str], None],
         on_progress: Callable[[Progress], None],
@@ -160,6 +166,7 @@ class _Search:
         self._say, self._store = say, Store(str(folder.path.resolve()))
         self._team: Team | None = None
         self._table, self._time_limit_s, self._started = table, time_limit_s, started
+        self._deadline = deadline or Deadline(lambda what, done, total: None)  # noqa: ARG005
         self._on_progress, self._kept = on_progress, 0
         self._watch = Watch(own=study.worker, signs=lambda: heart.signs)
         self._known = {self._key(one) for one in folder.result.screenings}
@@ -176,20 +183,29 @@ class _Search:
             sampler=run.sampler or SAMPLERS[0], terms=self._terms,
             # So that a resumed search does not repeat the random draws of its first part.
             seed=(seed + len(study.entries())) % 2**32,
-            keep=self._keep, is_late=self._is_late, is_over=self._is_over,
+            keep=self._keep, is_late=self._is_late, is_over=self._must_decide,
             on_begin=lambda words: self._report(now=words),
         )  # fmt: skip
 
     def go(self) -> None:
         """Search to the end."""
-        while (outcome := self._next()) in ("scored", "waiting"):
-            self._collect()
-            if outcome == "waiting":
-                time.sleep(_PAUSE_S)
+        stopped = False
+        self._deadline.set(self._started + (self._time_limit_s or math.inf))
+        try:
+            while (outcome := self._next()) in ("scored", "waiting"):
+                self._collect()
+                if outcome == "waiting":
+                    time.sleep(_PAUSE_S)
+        except OutOfTime:
+            outcome, stopped = "late", True
+        finally:
+            self._deadline.set(math.inf)
         self._study.share(ENDED, True)
-        while self._collect():  # Other workers end what they have begun.
+        while self._collect():  # Other workers end what they have begun, if the time allows.
+            if stopped := self._is_over():
+                break
             time.sleep(_PAUSE_S)
-        self._report(ended=_ENDINGS[outcome])
+        self._report(ended=_ENDINGS[outcome] + (_STOPPED if stopped else ""))
 
     def go_with(self, sharing: Sharing, storage: str, space: SearchSpace) -> None:
         """Search to the end with other workers, those on this machine started by this process.
@@ -232,19 +248,25 @@ class _Search:
             self._say(f"worker {name} is lost: {reason}; others take up its candidate")
         entries = self._worker.look()
         self._study.abandon(one.trial for one in entries if one.state == "running" and one.worker in lost)
-        outcome = self._worker.outlook()
+        outcome = "late" if self._is_over() else self._worker.outlook()
         if outcome != "waiting" or was_alive:
             return outcome
         if self._team.has_failed:
             raise NasError(f"all workers have ended, see {self._folder.path / 'workers'}; --resume starts new ones")
         return "exhausted"
 
+    def _used_s(self) -> float:
+        return time.monotonic() - self._started
+
     def _is_over(self) -> bool:
-        return self._time_limit_s is not None and time.monotonic() - self._started > self._time_limit_s
+        return self._used_s() > (self._time_limit_s or math.inf)
+
+    def _must_decide(self) -> bool:
+        """Whether the time left is only enough for one score by the proxy that decides, and there is none yet."""
+        return self._kept == 0 and self._used_s() + self._plan.last_s > (self._time_limit_s or math.inf)
 
     def _is_late(self, ahead_s: float) -> bool:
-        used_s = time.monotonic() - self._started
-        return self._kept > 0 and self._time_limit_s is not None and used_s + ahead_s > self._time_limit_s
+        return self._kept > 0 and self._used_s() + ahead_s > (self._time_limit_s or math.inf)
 
     def _keep(self, record: Candidate | Screening, attempted: Attempt | None) -> None:
         """Keep a result in the folder."""
@@ -336,7 +358,7 @@ class _Search:
         left_s = None
         if wanted is not None:
             left_s = max(0, wanted - len(rungs.finished(number - 1))) * worker.next_seconds() / self._workers
-        elapsed_s = time.monotonic() - self._started
+        elapsed_s = self._used_s()
         if self._time_limit_s is not None:
             left_s = min(left_s if left_s is not None else math.inf, max(0.0, self._time_limit_s - elapsed_s))
         self._on_progress(
@@ -363,30 +385,6 @@ class _Search:
                 ended=ended,
             )
         )
-
-
-def _open(
-    storage: str | Path,
-    run: Run,
-    space: SearchSpace,
-    name: str,
-    rungs: int,
-    earlier: Sequence[str],
-    *,
-    resume: bool,
-    say: Callable[[str], None],
-) -> Study:
-    return Study.open(
-        storage,
-        space,
-        name=name,
-        digest=run.digest,
-        earlier=earlier,
-        last=rungs - 1,
-        worker=MAIN,
-        resume=resume,
-        say=say,
-    )
 
 
 def _sampler_of(out: Path, *, resume: bool) -> str:

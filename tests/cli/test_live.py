@@ -179,7 +179,6 @@ def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ter
 
 def test_without_a_terminal_each_candidate_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with search_watch() as watch:
-        watch.doing("loading images", 3, 10)
         for number in (0, 1, 4, 5):
             watch(report(number))
         watch(report(5, ended="all candidates are scored"))
