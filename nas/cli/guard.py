@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
 from typing import TextIO
 
 from nas.cli.terminal import print_document, say
@@ -18,6 +20,9 @@ from nas.masking import without_secrets
 __all__ = ["guarded"]
 
 LONGEST_LINE = 400  # characters
+_ANSWER_S = 1.0  # for a command to end by itself after Ctrl-C, before something is said
+_SAVED = "everything finished so far is saved"
+_SHOW_CURSOR = "\x1b[?25h"
 _BUG, _INTERRUPTED = 1, 130
 _NO_MEMORY = ("not enough memory", "out of memory", "allocate memory")  # as torch says it, in a RuntimeError
 _CURES = {
@@ -57,13 +62,17 @@ def guarded(run: Callable[[], object], arguments: Sequence[str], *, show_traceba
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # A name that the terminal's encoding does not have is no reason to stop.
             stream.reconfigure(errors="backslashreplace")
+    words = _SAVED
     try:
-        code = run()
+        with _answering():
+            code = run()
         sys.stdout.flush()
     except BaseException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # `nas table` alone prints its help.
             return 2
         code, line = _ending(error)
+        if isinstance(error, KeyboardInterrupt) and error.args:  # said by the command
+            words = visible(str(error), limit=LONGEST_LINE)
         # A password with a space that nobody quoted is two arguments.
         sources = (*arguments, " ".join(arguments), os.environ.get("NAS_STORAGE", ""))
         with suppress(OSError):  # Nobody reads the words any more, or their disk is full. The exit code says it too.
@@ -71,12 +80,58 @@ def guarded(run: Callable[[], object], arguments: Sequence[str], *, show_traceba
                 print_document(without_secrets("".join(traceback.format_exception(error)), sources), to=sys.stderr)
             # Something could not be finished after Ctrl-C: `nas.errors.finishing` says what.
             lines = [] if not isinstance(error, KeyboardInterrupt) else getattr(error, "__notes__", [])
-            for words in (*lines, *([f"error: {line}"] if line else [])):
-                say(visible(without_secrets(words, sources), limit=LONGEST_LINE), is_error=True)
+            for one in (*lines, *([f"error: {line}"] if line else [])):
+                say(visible(without_secrets(one, sources), limit=LONGEST_LINE), is_error=True)
     if code == _INTERRUPTED:
         with suppress(OSError):
-            say("interrupted; everything finished so far is saved", is_error=True)
+            say(f"interrupted; {words}", is_error=True)
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Answer a Ctrl-C that Python cannot act on yet, such as in a long step of torch; the second one ends at once.
+
+    Python raises a KeyboardInterrupt only between two of its own instructions. A file descriptor hears of the signal
+    at once.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    try:
+        before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    except ValueError:  # not in the main thread
+        os.close(heard)
+        os.close(told)
+        yield
+        return
+    is_over = Event()
+    thread = Thread(target=_answer, args=(heard, is_over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        signal.set_wakeup_fd(before)
+        os.close(told)
+        thread.join(_ANSWER_S)
+        os.close(heard)
+
+
+def _answer(heard: int, is_over: Event) -> None:
+    numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    is_second = False
+    while number := os.read(heard, 1):
+        if number[0] not in numbers or is_over.wait(_ANSWER_S):
+            continue
+        with suppress(OSError):  # nobody reads
+            if is_second:
+                sys.stderr.write(_SHOW_CURSOR * sys.stderr.isatty())
+                say(f"interrupted; {_SAVED}", is_error=True)
+            else:
+                say("stopping once the step that runs now is done; Ctrl-C again ends it at once", is_error=True)
+        if is_second:
+            os._exit(_INTERRUPTED)
+        is_second = True
 
 
 def _ending(error: BaseException) -> tuple[int, str]:

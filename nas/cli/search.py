@@ -142,15 +142,20 @@ def search(
         out=out,
         resume=resume,
     )
-    if names is None and (data is not None or supernet is not None):
-        result = search_images(asked, supernet)
-    else:
-        result = _by_proxies(
-            asked,
-            names or "accuracy-table",
-            settings=options.read_settings(option, effort=effort, supernet=supernet),
-            screen=8 if screen is None else screen,
-        )
+    try:
+        if names is None and (data is not None or supernet is not None):
+            result = search_images(asked, supernet)
+        else:
+            result = _by_proxies(
+                asked,
+                names or "accuracy-table",
+                settings=options.read_settings(option, effort=effort, supernet=supernet),
+                screen=8 if screen is None else screen,
+            )
+    except KeyboardInterrupt as stopped:
+        if not (out / "run.json").exists():
+            stopped.args = ("nothing is scored yet: the same command begins again",)
+        raise
     doing("writing the report")
     write_results(result)
     if result.winner is None:

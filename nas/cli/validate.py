@@ -52,7 +52,9 @@ def validate(
     time_limit: Annotated[
         str | None, typer.Option(help="End each search after this long.", show_default="10m without --trials")
     ] = None,
-    survey: Annotated[int, typer.Option(min=0, help="Networks that the accuracy table evaluates; 0 for none.")] = 20_000,
+    survey: Annotated[
+        int, typer.Option(min=0, help="Networks that the accuracy table evaluates; 0 for none.")
+    ] = 20_000,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results/validation"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what the folder holds.")] = False,
     as_json: options.Json = False,

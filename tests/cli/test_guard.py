@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +70,43 @@ def test_ctrl_c_says_that_all_is_saved(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err == "interrupted; everything finished so far is saved\n"
 
 
+def test_ctrl_c_before_anything_is_finished_says_what_the_command_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    stopped = KeyboardInterrupt("nothing is scored yet: the same command begins again")
+
+    assert guarded(_raise(stopped), [], show_traceback=False) == 130
+    assert capsys.readouterr().err == "interrupted; nothing is scored yet: the same command begins again\n"
+
+
+LONG_STEP = """
+import hashlib, sys
+from nas.cli import guard
+guard._ANSWER_S = 0.2
+print("begun", flush=True)
+# As a step of torch does, this lets other threads run and no signal through.
+sys.exit(guard.guarded(lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", int(sys.argv[1])), [], show_traceback=False))
+"""
+
+
+@pytest.mark.parametrize(("rounds", "times"), [(4_000_000, 1), (1_000_000_000, 2)])
+def test_ctrl_c_is_answered_in_a_long_step_and_the_second_ends_it(rounds: int, times: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG_STEP, str(rounds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    time.sleep(0.1)
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    _, words = process.communicate(timeout=20)
+
+    assert process.returncode == 130
+    assert words == (
+        "stopping once the step that runs now is done; Ctrl-C again ends it at once\n"
+        "interrupted; everything finished so far is saved\n"
+    )
+
+
 def test_traceback_shows_where_and_no_password(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +128,7 @@ def test_traceback_shows_where_and_no_password(
         (["search", "--budget-ms", "abc"], "error: --budget-ms must be a number of milliseconds, or several such as"),
         (["search", "--bugdet-ms", "1"], "error: No such option: --bugdet-ms"),
         (["serach"], "error: No such command 'serach'"),
-        (["front", "results/x"], "error: Missing option '--budget-ms'; see nas front --help"),
+        (["table", "calibrate", "x.csv"], "error: Missing option '--out'; see nas table calibrate --help"),
         (["search", "--budget-ms", "1", "--seed", "-1"], "error: Invalid value for '--seed'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
