@@ -52,8 +52,8 @@ def test_a_verdict_on_an_accuracy_table_names_where_the_front_leaves_the_publish
     assert "0.35 points off in the mean, 0.69 at worst, Kendall's tau 0.86; 12 of 12 inside" in accuracy
     assert survey == (
         "Survey: at the latency of each variant, the best of 20000 networks is predicted as accurate as iformer_s, "
-        "iformer_m and iformer_l is published, within the 90 % interval, but more accurate than iformer_t is published, "
-        "by more than the interval; nothing found was trained"
+        "iformer_m and iformer_l is published, within the 90 % interval, but more accurate than iformer_t is published,"
+        " by more than the interval; nothing found was trained"
     )
 
 
