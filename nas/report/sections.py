@@ -77,14 +77,22 @@ def _latency_section(validation: Validation) -> Section:
     if part.agreement:
         notes.append(f"predicted: {part.agreement.networks} networks, {part.agreement.describe()}")
     if part.unseen and fitted:
-        notes.append(f"each fitted one predicted from the others: {part.unseen.describe()}")
+        notes.append(f"each fitted one predicted without it: {part.unseen.describe()}")
     rows = []
     for row in part.rows:
         unseen = "-" if row.left_out_ms is None else f"{row.left_out_ms / row.published_ms - 1:+.1%}"
         timed = f"{row.resolution} px {row.timed}"
         seen = (_number(row.predicted_ms, ".3f"), _number(row.error, "+.1%"), unseen)
         rows.append((row.name, timed, f"{row.published_ms:.2f}", *seen, row.skipped or row.source))
-    header = ("network", "timed", "published ms", "predicted", "error", "from the others", "printed in, or why not")
+    header = (
+        "network",
+        "timed",
+        "published, ms",
+        "predicted, ms",
+        "error",
+        "without it",
+        "source, or why not predicted",
+    )
     return Section(title="Latency: predicted, against published", notes=notes, header=header, rows=rows)
 
 
@@ -103,7 +111,7 @@ def _accuracy_sections(part: AccuracyPart) -> list[Section]:
                 *(f"{what}: {errors.describe()}" for what, errors in part.errors.items()),
                 f"rows of the family, each left out: Kendall's tau {part.tau:.2f}{near}",
             ],
-            header=("network", "published %", "from all others", "90 % interval", "inside"),
+            header=("network", "published, %", "predicted without it, %", "90 % interval", "inside"),
             rows=rows,
         )
     ]
@@ -115,7 +123,7 @@ def _accuracy_sections(part: AccuracyPart) -> list[Section]:
             )
             for row in part.front
         ]
-        header = ("variant", "ms", "published %", "found", "ms", "predicted %", "90 % interval", "the front passes")
+        header = ("variant", "ms", "published, %", "found", "ms", "predicted, %", "90 % interval", "the front passes")
         note = (
             f"{part.looked_at} networks evaluated, by a table that has not seen the accuracies of the variants; the "
             "variants themselves do not count, networks near them do"
@@ -143,7 +151,15 @@ _ONE_SET = (
 
 def _proxy_sections(part: ProxyPart) -> list[Section]:
     there = sum(len(row.scores) for row in part.rows)
-    failures = [f"{row.name}, seed {s.seed}, failed: {s.failure}" for row in part.rows for s in row.scores if s.failure]
+    failed: dict[tuple[str, str], list[str]] = {}
+    for row in part.rows:
+        for score in row.scores:
+            if score.failure:
+                failed.setdefault((row.name, score.failure), []).append(str(score.seed))
+    failures = [
+        f"{name}, seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}, failed: {failure}"
+        for (name, failure), seeds in failed.items()
+    ]
     notes = [
         f"settings of the first seed: {settings_words(part.settings)}",
         *(f"computed with {settings_words(where)}" for where in part.circumstances),
@@ -159,7 +175,7 @@ def _proxy_sections(part: ProxyPart) -> list[Section]:
         seeds = ", ".join("failed" if s.value is None else f"{s.value:.6g}" for s in row.scores) or "-"
         seconds = f"{sum(s.seconds for s in row.scores):.1f}"
         rows.append((row.name, _number(row.published_ms, ".2f"), _number(row.top1, ".1f"), *spread, seeds, seconds))
-    header = ("network", "published ms", "published top-1 %", "mean score", "deviation", "by seed", "seconds")
+    header = ("network", "published, ms", "published top-1, %", "mean score", "deviation", "by seed", "seconds")
     drawn = partial(score_figure, part) if any(row.mean is not None for row in part.rows) else None
     near = f"published at {NEAR_MS[0]:.2f} to {NEAR_MS[1]:.2f} ms"
     return [
@@ -299,13 +315,13 @@ def _recovery_sections(part: RecoveryPart) -> list[Section]:
     ]
     limit_ms = part.latency_limit_ms
     beyond = [v.variant for v in part.variants if (networks[v.variant].latency_ms or 0.0) >= limit_ms]
-    published = ("published", "predicted ms", "score")
-    gap = ("gap", "in deviations", "within seeds", "verdict", "gap in ms")
+    published = ("published", "predicted, ms", "score")
+    gap = ("gap", "in deviations", "within seeds", "verdict", "gap, ms")
     return [
         Section(
             title=f"Recovery: searches with {part.proxy}",
             notes=[compared, f"standard deviation over seeds of one score: {_number(part.deviation, '.4g')}"],
-            header=("budget", "networks", "search", "found", "predicted ms", "score", *published, *gap),
+            header=("budget", "networks", "search", "found", "predicted, ms", "score", *published, *gap),
             rows=searched,
             figure=partial(fronts_figure, part) if part.front else None,
         ),
@@ -322,7 +338,7 @@ def _recovery_sections(part: RecoveryPart) -> list[Section]:
                 ),
                 *([f"predicted beyond it, and so not in the published one: {', '.join(beyond)}"] if beyond else []),
             ],
-            header=(*published, "rival", "predicted ms", "score", *gap, "on the front", "matched"),
+            header=(*published, "rival", "predicted, ms", "score", *gap, "on the front", "matched"),
             rows=fronts,
         ),
     ]

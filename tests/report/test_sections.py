@@ -102,3 +102,9 @@ def test_without_a_regression_it_says_why(changes: dict[str, object], note: str)
 
 def test_a_validation_without_random_networks_says_nothing_of_widths() -> None:
     assert not any("widths" in title for title in of_one_proxy())
+
+
+def test_a_failure_under_every_seed_is_told_once() -> None:
+    notes = of_one_proxy()["supernet: scores"].notes
+
+    assert len([note for note in notes if note.startswith("ladder_mha, seeds 0, 1, 2, failed: ")]) == 1
