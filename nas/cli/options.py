@@ -26,6 +26,7 @@ __all__ = [
     "Effort",
     "Json",
     "Limit",
+    "MustFit",
     "Objective",
     "Results",
     "Runner",
@@ -82,6 +83,14 @@ Objective = Annotated[
         help="Show the front in this as well: params, macs, memory, or the name of a further --table; may be repeated. "
         "With --resume, none drops all.",
         show_default="with --resume those of the run",
+    ),
+]
+MustFit = Annotated[
+    str | None,
+    typer.Option(
+        "--must-fit",
+        help="timm: only networks that timm's own iFormer can build, for nas export --format timm.",
+        show_default="any; with --resume that of the run",
     ),
 ]
 Workers = Annotated[

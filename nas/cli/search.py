@@ -40,6 +40,7 @@ def search(
     table: options.Tables = None,
     limit: options.Limit = None,
     objective: options.Objective = None,
+    must_fit: options.MustFit = None,
     proxy: Annotated[
         str | None,
         typer.Option(
@@ -115,6 +116,9 @@ def search(
     kept = SearchResult.load(out).run if resume else None
     if kept is not None and budgets_ms is None and not kept.whole_front:
         budgets_ms = kept.budgets
+    if fit := must_fit or (kept.space.must_fit if kept else None):
+        search_space = search_space.fitting(fit)
+        say(f"space: only the networks that {fit} can build, as --must-fit says")
     # What cannot be met, or has no table that covers the space, is refused before any image is made or read.
     check_budget(search_space, latency_table, budgets_ms, confidence)
     limits, objectives = options.read_quantities(limit, objective, tables, kept)

@@ -47,7 +47,9 @@ def export(
     try:
         weights, arguments = to_timm(network)
     except InputError as error:
-        raise InputError(f"{error}; --format torch takes every network") from error
+        raise InputError(
+            f"{error}; --format torch takes every network, and a search --must-fit timm finds none but those that fit"
+        ) from error
     beside = path.with_suffix(".timm.json")
     # Hugging Face tools read the format from the metadata.
     write_beside(path, save(weights, {"format": "pt", **(card or Card.of(network)).metadata()}))

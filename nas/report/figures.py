@@ -32,6 +32,7 @@ __all__ = [
     "VERMILLION",
     "Figure",
     "agreement_figure",
+    "as_plotly",
     "choices_figure",
     "compared_figure",
     "fronts_figure",
@@ -78,6 +79,19 @@ def plotly_script() -> str:
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())
+
+
+def as_plotly(figures: Sequence[Figure], origins: Sequence[str]) -> Any:
+    """Figures beside each other as a `plotly.graph_objects.Figure`; arguments as for `write_still`.
+
+    Raises:
+        InputError: Plotly is not installed.
+    """
+    try:
+        from plotly import graph_objects
+    except ImportError as error:
+        raise InputError("a plot needs Plotly: pip install plotly") from error
+    return graph_objects.Figure(_beside(figures, origins))
 
 
 def write_still(figures: Sequence[Figure], out: Path, *, origins: Sequence[str] = ()) -> None:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from nas.errors import InputError
 from nas.files import write_beside
 from nas.report.contents import page_contents
-from nas.report.figures import COLOURS, STILLS, plotly_script, write_still
+from nas.report.figures import COLOURS, STILLS, Figure, as_plotly, plotly_script, write_still
 from nas.report.front import front_figures
 from nas.report.literature import published_networks
 from nas.report.predicted import is_predicted
@@ -23,7 +23,7 @@ from nas.report.words import markdown
 from nas.search import SearchResult
 from nas.validate import Validation
 
-__all__ = ["write_plot", "write_report", "write_validation"]
+__all__ = ["plot_of", "write_plot", "write_report", "write_validation"]
 
 
 def write_report(result: SearchResult) -> None:
@@ -45,11 +45,26 @@ def write_plot(results: Sequence[SearchResult], out: Path) -> None:
     if out.suffix == ".html":
         write_beside(out, _render("report.html", **page_contents(results)))
     elif out.suffix in STILLS:
-        published = {one.name: one for result in results for one in published_networks(result)}
-        origins = dict.fromkeys(line for result in results for line in _origins(result))
-        write_still(front_figures(results, list(published.values())), out, origins=list(origins))
+        figures, origins = _still(results)
+        write_still(figures, out, origins=origins)
     else:
         raise InputError(f"{out}: a plot is written as {', '.join(('.html', *STILLS))}")
+
+
+def plot_of(results: Sequence[SearchResult]) -> Any:
+    """The candidates and fronts of some runs as a `plotly.graph_objects.Figure`, as in a still picture.
+
+    Raises:
+        InputError: Plotly is not installed.
+    """
+    return as_plotly(*_still(results))
+
+
+def _still(results: Sequence[SearchResult]) -> tuple[list[Figure], list[str]]:
+    """The figures of a still picture, and where their numbers come from."""
+    published = {one.name: one for result in results for one in published_networks(result)}
+    origins = dict.fromkeys(line for result in results for line in _origins(result))
+    return front_figures(results, list(published.values())), list(origins)
 
 
 def _origins(result: SearchResult) -> tuple[str, str]:

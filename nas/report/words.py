@@ -178,7 +178,8 @@ def settings(result: SearchResult) -> dict[str, str]:
         "command": run.command,
         "started": run.started,
         "versions": ", ".join(f"{name} {version}" for name, version in run.versions.items()),
-        "space": f"{run.space.name}, {run.space.networks:.2e} networks",
+        "space": f"{run.space.name}, {run.space.networks:.2e} networks"
+        + (f", all of which fit {run.space.must_fit}" if run.space.must_fit else ""),
         "table": f"{run.table.name} ({run.table.origin}), digest {run.table.digest}",
         "proxy": settings_words(run.proxy),
         **{f"screening by {own['name']}": settings_words(own) for own in run.proxy.get("screens", ())},

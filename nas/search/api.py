@@ -45,6 +45,7 @@ def search(
     confidence: float | None = None,
     limits: Sequence[str] = (),
     objectives: Sequence[str] = (),
+    must_fit: str | None = None,
     seed: int = 0,
     sampler: str | None = None,
     storage: str | None = None,
@@ -83,6 +84,8 @@ def search(
         limits: further limits, such as `["params=9M", "memory=2MB"]`. With `resume`, by default those of the run;
             `["none"]` drops them.
         objectives: what the front shows besides latency and score, such as `["macs"]`. With `resume`, as `limits`.
+        must_fit: `"timm"` for only those networks that timm's own iFormer can build, so that `nas.export(result,
+            "timm")` takes the winner. With `resume`, by default that of the run.
         seed: of the sampler, the data and the training.
         sampler: what proposes the networks, one of `nas.search.SAMPLERS`; by default the first, or that of the run to
             go on with.
@@ -122,6 +125,8 @@ def search(
     folder = Path(out) if out is not None else default_out(space_name, budgets_ms, resume=resume)
     check_folder(folder, resume=resume)
     kept = SearchResult.load(folder).run if resume else None
+    if fit := must_fit or (kept.space.must_fit if kept else None):
+        the_space = the_space.fitting(fit, where="must_fit")
     if kept is not None and budgets_ms is None and not kept.whole_front:
         budgets_ms = kept.budgets
     budgets, _ = check_budget(the_space, the_table, budgets_ms, confidence)
@@ -134,7 +139,7 @@ def search(
     proxies = _proxies(build, score, proxy, screens)
     name, decides = proxies.popitem()
     names = {"space": space_name, "table": table_name, "proxy": name}
-    command = _command(names, budgets_ms, trials, time_limit_s, seed)
+    command = _command(names, budgets_ms, trials, time_limit_s, seed, must_fit)
     if isinstance(decides, BatchProxy) and not proxies:
         given_in_vain = {"limits": limits, "objectives": objectives, "sampler": sampler, "storage": storage}
         for argument, value in given_in_vain.items():
@@ -256,8 +261,10 @@ def _command(
     trials: int | None,
     time_limit_s: float | None,
     seed: int,
+    must_fit: str | None,
 ) -> list[str]:
     """The call in words, for run.json."""
     budgets = None if budgets_ms is None else ",".join(f"{budget_ms:g}" for budget_ms in budgets_ms)
     given = {**names, "budget_ms": budgets, "trials": trials, "time_limit_s": time_limit_s, "seed": seed}
+    given |= {"must_fit": must_fit}
     return ["nas.search", *(f"{name}={value}" for name, value in given.items() if value is not None)]

@@ -97,6 +97,7 @@ class ResultsFolder:
             content = weights if isinstance(weights, bytes) else weights_as_file(candidate, weights, self.path.name)
             write_beside(weights_file(self.path, candidate.id), content)
         append_record(self.path / "candidates.jsonl", candidate)
+        candidate.belong_to(self.path)
         self._candidates.append(candidate)
         if weights_file(self.path, candidate.id).exists():  # Another worker may have put it there.
             self._drop_weights()
@@ -106,6 +107,8 @@ class ResultsFolder:
         lines = (candidate.model_dump_json(exclude_none=True).encode() + b"\n" for candidate in candidates)
         write_beside(self.path / "candidates.jsonl", b"".join(lines))
         self._candidates = list(candidates)
+        for candidate in candidates:
+            candidate.belong_to(self.path)
         self._result = SearchResult(path=self.path, run=self._run, candidates=tuple(candidates))
 
     def _drop_weights(self) -> None:

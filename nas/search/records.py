@@ -7,7 +7,7 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field
 
 from nas.data import Contents, Normalisation
-from nas.errors import MissingLatencyError
-from nas.files import Milliseconds, Number, Record, digest_of
-from nas.latency import Latency, LatencyTable
+from nas.files import Milliseconds, Record, digest_of
+from nas.latency import LatencyTable
 from nas.masking import masked
-from nas.networks import Architecture, SearchSpace
+from nas.networks import MustFit, SearchSpace
 from nas.proxies import CIRCUMSTANCES, NO_IMAGES, Proxy, differing, identity
 from nas.search.budget import Budgets
+from nas.search.candidates import Candidate, Kind, Screening
 
 __all__ = [
     "Candidate",
@@ -36,17 +36,16 @@ __all__ = [
     "versions",
 ]
 
-Kind = Literal["searched", "reference"]
-
 _OTHER_PROXIES = ("screens", "settles")  # settings of further proxies among those of the one that decides
 
 
 class SpaceUsed(Record):
-    """The searched space: its name, a digest of its content, and its number of networks."""
+    """The searched space: its name, a digest, its number of networks, and the tool that they all fit, if any."""
 
     name: str
     digest: str
     networks: int
+    must_fit: MustFit | None = None
 
 
 class TableUsed(Record):
@@ -212,11 +211,9 @@ class Run(Record):
 
     def _parts(self) -> dict[str, dict[str, Any]]:
         """The settings of the search itself, and of each of its proxies. Where and how fast it runs does not matter."""
-        own: dict[str, Any] = {
-            "space": self.space.digest,
-            "table": self.table.digest,
-            "seed": self.seed,
-        }
+        own: dict[str, Any] = {"space": self.space.digest, "table": self.table.digest, "seed": self.seed}
+        if self.space.must_fit is not None:
+            own["must-fit"] = self.space.must_fit
         if self.confidence is not None:
             own["confidence"] = self.confidence
         parts = {"": own, "proxy": {key: value for key, value in self.proxy.items() if key not in _OTHER_PROXIES}}
@@ -224,88 +221,6 @@ class Run(Record):
         if settles := self.proxy.get("settles"):
             parts["settling"] = settles
         return parts
-
-
-class Candidate(Record):
-    """A network of a search with its predicted latency, and its score or the reason why it has none.
-
-    Attributes:
-        kind: `searched` (proposed by the sampler), or `reference` (a known network, scored for comparison).
-        name: of a reference.
-        trial: number of the Optuna trial.
-        latency_ms: predicted by the table, with the interval from `low_ms` to `high_ms`.
-        score: by the proxy; higher is better. None for a failed candidate.
-        failure: why there is no score.
-        seconds: time spent on the score.
-        details: what else the proxy reports.
-        quantities: what else the search limits or lowers, by name.
-    """
-
-    id: str
-    kind: Kind
-    name: str | None = None
-    trial: int | None = None
-    latency_ms: Milliseconds
-    low_ms: Number
-    high_ms: Number
-    score: float | None = None
-    failure: str | None = None
-    seconds: float
-    details: dict[str, float | int | str] = Field(default_factory=dict)
-    quantities: dict[str, float] = Field(default_factory=dict)
-    architecture: Architecture
-
-    @classmethod
-    def of(cls, network: Architecture, latency: Latency, **facts: Any) -> Self:
-        """The candidate that a network with this latency is; `facts` are its other attributes."""
-        times = {"latency_ms": latency.latency_ms, "low_ms": latency.low_ms, "high_ms": latency.high_ms}
-        return cls(id=network.id, architecture=network, **times, **facts)
-
-    def completed(self, quantities: Callable[[Architecture], Mapping[str, float]], names: Collection[str]) -> Candidate:
-        """This candidate with all quantities of some names, those that it lacks computed.
-
-        Args:
-            quantities: computes all of them for a network.
-            names: of the quantities.
-        """
-        if self.quantities.keys() >= set(names):
-            return self
-        try:
-            known = quantities(self.architecture)
-        except MissingLatencyError:  # A reference may lie outside the space, and so outside a further table.
-            return self
-        return self.model_copy(update={"quantities": {**self.quantities, **known}})
-
-    @property
-    def label(self) -> str:
-        """The name of a reference, or the id of any other network."""
-        return self.name or self.id
-
-
-class Screening(Record):
-    """The result of a screening proxy for a network. It is not part of the front.
-
-    Attributes:
-        proxy: name of the proxy.
-        kind: as for a candidate. Only `searched` networks compete to be passed on.
-        trial: number of the Optuna trial.
-        round: in a run of an earlier version, the number of the round whose best network was passed on.
-        value: on the proxy's own scale; higher is better. None after a failure.
-        failure: why there is no value.
-        seconds: time spent on the value.
-        details: what else the proxy reports.
-    """
-
-    id: str
-    proxy: str
-    kind: Kind
-    trial: int | None = None
-    round: int | None = None
-    value: float | None = None
-    failure: str | None = None
-    seconds: float
-    details: dict[str, float | int | str] = Field(default_factory=dict)
-    architecture: Architecture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,7 +295,7 @@ def run_of(
         command=shlex.join(masked(argument, alone=True) for argument in command or sys.argv),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=versions("nas", "torch", "optuna", "datasets", "numpy"),
-        space=SpaceUsed(name=names["space"], digest=space.digest, networks=space.count()),
+        space=SpaceUsed(name=names["space"], digest=space.digest, networks=space.count(), must_fit=space.must_fit),
         table=TableUsed.of(table, name=names["table"]),
         further_tables=tuple(TableUsed.of(own, name=name) for name, own in (further_tables or {}).items()),
         budget_ms=budgets.largest_ms,

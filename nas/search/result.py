@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import csv
 import html
+import importlib
 import io
 import json
 import math
@@ -27,11 +28,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from nas.errors import InputError, visible
 from nas.files import read_record, read_records
-from nas.networks import Architecture, count
+from nas.networks import count
+from nas.search.candidates import trained_network, weights_file
 from nas.search.limits import QUANTITIES
 from nas.search.pareto import undominated
 from nas.search.records import Candidate, Run, Screening, Spending
@@ -70,7 +72,7 @@ class SearchResult:
     candidates: tuple[Candidate, ...]
 
     @classmethod
-    def load(cls, path: Path) -> SearchResult:
+    def load(cls, path: Path) -> Self:
         """Read a results folder.
 
         Raises:
@@ -79,10 +81,10 @@ class SearchResult:
         if not (path / "run.json").is_file():
             raise InputError(f"{path}: not a results folder (it has no run.json)")
         run = read_record(path / "run.json", Run)
-        return cls(path=path, run=run, candidates=tuple(read_records(path / "candidates.jsonl", Candidate)))
+        return cls._with(path, run, read_records(path / "candidates.jsonl", Candidate))
 
     @classmethod
-    def load_best(cls, path: Path, budget_ms: float) -> SearchResult:
+    def load_best(cls, path: Path, budget_ms: float) -> Self:
         """As `load`, with no other candidates than those that `winner_under(budget_ms)` chooses from.
 
         Takes a tenth of the time of `load`, as the lines of all others are not checked: 0.2 s for 10,000 candidates.
@@ -103,9 +105,16 @@ class SearchResult:
                     chosen[raw["id"]] = line
                 if best is None or order > best:
                     best, chosen[""] = order, line
-            return cls(path=path, run=run, candidates=tuple(map(Candidate.model_validate_json, chosen.values())))
+            return cls._with(path, run, map(Candidate.model_validate_json, chosen.values()))
         except (InputError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return cls.load(path)  # which says what is wrong, or does without half a last line
+
+    @classmethod
+    def _with(cls, path: Path, run: Run, candidates: Iterable[Candidate]) -> Self:
+        found = tuple(candidates)
+        for one in found:
+            one.belong_to(path)
+        return cls(path=path, run=run, candidates=found)
 
     @cached_property
     def screenings(self) -> tuple[Screening, ...]:
@@ -285,6 +294,18 @@ class SearchResult:
             rows.append(facts | {"params": counts.params, "macs": counts.macs, "network": c.architecture.summary})
         return pandas.DataFrame(rows)
 
+    def plot(self) -> Any:
+        """Latency and score of all candidates, the front and known networks, as `nas plot` draws them.
+
+        Returns:
+            A `plotly.graph_objects.Figure`, which a notebook shows.
+
+        Raises:
+            InputError: Plotly is not installed.
+        """
+        # The report reads results, so its code is not known here before it is asked for.
+        return importlib.import_module("nas.report.page").plot_of([self])
+
     def _repr_html_(self) -> str:
         """The winners and the front as a table, for notebooks."""
         winners = {one.id for one in self.winners.values() if one is not None}
@@ -311,16 +332,6 @@ class SearchResult:
             counted = (counts.params, counts.macs)
             writer.writerow([c.id, *latencies, f"{score_of(c):.4f}", *counted, *others, c.architecture.summary])
         return text.getvalue()
-
-
-def weights_file(folder: Path, network_id: str) -> Path:
-    """The file with the weights of a candidate in a results folder."""
-    return folder / "weights" / f"{network_id}.safetensors"
-
-
-def trained_network(candidate: Candidate) -> Architecture:
-    """The network that the weights belong to. Its number of classes is that of the proxy's data."""
-    return candidate.architecture.at(num_classes=int(candidate.details.get("classes", 0)) or None)
 
 
 def _lines(file: Path) -> Iterable[bytes]:

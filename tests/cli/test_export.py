@@ -187,6 +187,38 @@ def test_a_run_on_images_brings_its_classes_and_their_normalisation(
     assert run.normalisation.mean[0] > run.normalisation.mean[2]  # cats are red, dogs are green
 
 
+def test_the_winner_of_a_search_that_must_fit_timm_is_written_for_it(
+    nas: Nas, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    options = ["--budget-ms", "1.1", "--must-fit", "timm", "--trials", "60", "--out", "fits"]
+    done = nas("search", *options, cwd=Path())
+    assert done.returncode == 0, done.stderr
+    more = nas("search", "--resume", "fits", cwd=Path())
+
+    code, out, err = command("fits", "--format", "timm")
+
+    said = "space: only the networks that timm can build, as --must-fit says"
+    assert said in done.stderr
+    assert said in more.stderr
+    assert SearchResult.load(Path("fits")).run.space.must_fit == "timm"
+    assert 'must-fit = "timm"' in Path("fits/run.toml").read_text()
+    assert "all of which fit timm" in Path("fits/report.md").read_text()
+    assert (code, out.splitlines()) == (0, ["fits.safetensors", "fits.timm.json"])
+    assert "random weights" in err
+
+
+def test_what_timm_cannot_build_is_refused_with_two_ways_on(
+    searched: tuple[Path, dict[str, Any]], command: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, _, err = command(str(searched[0] / "results" / "run"), "--format", "timm")
+
+    assert code == 2
+    assert "timm's iFormer cannot express this network: stem must be" in err
+    assert err.endswith(
+        "; --format torch takes every network, and a search --must-fit timm finds none but those that fit\n"
+    )
+
+
 def test_help_says_what_timm_can_express(nas: Nas, tmp_path: Path) -> None:
     words = " ".join(nas("export", "--help", cwd=tmp_path).stdout.replace("│", " ").split())
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from nas.data import Contents
 from nas.errors import InputError, MissingLatencyError
 from nas.networks import Architecture, SearchSpace, random_choice
+from nas.networks.modules import build_model
 from nas.proxies.zero_cost import Counted
+from nas.report import write_plot
 from nas.search import Candidate, ResultsFolder, Run, Screening, SearchResult, SpaceUsed, Spending, TableUsed
 from nas.search.result import order_of, rank_of
 
@@ -593,3 +596,51 @@ def test_a_result_is_a_table_in_pandas_and_in_notebooks(tmp_path: Path) -> None:
     assert list(table["network"]) == [one.summary for one in NETWORKS[:3]]
     assert shown.count("<tr") == 3  # the head, and two networks of the front
     assert "<script" not in shown
+
+
+def test_a_candidate_is_built_with_the_weights_that_its_run_keeps(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    kept, other = candidate(0, 0.5, 0.5), candidate(1, 0.3, 0.3)
+    trained = build_model(kept.architecture).state_dict()
+    folder.add(other, None)
+    folder.add(kept, trained)
+    loaded = SearchResult.load(tmp_path / "run")
+    for result in (folder.load(), loaded):
+        assert result.winner == kept
+        built = result.winner.build().state_dict()
+        assert all(torch.equal(built[name], tensor) for name, tensor in trained.items())
+
+    first, same, another = (loaded.candidates[0].build(seed=seed).state_dict() for seed in (0, 0, 1))
+    name = next(name for name in first if name.endswith("weight"))
+    assert torch.equal(first[name], same[name])
+    assert not torch.equal(first[name], another[name])
+    assert kept.build().architecture == kept.architecture
+
+
+def test_where_a_candidate_was_found_is_no_part_of_its_record(tmp_path: Path) -> None:
+    one, same = candidate(0, 0.5, 0.5), candidate(0, 0.5, 0.5)
+    one.belong_to(tmp_path)
+
+    assert one == same
+    assert one.model_dump_json() == same.model_dump_json()
+    assert one.model_copy(update={"name": "a"}).label == "a"
+
+
+def test_a_plot_is_the_figure_of_a_still_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
+    for number in range(4):
+        folder.add(candidate(number, 0.3 + number / 10, 0.1 * number), None)
+    result = folder.load()
+    drawn: list[Any] = []
+    monkeypatch.setattr("plotly.io.to_image", lambda figure, **_: drawn.append(figure) or b"")
+    write_plot([result], tmp_path / "front.png")
+    figure = result.plot()
+
+    assert [one.to_plotly_json() for one in figure.data] == [
+        one.to_plotly_json() for one in type(figure)(drawn[0]).data
+    ]
+    assert "Pareto front" in [trace.name for trace in figure.data]
+    assert figure.layout.xaxis.title.text == "latency, ms"
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    with pytest.raises(InputError, match=r"^a plot needs Plotly: pip install plotly$"):
+        result.plot()
