@@ -99,7 +99,7 @@ def table_check(
     threads: options.Threads = None,
     runner: options.Runner = None,
     option: options.Settings = None,
-    networks: Annotated[int, typer.Option(min=4, help="Random networks to compare, beside the references.")] = 40,
+    networks: Annotated[int, typer.Option(min=4, help="Random networks to compare, besides the references.")] = 40,
     calibrate: Annotated[
         int, typer.Option(min=0, help="Further random networks to learn a correction from; it stays in the table.")
     ] = 0,

@@ -168,7 +168,7 @@ class LatencyTable(Record):
         if self.entries:
             yield from self._describe_entries()
         if self.call_ms:
-            yield f"one call costs {self.call_ms:.3f} ms beside its layers"
+            yield f"one call costs {self.call_ms:.3f} ms besides its layers"
         if self.correction:
             yield (
                 f"correction: {self.correction.scale:.4f} x sum + {self.correction.weights_ms_per_mb:.4f} ms for each "

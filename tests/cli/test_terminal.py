@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import struct
+import subprocess
+import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 
 import pytest
 
+from nas import catalog
 from nas.cli.terminal import print_data, print_table, say, wrapped
 
 HEADER = ("table", "entries", "origin", "trust")
@@ -110,3 +116,26 @@ def test_numbers_stay_with_their_units() -> None:
     assert wrapped("scores 0.0529 +- 0.0012", 16) == ["scores", "0.0529 +- 0.0012"]
     assert wrapped("", 10) == [""]
     assert wrapped("a-very-long-name.fp32 next", 10) == ["a-very-long-name.fp32", "next"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_the_tables_that_there_are_have_whole_names_on_a_real_terminal(tmp_path: Path) -> None:
+    import fcntl
+    import termios
+
+    reading, writing = os.openpty()
+    fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 60, 0, 0))
+    command = [sys.executable, "-c", "from nas.cli import main; main()", "table", "list"]
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TERM": "dumb"}
+    done = subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, env=environment, check=False)
+    os.close(writing)
+    text = b""
+    with suppress(OSError):  # the end of what a closed terminal holds
+        while part := os.read(reading, 2**16):
+            text += part
+    os.close(reading)
+    lines = text.decode().splitlines()
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert {line.split()[0] for line in lines} >= set(catalog.files("latency_tables", ".json"))
+    assert max(map(len, lines)) <= 60
