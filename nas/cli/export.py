@@ -31,7 +31,11 @@ def export(
         ),
     ],
     weights: Annotated[
-        Path | None, typer.Option(help="Checkpoint to load first: a safetensors or torch file.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Checkpoint to load first: a safetensors or torch file; or timm or timm:NAME for published weights.",
+            show_default=False,
+        ),
     ] = None,
     weights_key: options.WeightsKey = None,
     num_classes: Annotated[

@@ -38,6 +38,7 @@ _CARRIED = (
     "score_source",
     "weights",
 )
+_TIMM = "timm"  # in place of a file of weights
 _TRAIN_IMAGES, _VAL_IMAGES = 512, 1000  # of --data: to calibrate with, and to measure accuracy on
 
 
@@ -71,7 +72,8 @@ def export(
             the format `torch`; or an architecture, a network, or a run.
         format: a module of nas/export: `onnx`, `coreml`, `executorch`, `timm` or `torch`.
         out: file or folder to write; by default the name of the network with the ending of the format.
-        weights: checkpoint to load first.
+        weights: checkpoint to load first; or `timm` for the weights that are published of a reference, `timm:NAME` for
+            those of another name in timm, which are downloaded unless they are here.
         weights_key: which weights to take from it, if it has several.
         num_classes: outputs of the classifier, by default as the network says.
         resolution: height and width of the input in pixels, divisible by 32.
@@ -180,6 +182,7 @@ def _network(
     """A network that is of no run: its name, its module, and what is known of it."""
     from nas.export.torch import LoadedNetwork, load
     from nas.networks.modules import Network, load_model
+    from nas.networks.modules.published import published_weights
 
     assert not isinstance(network, SearchResult)
     if isinstance(network, str | Path) and (Path(network) / "model.safetensors").exists():
@@ -199,8 +202,15 @@ def _network(
     if weights is None:
         say("no --weights: the file gets random weights, good for timing only")
         return name, _random(architecture), {}
-    module = load_model(architecture, Path(weights), weights_key=weights_key)
-    return name, module, {"weights": f"{Path(weights).name} (SHA-256 begins {digest(Path(weights))})"}
+    known: dict[str, Any] = {}
+    source, path = Path(weights).name, Path(weights)
+    if str(weights) == _TIMM or str(weights).startswith(f"{_TIMM}:"):
+        published = published_weights(str(weights).partition(":")[2] or name)
+        say(f"weights: {published.name} of timm, {published.path}")
+        source, path = f"timm's {published.name}", published.path
+        known = {"normalisation": _normalisation(published.mean, published.std)}
+    module = load_model(architecture, path, weights_key=weights_key)
+    return name, module, known | {"weights": f"{source} (SHA-256 begins {digest(path)})"}
 
 
 def _winner(run: SearchResult, budget_ms: float | None, say: Callable[[str], None]) -> tuple[Network, dict[str, Any]]:
