@@ -1,19 +1,19 @@
-"""`nas supernet`: train a supernet."""
+"""`nas supernet`: train a supernet, and list those that are kept."""
 
 from __future__ import annotations
 
 import os
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nas.cli import options
 from nas.cli.status import doing, watching
-from nas.cli.terminal import end_like_ctrl_c, print_data, say
+from nas.cli.terminal import end_like_ctrl_c, print_data, print_json, print_table, say
 from nas.errors import InputError
 
 if TYPE_CHECKING:
@@ -124,6 +124,52 @@ def supernet_train(
         words += "".join(f" --option {shlex.quote(text)}" for text in option or [])
         say(f"score with it: nas search {words} --proxy supernet --supernet {shlex.quote(str(path))}")
         print_data(str(path))
+
+
+@app.command("list")
+def supernet_list(as_json: options.Json = False) -> None:
+    """List the supernets that searches with --data have trained and kept; newest first.
+
+    A search on the same images finds its own; --supernet takes any as a file.
+
+    --json: {"supernets": [{"supernet" (its file), "space" (a name, or null if the space is not here), "data", "classes"
+    (their number), "resolution", "seed", "images" (seen at most by each network)}]}; of a file that is broken
+    {"supernet", "error"}.
+
+    Example: nas supernet list
+    """
+    from pydantic import ValidationError
+
+    from nas import catalog
+    from nas.networks import SearchSpace
+    from nas.training import kept_supernets
+
+    spaces = {
+        space.digest: name
+        for name, _, space in catalog.loaded("search_spaces", ".toml", SearchSpace.load)
+        if not isinstance(space, InputError)
+    }
+    rows: list[tuple[str, ...]] = []
+    documents: list[dict[str, Any]] = []
+    for path, origin in kept_supernets():
+        if isinstance(origin, InputError):
+            rows.append((str(path), "-", "-", str(origin)))
+            documents.append({"supernet": str(path), "error": str(origin)})
+            continue
+        name = None
+        with suppress(ValidationError):  # a space of another version
+            name = spaces.get(SearchSpace.model_validate_json(origin.space).digest)
+        rows.append((str(path), name or "not here", str(origin.seed), origin.data))
+        facts = {"classes": origin.num_classes, "resolution": origin.resolution, "seed": origin.seed}
+        documents.append(
+            {"supernet": str(path), "space": name, "data": origin.data, **facts, "images": origin.recipe.images}
+        )
+    if as_json:
+        print_json({"supernets": documents})
+    elif rows:
+        print_table(("supernet", "space", "seed", "images"), rows)
+    else:
+        say("no supernet is kept yet: nas search --budget-ms 1.1 --data IMAGES trains one")
 
 
 @contextmanager

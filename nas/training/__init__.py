@@ -8,7 +8,7 @@ nas trains by itself. teacher.py labels images by a published network.
 
 from __future__ import annotations
 
-from nas.training.kept import estimate_seconds, find_supernet, kept_supernet
+from nas.training.kept import estimate_seconds, find_supernet, kept_supernet, kept_supernets
 from nas.training.sandwich import TrainingProgress, train_supernet
 from nas.training.step import Limit
 from nas.training.supernet import Supernet, SupernetRecipe, is_supernet, load_supernet
@@ -24,6 +24,7 @@ __all__ = [
     "find_supernet",
     "is_supernet",
     "kept_supernet",
+    "kept_supernets",
     "load_supernet",
     "train_supernet",
 ]

@@ -19,9 +19,9 @@ from nas.files import cache_folder, digest_of, take_lock, unwritten
 from nas.networks import SearchSpace
 from nas.training.sandwich import TrainingProgress, step_seconds, train_supernet
 from nas.training.step import Limit
-from nas.training.supernet import SupernetRecipe, checkpoint_path, is_supernet, read_origin
+from nas.training.supernet import Origin, SupernetRecipe, checkpoint_path, is_supernet, read_origin
 
-__all__ = ["estimate_seconds", "find_supernet", "kept_supernet"]
+__all__ = ["estimate_seconds", "find_supernet", "kept_supernet", "kept_supernets"]
 
 _FORMAT = 1  # part of every name; increase it when the same settings give other weights
 _PART = "supernets"
@@ -85,6 +85,19 @@ def find_supernet(
     """The file that `kept_supernet` would return at once; None if it would have to train."""
     path = _place(space, image_set, recipe, seed, limit)
     return path if _is_there(path) else None
+
+
+def kept_supernets() -> list[tuple[Path, Origin | InputError]]:
+    """The finished supernets of the cache with what each was trained for, or why it cannot be read; newest first."""
+
+    def origin(path: Path) -> Origin | InputError:
+        try:
+            return read_origin(path)[0]
+        except InputError as error:
+            return error
+
+    paths = sorted(cache_folder(_PART).glob("*.safetensors"), key=lambda path: -path.stat().st_mtime)
+    return [(path, origin(path)) for path in paths]
 
 
 def estimate_seconds(

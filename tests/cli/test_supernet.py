@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
+from nas.cli.supernet import supernet_list
 from nas.training.supernet import read_supernet
 
 Nas = Callable[..., subprocess.CompletedProcess[str]]
@@ -45,11 +47,35 @@ def test_a_supernet_scores_the_data_that_it_was_trained_on_and_no_renamed_class(
     assert "--data pets" in trained.stderr
     assert read_supernet(tmp_path / "x.safetensors")[1].class_names == ("cat", "dog")
     assert scored.returncode == 0, scored.stderr
+    (tmp_path / "cache" / "supernets").mkdir(parents=True)
+    shutil.copy(tmp_path / "x.safetensors", tmp_path / "cache" / "supernets" / "kept.safetensors")
+    (kept,) = json.loads(nas("supernet", "list", "--json", cwd=tmp_path).stdout)["supernets"]
+    assert (kept["space"], kept["classes"], kept["resolution"], kept["seed"]) == ("tiny", 2, 32, 0)
+    assert kept["data"].startswith("pets: ")
     assert renamed.returncode == 2
     assert refused(renamed) == (
         "error: x.safetensors was trained on other images than copy has now: class 'dog' is called 'hound'; give the "
         "images that it was trained on, with the same names of classes, or train a supernet on these"
     )
+
+
+def test_kept_supernets_are_listed_also_broken_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path))
+    supernet_list()
+    none = capsys.readouterr()
+    broken = tmp_path / "supernets" / "half.safetensors"
+    broken.parent.mkdir(exist_ok=True)
+    broken.write_bytes(b"half")
+    supernet_list()
+    shown = capsys.readouterr().out
+    supernet_list(as_json=True)
+
+    assert none.out == ""
+    assert none.err == "no supernet is kept yet: nas search --budget-ms 1.1 --data IMAGES trains one\n"
+    assert f"{broken} is damaged, or no supernet" in shown
+    assert json.loads(capsys.readouterr().out)["supernets"][0]["supernet"] == str(broken)
 
 
 def test_a_file_that_is_no_safetensors_is_refused(nas: Nas, refused: Refused, tmp_path: Path) -> None:
