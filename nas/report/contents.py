@@ -13,6 +13,7 @@ from nas import catalog
 from nas.accuracy import Accuracy, AccuracyTable
 from nas.errors import InputError, MissingLatencyError
 from nas.latency import LatencyTable
+from nas.networks import Architecture, why_not_timm
 from nas.report.course import agreements, choices, progress, rungs
 from nas.report.figures import (
     COLOURS,
@@ -29,11 +30,11 @@ from nas.report.predicted import is_predicted, unbeaten
 from nas.report.winners import quantity_words, score_words
 from nas.report.words import settings, summary
 from nas.search import Candidate, SearchResult
-from nas.search.result import unit_of, weights_file
+from nas.search.result import unit_of
 
 __all__ = ["page_contents"]
 
-_FORMATS = ("onnx", "coreml")  # of the export commands on the page
+_FORMATS = ("onnx", "coreml", "torch", "executorch", "timm")  # of the export commands on the page, others after them
 _COUNTED = ("params", "macs", "memory")  # what the page adds up from layers
 
 
@@ -42,7 +43,8 @@ def page_contents(results: Sequence[SearchResult]) -> dict[str, Any]:
 
     Returns:
         `title`, `runs`, `fronts`, `course` and `trust` for the templates, and `script` for the script: the figures by
-        name, their colours, the networks as columns, and of each run what its networks share.
+        name, their colours, the networks as columns, what of them timm can build, and of each run what its networks
+        share.
     """
     tables = [table_of(result) for result in results]
     columns, firsts = NetworkColumns(), []
@@ -54,7 +56,8 @@ def page_contents(results: Sequence[SearchResult]) -> dict[str, Any]:
     published = list({one.name: one for result in results for one in published_networks(result)}.values())
     figures = {f"front-{n}": one for n, one in enumerate(front_figures(results, published, firsts), start=1)}
     fronts = list(figures)
-    _link_published(list(figures.values()), published, columns, results[0], tables[0], candidates)
+    further = _link_published(list(figures.values()), published, columns, results[0], tables[0], candidates)
+    architectures = [*(one.architecture for result in results for one in result.candidates), *further]
     course = [_course(result, figures, number) for number, result in enumerate(results, start=1)]
     trust = [
         _trust(result, table, published, figures, n)
@@ -75,6 +78,8 @@ def page_contents(results: Sequence[SearchResult]) -> dict[str, Any]:
             "colours": COLOURS,
             "networks": columns.data(),
             "candidates": candidates,
+            # The other formats take every network. A digit each: 10,000 networks in 10 kB.
+            "fits": {"timm": "".join("0" if why_not_timm(one) else "1" for one in architectures)},
             "runs": shared,
             "published": {one.name: [one.latency_ms, one.top1, one.source] for one in published},
         },
@@ -88,8 +93,13 @@ def _link_published(
     result: SearchResult,
     table: LatencyTable | None,
     candidates: int,
-) -> None:
-    """Add the published networks of the family to the columns, and their numbers to their points in the figures."""
+) -> list[Architecture]:
+    """Add the published networks of the family to the columns, and their numbers to their points in the figures.
+
+    Returns:
+        Those that were added, in the order of the columns.
+    """
+    added = []
     known = {one.id: number for number, one in enumerate(result.candidates) if number < candidates}
     numbers: dict[str, int | None] = {}
     for one in published:
@@ -102,6 +112,7 @@ def _link_published(
             with suppress(MissingLatencyError):  # The table of the run knows only its own space.
                 found = table.latency(one.architecture) if table else None
                 latency = (found.latency_ms, found.low_ms, found.high_ms) if found else None
+            added.append(one.architecture)
             numbers[one.name] = columns.add(
                 one.architecture, role="published", name=one.name, table=table, latency=latency
             )
@@ -109,6 +120,7 @@ def _link_published(
         for trace in figure["data"]:
             if "hovertext" in trace:
                 trace["customdata"] = [numbers.get(name) for name in trace["ids"]]
+    return added
 
 
 def _header(result: SearchResult) -> dict[str, Any]:
@@ -173,16 +185,17 @@ def _score_note(result: SearchResult) -> str:
 def _shared(result: SearchResult, table: LatencyTable | None, first: int) -> dict[str, Any]:
     """What the networks of a run share, and the values that only some runs have."""
     run, where = result.run, shlex.quote(str(result.path))
-    winner = result.winner
-    has_weights = winner is not None and weights_file(result.path, winner.id).exists()
-    source = where if has_weights else shlex.quote(str(result.path / "winner.json"))
-    known = [name for name in _FORMATS if name in catalog.plugins("export")]
-    network = "network.json"
+    formats = catalog.plugins("export")
+    numbers = {one.id: first + number for number, one in enumerate(result.candidates)}
+    winners = {numbers[one.id]: f" --budget-ms {budget_ms:g}" for budget_ms, one in result.winners.items() if one}
+    winner = None if result.winner is None else numbers[result.winner.id]
+    if winner is not None:
+        winners[winner] = ""
     return {
         "name": result.path.resolve().name,
         "first": first,
         "count": len(result.candidates),
-        "winner": None if winner is None else first + result.candidates.index(winner),
+        "winner": winner,
         "unit": score_words_of(result),
         "percent": is_predicted(result),
         "interval": "90 % interval" if is_predicted(result) else "± one standard error",
@@ -190,11 +203,9 @@ def _shared(result: SearchResult, table: LatencyTable | None, first: int) -> dic
         "source": run.table.origin.split(":")[0],
         "why_no_layers": "" if table else f"the table {run.table.name} is not here, or has changed since this run",
         "further": _further(result),
-        "commands": {
-            "winner": [f"nas export {source} --format {name}" for name in known],
-            "other": [f"nas export {network} --format {name}" for name in known]
-            + [f"nas latency {network} --table {shlex.quote(run.table.name)}"],
-        },
+        "formats": sorted(formats, key=lambda name: (*_FORMATS, name).index(name)),
+        "winners": {number: f"{where}{budget}" for number, budget in winners.items()},
+        "quoted_table": shlex.quote(run.table.name),
     }
 
 

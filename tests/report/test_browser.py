@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from nas.networks import Architecture
+from nas.networks import Architecture, why_not_timm
 from nas.report import write_plot, write_validation
 from nas.search import Candidate, SearchResult
 from nas.validate import Validation
@@ -93,6 +94,28 @@ def test_the_copied_json_is_the_network(page: Page) -> None:
     text = page.ask("document.querySelector('#cards [data-json]').textContent")
 
     assert Architecture.from_json(text).id == SURVEY.winner.id if SURVEY.winner else False
+
+
+def test_the_commands_of_every_network_are_whole_and_of_formats_that_take_it(page: Page, tmp_path: Path) -> None:
+    shown = page.ask(
+        "Networks.all.id.map((id, n) => [Networks.role(n), Networks.architecture(n), Networks.commands(n)])"
+    )
+    page.ask("document.querySelector('#candidates tbody tr').click()")
+    text = page.ask("document.querySelector('#cards [data-commands]').textContent")
+    for role, architecture, commands in shown:
+        network = Architecture.model_validate(architecture)
+        formats = [one.split()[-1] for one in commands if one.startswith("nas export ")]
+
+        assert formats == ["onnx", "coreml", "torch", "executorch", *([] if why_not_timm(network) else ["timm"])]
+        if role == "winner":
+            assert commands[0] == f"nas export {SURVEY.path} --format onnx"
+        else:
+            assert commands[-1] == "nas latency network.json --table iphone13.coreml.fp16"
+    _, architecture, commands = next(one for one in shown if one[0] == "reference")
+    subprocess.run(["sh", "-c", commands[0]], cwd=tmp_path, check=True)
+    assert Architecture.load(tmp_path / "network.json") == Architecture.model_validate(architecture)
+    assert text in ["\n".join(commands) for _, _, commands in shown]
+    assert {why_not_timm(Architecture.model_validate(one)) == "" for _, one, _ in shown} == {True, False}
 
 
 def test_every_candidate_has_its_own_json_and_summary(page: Page) -> None:

@@ -57,6 +57,17 @@ def test_a_reference_that_is_better_in_both_is_said_plainly(
     assert verdict in page_contents([changed])["runs"][0]["verdict"]
 
 
+def test_every_winner_has_its_export_command(result: SearchResult) -> None:
+    run = result.run.model_copy(update={"budgets_ms": (0.6, 1.0)})
+    script = page_contents([SearchResult(path=result.path, run=run, candidates=result.candidates)])["script"]
+    (shared,) = script["runs"]
+
+    assert shared["winners"] == {0: f"{result.path} --budget-ms 0.6", 2: str(result.path)}
+    assert shared["formats"] == ["onnx", "coreml", "torch", "executorch", "timm"]
+    assert set(script["fits"]["timm"][: len(result.candidates)]) == {"0"}  # a stem of 3x3
+    assert len(script["fits"]["timm"]) == len(script["networks"]["id"])
+
+
 def test_names_from_outside_are_only_ever_text(
     result: SearchResult, candidate: Callable[..., Candidate], tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@
 
 // What a report knows of its networks, each called by its number: layers, sizes, JSON, and all of that in words.
 const Networks = (() => {
-  const { networks, candidates, runs, published } = JSON.parse(document.getElementById("networks").textContent);
+  const { networks, candidates, fits, runs, published } = JSON.parse(document.getElementById("networks").textContent);
   const { of_layers: ofLayers, some } = networks;
 
   const label = n => some.name[n] ?? networks.id[n];
@@ -72,6 +72,18 @@ const Networks = (() => {
     };
   }
 
+  // Whole commands for a shell. A network that no folder names is written to a file first.
+  function commands(n) {
+    const run = runOf(n);
+    const own = run.winners[n];
+    const network = own ?? "network.json";
+    const formats = run.formats.filter(format => (fits[format]?.[n] ?? "1") === "1");
+    const exports = formats.map(format => `nas export ${network} --format ${format}`);
+    if (own != null) return exports;
+    const file = `cat > ${network} <<'END'\n${JSON.stringify(architecture(n))}\nEND`;
+    return [file, ...exports, `nas latency ${network} --table ${run.quoted_table}`];
+  }
+
   const fixed = (value, digits) => (value == null ? "–" : value.toFixed(digits));
   const scoreDigits = n => (runOf(n).percent ? 1 : 4);
   const score = n => fixed(networks.score[n], scoreDigits(n));
@@ -112,7 +124,7 @@ const Networks = (() => {
 
   return {
     all: networks, ofLayers, some, candidates, runs, published,
-    label, role, runOf, layersOf, stagesOf, sum, memory, summary, architecture,
+    label, role, runOf, layersOf, stagesOf, sum, memory, summary, architecture, commands,
     scoreDigits, scoreWords, latencyWords, signed, si, times, layerWords,
   };
 })();

@@ -4,7 +4,7 @@
 (() => {
   const {
     all: networks, ofLayers, some, candidates, runs, published,
-    label, role, runOf, layersOf, stagesOf, sum, memory, summary, architecture,
+    label, role, runOf, layersOf, stagesOf, sum, memory, summary, architecture, commands,
     scoreDigits, scoreWords, latencyWords, signed, si, times, layerWords,
   } = Networks;
   const PAGE = 50; // rows of the table
@@ -78,9 +78,8 @@
     of("why").append(run.why_no_layers && networks.ms[n] != null ? `No latency per layer: ${run.why_no_layers}.` : "");
     const text = JSON.stringify(architecture(n), null, 1);
     of("json").append(text);
-    const isWinner = role(n) === "winner" && n === run.winner;
-    of("how").append(isWinner ? "Export the winner of the run:" : "Save the JSON as network.json, then:");
-    of("commands").append((isWinner ? run.commands.winner : run.commands.other).join("\n"));
+    of("how").append("For a shell; of the formats, take the one that you need:");
+    of("commands").append(commands(n).join("\n"));
     of("copy").addEventListener("click", async () => {
       try {
         await navigator.clipboard.writeText(text);

@@ -121,8 +121,8 @@ def test_a_network_without_published_weights_is_refused_with_those_that_have_som
         ),
         (
             RuntimeError("operator torchvision::nms does not exist\nand more"),
-            "timm does not load here (operator torchvision::nms does not exist): install the torchvision that belongs to "
-            "this torch, or give a file",
+            "timm does not load here (operator torchvision::nms does not exist): install the torchvision that "
+            "belongs to this torch, or give a file",
         ),
     ],
 )
