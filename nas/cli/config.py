@@ -7,9 +7,9 @@ what the resumed run was asked, the file of --config, and the environment.
 from __future__ import annotations
 
 import difflib
+import importlib
 import json
 import os
-import re
 import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.main import get_command
 
 from nas.errors import InputError, visible
 from nas.masking import is_masked
@@ -56,7 +57,7 @@ def expanded(group: TyperGroup, arguments: Sequence[str], environment: Mapping[s
     if config is not None:
         values |= _of_file(config, known, " ".join(["nas", *path]))
     if path == ["search"] and "resume" in given:
-        values |= _of_run(command, given)
+        values |= _of_run(group, given)
     missing = {name: value for name, value in values.items() if name not in given}
     return [*path, *_as_arguments(known, missing), *rest]
 
@@ -67,32 +68,22 @@ def options_file(command: str) -> str:
     Args:
         command: its whole command line, as run.json keeps it.
     Examples:
-        >>> print(options_file("nas search --budget-ms 1.1 --limit params=9M --limit macs=1G --out x"), end="")
+        >>> print(options_file("nas search --budget-ms 1.1 --limit params=9M --trials 8 --out x"), end="")
         # The options of this run. To repeat it: nas search --config run.toml --out OTHER
-        budget-ms = 1.1
-        limit = ["params=9M", "macs=1G"]
+        budget-ms = "1.1"
+        limit = ["params=9M"]
+        trials = 8
     """
-    found: dict[str, list[str]] = {}
-    name = ""
-    for word in shlex.split(command)[2:]:
-        if word.startswith("--"):
-            name, equals, value = word.removeprefix("--").partition("=")
-            found.setdefault(name, [])
-            word = value if equals else ""
-        if word:
-            found[name].append(word)
-    own = {_key(one) for one in _OWN} | {"json"}
-    lines = []
-    for key, values in found.items():
-        if key not in own and not (key == "storage" and any(map(is_masked, values))):
-            shown = [_as_toml(value) for value in values] or ["true"]
-            lines.append(f"{key} = {shown[0] if len(shown) == 1 else '[' + ', '.join(shown) + ']'}\n")
-    return _HEADER + "".join(lines)
-
-
-def _as_toml(value: str) -> str:
-    """A number, or a text in quotes, which TOML has in common with JSON."""
-    return value if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value) and not re.match(r"0\d", value) else json.dumps(value)
+    # The commands are put together in nas.cli, which imports this file.
+    group = get_command(importlib.import_module("nas.cli").app)
+    assert isinstance(group, TyperGroup)
+    asked = _asked(group, command)
+    # JSON writes texts, numbers and lists of texts as TOML does.
+    return _HEADER + "".join(
+        f"{_key(name)} = {json.dumps(value, default=str)}\n"
+        for name, value in asked.items()
+        if not (name == "storage" and is_masked(str(value)))
+    )
 
 
 def _without_config(arguments: list[str]) -> tuple[list[str], Path | None]:
@@ -179,23 +170,30 @@ def _of_file(path: Path, known: Mapping[str, TyperOption], command: str) -> dict
     return values
 
 
-def _of_run(command: TyperCommand, given: Mapping[str, Any]) -> dict[str, Any]:
+def _of_run(group: TyperGroup, given: Mapping[str, Any]) -> dict[str, Any]:
     """What the run to resume was asked, by the names of parameters; nothing if it was not begun from the shell."""
     from nas.search import default_out, read_budgets
 
     folder = given.get("out")
-    words: list[str] = []
+    kept = ""
     # Where something is wrong, the search says what.
     with suppress(InputError, OSError, ValueError, TypeError, LookupError, RecursionError):
         if folder is None:
             budgets_ms = read_budgets(given["budget_ms"]) if "budget_ms" in given else None
             folder = default_out(given.get("space", "iformer"), budgets_ms, resume=True)
-        words = shlex.split(json.loads((Path(folder) / "run.json").read_text())["command"])
-    if words[:2] != ["nas", "search"]:
-        return {}
-    asked = _given(command, words[2:]) or {}
+        kept = json.loads((Path(folder) / "run.json").read_text())["command"]
     # run.json has the storage by itself, and knows what to say if NAS_STORAGE is another.
-    return {name: value for name, value in asked.items() if name not in (*_OWN, "storage")}
+    return {name: value for name, value in _asked(group, kept).items() if name != "storage"}
+
+
+def _asked(group: TyperGroup, command: str) -> dict[str, Any]:
+    """The options of a search that a run keeps, by the names of parameters; nothing of what is no such command line."""
+    with suppress(ValueError):  # a quotation mark that nothing closes
+        found = _command(group, shlex.split(command)[1:])
+        if found is not None and found[1] == ["search"]:
+            given = _given(found[0], found[2]) or {}
+            return {name: value for name, value in given.items() if name not in _OWN}
+    return {}
 
 
 def _as_arguments(known: Mapping[str, TyperOption], values: Mapping[str, Any]) -> list[str]:
