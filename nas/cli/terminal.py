@@ -123,7 +123,7 @@ def _print_on_terminal(rows: Sequence[Sequence[str]], columns: int) -> None:
     for row in others:
         lines = _row_lines(row, widths)
         if len(row) == len(widths) + 1:
-            lines += wrapped(_BELOW + row[-1], columns, _BELOW)
+            lines += wrapped(_BELOW + row[-1], columns, _BELOW) if row[-1] else []
         elif len(row) > len(widths):
             below = list(zip(header, row, strict=True))[len(widths) :]
             text = "; ".join(f"{name}: {cell}" for name, cell in below if cell != _NOTHING)
@@ -174,7 +174,7 @@ def wrapped(text: str, columns: int, indent: str = "") -> list[str]:
     A number and its unit stay together, and an interval. A word that is too long stands on a line of its own.
     """
     lines = textwrap.wrap(
-        _glued(text), columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        _glued(text), max(columns, 1), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
     return [line.replace(_GLUE, " ") for line in lines] or [""]
 
@@ -193,8 +193,11 @@ def _fitted(line: str, stream: TextIO) -> str:
 
 def _columns(stream: TextIO) -> int:
     """Width of a terminal; the variable COLUMNS comes first."""
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isdecimal() and int(asked):
+        return int(asked)
     with suppress(OSError, ValueError):
-        return int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(stream.fileno()).columns or _USUAL_COLUMNS
+        return os.get_terminal_size(stream.fileno()).columns or _USUAL_COLUMNS
     return _USUAL_COLUMNS
 
 

@@ -139,3 +139,11 @@ def test_the_tables_that_there_are_have_whole_names_on_a_real_terminal(tmp_path:
     assert (done.returncode, done.stderr) == (0, b"")
     assert {line.split()[0] for line in lines} >= set(catalog.files("latency_tables", ".json"))
     assert max(map(len, lines)) <= 60
+
+
+@pytest.mark.parametrize("columns", ["", "0", "-3", "wide"])
+def test_a_width_that_is_none_is_80_columns(columns: str, on_terminal: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = on_terminal(print_table, ("name", "note"), [("word " * 40, "")], columns=columns).splitlines()
+
+    assert lines == ["name", "  note", ("word " * 40).strip()]  # a first column is never wrapped
+    assert max(map(len, on_terminal(say, "word " * 40, columns=columns).splitlines())) == 79
