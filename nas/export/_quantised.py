@@ -7,15 +7,16 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
-import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from nas.data import ImageSet, Normalisation, validation_batches
+from nas.data import ImageSet, validation_batches
 from nas.errors import InputError
 from nas.export._card import RANDOM, Card
 from nas.export._say import Say
@@ -35,17 +36,18 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]
     """
 
     def __init__(self, images: ImageSet, batch: int) -> None:
-        normalisation = Normalisation.of(images)
-        mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (normalisation.mean, normalisation.std))
         # The first ones of a set may all be of one class.
         step = max(1, len(images.train_images) // _CALIBRATION_IMAGES)
-        inputs = (images.train_images[::step][:_CALIBRATION_IMAGES].float() / 255 - mean) / std
-        self.count = len(inputs) // batch * batch
-        self._batches = iter(torch.split(inputs[: self.count], batch))
+        some = slice(None, step * _CALIBRATION_IMAGES, step)
+        chosen = replace(images, val_images=images.train_images[some], val_labels=images.train_labels[some])
+        whole = len(chosen.val_images) // batch
+        self.count = whole * batch
+        self._batches = islice(validation_batches(chosen, batch_size=batch), whole)
 
     def get_next(self) -> dict[str, Any] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {"image": batch.numpy()}
+        for inputs, _ in self._batches:
+            return {"image": inputs.contiguous().numpy()}
+        return None
 
 
 def quantise(path: Path, images: ImageSet, *, card: Card, batch: int | Literal["dynamic"], say: Say) -> None:
