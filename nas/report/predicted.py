@@ -105,6 +105,7 @@ def _on_images(result: SearchResult) -> str:
     options |= {"--space": run.space.name} if run.space.name != "iformer" else {}
     options |= {"--table": run.table.name} if run.table.name != _USUAL_TABLE else {}
     options |= {"--confidence": f"{run.confidence:g}"} if run.confidence is not None else {}
+    options |= {"--must-fit": run.space.must_fit} if run.space.must_fit else {}
     return " ".join(
         ["nas search", *(f"{name} {shlex.quote(value)}" for name, value in options.items()), "--data IMAGES"]
     )

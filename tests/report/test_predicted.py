@@ -201,13 +201,13 @@ def test_the_line_in_python_builds_the_winner(out: str, survey: Survey) -> None:
 def test_what_comes_next_asks_the_same_question(survey: Survey) -> None:
     result = survey(_candidate(WIDE, 0.99, 81.0, 80.0, 82.0))
     table = result.run.table.model_copy(update={"name": "my phone.onnxruntime"})
-    space = result.run.space.model_copy(update={"name": "my spaces/small.toml"})
+    space = result.run.space.model_copy(update={"name": "my spaces/small.toml", "must_fit": "timm"})
     run = result.run.model_copy(update={"space": space, "table": table, "confidence": 0.9})
     words = "\n".join(predicted_summary(SearchResult(path=result.path, run=run, candidates=result.candidates)))
 
     assert (
         "  nas search --budget-ms 1.1 --space 'my spaces/small.toml' --table 'my phone.onnxruntime' --confidence 0.9 "
-        "--data IMAGES"
+        "--must-fit timm --data IMAGES"
     ) in words
 
 
