@@ -127,7 +127,7 @@ def test_the_folder_has_the_settings_the_front_and_the_winner(survey: SearchResu
 
     assert (run["budget_ms"], run["seed"], run["confidence"]) == (BUDGET_MS, 0, None)
     assert run["command"] == "nas search --budget-ms 1.1"
-    assert {"name": "iformer", "digest": SPACE.digest, "networks": SPACE.count()} == run["space"]
+    assert {"name": "iformer", "digest": SPACE.digest, "networks": SPACE.count(), "must_fit": None} == run["space"]
     assert (run["table"]["name"], run["table"]["digest"]) == ("iphone13.coreml.fp16", TABLE.digest())
     assert (proxy["name"], proxy["proxy"], proxy["accuracy_table"]) == (
         "accuracy-table",
