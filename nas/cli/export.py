@@ -27,7 +27,7 @@ def export(
         typer.Option(
             "--format",
             help="onnx, coreml, executorch, torch (takes every network) or timm (only 5x5 stem, 7x7 convolutions, late "
-            "attention of kind shma without windows, and one expansion).",
+            "attention of kind shma without windows, and one expansion: nas search --must-fit timm).",
         ),
     ],
     weights: Annotated[
