@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, Self, TypeVar, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from nas import catalog
 from nas.errors import InputError, visible
@@ -118,8 +118,13 @@ class SearchSpace(NetworkChoices):
     @property
     def digest(self) -> str:
         """Hash of the content: equal spaces have equal digests."""
-        # As of files that were written before there was such a field.
-        return digest_of(self.model_dump_json(exclude=None if self.must_fit else {"must_fit"}))
+        return digest_of(self.model_dump_json())
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `must_fit` where there is none: files from before that field are compared with what is written."""
+        fields: dict[str, Any] = handler(self)
+        return fields if self.must_fit else {name: value for name, value in fields.items() if name != "must_fit"}
 
     def sample(self, choose: Choose) -> Architecture:
         """One network of the space, from the answers of `choose`.

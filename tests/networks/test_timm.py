@@ -138,6 +138,10 @@ def test_the_published_networks_stay_in_the_space() -> None:
     assert SearchSpace.model_validate_json(fitting.model_dump_json(by_alias=True)) == fitting
 
 
+def test_a_space_without_it_is_written_as_before_there_was_such_a_field() -> None:
+    assert "must_fit" not in SearchSpace.find("tiny").model_dump(by_alias=True)
+
+
 def test_a_space_file_may_say_it_itself(tmp_path: Path, fitting: SearchSpace) -> None:
     assert space(f'must_fit = "timm"\n{SMALL}', tmp_path) == fitting
 
