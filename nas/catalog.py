@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from nas.errors import InputError
 
-__all__ = ["files", "find_file", "load_plugin", "loaded", "plugins", "unknown_name"]
+__all__ = ["files", "find_file", "hidden_by", "load_plugin", "loaded", "plugins", "unknown_name"]
 
 T = TypeVar("T")
 
@@ -22,12 +22,23 @@ _SHIPPED = _PACKAGE / "_shipped" if (_PACKAGE / "_shipped").is_dir() else _PACKA
 
 
 def files(folder: str, suffix: str) -> dict[str, Path]:
-    """Stem -> path of the files in `folder`. Files below the working directory come before shipped files."""
+    """Stem -> path of the files in `folder`. Files below the working directory come before shipped files.
+
+    `hidden_by` says which shipped file another one takes the place of.
+    """
     found: dict[str, Path] = {}
     for root in (Path.cwd(), _SHIPPED):
         for path in sorted((root / folder).glob(f"*{suffix}")):
             found.setdefault(path.name.removesuffix(suffix), path)
     return dict(sorted(found.items()))
+
+
+def hidden_by(path: Path) -> Path | None:
+    """The shipped file of the same folder and name, in place of which a user's own is found; None if there is none."""
+    shipped = _SHIPPED / path.parent.name / path.name
+    if path.parent.resolve() != (Path.cwd() / path.parent.name).resolve() or not shipped.is_file():
+        return None
+    return None if shipped.samefile(path) else shipped
 
 
 def loaded(folder: str, suffix: str, load: Callable[[Path], T]) -> Iterator[tuple[str, Path, T | InputError]]:
@@ -41,6 +52,8 @@ def loaded(folder: str, suffix: str, load: Callable[[Path], T]) -> Iterator[tupl
 
 def find_file(kind: str, folder: str, suffix: str, name: str) -> Path:
     """Path of the file that `name` refers to: a path, a stem, or a unique prefix of a stem.
+
+    A prefix that ends before a dot comes first: `iphone13` is `iphone13.coreml.fp16`, also beside `iphone13-mine.x`.
 
     Args:
         kind: how an error names it, such as "search space".
@@ -58,19 +71,28 @@ def find_file(kind: str, folder: str, suffix: str, name: str) -> Path:
     known = files(folder, suffix)
     if name in known:
         return known[name]
-    begins = [stem for stem in known if stem.startswith(name)] if name else []
+    begins = [stem for stem in known if stem.startswith(f"{name}.")]
+    begins = begins or [stem for stem in known if name and stem.startswith(name)]
     if len(begins) > 1:
-        raise InputError(f"{kind} {name!r} could be any of {', '.join(begins)}; write more of the name")
+        shown = ", ".join(f"{stem} (yours)" if _is_own(known[stem]) else stem for stem in begins)
+        raise InputError(f"{kind} {name!r} could be any of {shown}; write more of the name, or the path of a file")
     if not begins:
         raise unknown_name(kind, name, known)
     return known[begins[0]]
 
 
 def plugins(package: str) -> list[str]:
-    """Names of the plug-ins in a folder of nas/, as typed on the command line (`short-training`)."""
+    """Names of the plug-ins in a folder of nas/, as typed on the command line (`short-training`).
+
+    Messages do not offer `fake`, which is for tests.
+    """
     folder = _PACKAGE / package
     names = (module.name for module in pkgutil.iter_modules([str(folder)]))
     return sorted(name.replace("_", "-") for name in names if not name.startswith("_"))
+
+
+def _is_own(path: Path) -> bool:
+    return not path.resolve().is_relative_to(_SHIPPED.resolve())
 
 
 def load_plugin(kind: str, package: str, name: str) -> ModuleType:
@@ -85,7 +107,7 @@ def load_plugin(kind: str, package: str, name: str) -> ModuleType:
     """
     known = plugins(package)
     if name not in known:
-        raise unknown_name(kind, name, known)
+        raise unknown_name(kind, name, [one for one in known if one != "fake"])
     return importlib.import_module(f"nas.{package}.{name.replace('-', '_')}")
 
 

@@ -14,6 +14,7 @@ name of a file, is shown by `visible`; passwords are left out of it by masking.p
 
 from __future__ import annotations
 
+import difflib
 import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,10 +84,15 @@ class InputError(NasError):
             for problem in problems
             if problem["type"] != "too_short" or not any(_inside(place, problem["loc"]) for place in places)
         ]
+        # A typo is an unknown key, and perhaps a missing one: what was typed is what to mend.
+        typos = [problem for problem in (first, *others) if problem["type"] == "extra_forbidden"]
+        if typos:
+            first, others = typos[0], [one for one in (first, *others) if one is not typos[0]]
         path = _path(first["loc"])
         message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         if first["type"] == "extra_forbidden":
-            message = "unknown key"
+            near = difflib.get_close_matches(str(first["loc"][-1]), _keys(error.title), n=1)
+            message = "unknown key" + (f"; did you mean {near[0]}?" if near else "")
         elif first["type"] == "missing":
             message = "missing key"
         elif first["type"] not in ("value_error", "json_invalid"):
@@ -129,6 +135,22 @@ def finishing(finish: Callable[[], object]) -> Iterator[None]:
                 error.add_note(str(failure))
         raise
     finish()
+
+
+def _keys(title: str) -> set[str]:
+    """The keys of the models in the package of the one that a report is about, by its name."""
+    from pydantic import BaseModel
+
+    models = [BaseModel]
+    for model in models:  # which grows
+        models += model.__subclasses__()
+    packages = {_package(model) for model in models if model.__name__ == title}
+    named = [model.model_fields for model in models if _package(model) in packages]
+    return {field.alias or name for fields in named for name, field in fields.items()}
+
+
+def _package(model: type) -> str:
+    return model.__module__.rpartition(".")[0]
 
 
 def _inside(place: tuple[str | int, ...], outer: tuple[str | int, ...]) -> bool:

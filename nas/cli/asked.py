@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +15,11 @@ if TYPE_CHECKING:
     from nas.data import DataSource
     from nas.latency import LatencyTable
     from nas.networks import SearchSpace
-    from nas.search import Limits, Quantity
+    from nas.search import Limits, Quantity, SearchResult
 
-__all__ = ["Asked"]
+__all__ = ["Asked", "is_complete"]
+
+_OF_ONE_CALL = ("--resume", "--json")  # with --out and its folder; they ask a run for nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,3 +93,27 @@ class Asked:
                 raise InputError(
                     f"{name} is for searches by --proxy that train; this one has no use for it: leave it out"
                 )
+
+
+def is_complete(before: SearchResult, asked: Asked) -> bool:
+    """Whether a run to go on with has all candidates that it was asked for, and nothing else is asked for now."""
+    scored, run = sum(one.kind == "searched" for one in before.candidates), before.run
+    tables = {asked.names["table"]: asked.table, **asked.further_tables}
+    return (
+        asked.trials is not None
+        and scored >= asked.trials
+        and _wanted(shlex.split(run.command)) == _wanted(asked.command)
+        and run.space.digest == asked.space.digest
+        and {one.digest for one in (run.table, *run.further_tables)} == {one.digest() for one in tables.values()}
+    )
+
+
+def _wanted(command: Iterable[str]) -> list[str]:
+    """The words of a command line about the run itself, in any order."""
+    words, found = iter(command), []
+    for word in words:
+        if word == "--out":
+            next(words, None)
+        elif word not in _OF_ONE_CALL and not word.startswith("--out="):
+            found.append(word)
+    return sorted(found)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nas.cli import options
+from nas.cli.next_steps import say_next
 from nas.cli.terminal import print_data, print_json, print_table
 
 __all__ = ["latency"]
@@ -24,9 +25,11 @@ def latency(
     null, "layers": [{"key", "latency_ms", "source"}]}
 
     Example: nas latency iformer_m
+
+    Example: nas latency winner.json --table amd-epyc.onnxruntime --json
     """
     from nas.latency import LatencyTable
-    from nas.networks import count, find_network
+    from nas.networks import SearchSpace, count, find_network
     from nas.report import BLOCKS, size_words
 
     name, architecture = find_network(network, stdin=sys.stdin.buffer)
@@ -34,6 +37,7 @@ def latency(
     found = latency_table.latency(architecture)
     published = latency_table.published.get(architecture.id)
     counts = count(architecture)
+    options.say_own(path)
     if as_json:
         print_json(
             {
@@ -71,3 +75,7 @@ def latency(
         shown.append((key, str(times), f"{parts[key].latency_ms:.4f}", f"{total:.4f}", share, parts[key].source))
     print_table(("layer", "count", "ms each", "ms in all", "share", "source"), shown)
     print_data(BLOCKS)
+    if architecture in SearchSpace.find("iformer"):
+        say_next(
+            [(["search", "--budget-ms", f"{found.latency_ms:.3g}", "--table", table], "what is better in this time")]
+        )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nas.cli.terminal import say
 from nas.errors import InputError, visible
 from nas.masking import is_masked, masked
 
@@ -51,6 +52,7 @@ __all__ = [
     "read_seconds",
     "read_settings",
     "read_storage",
+    "say_own",
 ]
 
 ANYWHERE = ("--traceback", "--quiet", "--verbose")  # options of every command, wherever they stand
@@ -234,7 +236,16 @@ def find_tables(names: list[str] | None) -> dict[str, LatencyTable]:
         if whole in found:
             raise InputError(f"--table {visible(name)} twice: give each table once")
         found[whole] = table
+        say_own(path)
     return found
+
+
+def say_own(path: Path) -> None:
+    """Say that a file of the user's own was found, where a shipped one has the same name."""
+    from nas import catalog
+
+    if shipped := catalog.hidden_by(path):
+        say(f"table: your own {path}, not the shipped one of this name; that is {shipped}")
 
 
 def read_quantities(

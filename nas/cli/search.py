@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas.cli import options
-from nas.cli.asked import Asked
+from nas.cli.asked import Asked, is_complete
 from nas.cli.live import search_watch
+from nas.cli.next_steps import say_after_search
 from nas.cli.results import print_result, result_json, stoppable, write_results
 from nas.cli.status import doing
 from nas.cli.surveyed import search_images, survey_space
@@ -44,7 +45,8 @@ def search(
     proxy: Annotated[
         str | None,
         typer.Option(
-            help="What scores a candidate; of A,B the first screens and the second decides, A+B is a panel.",
+            help="What scores a candidate, such as short-training. A,B: A screens, and B scores the best of them. A+B: "
+            "a panel, the mean of both.",
             show_default="accuracy-table, with --data a supernet",
         ),
     ] = None,
@@ -84,7 +86,9 @@ def search(
     shared: options.Shared = None,
     track: options.Track = None,
     out: Annotated[Path | None, typer.Option(help="Results folder.", show_default="results/SPACE-BUDGETms")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the results folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run: --resume RESULTS takes its other options from there.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Find the best network inside a latency budget.
@@ -95,6 +99,10 @@ def search(
     With several budgets, or without any, one run finds the best network of each. --resume may have other budgets.
 
     Example: nas search --budget-ms 1.1
+
+    Example: nas search --budget-ms 1.1 --data photos/ --time-limit 2h
+
+    Example: nas search --resume results/iformer-1.1ms --budget-ms 0.9
     """
     from nas.networks import SearchSpace
     from nas.search import SearchResult, check_budget, check_folder, default_out, read_budgets
@@ -163,11 +171,14 @@ def search(
     doing("writing the report")
     write_results(result)
     if result.winner is None:
-        raise NasError(f"{asked.out}: no network has a score yet; see its report.md for the reasons")
+        raise NasError(
+            f"{asked.out}: no network has a score yet, see its report.md; to go on: nas search --resume {asked.out}"
+        )
     if as_json:
         print_json(result_json(result))
-    else:
-        print_result(result)
+        return
+    print_result(result)
+    say_after_search(result)
 
 
 def _by_proxies(asked: Asked, names: str, *, settings: dict[str, str], screen: int) -> SearchResult:
@@ -182,7 +193,11 @@ def _by_proxies(asked: Asked, names: str, *, settings: dict[str, str], screen: i
     if asked.shared is not None:
         Store(asked.shared)  # one that there is not is refused before anything is begun
     # Any panel compares its members on the same random networks, also after a resume with another budget.
-    kept = SearchResult.load(asked.out).run if asked.resume else None
+    before = SearchResult.load(asked.out) if asked.resume else None
+    kept = before.run if before else None
+    if before is not None and is_complete(before, asked):
+        say(f"all {asked.trials} candidates of {asked.out} are scored")
+        return before
     band_ms = (kept.band_ms or kept.budget_ms) if kept else None
     band: tuple[Architecture, ...] = ()
     if "+" in names:
@@ -240,7 +255,7 @@ def _search(
         trials=asked.trials,
         time_limit_s=limit_s,
         workers=sharing.workers,
-        spending=SearchResult.load(asked.out).spending if asked.resume else (),
+        before=SearchResult.load(asked.out) if asked.resume else None,
     )
     for line in (*planned.describe(), f"results: {asked.out}"):
         say(line)

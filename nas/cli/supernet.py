@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.cli import options
+from nas.cli.next_steps import say_next
 from nas.cli.status import doing, watching
 from nas.cli.terminal import end_like_ctrl_c, print_data, print_json, print_table, say
 from nas.errors import InputError
@@ -64,6 +64,8 @@ def supernet_train(
     """Train one network for a whole space; the same command goes on where a training was stopped.
 
     Example: nas supernet train --space tiny --images 2000
+
+    Example: nas supernet train --data photos/ --budget-ms 1.1
 
     Several GPUs: torchrun --nproc-per-node 4 --no-python nas supernet train --data photos/
     """
@@ -119,11 +121,12 @@ def supernet_train(
             on_progress=watch_training,
         )
     if is_first:
-        given = {"budget-ms": budget_ms or 1.1, "space": space, "data": data, "table": table}
-        words = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in given.items())
-        words += "".join(f" --option {shlex.quote(text)}" for text in option or [])
-        say(f"score with it: nas search {words} --proxy supernet --supernet {shlex.quote(str(path))}")
         print_data(str(path))
+        given = {"--space": space, "--data": data, "--table": table, "--proxy": "supernet", "--supernet": path}
+        given |= {"--budget-ms": budget_ms} if budget_ms else {}
+        words = [str(word) for pair in given.items() for word in pair]
+        words += [word for text in option or [] for word in ("--option", text)]
+        say_next([(["search", *words], "score networks with it")])
 
 
 @app.command("list")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.cli import options
+from nas.cli.next_steps import say_next
 from nas.cli.status import doing, watching
 from nas.cli.terminal import end_like_ctrl_c, print_data, print_json, print_table, say
 from nas.errors import InputError, finishing
@@ -84,8 +84,13 @@ def table_build(
     given += ["--threads", str(threads)] if threads else []
     given += ["--runner", str(runner)] if runner else []
     given += [word for setting in option or [] for word in ("--option", setting)]
-    say(f"how far to trust its sums: nas table check {shlex.join([str(path), *given])} --calibrate 10")
     print_data(str(path))
+    say_next(
+        [
+            (["table", "check", str(path), *given, "--calibrate", "10"], "how far to trust its sums"),
+            (["search", "--table", str(path), "--space", space], "the best networks on this device"),
+        ]
+    )
 
 
 @app.command("check")
@@ -111,7 +116,7 @@ def table_check(
     --json: {"networks", "bias", "mean_error", "worst_error", "tau", "noise_floor", "baselines": {"macs", "params"},
     "uncorrected", "correction" or null, "drift", "rows"}; errors are fractions.
 
-    Example: nas table check amd-epyc --calibrate 10
+    Example: nas table check tiny.json --space tiny --calibrate 10
     """
     from nas.latency import LatencyTable
     from nas.latency.check import check_table
@@ -151,6 +156,7 @@ def table_check(
     print_table(("network", "role", "measured, ms", "predicted, ms", "error", "sum of layers, ms", "spread"), shown)
     for line in checked.describe():
         print_data(line)
+    say_next([(["search", "--table", str(path), "--space", space], "the best networks on this device")])
 
 
 @app.command("list")

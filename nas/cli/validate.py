@@ -10,6 +10,7 @@ import typer
 
 from nas.cli import options
 from nas.cli.live import search_watch
+from nas.cli.next_steps import say_next
 from nas.cli.status import watching
 from nas.cli.terminal import end_like_ctrl_c, print_data, print_json, print_table, say
 from nas.errors import InputError, finishing
@@ -26,7 +27,11 @@ _PANEL_NETWORKS = 24  # random networks that the members of a panel are compared
 def validate(
     data: options.SearchData = None,
     proxy: Annotated[
-        str, typer.Option(help="What to validate: proxies, each alone; the first that takes images searches.")
+        str,
+        typer.Option(
+            help="What to validate: one proxy, or A,B, each by itself (in nas search, A would screen for B). The "
+            "searches use the first one that takes images."
+        ),
     ] = "accuracy-table",
     option: Annotated[
         list[str] | None,
@@ -62,6 +67,8 @@ def validate(
     """Say how far latencies and scores can be trusted, by published figures; leaves a page and a JSON document.
 
     Example: nas validate
+
+    Example: nas validate --proxy supernet,zero-cost --data photos/ --supernet photos.supernet.safetensors
     """
     from nas.accuracy import AccuracyTable
     from nas.latency import LatencyTable
@@ -75,7 +82,10 @@ def validate(
     from nas.validate.widths import draw_networks
 
     end_like_ctrl_c()
+    if "," in proxy:
+        say(f"proxies: {proxy.replace(',', ', ')}; each is validated by itself, none screens for another")
     latency_table, table_path = LatencyTable.find(table)
+    options.say_own(table_path)
     points, further = published_points(table_path, rows)
     source, option = options.read_data(data, option)
     asked = proxy.split(",")
@@ -153,6 +163,8 @@ def validate(
             raise
     print_validation(validation, as_json=as_json)
     say(f"written to {out / 'validation.json'} and {out / 'validation.html'}")
+    if not as_json:
+        say_next([(["show", str(out)], "this again")], page=out / "validation.html")
 
 
 def print_validation(validation: Validation, *, as_json: bool) -> None:

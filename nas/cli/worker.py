@@ -43,6 +43,8 @@ def worker(
 ) -> None:
     """Take candidates of a search until it is done. Any number of workers may do so, on any number of machines.
 
+    Example: nas worker --storage results/iformer-1.1ms/study.journal --study iformer-1.1ms
+
     Example: nas worker --storage postgresql+psycopg://me@server/nas --study iformer-1.1ms
     """
     from nas.data import DataSource

@@ -161,7 +161,7 @@ def search(
         screens=proxies, screen=screen, budget_ms=budgets_ms, confidence=confidence,
         limits=_limits(limits, tables, kept),
         objectives=find_quantities(objectives or (kept.objectives if kept else ()), tables, where="objectives"),
-        trials=trials, time_limit_s=limit_s, spending=SearchResult.load(folder).spending if resume else (),
+        trials=trials, time_limit_s=limit_s, before=SearchResult.load(folder) if resume else None,
     )  # fmt: skip
     _say(say, plan.describe(), folder)
     return run_search(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nas.errors import InputError, MissingLatencyError, NasError, visible
 from nas.latency import LatencyTable
@@ -13,6 +14,9 @@ from nas.proxies import Proxy, ScoringFailed
 from nas.search.budget import Budgets, check_budget, limited_ms
 from nas.search.limits import Limits, Quantity
 from nas.search.records import Spending
+
+if TYPE_CHECKING:
+    from nas.search.result import SearchResult
 
 __all__ = [
     "SAMPLERS",
@@ -50,6 +54,7 @@ class Plan:
         trained_for: networks that the supernet was trained for, if a proxy uses one that was not trained for all.
         references: known networks inside the budget, by name.
         candidates: networks to score besides the references. None if only the time limit ends the search.
+        done: how many of them are scored before it begins.
         screen: networks of similar latency of which one goes on to the next proxy.
         screens_s: estimated time of one score, by name of the screening proxy.
         last_s: estimated time of one score by the proxy that decides.
@@ -70,6 +75,7 @@ class Plan:
     trained_for: str | None
     references: dict[str, Architecture]
     candidates: int | None
+    done: int
     screen: int
     screens_s: dict[str, float]
     last_s: float
@@ -83,6 +89,8 @@ class Plan:
         number = f"{self.candidates}" if self.candidates is not None else "as many as fit"
         if self.candidates is None and self.each_s:
             number += f", about {max(1, round(self.seconds / self.each_s) - len(self.references))}"
+        if self.done:
+            number += f", of which {self.done} are scored" if self.candidates is not None else f" beside {self.done}"
         return [
             f"space: {self.networks:.2e} networks of {self.layers} distinct layers; "
             f"{self.inside:.0%} of random ones run in {self.budgets.largest_ms:.3g} ms, the cheapest in "
@@ -142,7 +150,7 @@ def plan_search(
     trials: int | None,
     time_limit_s: float | None,
     workers: int = 1,
-    spending: Sequence[Spending] = (),
+    before: SearchResult | None = None,
 ) -> Plan:
     """Plan a search, and refuse one that cannot work.
 
@@ -160,7 +168,7 @@ def plan_search(
         time_limit_s: when the search ends in any case.
         workers: processes that score at once, as fast together as each of them alone would be: on one GPU or core they
             are slower.
-        spending: of the run to go on with. What its scores took is not estimated again.
+        before: the run to go on with. Its candidates count, and what its scores took is not estimated again.
     Raises:
         BudgetError: the cheapest network of the space is over a budget.
         InputError: a budget is not a positive number, of fewer than two networks one would go on, or neither trials
@@ -184,7 +192,12 @@ def plan_search(
     references = references_inside(space, table, budgets)
     timed = [*references.values(), *inside[:3]] or [space.extreme(table.layer_ms)]
     settings = [one.settings() for one in (*(screens or {}).values(), proxy)]
+    spending: tuple[Spending, ...] = before.spending if before else ()
     spent_s = {one.proxy: one.seconds / one.networks for one in spending if one.networks}
+    # What is over a budget that was lowered by a resume does not count.
+    known = [one for one in before.candidates if one.latency_ms <= largest_ms] if before else []
+    done = sum(one.kind == "searched" for one in known)
+    compared = {one.id for one in known if one.kind == "reference"}
 
     def seconds_of(name: str, own: Proxy) -> float:
         return spent_s[name] if name in spent_s else _estimate(own, timed)
@@ -193,8 +206,9 @@ def plan_search(
     last_s = seconds_of(spending[-1].proxy if spending else "", proxy)
     _check_time(sum(screens_s.values()) + last_s, time_limit_s)
     each_s = seconds_with_screening([*screens_s.values(), last_s], screen=screen)
-    references_s = len(references) * (last_s + sum(screens_s.values()))
-    total_s = (references_s + each_s * trials) / workers if trials is not None else float("inf")
+    left = sum(network.id not in compared for network in references.values())
+    references_s = left * (last_s + sum(screens_s.values()))
+    total_s = (references_s + each_s * max(0, trials - done)) / workers if trials is not None else float("inf")
     return Plan(
         networks=space.count(),
         layers=len(space.layers),
@@ -208,6 +222,7 @@ def plan_search(
         trained_for=next((own["trained_for"] for own in settings if "trained_for" in own), None),
         references=references,
         candidates=trials,
+        done=done,
         screen=screen,
         screens_s=screens_s,
         last_s=last_s,

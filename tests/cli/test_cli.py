@@ -61,7 +61,7 @@ def test_a_typo_in_a_space_and_a_broken_table_name_the_place(nas: Nas, refused: 
     table = nas("latency", "iformer_m", "--table", "own.json", cwd=tmp_path)
 
     assert (space.returncode, table.returncode) == (2, 2)
-    assert refused(space) == "error: own.toml: stages[0].conv.depht: unknown key"
+    assert refused(space) == "error: own.toml: stages[0].conv.depht: unknown key; did you mean depth?"
     assert refused(table).startswith("error: own.json: Invalid JSON: EOF while parsing a value at line 1")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import nas
+from nas import catalog
 from nas.catalog import files
 from nas.errors import InputError, MissingLatencyError
 from nas.latency import Agreement, Failed, Filled, LatencyTable, Provenance, PublishedTime, Timing
@@ -366,6 +367,25 @@ def test_agreement_is_that_of_the_numbers() -> None:
     assert Agreement.of([3.0, 2.0, 1.0], [1.0, 2.0, 3.0]).tau == -1.0
 
 
+def test_a_table_of_ones_own_takes_no_beginning_from_a_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "latency_tables"
+    own.mkdir()
+    monkeypatch.chdir(tmp_path)
+    shipped = LatencyTable.find("iphone13")[1]
+    table().save(own / "iphone13-mine.coreml.fp16.json")
+
+    assert LatencyTable.find("iphone13")[1] == shipped  # up to the dot, it is the whole name of the device
+    assert catalog.hidden_by(own / "iphone13-mine.coreml.fp16.json") is None
+
+    table().save(own / shipped.name)  # the same name in the user's own folder comes first, which is said
+
+    assert LatencyTable.find("iphone13")[1] == own / shipped.name
+    assert catalog.hidden_by(own / shipped.name) == shipped
+    assert catalog.hidden_by(shipped) is None
+
+
 def test_an_ambiguous_beginning_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "latency_tables").mkdir()
     for name in ("board.a.fp32", "board.b.fp32"):
@@ -373,7 +393,7 @@ def test_an_ambiguous_beginning_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
 
     assert LatencyTable.find("board.a")[0] == table()
-    with pytest.raises(InputError, match=r"'board' could be any of board\.a\.fp32, board\.b\.fp32"):
+    with pytest.raises(InputError, match=r"any of board\.a\.fp32 \(yours\), board\.b\.fp32 \(yours\); write"):
         LatencyTable.find("board")
 
 

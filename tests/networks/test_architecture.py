@@ -114,7 +114,11 @@ def test_a_window_as_large_as_its_map_becomes_global_at_another_resolution() -> 
     ("path", "value", "message"),
     [
         (("stages", 0, "blocks", 0, "kernel"), 4, "net.json: stages[0].blocks[0].kernel: must be odd, got 4"),
-        (("stages", 0, "blocks", 0, "kernal"), 7, "net.json: stages[0].blocks[0].kernal: unknown key"),
+        (
+            ("stages", 0, "blocks", 0, "kernal"),
+            7,
+            "net.json: stages[0].blocks[0].kernal: unknown key; did you mean kernel?",
+        ),
         (("stages", 1, "channels"), "96", "net.json: stages[1].channels: input should be a valid integer, got '96'"),
         (("stages", 1, "channels"), 0, "net.json: stages[1].channels: input should be greater than 0, got 0"),
         (("resolution",), 100, "net.json: resolution must be divisible by 32, got 100"),
