@@ -29,9 +29,8 @@ def main() -> None:  # noqa: D103
     if asked.keep:
         keep(asked.keep)
     runs = {tuple(line["run"]): line["candidates"] for line in map(json.loads, KEPT.read_text().splitlines())}
-    print(
-        "| ms | seed | best of 30 | best of 100 by TPE | area of 30 | area of 100 by TPE |\n|---|---|---|---|---|---|"
-    )  # noqa: T201
+    header = "| ms | seed | best of 30 | best of TPE's 100 | area of 30 | area of TPE's 100 |"
+    print(f"{header}\n|---|---|---|---|---|---|")  # noqa: T201
     for sampler, budget, seed in sorted(runs):
         other = runs.get(("tpe", budget, seed), [])
         if sampler == "surrogate" and other:
