@@ -106,10 +106,15 @@ def front(
     result = SearchResult.load(results) if as_json else SearchResult.load_best(results, budget_ms)
     best = result.winner_under(budget_ms)
     if best is None:
-        fastest = min((c.latency_ms for c in SearchResult.load(results).scored), default=None)
+        found = SearchResult.load(results)
+        allowed = [found.run.limited_ms(one) for one in found.scored if found.run.allows(one)]
         raise BudgetError(
             f"{results} has no network of at most {budget_ms:g} ms"
-            + (f"; its fastest is {fastest:.3f} ms" if fastest else "; nothing is scored yet")
+            + (
+                f"; its fastest is {min(allowed):.3f} ms"
+                if allowed
+                else f"; {'its limits admit none' if found.scored else 'nothing is scored yet'}"
+            )
         )
     if as_json:
         print_json(_candidate_json(result, best))
@@ -197,19 +202,28 @@ def _candidate_json(
 
 
 def print_result(result: SearchResult) -> None:
-    """The outcome of a run in words, and its front as a table."""
+    """The outcome of a run in words, its front as a table, and what comes next."""
     from nas import report
 
-    for line in report.summary(result):
+    for line in report.outcome(result):
         print_data(line)
     if len(result.run.budgets) > 1:
         print_table(*report.winners_table(result))
-    print_candidates(result, [*report.shown_front(result), *result.references])
+    shown, front_ids = report.shown_front(result), {one.id for one in result.front}
+    print_candidates(result, [*shown, *result.references])
+    count = sum(one.id in front_ids for one in shown)
+    if count < len(front_ids):
+        print_data(f"{count} of {len(front_ids)} networks of the front are shown; all of them:")
+        print_data(f"  nas front {shlex.quote(str(result.path))}")
+    for line in report.survey_steps(result):
+        print_data(line)
 
 
 def print_candidates(result: SearchResult, candidates: Sequence[Candidate]) -> None:
-    """Networks of a run as a table, fastest first, and how their blocks are written."""
+    """Networks of a run as a table, fastest first, and how their blocks are written. Nothing if there are none."""
     from nas import report
 
+    if not candidates:
+        return
     print_table(*report.candidates_table(result, candidates))
     print_data(report.BLOCKS)

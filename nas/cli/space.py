@@ -53,20 +53,20 @@ def space_show(
     """Show the size of a space, its cheapest and most expensive networks, its references and latency quantiles.
 
     --json: {"space", "networks" and "layers" (numbers), "table", "latency_quantiles_ms": {"minimum", "10%", "median",
-    "90%", "maximum"}, "references": [{"name" (cheapest, dearest, or of a
+    "90%", "maximum"}, "references": [{"name" (cheapest, most expensive, or of a
     reference), "id", "latency_ms", "interval_ms", "params", "macs", "inside"}]}
 
     Example: nas space show iformer
     """
     from nas.latency import LatencyTable
     from nas.networks import SearchSpace, count, random_choice
-    from nas.report import BLOCKS, amounts
+    from nas.report import BLOCKS, amounts, table_words
 
     found = SearchSpace.find(space)
     latency_table, path = LatencyTable.find(table)
     rows = {
         "cheapest": found.extreme(latency_table.layer_ms),
-        "dearest": found.extreme(latency_table.layer_ms, dearest=True),
+        "most expensive": found.extreme(latency_table.layer_ms, dearest=True),
         **found.references,
     }
     latencies = {name: latency_table.latency(network) for name, network in rows.items()}
@@ -98,16 +98,13 @@ def space_show(
     if found.description:
         print_data(found.description)
     print_data(f"{_number(found.count())} networks of {len(found.layers):,} distinct layers")
-    print_data(
-        f"predicted latency: {path.name.removesuffix('.json')}, {latency_table.provenance.label} "
-        f"({latency_table.trust})"
-    )
+    print_data(table_words(path.name.removesuffix(".json"), latency_table.provenance.label, latency_table.trust))
     print_data("  1000 random networks: " + ", ".join(f"{name} {value:.3f} ms" for name, value in quantiles.items()))
     counts = [count(network) for network in rows.values()]
     size_header, sizes = amounts([each.params for each in counts], [each.macs for each in counts])
     shown = [
         (
-            "most expensive" if name == "dearest" else name,
+            name,
             f"{latencies[name].latency_ms:.3f} [{latencies[name].low_ms:.3f}, {latencies[name].high_ms:.3f}]",
             *(*size, "yes" if network in found else "no", network.summary),
         )

@@ -15,9 +15,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas.report.notation import BLOCKS, amounts, by_stage, size_words
+    from nas.report.notation import BLOCKS, amounts, by_stage, size_words, table_words
     from nas.report.page import write_plot, write_report, write_validation
-    from nas.report.predicted import accuracy_words, is_predicted, landmarks, published_words
+    from nas.report.predicted import accuracy_words, is_predicted, landmarks, published_words, survey_steps
     from nas.report.sections import Section, validation_sections
     from nas.report.tracking import open_tracker
     from nas.report.winners import (
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         standard_error,
         winners_table,
     )
-    from nas.report.words import summary
+    from nas.report.words import outcome, summary
 
 __all__ = [
     "BLOCKS",
@@ -42,6 +42,7 @@ __all__ = [
     "landmarks",
     "latency_words",
     "open_tracker",
+    "outcome",
     "published_words",
     "quantity_words",
     "score_words",
@@ -49,6 +50,8 @@ __all__ = [
     "size_words",
     "standard_error",
     "summary",
+    "survey_steps",
+    "table_words",
     "validation_sections",
     "winners_table",
     "write_plot",
@@ -67,6 +70,7 @@ _HOMES = {
     "landmarks": "predicted",
     "latency_words": "winners",
     "open_tracker": "tracking",
+    "outcome": "words",
     "published_words": "predicted",
     "quantity_words": "winners",
     "score_words": "winners",
@@ -74,6 +78,8 @@ _HOMES = {
     "size_words": "notation",
     "standard_error": "winners",
     "summary": "words",
+    "survey_steps": "predicted",
+    "table_words": "notation",
     "validation_sections": "sections",
     "winners_table": "winners",
     "write_plot": "page",

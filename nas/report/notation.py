@@ -1,4 +1,4 @@
-"""How networks are written in a line: their size, their blocks, and where they differ from others."""
+"""How networks are written in a line: their size, their blocks, where they differ from others, what predicts them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nas.networks import Counts
 
-__all__ = ["BLOCKS", "PLACE", "amounts", "by_stage", "size_words"]
+__all__ = ["BLOCKS", "PLACE", "amounts", "by_stage", "size_words", "table_words"]
 
 BLOCKS = (
     "blocks: widths of the four stages: blocks of each stage in order, C a convolution block, A an attention unit; "
@@ -53,6 +53,17 @@ def amounts(
     return header, [
         (f"{p / units[0]:.{digits}f}", f"{m / units[1]:.{digits}f}") for p, m in zip(params, macs, strict=True)
     ]
+
+
+def table_words(name: str, origin: str, trust: str) -> str:
+    """Which table predicts latencies, and how far it can be trusted.
+
+    Args:
+        name: of the latency table.
+        origin: where its numbers come from.
+        trust: its errors; empty if they are not known.
+    """
+    return f"predicted latency: {name}, {origin}; {trust or 'see the table for its errors'}"
 
 
 def by_stage(parts: Iterable[str]) -> list[str]:

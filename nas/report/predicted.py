@@ -9,18 +9,20 @@ from collections.abc import Sequence
 from nas.accuracy import WORDS, AccuracyTable, beyond, differences
 from nas.errors import InputError
 from nas.networks import count
-from nas.report.notation import PLACE, by_stage, size_words
+from nas.report.notation import PLACE, by_stage, size_words, table_words
 from nas.search import Candidate, SearchResult, score_of
 
 __all__ = [
     "accuracy_words",
     "is_predicted",
     "landmarks",
-    "predicted_summary",
+    "predicted_outcome",
     "published_top1",
     "published_words",
+    "survey_steps",
     "unbeaten",
     "unbeaten_words",
+    "winner_lines",
 ]
 
 _USUAL_TABLE = "iphone13.coreml.fp16"  # what --table stands for if it is not given
@@ -32,7 +34,7 @@ def is_predicted(result: SearchResult) -> bool:
     return result.run.proxy.get("proxy") == "accuracy-table"
 
 
-def predicted_summary(result: SearchResult) -> list[str]:
+def predicted_outcome(result: SearchResult) -> list[str]:
     """The outcome of a survey in lines: the winner, known networks to compare it with, and how sure all of it is."""
     winner = result.winner
     if winner is None:
@@ -40,9 +42,7 @@ def predicted_summary(result: SearchResult) -> list[str]:
     table = _table(result)
     references = sorted(result.references, key=lambda c: c.latency_ms)
     lines = [
-        f"winner {winner.id}: {winner.latency_ms:.3f} ms [{winner.low_ms:.3f}, {winner.high_ms:.3f}] of "
-        f"{result.run.budget_ms:g} ms, predicted ImageNet top-1 {accuracy_words(winner)}",
-        f"  {winner.architecture.summary}; {size_words(count(winner.architecture))}",
+        *winner_lines(result, winner, f"predicted ImageNet top-1 {accuracy_words(winner)}"),
         *_parts(winner),
         *unbeaten_words(result),
         *(_compared(result, reference, table) for reference in reversed(references)),
@@ -64,15 +64,40 @@ def predicted_summary(result: SearchResult) -> list[str]:
     return [
         *lines,
         f"{evaluated} networks evaluated, {len(result.front)} on the front; files in {result.path}",
-        f"predicted latency: {result.run.table.name}, {result.run.table.origin} "
-        f"({result.run.table.trust or 'see the table for its errors'})",
+        table_words(result.run.table.name, result.run.table.origin, result.run.table.trust),
         "predicted ImageNet top-1: by an accuracy table; nothing was trained or measured "
         f"({result.run.proxy.get('trust', 'its errors are not known')}); "
         "networks are ordered by the lower end of the 90 % interval",
+    ]
+
+
+def survey_steps(result: SearchResult) -> list[str]:
+    """What comes after a survey, as lines to paste. Nothing for other runs, or without a winner."""
+    if not is_predicted(result) or result.winner is None:
+        return []
+    return [
         "score networks on your images:",
         f"  {_on_images(result)}",
         "build the winner in Python, to train it in full:",
         f"  nas.build_model(nas.Architecture.load({str(result.path / 'winner.json')!r}))",
+    ]
+
+
+def winner_lines(result: SearchResult, winner: Candidate, score: str) -> list[str]:
+    """The winner in two lines: latency and score, blocks and size.
+
+    Args:
+        result: the run.
+        winner: its winner.
+        score: the score in words.
+    """
+    budget = f"{result.run.budget_ms:g} ms"
+    if result.run.whole_front:
+        budget = f"the whole front up to {result.run.budget_ms:.3g} ms"
+    return [
+        f"winner {winner.id}: {winner.latency_ms:.3f} ms [{winner.low_ms:.3f}, {winner.high_ms:.3f}] of {budget}, "
+        f"{score}",
+        f"  {winner.architecture.summary}; {size_words(count(winner.architecture))}",
     ]
 
 

@@ -18,7 +18,6 @@ __all__ = [
     "quantity_words",
     "role_words",
     "score_words",
-    "screening_values",
     "shown_front",
     "standard_error",
     "winners_table",
@@ -90,7 +89,7 @@ def candidates_table(
         (
             *(one.label, roles[one.kind, one.id], latency_words(one), score_words(one)),
             *((published_words(one) or "-",) if published else ()),
-            *screening_values(result, one),
+            *_screening_values(result, one),
             *(size if with_sizes else ()),
             *(quantity_words(one, name) for name in objectives),
             one.architecture.summary,
@@ -114,10 +113,11 @@ def role_words(result: SearchResult) -> dict[tuple[str, str], str]:
     return found
 
 
-def screening_values(result: SearchResult, candidate: Candidate) -> list[str]:
+def _screening_values(result: SearchResult, candidate: Candidate) -> list[str]:
     """Values of the screening proxies for a candidate, each on its own scale, as table cells."""
     values = result.screened.get(candidate.id, {})
-    return [f"{values[name]:#.4g}" if name in values else "-" for name in result.run.screens]
+    forms = {name: "{:.1f} %" if name == "accuracy-table" else "{:#.4g}" for name in result.run.screens}
+    return [form.format(values[name]) if name in values else "-" for name, form in forms.items()]
 
 
 def latency_words(candidate: Candidate) -> str:

@@ -7,31 +7,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nas.errors import InputError, visible
-from nas.networks import count
 from nas.report.course import FEWEST
-from nas.report.notation import BLOCKS, size_words
-from nas.report.predicted import is_predicted, predicted_summary, unbeaten_words
+from nas.report.notation import BLOCKS, table_words
+from nas.report.predicted import is_predicted, predicted_outcome, survey_steps, unbeaten_words, winner_lines
 from nas.report.winners import budget_words, candidates_table, score_words, standard_error, winners_table
 from nas.search import Candidate, Screening, SearchResult, hypervolume, score_of
 from nas.validate.ranking import kendall_tau_b
 
-__all__ = ["markdown", "score_meaning", "settings", "settings_words", "summary"]
+__all__ = ["markdown", "outcome", "score_meaning", "settings", "settings_words", "summary"]
 
 
 def summary(result: SearchResult) -> list[str]:
-    """The outcome of a run in a few lines: the winner, references to compare it with, and what the numbers mean."""
+    """The outcome of a run, and what comes next, in a few lines."""
+    return [*outcome(result), *survey_steps(result)]
+
+
+def outcome(result: SearchResult) -> list[str]:
+    """The winner of a run, references to compare it with, and what the numbers mean."""
     if is_predicted(result):
-        return predicted_summary(result)
+        return predicted_outcome(result)
     winner = result.winner
     if winner is None:
         return [f"{result.path}: no network inside {result.run.budget_ms:g} ms is scored yet"]
     assert winner.score is not None
-    lines = [
-        f"winner {winner.id}: {winner.latency_ms:.3f} ms [{winner.low_ms:.3f}, {winner.high_ms:.3f}] of "
-        f"{result.run.budget_ms:g} ms, score {score_words(winner)}",
-        f"  {winner.architecture.summary}; {size_words(count(winner.architecture))}",
-        *unbeaten_words(result),
-    ]
+    lines = [*winner_lines(result, winner, f"score {score_words(winner)}"), *unbeaten_words(result)]
     for reference in sorted(result.references, key=lambda c: c.latency_ms):
         assert reference.score is not None
         gain, noise = winner.score - reference.score, _noise(winner, reference)
@@ -51,10 +50,7 @@ def summary(result: SearchResult) -> list[str]:
             f"the winner is chosen from {len(result.scored)} networks by noisy scores: scored again, it would on "
             "average score less"
         )
-    lines.append(
-        f"predicted latency: {result.run.table.name}, {result.run.table.origin} ("
-        f"{result.run.table.trust or 'see the table for its errors'})"
-    )
+    lines.append(table_words(result.run.table.name, result.run.table.origin, result.run.table.trust))
     data = result.run.proxy.get("data", "no data")
     lines.append(f"score: {result.run.proxy['name']} on {data}{_noise_words(result)}")
     return lines
@@ -92,7 +88,7 @@ def _settling(result: SearchResult, winner: Candidate) -> list[str]:
         for network, value in ordered
     )
     best = max((c for c in result.scored if c.id in settled), key=score_of, default=winner)
-    agreed = "as by the score" if best.id == winner.id else f"by the score {best.label} was best"
+    agreed = "which also has the best score" if best.id == winner.id else f"by the score {best.label} was best"
     return [f"settled by {name} from the supernet: {values}; the winner is the best searched one of these, {agreed}"]
 
 
@@ -141,14 +137,14 @@ def _time(seconds: float) -> str:
 
 def markdown(result: SearchResult) -> str:
     """The report of a search: its summary, winners, the front and the references as a table, failures and settings."""
-    facts = settings(result)
+    facts, steps = settings(result), survey_steps(result)
     failures = [f"- {_line(f'{c.label}: {c.failure}')}" for c in result.candidates if c.failure]
     return "\n".join(
         [
             f"# {_line(result.path.name)}",
             "",
             "```text",  # keeps the lines
-            *map(visible, summary(result)),
+            *map(visible, outcome(result)),
             "```",
             "",
             *_winners(result),
@@ -167,6 +163,7 @@ def markdown(result: SearchResult) -> str:
                 for key, value in facts.items()
             ),
             "",
+            *(["```text", *map(visible, steps), "```", ""] if steps else []),
         ]
     )
 

@@ -9,10 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from nas.cli.results import show
 from nas.networks import Architecture
 
 Nas = Callable[..., subprocess.CompletedProcess[str]]
 Refused = Callable[[subprocess.CompletedProcess[str]], str]
+KEPT = Path(__file__).parents[2] / "results" / "survey-1.1ms"
 
 
 def test_show_front_and_plot_read_a_finished_run(nas: Nas, searched: tuple[Path, dict[str, Any]]) -> None:
@@ -57,6 +61,49 @@ def test_the_front_is_shown_with_roles_and_how_blocks_are_written(
     assert legend.startswith(
         "blocks: widths of the four stages: blocks of each stage in order, C a convolution block, "
     )
+
+
+def test_what_comes_next_stands_last(capsys: pytest.CaptureFixture[str]) -> None:
+    show(KEPT)
+    *others, every, front, images, search, python, code = capsys.readouterr().out.splitlines()
+
+    assert others[-1].startswith("blocks: ")
+    assert (every, front) == ("19 of 72 networks of the front are shown; all of them:", f"  nas front {KEPT}")
+    assert (images, search) == ("score networks on your images:", "  nas search --budget-ms 1.1 --data IMAGES")
+    assert python == "build the winner in Python, to train it in full:"
+    assert code.startswith("  nas.build_model(")
+    assert not {images, search, python, code} & set(others)
+
+
+def test_a_run_without_a_score_is_shown_without_a_table(
+    nas: Nas, refused: Refused, searched: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    shutil.copytree(searched[0] / "results" / "run", tmp_path / "run")
+    (tmp_path / "run" / "candidates.jsonl").write_text("")
+    shown = nas("show", "run", cwd=tmp_path)
+    front = nas("front", "run", "--budget-ms", "1.1", cwd=tmp_path)
+
+    assert shown.stdout == "run: no network inside 1.1 ms is scored yet\n"
+    assert refused(front) == "error: run has no network of at most 1.1 ms; nothing is scored yet"
+
+
+def test_the_fastest_of_a_run_is_one_that_a_budget_could_choose(
+    nas: Nas, refused: Refused, searched: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    shutil.copytree(searched[0] / "results" / "run", tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    asked = json.loads(path.read_text())
+    scored = [one for one in searched[1]["candidates"] if one["role"] != "reference"]
+    path.write_text(json.dumps(asked | {"confidence": 0.9}))
+    confident = refused(nas("front", "run", "--budget-ms", "0.01", cwd=tmp_path))
+    path.write_text(json.dumps(asked | {"limits": {"params": 1.0}}))
+    lines = (tmp_path / "run" / "candidates.jsonl").read_text().splitlines()
+    heavy = [json.dumps(json.loads(line) | {"quantities": {"params": 2.0}}) for line in lines]
+    (tmp_path / "run" / "candidates.jsonl").write_text("\n".join(heavy) + "\n")
+    limited = refused(nas("front", "run", "--budget-ms", "0.01", cwd=tmp_path))
+
+    assert confident.endswith(f"; its fastest is {min(one['interval_ms'][1] for one in scored):.3f} ms")
+    assert limited.endswith("; its limits admit none")
 
 
 def test_several_budgets_each_have_a_winner_and_any_other_is_answered(

@@ -11,7 +11,7 @@ from nas.accuracy import WORDS
 from nas.networks import Architecture, ConvSpec, SearchSpace, StageSpec
 from nas.proxies import build_proxies
 from nas.report import accuracy_words, is_predicted, landmarks, published_words, summary, winners_table
-from nas.report.predicted import predicted_summary
+from nas.report.predicted import predicted_outcome, survey_steps
 from nas.search import Candidate, ResultsFolder, Run, SearchResult, SpaceUsed, TableUsed
 
 REFERENCES = SearchSpace.find("iformer").references
@@ -67,7 +67,7 @@ def survey(tmp_path: Path) -> Survey:
 
 
 def _compared(result: SearchResult, name: str) -> str:
-    (line,) = (line for line in predicted_summary(result) if line.startswith(f"  compared with {name}, "))
+    (line,) = (line for line in predicted_outcome(result) if line.startswith(f"  compared with {name}, "))
     return line
 
 
@@ -77,7 +77,7 @@ def test_the_winner_is_compared_with_what_is_published_of_known_networks(survey:
         _reference("iformer_m", 1.09, 80.1, published_top1=80.4, published_ms=1.10),
         _reference("iformer_t", 0.605, 74.0, published_top1=74.1, published_ms=0.60),
     )
-    lines = predicted_summary(result)
+    lines = predicted_outcome(result)
 
     assert lines[0] == (
         f"winner {WIDE.id}: 1.050 ms [0.945, 1.155] of 1.1 ms, predicted ImageNet top-1 81.0 % [80.0, 82.0]"
@@ -90,7 +90,7 @@ def test_the_winner_is_compared_with_what_is_published_of_known_networks(survey:
         "that is no slower",
     ]
     assert lines[4:6] == ["differs from iformer_m (its numbers in brackets):", "  stage 1: channels 64 (48)"]
-    assert lines == summary(result)
+    assert [*lines, *survey_steps(result)] == summary(result)
 
 
 def test_what_published_results_and_supernets_say_stands_below_the_winner(survey: Survey) -> None:
@@ -98,7 +98,7 @@ def test_what_published_results_and_supernets_say_stands_below_the_winner(survey
     published = {"published": 80.9, "published low": 79.9, "published high": 81.9}
     trained = {"trained": 81.3, "trained low": 80.3, "trained high": 82.3}
     one, both = (
-        predicted_summary(survey(winner.model_copy(update={"details": winner.details | parts}), out=name))
+        predicted_outcome(survey(winner.model_copy(update={"details": winner.details | parts}), out=name))
         for name, parts in (("one", published), ("both", published | trained))
     )
 
@@ -153,7 +153,7 @@ def test_a_reference_without_published_accuracy_has_its_own_interval(survey: Sur
 
 
 def test_what_no_published_network_supports_is_named(survey: Survey) -> None:
-    lines = predicted_summary(survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0)))
+    lines = predicted_outcome(survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0)))
 
     assert lines[2:4] == [
         "outside the range of the published networks of the family (in brackets), so less certain:",
@@ -162,7 +162,7 @@ def test_what_no_published_network_supports_is_named(survey: Survey) -> None:
 
 
 def test_a_winner_within_the_published_ones_is_said_to_be(survey: Survey) -> None:
-    lines = predicted_summary(survey(_candidate(M, 1.09, 80.0, 79.4, 80.8), _reference("iformer_m", 1.09, 80.0)))
+    lines = predicted_outcome(survey(_candidate(M, 1.09, 80.0, 79.4, 80.8), _reference("iformer_m", 1.09, 80.0)))
 
     assert lines[lines.index("differs from iformer_m (its numbers in brackets):") + 1] == "  in nothing"
     assert "within the range of the published networks of the family" in lines
@@ -171,27 +171,26 @@ def test_a_winner_within_the_published_ones_is_said_to_be(survey: Survey) -> Non
 def test_without_its_accuracy_table_a_run_can_still_be_read(survey: Survey) -> None:
     result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0), accuracy_table="moved")
 
-    assert "the published networks of the family" not in "\n".join(predicted_summary(result))
+    assert "the published networks of the family" not in "\n".join(predicted_outcome(result))
 
 
 def test_a_summary_says_that_nothing_was_measured_and_what_comes_next(survey: Survey) -> None:
     result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0), _candidate(T, 0.6, 74.0, 73.0, 75.0))
-    words = "\n".join(predicted_summary(result))
+    words = "\n".join(predicted_outcome(result))
 
+    assert "  nas search --budget-ms 1.1 --data IMAGES" in survey_steps(result)
     assert f"300 networks evaluated, 2 on the front; files in {result.path}" in words
-    assert "predicted latency: iphone13.coreml.fp16, calibrated: iPhone 13 (3 % off)" in words
+    assert "predicted latency: iphone13.coreml.fp16, calibrated: iPhone 13; 3 % off" in words
     assert (
         f"predicted ImageNet top-1: by an accuracy table; nothing was trained or measured "
         f"({result.run.proxy['trust']}); networks are ordered by the lower end of the 90 % interval"
     ) in words
-    assert "  nas search --budget-ms 1.1 --data IMAGES" in words
 
 
 @pytest.mark.parametrize("out", ["survey", "it's 1.1 ms"])
 def test_the_line_in_python_builds_the_winner(out: str, survey: Survey) -> None:
     fast = _candidate(T, 0.6, 74.0, 73.0, 75.0)
-    lines = predicted_summary(survey(fast, _candidate(WIDE, 1.05, 81.0, 80.0, 82.0), out=out))
-    *_, purpose, code = lines
+    *_, purpose, code = survey_steps(survey(fast, _candidate(WIDE, 1.05, 81.0, 80.0, 82.0), out=out))
     network = eval(code.strip(), {"nas": nas})
 
     assert purpose == "build the winner in Python, to train it in full:"
@@ -203,23 +202,24 @@ def test_what_comes_next_asks_the_same_question(survey: Survey) -> None:
     table = result.run.table.model_copy(update={"name": "my phone.onnxruntime"})
     space = result.run.space.model_copy(update={"name": "my spaces/small.toml", "must_fit": "timm"})
     run = result.run.model_copy(update={"space": space, "table": table, "confidence": 0.9})
-    words = "\n".join(predicted_summary(SearchResult(path=result.path, run=run, candidates=result.candidates)))
+    steps = survey_steps(SearchResult(path=result.path, run=run, candidates=result.candidates))
 
     assert (
         "  nas search --budget-ms 1.1 --space 'my spaces/small.toml' --table 'my phone.onnxruntime' --confidence 0.9 "
         "--must-fit timm --data IMAGES"
-    ) in words
+    ) in steps
 
 
 def test_a_survey_without_a_winner_says_so(survey: Survey) -> None:
     result = survey(_candidate(L, 1.6, 81.8, 81.0, 82.6))
 
-    assert predicted_summary(result) == [f"{result.path}: no network inside 1.1 ms was found"]
+    assert summary(result) == [f"{result.path}: no network inside 1.1 ms was found"]
 
 
 def test_only_scores_of_an_accuracy_table_are_predicted_accuracies(survey: Survey, result: SearchResult) -> None:
     assert is_predicted(survey(_candidate(M, 1.09, 80.0, 79.4, 80.8)))
     assert not is_predicted(result)
+    assert survey_steps(result) == []
     assert "ImageNet" not in "\n".join(summary(result))
 
 
@@ -248,7 +248,7 @@ def test_what_comes_next_asks_for_all_budgets_or_the_whole_front(survey: Survey)
 
     def words(**asked: Any) -> str:
         run = result.run.model_copy(update=asked)
-        return "\n".join(predicted_summary(SearchResult(path=result.path, run=run, candidates=result.candidates)))
+        return "\n".join(survey_steps(SearchResult(path=result.path, run=run, candidates=result.candidates)))
 
     assert "  nas search --budget-ms 0.6,1.1 --data IMAGES" in words(budgets_ms=(0.6, 1.1))
     assert "  nas search --data IMAGES" in words(whole_front=True)

@@ -17,7 +17,7 @@ def test_the_summary_names_winner_reference_origin_and_noise(result: SearchResul
     assert f"winner {result.candidates[2].id}: 0.900 ms [0.810, 0.990] of 1 ms, score 0.5000 +- 0.0250" in text
     assert "compared with tiny_a (0.950 ms, score 0.4800 +- 0.0250): +0.0200, within noise" in text
     assert "3 networks scored, 0 failed, 2 on the front" in text
-    assert "predicted latency: iphone13.coreml.fp16, calibrated: iPhone 13 (see the table for its errors)" in text
+    assert "predicted latency: iphone13.coreml.fp16, calibrated: iPhone 13; see the table for its errors" in text
     assert "fake on synthetic" in text
 
 
@@ -39,6 +39,13 @@ def test_a_score_without_noise_is_not_called_noisy(result: SearchResult) -> None
 
     assert "the winner is chosen from 3 networks by noisy scores" in "\n".join(summary(result))
     assert "noisy" not in "\n".join(summary(exact))
+
+
+def test_a_whole_front_has_no_budget(result: SearchResult) -> None:
+    run = result.run.model_copy(update={"whole_front": True})
+    first, *_ = summary(SearchResult(path=result.path, run=run, candidates=result.candidates))
+
+    assert " of the whole front up to 1 ms, score " in first
 
 
 def test_a_large_gap_is_not_called_noise(candidate: Callable[..., Candidate], result: SearchResult) -> None:
