@@ -43,7 +43,7 @@ _BELOW = "  "  # before what stands below a row
 _NOTHING = "-"  # a cell without a value
 _READABLE = 24  # columns that a wrapped cell needs
 _GLUE = "\xa0"  # no break here; in no text that is shown, as `visible` escapes it
-_TOGETHER = re.compile(r"\[[^\[\]]{1,24}\]|\d \+- \d|\d (?:%|ms|s|min|px|M|GMACs|MMACs|points)(?!\w)")
+_TOGETHER = re.compile(r"\[[^\[\]]{1,24}\]|\d \+- \d|\d (?:%|ms|s|min|px|M|GMACs|MMACs|points)(?!\w)|\bbatch \d|\d% \d")
 _COMMAND = re.compile(r"(?:^ *|: )nas[ .]\w")
 
 

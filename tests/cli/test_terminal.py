@@ -114,6 +114,8 @@ def test_an_error_stays_on_one_line(on_terminal: Shown) -> None:
 def test_numbers_stay_with_their_units() -> None:
     assert wrapped("take 1.10 ms or 81.0 %", 11) == ["take", "1.10 ms or", "81.0 %"]
     assert wrapped("scores 0.0529 +- 0.0012", 16) == ["scores", "0.0529 +- 0.0012"]
+    assert wrapped("fp16, batch 1", 11) == ["fp16,", "batch 1"]
+    assert wrapped("median 1.015 ms, 90% 1.403 ms", 20) == ["median 1.015 ms,", "90% 1.403 ms"]
     assert wrapped("", 10) == [""]
     assert wrapped("a-very-long-name.fp32 next", 10) == ["a-very-long-name.fp32", "next"]
 
