@@ -77,7 +77,7 @@ def _latency_section(validation: Validation) -> Section:
     if part.agreement:
         notes.append(f"predicted: {part.agreement.networks} networks, {part.agreement.describe()}")
     if part.unseen and fitted:
-        notes.append(f"each fitted one predicted without it: {part.unseen.describe()}")
+        notes.append(f"left out, each network of the fit predicted without itself: {part.unseen.describe()}")
     rows = []
     for row in part.rows:
         unseen = "-" if row.left_out_ms is None else f"{row.left_out_ms / row.published_ms - 1:+.1%}"
@@ -90,7 +90,7 @@ def _latency_section(validation: Validation) -> Section:
         "published, ms",
         "predicted, ms",
         "error",
-        "without it",
+        "error, left out",
         "source, or why not predicted",
     )
     return Section(title="Latency: predicted, against published", notes=notes, header=header, rows=rows)
@@ -111,7 +111,7 @@ def _accuracy_sections(part: AccuracyPart) -> list[Section]:
                 *(f"{what}: {errors.describe()}" for what, errors in part.errors.items()),
                 f"rows of the family, each left out: Kendall's tau {part.tau:.2f}{near}",
             ],
-            header=("network", "published, %", "predicted without it, %", "90 % interval", "inside"),
+            header=("network", "published, %", "predicted without itself, %", "90 % interval", "inside"),
             rows=rows,
         )
     ]
@@ -220,8 +220,11 @@ def _proxy_sections(part: ProxyPart) -> list[Section]:
 def _pairs_section(pairs: Sequence[ProxyPair]) -> Section:
     return Section(
         title="Rank correlation between proxies",
-        notes=["Kendall's tau-b between the mean scores of the published networks"],
-        header=("proxies", "number", "tau", "number in the band", "tau in the band"),
+        notes=[
+            "Kendall's tau-b between the mean scores of the published networks; near: of those published at "
+            f"{NEAR_MS[0]:.2f} to {NEAR_MS[1]:.2f} ms alone"
+        ],
+        header=("proxies", "networks", "tau", "networks near", "tau near"),
         rows=[
             (
                 f"{pair.proxy} and {pair.other}",

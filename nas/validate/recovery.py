@@ -190,7 +190,7 @@ class _Recovery:
         if self._search_seed in others:
             return (volumes,)
         again = Hypervolumes(
-            scores=f"mean of seeds {', '.join(map(str, others))}, of what was found only the networks compared here",
+            scores=f"mean of seeds {', '.join(map(str, others))}; found counts only the networks compared here",
             found=mean_area([name for name in self._networks if name in found], others),
             published=mean_area(self._findings.variants, others),
         )
