@@ -36,7 +36,8 @@ def supernet_train(
         float,
         typer.Option(
             min=0.0,
-            help="End when the largest network has learnt this many nats about held-out labels; 0 for all --images.",
+            help="End when the held-out cross-entropy of the largest network is this many nats below that of guessing; "
+            "0 for all --images.",
         ),
     ] = 1.0,
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step, on each GPU.")] = 64,

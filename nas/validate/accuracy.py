@@ -1,14 +1,14 @@
-"""The records of what an accuracy table foretells, beside what is published."""
+"""The records of what an accuracy table predicts, beside what is published."""
 
 from __future__ import annotations
 
 from nas.accuracy.published import Errors
 from nas.files import Record
 
-__all__ = ["AccuracyPart", "ForetoldRow", "FrontRow"]
+__all__ = ["AccuracyPart", "FrontRow", "PredictedRow"]
 
 
-class ForetoldRow(Record):
+class PredictedRow(Record):
     """A published accuracy in %, and the prediction from all other rows with its 90 % interval."""
 
     name: str
@@ -59,7 +59,7 @@ class AccuracyPart(Record):
         table: name of the table.
         digest: of its content.
         errors: over other families and this one, by what was left out; kept in the table.
-        rows: rows of the family, each foretold from all others.
+        rows: rows of the family, each predicted from all others.
         tau: Kendall's tau over these rows.
         tau_near: the same over rows of 0.95 to 1.20 ms; None if there are fewer than three.
         looked_at: networks of the survey.
@@ -70,7 +70,7 @@ class AccuracyPart(Record):
     table: str
     digest: str
     errors: dict[str, Errors]
-    rows: tuple[ForetoldRow, ...]
+    rows: tuple[PredictedRow, ...]
     tau: float
     tau_near: float | None = None
     looked_at: int

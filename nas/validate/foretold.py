@@ -1,4 +1,4 @@
-"""Accuracies foretold by an accuracy table, beside those that are published; and its front beside the variants."""
+"""Accuracies predicted by an accuracy table, beside those that are published; and its front beside the variants."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from nas.accuracy import AccuracyTable
 from nas.networks import Architecture
 from nas.proxies.accuracy_table import PredictedAccuracy
 from nas.search import look, plan_survey
-from nas.validate.accuracy import AccuracyPart, ForetoldRow, FrontRow
+from nas.validate.accuracy import AccuracyPart, FrontRow, PredictedRow
 from nas.validate.agreement import NEAR_MS
 from nas.validate.ranking import kendall_tau_b
 from nas.validate.request import Request
 
 __all__ = ["accuracy_part"]
 
-_REACH = 1.02  # the survey looks a little beyond the slowest variant
+_REACH = 1.02  # the survey goes a little beyond the slowest variant
 
 
 def accuracy_part(
@@ -27,19 +27,19 @@ def accuracy_part(
     networks: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> AccuracyPart:
-    """Foretell each published row from the others, and survey the space up to the slowest variant.
+    """Predict each published row from the others, and survey the space up to the slowest variant.
 
     Args:
         request: what is asked.
-        table: foretells the accuracies.
+        table: predicts the accuracies.
         name: by which the table was found.
-        networks: how many networks to look at; 0 leaves the survey out.
-        on_progress: called with the number of networks looked at, and the number to look at.
+        networks: how many networks to evaluate; 0 leaves the survey out.
+        on_progress: called with the number of networks evaluated, and the number to evaluate.
     """
     names = [row.name for row in table.published.rows if row.family == table.origin.family]
     top1 = {row.name: row.top1 for row in table.published.rows}
     rows = [
-        ForetoldRow(
+        PredictedRow(
             name=name,
             top1=top1[name],
             predicted=round(one.top1, 3),
@@ -63,7 +63,7 @@ def accuracy_part(
     )
 
 
-def _tau(rows: list[ForetoldRow]) -> float:
+def _tau(rows: list[PredictedRow]) -> float:
     return round(float(kendall_tau_b([row.predicted for row in rows], [row.top1 for row in rows])), 4)
 
 

@@ -301,7 +301,7 @@ class Validation(Record):
         unfinished: what is missing, by part. Empty at the end.
         left_out: published rows that proxies are not compared on, each with the reason.
         pairs: every proxy beside every later proxy.
-        accuracy: what an accuracy table foretells, if it was asked for.
+        accuracy: what an accuracy table predicts, if it was asked for.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")

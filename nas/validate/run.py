@@ -56,7 +56,7 @@ def run_validation(
         build: makes the proxies of a seed, by name. It is called for one seed after the other, so that the proxies of
             one seed are in memory at a time.
         out: the folder.
-        foretell: computes what an accuracy table foretells, if that is asked for.
+        foretell: computes what an accuracy table predicts, if that is asked for.
         resume: continue the validation in the folder. Seeds, proxies, rows or trials may be added.
         say: gets a line of text for every finished score and every next step.
         on_search: gets the progress of the searches, as `run_search` reports it.
