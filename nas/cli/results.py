@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["front", "plot", "print_result", "result_json", "show", "stoppable", "write_results"]
 
+_PUBLISHED = ("published_ms", "published_top1")  # of a known network, in ms and %
+
 
 def plot(
     results: Annotated[list[Path], typer.Argument(help="One or more results folders.", show_default=False)],
@@ -60,7 +62,8 @@ def show(results: options.Results, as_json: options.Json = False) -> None:
     --json: {"results", "winner" or null, "winners": {BUDGET: network or null}, "front", "references" and "candidates":
     networks}, a network {"id", "name" of a reference, "role" (winner, front, reference, dominated, over budget or
     failed), "latency_ms", "interval_ms", "score" or null, "score_interval" or "score_standard_error", "screened",
-    "quantities" and "failure" if known, "architecture"}; of a validation, its validation.json.
+    "published_ms", "published_top1" (%), "quantities" and "failure" if known, "architecture"}; of a validation, its
+    validation.json.
 
     Example: nas show results/iformer-1.1ms
     """
@@ -195,6 +198,7 @@ def _candidate_json(
         **({"score_interval": interval} if interval else {}),
         **({"score_standard_error": error} if error else {}),
         **({"screened": screened} if screened else {}),
+        **{name: candidate.details[name] for name in _PUBLISHED if name in candidate.details},
         **({"quantities": dict(candidate.quantities)} if candidate.quantities else {}),
         **({"failure": candidate.failure} if candidate.failure else {}),
         "architecture": candidate.architecture.to_dict(),

@@ -75,6 +75,16 @@ def test_what_comes_next_stands_last(capsys: pytest.CaptureFixture[str]) -> None
     assert not {images, search, python, code} & set(others)
 
 
+def test_json_has_what_is_published_of_a_reference_as_the_table_has(capsys: pytest.CaptureFixture[str]) -> None:
+    show(KEPT)
+    table = capsys.readouterr().out
+    show(KEPT, as_json=True)
+    references = {one["name"]: one for one in json.loads(capsys.readouterr().out)["references"]}
+
+    assert "80.4 % at 1.10 ms" in table
+    assert (references["iformer_m"]["published_top1"], references["iformer_m"]["published_ms"]) == (80.4, 1.1)
+
+
 def test_a_run_without_a_score_is_shown_without_a_table(
     nas: Nas, refused: Refused, searched: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
