@@ -7,15 +7,16 @@ from typing import Any
 from nas.cli import options
 from nas.cli.terminal import print_json, print_table
 
-__all__ = ["devices"]
+__all__ = ["OF_TESTS", "devices"]
 
-_OF_TESTS = "fake"  # measures nothing, so people are not offered it
+OF_TESTS = "fake"  # measures nothing, so people are not offered it
 
 
 def devices(as_json: options.Json = False) -> None:
     """List what latency can be measured on from here, and why not on the others.
 
-    --json: {"devices": [{"name", "available", "about", "reason" why it is not available or null, "options": names}]}
+    --json: {"devices": [{"name", "available", "about", "reason" why it is not available or null, "options": names}]};
+    that of the tests, fake, is there as well.
 
     Example: nas devices
     """
@@ -27,7 +28,7 @@ def devices(as_json: options.Json = False) -> None:
         module = load_plugin("device", "devices", name)
         reason = module.unavailable() or None
         about, settings = (module.__doc__ or "").splitlines()[0], list(module.Options.model_fields)
-        if name != _OF_TESTS:
+        if name != OF_TESTS:
             rows.append((name, "no" if reason else "yes", reason or about, ", ".join(settings)))
         documents.append(
             {"name": name, "available": not reason, "about": about, "reason": reason, "options": settings},

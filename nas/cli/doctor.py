@@ -12,6 +12,7 @@ from typing import Any
 
 from nas.cli import options
 from nas.cli.cache import parts_document, size_words
+from nas.cli.devices import OF_TESTS
 from nas.cli.terminal import print_json, print_table
 from nas.masking import masked
 
@@ -55,7 +56,11 @@ def doctor(as_json: options.Json = False) -> None:
         ("GPUs", ", ".join(found["cuda"]) or "none that torch can use"),
         *libraries.items(),
         ("browser", found["browser"] or "none; pictures of plots and wasm://chromium need Chromium"),
-        *((f"device {name}", f"no: {reason}" if reason else "yes") for name, reason in found["devices"].items()),
+        *(
+            (f"device {name}", f"no: {reason}" if reason else "yes")
+            for name, reason in found["devices"].items()
+            if name != OF_TESTS
+        ),
         *found["environment"].items(),
         ("working folder", folders["working"]),
         ("cache", f"{folders['cache']}; {size_words(folders['free_bytes'])} free on its disk"),

@@ -69,9 +69,9 @@ def search_images(asked: Asked, supernet: Path | None) -> SearchResult:
     started = time.monotonic()
     asked.refuse_study()
     data = asked.data or "synthetic"
-    (foretell,) = build_proxies("accuracy-table", data=data, seed=asked.seed).values()
-    assert isinstance(foretell, BatchProxy)
-    survey = plan_survey(asked.space, asked.table, foretell, budget_ms=asked.budgets_ms, confidence=asked.confidence)
+    (predictor,) = build_proxies("accuracy-table", data=data, seed=asked.seed).values()
+    assert isinstance(predictor, BatchProxy)
+    survey = plan_survey(asked.space, asked.table, predictor, budget_ms=asked.budgets_ms, confidence=asked.confidence)
     for line in survey.describe()[:_SPACE_LINES]:
         say(line)
     if supernet is None:
@@ -79,7 +79,7 @@ def search_images(asked: Asked, supernet: Path | None) -> SearchResult:
     if supernet is None:
         left_s = None if asked.time_limit_s is None else max(1.0, asked.time_limit_s - (time.monotonic() - started))
         fewer = replace(asked, trials=None, time_limit_s=left_s)
-        return survey_space(fewer, foretell, "accuracy-table", said=_SPACE_LINES)
+        return survey_space(fewer, predictor, "accuracy-table", said=_SPACE_LINES)
     settings = {"supernet": str(supernet), "init": str(supernet)}
     with watching() as watch:
         built = build_proxies(_ON_IMAGES, data=data, seed=asked.seed, options=settings, progress=watch)
@@ -93,7 +93,7 @@ def search_images(asked: Asked, supernet: Path | None) -> SearchResult:
         return run_guided(
             asked.space,
             asked.table,
-            foretell,
+            predictor,
             scorer,
             settler,
             plan=planned,
@@ -143,7 +143,7 @@ def _supernet_of_images(asked: Asked, data: DataSource | str, survey: SurveyPlan
     shorter = ", as --time-limit allows" if recipe is not recipes[0] else ""
     say(
         f"supernet: trained on these images now, once, at most about {duration(most_s)}; sees {recipe.images} images "
-        f"at most{shorter}, fewer if they are learnt sooner; kept in the cache"
+        f"at most{shorter}, fewer if its training ends sooner; kept in the cache"
     )
     step_s = most_s / recipe.steps()
     scored = scored_networks(survey, asked.trials)

@@ -39,6 +39,7 @@ def test_doctor_says_what_there_is(nas: Nas, cache: Path, tmp_path: Path, monkey
     assert found["folders"]["cache"] == str(cache)
     assert {one["part"]: one["bytes"] for one in found["cache"]}["images"] == 1500
     assert all(name in shown.stdout for name in ("torch", "device wasm", "cache images"))
+    assert "fake" not in shown.stdout  # it measures nothing
 
 
 def test_cache_shows_its_parts_and_clears_one(nas: Nas, cache: Path, tmp_path: Path) -> None:

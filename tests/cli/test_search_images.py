@@ -95,8 +95,8 @@ def test_a_search_on_photos_trains_their_supernet_once_and_settles_with_it(
         r"space: 2\.24e\+02 networks, the cheapest in 0\.2\d\d ms\n",
         r"accuracy: predicted ImageNet-1k top-1; ",
         r"data: photos: 33 train and 3 val images of 3 classes at 64 px\n",
-        r"supernet: trained on these images now, once, at most about \d+ s; sees 96 images at most, fewer if they are "
-        r"learnt sooner; kept in the cache\n",
+        r"supernet: trained on these images now, once, at most about \d+ s; sees 96 images at most, fewer if its "
+        r"training ends sooner; kept in the cache\n",
         r"survey: 40 networks inside 0\.3 ms by tables alone, about \d+ s\n",
         r"scoring: 5 networks, the best of every latency, by the supernet, about \d+ s\n",
         r"settling: the best 3 and a reference are trained from the supernet, about \d+ s\n",
@@ -262,7 +262,7 @@ def test_a_supernet_sees_as_many_images_as_the_time_allows(
     found = capsys.readouterr().err
 
     assert (code, again) == (0, 0), words + found
-    assert "at most about 3.0 min; sees 48 images at most, as --time-limit allows, fewer if they" in words
+    assert "at most about 3.0 min; sees 48 images at most, as --time-limit allows, fewer if its" in words
     assert f"supernet: of these images, {_supernets()[0].absolute()}" in found
     assert len(_supernets()) == 1
 
