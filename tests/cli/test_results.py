@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -68,7 +69,7 @@ def test_what_comes_next_stands_last(capsys: pytest.CaptureFixture[str]) -> None
     *others, every, front, images, search, python, code = capsys.readouterr().out.splitlines()
 
     assert others[-1].startswith("blocks: ")
-    assert (every, front) == ("19 of 72 networks of the front are shown; all of them:", f"  nas front {KEPT}")
+    assert (every, front) == ("19 of 72 networks of the front are shown; all of them:", f"  nas front {shlex.quote(str(KEPT))}")
     assert (images, search) == ("score networks on your images:", "  nas search --budget-ms 1.1 --data IMAGES")
     assert python == "build the winner in Python, to train it in full:"
     assert code.startswith("  nas.build_model(")

@@ -12,6 +12,7 @@ from nas.networks import Architecture, ConvSpec, SearchSpace, StageSpec
 from nas.proxies import build_proxies
 from nas.report import accuracy_words, is_predicted, landmarks, published_words, summary, winners_table
 from nas.report.predicted import predicted_outcome, survey_steps
+from nas.report.words import markdown
 from nas.search import Candidate, ResultsFolder, Run, SearchResult, SpaceUsed, TableUsed
 
 REFERENCES = SearchSpace.find("iformer").references
@@ -91,6 +92,7 @@ def test_the_winner_is_compared_with_what_is_published_of_known_networks(survey:
     ]
     assert lines[4:6] == ["differs from iformer_m (its numbers in brackets):", "  stage 1: channels 64 (48)"]
     assert [*lines, *survey_steps(result)] == summary(result)
+    assert markdown(result).endswith("\n".join(["```text", *survey_steps(result), "```", ""]))
 
 
 def test_what_published_results_and_supernets_say_stands_below_the_winner(survey: Survey) -> None:
