@@ -212,7 +212,9 @@ def print_result(result: SearchResult) -> None:
     for line in report.outcome(result):
         print_data(line)
     if len(result.run.budgets) > 1:
+        print_data("the winner of each budget, and the slowest reference inside it:")
         print_table(*report.winners_table(result))
+        print_data("the front and the references:")
     shown, front_ids = report.shown_front(result), {one.id for one in result.front}
     print_candidates(result, [*shown, *result.references])
     count = sum(one.id in front_ids for one in shown)

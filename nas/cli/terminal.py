@@ -123,7 +123,7 @@ def _print_on_terminal(rows: Sequence[Sequence[str]], columns: int) -> None:
     for row in others:
         lines = _row_lines(row, widths)
         if len(row) == len(widths) + 1:
-            lines += wrapped(_BELOW + row[-1], columns, _BELOW) if row[-1] else []
+            lines += wrapped(_BELOW + row[-1], columns, _BELOW) if row[-1] not in ("", _NOTHING) else []
         elif len(row) > len(widths):
             below = list(zip(header, row, strict=True))[len(widths) :]
             text = "; ".join(f"{name}: {cell}" for name, cell in below if cell != _NOTHING)
