@@ -43,7 +43,10 @@ _BELOW = "  "  # before what stands below a row
 _NOTHING = "-"  # a cell without a value
 _READABLE = 24  # columns that a wrapped cell needs
 _GLUE = "\xa0"  # no break here; in no text that is shown, as `visible` escapes it
-_TOGETHER = re.compile(r"\[[^\[\]]{1,24}\]|\d \+- \d|\d (?:%|ms|s|min|px|M|GMACs|MMACs|points)(?!\w)|\bbatch \d|\d% \d")
+_TOGETHER = re.compile(
+    r"\[[^\[\]]{1,24}\]|\d \+- \d|\d (?:%|ms|s|min|px|M|GMACs|MMACs|points)(?!\w)|\bbatch \d|\d% \d"
+    r"|\d+(?:-\d+)+: \d[\dCA |]{0,48}[CA](?! [|\d])"  # blocks, unless they are very many
+)
 _COMMAND = re.compile(r"(?:^ *|: )nas[ .]\w")
 
 

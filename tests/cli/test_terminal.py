@@ -117,6 +117,14 @@ def test_numbers_stay_with_their_units() -> None:
     assert wrapped("fp16, batch 1", 11) == ["fp16,", "batch 1"]
     assert wrapped("median 1.015 ms, 90% 1.403 ms", 20) == ["median 1.015 ms,", "90% 1.403 ms"]
     assert wrapped("", 10) == [""]
+    blocks = "48-96-192-384: 2C | 2C | 9C 4A 1C | 2A"
+    assert wrapped(f"{blocks} does not fit; {blocks}; 8.88 M parameters", 40) == [
+        blocks,
+        "does not fit;",
+        f"{blocks};",
+        "8.88 M parameters",
+    ]
+    assert max(map(len, wrapped("8-8-8-8: " + "1A 1C " * 20, 40))) <= 40  # too many to stand together
     assert wrapped("a-very-long-name.fp32 next", 10) == ["a-very-long-name.fp32", "next"]
 
 
