@@ -20,7 +20,8 @@ _MOST_POSITIONS = 16 * 16
 
 def is_slow(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether `depthwise` computes this convolution of a map (B, C, H, W), and its gradients faster than torch."""
-    return (
+    # A strict torch.export would keep a function of its own as a call without gradients.
+    return not torch.compiler.is_exporting() and (
         conv.groups == conv.in_channels == conv.out_channels > 1
         and conv.stride == (1, 1)
         and conv.kernel_size[0] > 1
@@ -41,9 +42,13 @@ def depthwise(x: Tensor, weight: Tensor) -> Tensor:
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
         return F.conv2d(x, weight, padding=weight.shape[-1] // 2, groups=len(weight))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+        # Apart from `forward`, as torch.func.grad requires.
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:

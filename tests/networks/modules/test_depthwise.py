@@ -49,7 +49,39 @@ def test_small_maps_and_one_kernel_a_channel(conv: nn.Conv2d, size: int, expecte
     assert is_slow(conv, torch.zeros(1, 8, size, size)) is expected
 
 
-def test_a_block_trains_alike_and_its_hooks_run() -> None:
+def test_gradients_have_gradients() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 1, 3, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    assert torch.autograd.gradgradcheck(depthwise, (x, weight))
+
+
+def test_torch_func_takes_gradients() -> None:
+    x, weight = torch.randn(2, 4, 8, 8), torch.randn(4, 1, 3, 3)
+
+    def loss(weight: torch.Tensor) -> torch.Tensor:
+        return depthwise(x, weight).square().sum()
+
+    expected = torch.autograd.grad(loss(weight.requires_grad_()), weight)[0]
+    torch.testing.assert_close(torch.func.grad(loss)(weight.detach()), expected)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_export_in_train_mode_keeps_the_gradients(strict: bool) -> None:
+    block = ConvNorm(inputs=8, outputs=8, kernel=7, groups=8).train()
+    x = torch.randn(2, 8, 8, 8)
+
+    exported = torch.export.export(block, (x,), strict=strict).module()
+    exported(x).square().sum().backward()
+
+    found = exported.get_parameter("conv.weight").grad
+    block(x).square().sum().backward()
+    assert block.conv.weight.grad is not None
+    torch.testing.assert_close(found, block.conv.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_a_block_trains_alike() -> None:
     torch.manual_seed(0)
     block = ConvNorm(inputs=8, outputs=8, kernel=7, groups=8).train()
     x = torch.randn(4, 8, 8, 8)
