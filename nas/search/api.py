@@ -265,6 +265,6 @@ def _command(
 ) -> list[str]:
     """The call in words, for run.json."""
     budgets = None if budgets_ms is None else ",".join(f"{budget_ms:g}" for budget_ms in budgets_ms)
-    given = {**names, "budget_ms": budgets, "trials": trials, "time_limit_s": time_limit_s, "seed": seed}
-    given |= {"must_fit": must_fit}
+    facts = {"budget_ms": budgets, "trials": trials, "time_limit_s": time_limit_s, "seed": seed, "must_fit": must_fit}
+    given = {**names, **facts}
     return ["nas.search", *(f"{name}={value}" for name, value in given.items() if value is not None)]
