@@ -195,7 +195,8 @@ def _by_proxies(asked: Asked, names: str, *, settings: dict[str, str], screen: i
     # Any panel compares its members on the same random networks, also after a resume with another budget.
     before = SearchResult.load(asked.out) if asked.resume else None
     kept = before.run if before else None
-    if before is not None and is_complete(before, asked):
+    if before is not None and is_complete(before, asked) and ".py" not in names:  # a file may have changed
+        options.read_storage(asked.storage, kept)  # another one is refused
         say(f"all {asked.trials} candidates of {asked.out} are scored")
         return before
     band_ms = (kept.band_ms or kept.budget_ms) if kept else None

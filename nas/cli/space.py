@@ -53,8 +53,8 @@ def space_show(
     """Show the size of a space, its cheapest and most expensive networks, its references and latency quantiles.
 
     --json: {"space", "networks" and "layers" (numbers), "table", "latency_quantiles_ms": {"minimum", "10%", "median",
-    "90%", "maximum"}, "references": [{"name" (cheapest, most expensive, or of a
-    reference), "id", "latency_ms", "interval_ms", "params", "macs", "inside"}]}
+    "90%", "maximum"}, "references": [{"name" ("cheapest", "dearest" for the most
+    expensive, or that of a reference), "id", "latency_ms", "interval_ms", "params", "macs", "inside"}]}
 
     Example: nas space show iformer
     """
@@ -75,7 +75,7 @@ def space_show(
     if as_json:
         networks = [
             {
-                "name": name,
+                "name": "dearest" if name == "most expensive" else name,
                 "id": network.id,
                 "latency_ms": round(latencies[name].latency_ms, 6),
                 "interval_ms": [round(latencies[name].low_ms, 6), round(latencies[name].high_ms, 6)],

@@ -10,7 +10,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import zip_longest
 from typing import TYPE_CHECKING, TextIO
 
@@ -86,12 +86,16 @@ def print_document(text: str, *, to: TextIO | None = None) -> None:
 
 
 def say(line: str, *, is_error: bool = False) -> None:
-    """Print a line of words, to stderr, without the passwords of URLs in it; with --quiet only an error."""
+    """Print a line of words, to stderr, without the passwords of URLs in it; with --quiet only an error.
+
+    Words that cannot be written, such as those to a full disk, end no command.
+    """
     if _is_quiet and not is_error:
         return
     shown = visible(masked(line))
-    sys.stderr.write((shown if is_error else _fitted(shown, sys.stderr)) + "\n")
-    sys.stderr.flush()
+    with nullcontext() if is_error else suppress(OSError):
+        sys.stderr.write((shown if is_error else _fitted(shown, sys.stderr)) + "\n")
+        sys.stderr.flush()
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -117,7 +121,7 @@ def _print_on_terminal(rows: Sequence[Sequence[str]], columns: int) -> None:
     from rich.text import Text
 
     widths = _widths(rows, columns)
-    console = Console(file=sys.stdout, highlight=False)
+    console = Console(file=sys.stdout, width=columns, highlight=False)
     header, *others = rows
     lines = _row_lines(header, widths)
     if len(header) == len(widths) + 1:

@@ -118,7 +118,7 @@ def test_a_supernet_says_the_options_for_what_scores_with_it(
     code, line = command(*TRAIN, "--data", str(pets / "pets.parquet"), "--option", "label=cls")
 
     assert code == 0
-    assert " --option label=cls --proxy supernet --supernet " in line
+    assert "nas search " in line and " --proxy supernet --supernet " in line and " --option label=cls " in line
 
 
 @pytest.mark.parametrize(

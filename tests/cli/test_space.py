@@ -19,7 +19,7 @@ def test_space_show_states_networks_layers_and_references(nas: Nas, tmp_path: Pa
     assert document["networks"] == SearchSpace.find("iformer").count()
     assert document["layers"] == len(SearchSpace.find("iformer").layers)
     assert names["cheapest"]["latency_ms"] < document["latency_quantiles_ms"]["minimum"]
-    assert names["most expensive"]["latency_ms"] > document["latency_quantiles_ms"]["maximum"]
+    assert names["dearest"]["latency_ms"] > document["latency_quantiles_ms"]["maximum"]
     assert (
         names["iformer_m"]["interval_ms"][0] < names["iformer_m"]["latency_ms"] < names["iformer_m"]["interval_ms"][1]
     )

@@ -261,7 +261,7 @@ class TestBuildProxies:
             ("fake+fake", {}, r"--proxy fake\+fake: fake twice in a panel; leave out one"),
             ("zero-cost+zero-cost:zico", {}, "zero-cost and zero-cost:zico are the same proxy; leave out one"),
             ("fake+zero-cost,zero-cost+fake", {}, "the same proxy twice"),
-            ("zero-cost+fke", {}, "no proxy named 'fke': .*; did you mean 'fake'"),
+            ("zero-cost+supernt", {}, "no proxy named 'supernt': .*; did you mean 'supernet'"),
             ("fake+zero-cost:params", {"speed": "1"}, r"fake\+zero-cost:params does not take speed: its options are"),
             (
                 "zero-cost:params+zero-cost:macs",

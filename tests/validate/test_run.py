@@ -831,7 +831,7 @@ def test_ctrl_c_ends_with_130_and_prints_what_there_is(
     ("arguments", "code", "message"),
     [
         (["--seeds", "0"], 2, "--seeds must be at least 1"),
-        (["--proxy", "fakes"], 2, "did you mean 'fake'?"),
+        (["--proxy", "zero-cst"], 2, "did you mean 'zero-cost'?"),
         (["--option", "speed=1"], 2, "--proxy fake does not take speed"),
         (["--rows", "none.csv"], 2, "none.csv: cannot be read"),
         (["--rows", "bad.csv"], 2, "bad.csv: row 2 (iformer_t): latency_ms: input should be greater than 0"),
