@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["say_after_search", "say_next"]
 
-_WIDTH = 78  # of a command with what it is for behind it; of a longer one that comes above it
+_WIDTH = 78  # of the longest command with the longest purpose behind it, to stand in two columns
 
 
 def say_next(steps: Sequence[tuple[Sequence[str], str]], *, page: Path | None = None) -> None:
@@ -28,20 +28,30 @@ def say_next(steps: Sequence[tuple[Sequence[str], str]], *, page: Path | None = 
     say(f"next, beside the page {page}:" if page is not None else "next:")
     commands = [shlex.join(["nas", *map(masked, words)]) for words, _ in steps]
     width = max(map(len, commands))
+    if width + max(len(purpose) for _, purpose in steps) + 6 > _WIDTH:
+        width = 0
     for command, (_, purpose) in zip(commands, steps, strict=True):
-        is_short = width + len(purpose) + 6 <= _WIDTH
-        say(f"  {command:{width if is_short else 0}}  # {purpose}")
+        say(f"  {command:{width}}  # {purpose}")
 
 
-def say_after_search(result: SearchResult) -> None:
-    """Say what comes after a search: its page, a file of the winner, more candidates."""
+def say_after_search(result: SearchResult, *, is_shown: bool = False) -> None:
+    """Say what comes after a search: its page, a file of the winner, more candidates.
+
+    Args:
+        result: of the search.
+        is_shown: `nas show` has just shown it.
+    """
+    if result.winner is None:
+        return
     out = str(result.path)
+    formats = "onnx, coreml or timm" if result.run.space.must_fit else "onnx or coreml"
     # A survey counts what it looked at, which all of its candidates have.
     number = max((int(one.details.get("looked_at", 0)) for one in result.candidates), default=0)
     number = number or sum(one.kind == "searched" for one in result.candidates)
     steps = [
         (["show", out], "this again; --json for programs"),
-        (["export", out, "--format", "torch"], "the winner as a file, also onnx or coreml"),
+        (["export", out, "--format", "torch"], f"the winner, also as {formats}"),
         (["search", "--resume", out, "--trials", str(2 * number)], "more candidates"),
     ]
-    say_next(steps, page=result.path / "report.html")
+    page = result.path / "report.html"
+    say_next(steps[is_shown:], page=page if page.exists() else None)

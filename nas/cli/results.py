@@ -12,6 +12,7 @@ import typer
 
 from nas.cli import options
 from nas.cli.config import options_file
+from nas.cli.next_steps import say_after_search
 from nas.cli.terminal import print_data, print_document, print_json, print_table, say
 from nas.cli.validate import print_validation
 from nas.errors import InputError, NasError
@@ -78,6 +79,7 @@ def show(results: options.Results, as_json: options.Json = False) -> None:
         print_json(result_json(result))
     else:
         print_result(result)
+        say_after_search(result, is_shown=True)
 
 
 def front(

@@ -20,6 +20,7 @@ import struct
 import subprocess
 import sys
 import termios
+from itertools import groupby
 from pathlib import Path
 
 import pyte
@@ -73,9 +74,10 @@ def lines(screen: pyte.Screen) -> list[Text]:
     rows = []
     for index in range(screen.lines):
         text = Text()
-        for column in range(screen.columns):
-            cell = screen.buffer[index][column]
-            text.append(cell.data, Style(color=colour(cell.fg), bold=cell.bold, italic=cell.italics))
+        cells = [screen.buffer[index][column] for column in range(screen.columns)]
+        for (name, bold, italic), run in groupby(cells, key=lambda cell: (cell.fg, cell.bold, cell.italics)):
+            style = Style(color=colour(name), bold=bold, italic=italic)
+            text.append("".join(cell.data for cell in run), style)
         text.rstrip()
         rows.append(text)
     while rows and not rows[-1].plain:
