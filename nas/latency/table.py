@@ -101,13 +101,13 @@ class LatencyTable(Record):
         return cls.load(path), path
 
     @classmethod
-    def load(cls, path: Path) -> LatencyTable:
+    def load(cls, path: Path | str) -> LatencyTable:
         """Read a table file. No content of the file is ever executed.
 
         Raises:
             InputError: the file is unreadable or not JSON, or it has an unknown key or an invalid value.
         """
-        return read_record(path, cls)
+        return read_record(Path(path), cls)
 
     def save(self, path: Path) -> None:
         """Write the table beside `path`, then rename it. Entries are sorted, one per line, for readable diffs."""

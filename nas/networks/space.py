@@ -67,12 +67,13 @@ class SearchSpace(NetworkChoices):
         return cls.load(catalog.find_file("search space", "search_spaces", ".toml", name))
 
     @classmethod
-    def load(cls, path: Path) -> SearchSpace:
+    def load(cls, path: Path | str) -> SearchSpace:
         """Read a space file and check every option in it, references included.
 
         Raises:
             InputError: the file is unreadable, is not TOML, or has an unknown key or a value that breaks a rule.
         """
+        path = Path(path)
         text = read_text(path)
         if len(text) > _LONGEST_TEXT or any(len(line) > _LONGEST_LINE for line in text.splitlines()):
             raise InputError(

@@ -72,12 +72,13 @@ class SearchResult:
     candidates: tuple[Candidate, ...]
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path | str) -> Self:
         """Read a results folder.
 
         Raises:
             InputError: it is not a results folder, or a file in it is broken.
         """
+        path = Path(path)
         if not (path / "run.json").is_file():
             raise InputError(f"{path}: not a results folder (it has no run.json)")
         run = read_record(path / "run.json", Run)

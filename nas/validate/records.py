@@ -323,10 +323,10 @@ class Validation(Record):
     accuracy: AccuracyPart | None = None
 
     @classmethod
-    def load(cls, folder: Path) -> Validation:
+    def load(cls, folder: Path | str) -> Validation:
         """Read validation.json of a folder.
 
         Raises:
             InputError: there is no such file, or it is broken.
         """
-        return read_record(folder / "validation.json", cls)
+        return read_record(Path(folder) / "validation.json", cls)

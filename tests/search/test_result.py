@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import torch
 
@@ -586,10 +587,12 @@ def test_a_result_is_a_table_in_pandas_and_in_notebooks(tmp_path: Path) -> None:
     folder = ResultsFolder(tmp_path / "run", RUN, resume=False)
     for number, (latency_ms, score) in enumerate(((0.5, 0.3), (0.7, 0.2), (0.6, 0.4))):
         folder.add(candidate(number, latency_ms, score), None)
-    result = SearchResult.load(tmp_path / "run")
+    result = SearchResult.load(str(tmp_path / "run"))
     table = result.to_dataframe()
     shown = result._repr_html_()
+    table.to_parquet(tmp_path / "candidates.parquet")
 
+    pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "candidates.parquet"), table)
     assert list(table["id"]) == [one.id for one in NETWORKS[:3]]
     assert list(table["latency_ms"]) == [0.5, 0.7, 0.6]
     assert list(table["role"]) == ["front", "", "winner"]
