@@ -28,16 +28,14 @@ def latency(
 
     Example: nas latency winner.json --table amd-epyc.onnxruntime --json
     """
-    from nas.latency import LatencyTable
     from nas.networks import SearchSpace, count, find_network
     from nas.report import BLOCKS, size_words
 
     name, architecture = find_network(network, stdin=sys.stdin.buffer)
-    latency_table, path = LatencyTable.find(table)
+    latency_table, path = options.find_table(table)
     found = latency_table.latency(architecture)
     published = latency_table.published.get(architecture.id)
     counts = count(architecture)
-    options.say_own(path)
     if as_json:
         print_json(
             {

@@ -45,6 +45,7 @@ __all__ = [
     "WeightsKey",
     "Workers",
     "command_line",
+    "find_table",
     "find_tables",
     "read_data",
     "read_fraction",
@@ -52,7 +53,6 @@ __all__ = [
     "read_seconds",
     "read_settings",
     "read_storage",
-    "say_own",
 ]
 
 ANYWHERE = ("--traceback", "--quiet", "--verbose")  # options of every command, wherever they stand
@@ -227,25 +227,25 @@ def find_tables(names: list[str] | None) -> dict[str, LatencyTable]:
     Raises:
         InputError: there is no such table, or one is named twice.
     """
-    from nas.latency import LatencyTable
-
     found: dict[str, LatencyTable] = {}
     for name in names or ["iphone13"]:
-        table, path = LatencyTable.find(name)
+        table, path = find_table(name)
         whole = name if "/" in name else path.name.removesuffix(".json")
         if whole in found:
             raise InputError(f"--table {visible(name)} twice: give each table once")
         found[whole] = table
-        say_own(path)
     return found
 
 
-def say_own(path: Path) -> None:
-    """Say that a file of the user's own was found, where a shipped one has the same name."""
+def find_table(name: str) -> tuple[LatencyTable, Path]:
+    """A table and its file, as `LatencyTable.find`; one of the user's own is told from a shipped one of its name."""
     from nas import catalog
+    from nas.latency import LatencyTable
 
+    table, path = LatencyTable.find(name)
     if shipped := catalog.hidden_by(path):
         say(f"table: your own {path}, not the shipped one of this name; that is {shipped}")
+    return table, path
 
 
 def read_quantities(

@@ -58,12 +58,11 @@ def space_show(
 
     Example: nas space show iformer
     """
-    from nas.latency import LatencyTable
     from nas.networks import SearchSpace, count, random_choice
     from nas.report import BLOCKS, amounts, table_words
 
     found = SearchSpace.find(space)
-    latency_table, path = LatencyTable.find(table)
+    latency_table, path = options.find_table(table)
     rows = {
         "cheapest": found.extreme(latency_table.layer_ms),
         "most expensive": found.extreme(latency_table.layer_ms, dearest=True),

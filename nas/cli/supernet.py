@@ -71,7 +71,6 @@ def supernet_train(
     Several GPUs: torchrun --nproc-per-node 4 --no-python nas supernet train --data photos/
     """
     from nas.data import load_images
-    from nas.latency import LatencyTable
     from nas.lock import beside, owned, refuse_if_owned
     from nas.networks import SearchSpace
     from nas.search import check_budget
@@ -94,7 +93,7 @@ def supernet_train(
         raise InputError("--weights-key goes with --init FILE")
     limit = None
     if budget_ms is not None:
-        latency_table, table_path = LatencyTable.find(table)
+        latency_table, table_path = options.find_table(table)
         check_budget(search_space, latency_table, budget_ms)
         name = table_path.name.removesuffix(".json")
         limit = Limit(

@@ -118,13 +118,12 @@ def table_check(
 
     Example: nas table check tiny.json --space tiny --calibrate 10
     """
-    from nas.latency import LatencyTable
     from nas.latency.check import check_table
     from nas.lock import beside, owned
     from nas.networks import SearchSpace
 
     search_space = SearchSpace.find(space)
-    found, path = LatencyTable.find(table)
+    found, path = options.find_table(table)
     threads = threads or found.provenance.threads
     name = device or found.provenance.kind
     if name is None:
@@ -200,9 +199,9 @@ def table_show(
 
     Example: nas table show iphone13
     """
-    from nas.latency import LatencyTable, Timing
+    from nas.latency import Timing
 
-    found, path = LatencyTable.find(table)
+    found, path = options.find_table(table)
     if as_json:
         print_json(_table_json(found, path))
         return

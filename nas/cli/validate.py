@@ -71,7 +71,6 @@ def validate(
     Example: nas validate --proxy supernet,zero-cost --data photos/ --supernet photos.supernet.safetensors
     """
     from nas.accuracy import AccuracyTable
-    from nas.latency import LatencyTable
     from nas.networks import Architecture, SearchSpace
     from nas.proxies import Proxy, build_proxies
     from nas.report import write_validation
@@ -84,8 +83,7 @@ def validate(
     end_like_ctrl_c()
     if "," in proxy:
         say(f"proxies: {proxy.replace(',', ', ')}; each is validated by itself, none screens for another")
-    latency_table, table_path = LatencyTable.find(table)
-    options.say_own(table_path)
+    latency_table, table_path = options.find_table(table)
     points, further = published_points(table_path, rows)
     source, option = options.read_data(data, option)
     asked = proxy.split(",")
