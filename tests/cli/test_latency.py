@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nas.latency import LatencyTable
 from nas.networks import SearchSpace
 
 Nas = Callable[..., subprocess.CompletedProcess[str]]
@@ -63,3 +64,16 @@ def test_a_missing_layer_ends_with_3(nas: Nas, refused: Refused, tmp_path: Path)
 
     assert done.returncode == 3
     assert "no entry for attention-c192-shma-r2-m1-e3-p3-14x14 and 9 other layers" in refused(done)
+
+
+@pytest.mark.parametrize("command", [["latency", "tiny_a"], ["space", "show", "tiny"], ["table", "show", "iphone13"]])
+def test_a_table_of_ones_own_named_like_a_shipped_one_is_told(nas: Nas, tmp_path: Path, command: list[str]) -> None:
+    shipped = nas(*command, cwd=tmp_path)
+    own = tmp_path / "latency_tables" / "iphone13.coreml.fp16.json"
+    own.parent.mkdir()
+    own.write_bytes(LatencyTable.find("iphone13.coreml.fp16")[1].read_bytes())
+    mine = nas(*command, cwd=tmp_path)
+
+    assert (shipped.returncode, mine.returncode) == (0, 0)
+    assert "your own" not in shipped.stderr
+    assert f"table: your own {own}, not the shipped one of this name" in mine.stderr
