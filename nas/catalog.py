@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
@@ -10,11 +9,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from nas.errors import InputError
+from nas.errors import InputError, did_you_mean
 
-__all__ = ["files", "find_file", "hidden_by", "load_plugin", "loaded", "plugins", "unknown_name"]
+__all__ = ["OF_TESTS", "files", "find_file", "hidden_by", "load_plugin", "loaded", "plugins", "unknown_name"]
 
 T = TypeVar("T")
+
+OF_TESTS = "fake"  # a plug-in that measures nothing, which people are not offered
 
 _PACKAGE = Path(__file__).parent
 # An installed wheel has the folders inside the package. A checkout has them beside the package.
@@ -84,7 +85,7 @@ def find_file(kind: str, folder: str, suffix: str, name: str) -> Path:
 def plugins(package: str) -> list[str]:
     """Names of the plug-ins in a folder of nas/, as typed on the command line (`short-training`).
 
-    Messages do not offer `fake`, which is for tests.
+    Messages do not offer `OF_TESTS`.
     """
     folder = _PACKAGE / package
     names = (module.name for module in pkgutil.iter_modules([str(folder)]))
@@ -107,16 +108,14 @@ def load_plugin(kind: str, package: str, name: str) -> ModuleType:
     """
     known = plugins(package)
     if name not in known:
-        raise unknown_name(kind, name, [one for one in known if one != "fake"])
+        raise unknown_name(kind, name, [one for one in known if one != OF_TESTS])
     return importlib.import_module(f"nas.{package}.{name.replace('-', '_')}")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for an unknown name. It lists the known names and suggests the closest one."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return InputError(f"no {kind} named {name!r}: there {_list(known)}{hint}")
+    return InputError(f"no {kind} named {name!r}: there {_list(known)}{did_you_mean(name, known, shown=repr)}")
 
 
 def _list(names: list[str]) -> str:

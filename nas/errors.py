@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
@@ -29,6 +29,7 @@ __all__ = [
     "InputError",
     "MissingLatencyError",
     "NasError",
+    "did_you_mean",
     "finishing",
     "visible",
 ]
@@ -91,8 +92,7 @@ class InputError(NasError):
         path = _path(first["loc"])
         message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(first["loc"][-1]), _keys(error.title), n=1)
-            message = "unknown key" + (f"; did you mean {near[0]}?" if near else "")
+            message = "unknown key" + did_you_mean(str(first["loc"][-1]), _keys(error.title))
         elif first["type"] == "missing":
             message = "missing key"
         elif first["type"] not in ("value_error", "json_invalid"):
@@ -135,6 +135,18 @@ def finishing(finish: Callable[[], object]) -> Iterator[None]:
                 error.add_note(str(failure))
         raise
     finish()
+
+
+def did_you_mean(name: str, known: Iterable[str], *, shown: Callable[[str], str] = str) -> str:
+    """The known name that is closest to an unknown one, as the end of a message; empty if none is close.
+
+    Args:
+        name: what the user typed.
+        known: the names that there are.
+        shown: how a name is written.
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {shown(near[0])}?" if near else ""
 
 
 def _keys(title: str) -> set[str]:

@@ -6,7 +6,6 @@ what the resumed run was asked, the file of --config, and the environment.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import json
 import os
@@ -20,7 +19,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
-from nas.errors import InputError, visible
+from nas.errors import InputError, did_you_mean, visible
 from nas.masking import is_masked
 
 __all__ = ["expanded", "options_file"]
@@ -158,9 +157,7 @@ def _of_file(path: Path, known: Mapping[str, TyperOption], command: str) -> dict
     for key, value in content.items():
         name = keys.get(key.replace("_", "-"))
         if name is None:
-            near = difflib.get_close_matches(key, keys, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(f"{path}: {visible(key)} is no option of {command}{hint}")
+            raise InputError(f"{path}: {visible(key)} is no option of {command}{did_you_mean(key, keys)}")
         if isinstance(value, dict) or (isinstance(value, list) and not known[name].multiple):
             raise InputError(f"{path}: {key} must be one value")
         if isinstance(value, bool) != bool(known[name].is_flag):

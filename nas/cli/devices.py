@@ -7,9 +7,7 @@ from typing import Any
 from nas.cli import options
 from nas.cli.terminal import print_json, print_table
 
-__all__ = ["OF_TESTS", "devices"]
-
-OF_TESTS = "fake"  # measures nothing, so people are not offered it
+__all__ = ["devices"]
 
 
 def devices(as_json: options.Json = False) -> None:
@@ -20,7 +18,7 @@ def devices(as_json: options.Json = False) -> None:
 
     Example: nas devices
     """
-    from nas.catalog import load_plugin, plugins
+    from nas.catalog import OF_TESTS, load_plugin, plugins
 
     rows: list[tuple[str, str, str, str]] = []
     documents: list[dict[str, Any]] = []

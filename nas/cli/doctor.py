@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from nas.catalog import OF_TESTS
 from nas.cli import options
 from nas.cli.cache import parts_document, size_words
-from nas.cli.devices import OF_TESTS
 from nas.cli.terminal import print_json, print_table
 from nas.masking import masked
 

@@ -160,16 +160,16 @@ def write_results(result: SearchResult) -> None:
 
 def result_json(result: SearchResult) -> dict[str, Any]:
     """The winner, that of each budget, the front, the references and all candidates, as `--json` prints them."""
-    winner, roles = result.winner, _roles(result)
+    winner = result.winner
 
     def networks(candidates: Iterable[Candidate]) -> list[dict[str, Any]]:
-        return [_candidate_json(result, candidate, roles) for candidate in candidates]
+        return [_candidate_json(result, candidate) for candidate in candidates]
 
     return {
         "results": str(result.path),
-        "winner": _candidate_json(result, winner, roles) if winner else None,
+        "winner": _candidate_json(result, winner) if winner else None,
         "winners": {
-            f"{budget_ms:g}": one and _candidate_json(result, one, roles) for budget_ms, one in result.winners.items()
+            f"{budget_ms:g}": one and _candidate_json(result, one) for budget_ms, one in result.winners.items()
         },
         "front": networks(result.front),
         "references": networks(result.references),
@@ -177,14 +177,7 @@ def result_json(result: SearchResult) -> dict[str, Any]:
     }
 
 
-def _roles(result: SearchResult) -> dict[tuple[str, str], str]:
-    """What each candidate is, by kind and id."""
-    return {(one.kind, one.id): role for one, role in zip(result.candidates, result.roles, strict=True)}
-
-
-def _candidate_json(
-    result: SearchResult, candidate: Candidate, roles: dict[tuple[str, str], str] | None = None
-) -> dict[str, Any]:
+def _candidate_json(result: SearchResult, candidate: Candidate) -> dict[str, Any]:
     from nas.report import standard_error
 
     interval = [candidate.details[end] for end in ("low", "high") if end in candidate.details]
@@ -193,7 +186,7 @@ def _candidate_json(
     return {
         "id": candidate.id,
         **({"name": candidate.name} if candidate.name else {}),
-        "role": (roles or _roles(result))[candidate.kind, candidate.id],
+        "role": result.role_of[candidate.kind, candidate.id],
         "latency_ms": round(candidate.latency_ms, 6),
         "interval_ms": [round(candidate.low_ms, 6), round(candidate.high_ms, 6)],
         "score": candidate.score,

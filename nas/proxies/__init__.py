@@ -15,14 +15,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from nas.catalog import load_plugin
-from nas.errors import InputError
+from nas.errors import InputError, did_you_mean
 from nas.networks import Architecture
 from nas.proxies._base import (
     CIRCUMSTANCES,
@@ -113,9 +112,7 @@ def build_proxies(
     known = {option: None for plugin in plugins.values() for option in plugin.options.model_fields}
     if unknown := sorted(set(given) - set(known)):
         takes = f"its options are {', '.join(known)}" if known else "it has no options"
-        near = get_close_matches(unknown[0], known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(f"--proxy {names} does not take {unknown[0]}: {takes}{hint}")
+        raise InputError(f"--proxy {names} does not take {unknown[0]}: {takes}{did_you_mean(unknown[0], known)}")
     checked = {member: _checked(member, plugin, given) for member, plugin in plugins.items()}
     for name, members in panels.items():
         # Not the options themselves: a file that is named in two ways has two classes of them.

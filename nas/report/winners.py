@@ -101,9 +101,7 @@ def candidates_table(
 
 def role_words(result: SearchResult) -> dict[tuple[str, str], str]:
     """What each candidate is, by kind and id; of several budgets a winner has its own."""
-    found: dict[tuple[str, str], str] = {
-        (one.kind, one.id): role for one, role in zip(result.candidates, result.roles, strict=True)
-    }
+    found = dict(result.role_of)
     if len(result.run.budgets) > 1 and not result.run.whole_front:
         won: dict[str, list[str]] = {}
         for budget_ms, winner in result.winners.items():

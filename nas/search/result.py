@@ -269,6 +269,11 @@ class SearchResult:
 
         return [role(one) for one in self.candidates]
 
+    @cached_property
+    def role_of(self) -> dict[tuple[str, str], str]:
+        """The roles by kind and id of a candidate."""
+        return {(one.kind, one.id): role for one, role in zip(self.candidates, self.roles, strict=True)}
+
     def to_dataframe(self) -> pandas.DataFrame:
         """All candidates as a pandas table, one a row.
 
