@@ -24,6 +24,7 @@ from nas.data import ImageSet, training_batches
 from nas.errors import InputError, NasError
 from nas.networks import Architecture, AttentionSpec, ConvSpec, StageSpec
 from nas.networks.modules import Network, build_model, residual_norms
+from nas.training.muon import Muon
 
 __all__ = [
     "Optimizer",
@@ -74,7 +75,7 @@ class Optimizer:
             {"params": [p for p in others if p.squeeze().ndim <= 1], "weight_decay": 0.0},
         ]
         self._rates = (matrix_rate, rate)
-        self._muon = torch.optim.Muon(self._matrices, momentum=_MUON_MOMENTUM, weight_decay=0.0)
+        self._muon = Muon(self._matrices, momentum=_MUON_MOMENTUM)
         self._adam = torch.optim.AdamW(groups, fused=True)
 
     def step(self, share: float) -> None:

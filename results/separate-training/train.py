@@ -25,7 +25,14 @@ from safetensors.torch import load_file, save_file
 from nas.data import load_images, training_batches
 from nas.latency.published import PublishedPoint, read_points
 from nas.proxies._torch import held_out
-from nas.training.recipe import Optimizer, autocast, calibrate_norms, calibration_batches, initial_network
+from nas.training.recipe import (
+    Optimizer,
+    autocast,
+    calibrate_norms,
+    calibration_batches,
+    faster_precision,
+    initial_network,
+)
 from nas.validate.ranking import kendall_tau_b
 
 HERE = Path(__file__).parent
@@ -82,10 +89,11 @@ def leg(asked, images, row: PublishedPoint, look: int) -> None:  # noqa: D103
     steps = look // BATCH
     if done >= steps:
         return
+    precision = faster_precision("cpu")  # bf16 takes several times as long where the processor lacks it
     network.train()
     start = time.monotonic()
     for pictures, labels in training_batches(images, batch_size=BATCH, steps=steps, seed=asked.seed, done=done):
-        with autocast(pictures.device, "bf16"):
+        with autocast(pictures.device, precision):
             logits = network(pictures)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
         loss.backward()
@@ -97,8 +105,8 @@ def leg(asked, images, row: PublishedPoint, look: int) -> None:  # noqa: D103
         if done % 100 == 0:
             sys.stderr.write(f"{row.name} {done} of {steps}: {loss.item():.3f}, {time.monotonic() - start:.0f} s\n")
     seconds = time.monotonic() - start
-    calibrate_norms(average, calibration_batches(images, images=2048, seed=asked.seed), precision="bf16")
-    seen = held_out(average, images, batch_size=256, precision="bf16")
+    calibrate_norms(average, calibration_batches(images, images=2048, seed=asked.seed), precision=precision)
+    seen = held_out(average, images, batch_size=256, precision=precision)
     line = {
         "data": asked.data.rsplit("/", 1)[-1],
         "resolution": asked.resolution,
