@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CURES",
     "decode",
+    "framed",
     "grey_range",
     "picture_readers",
     "picture_suffixes",
@@ -119,29 +120,48 @@ def decode(content: bytes, resolution: int) -> npt.NDArray[np.uint8] | npt.NDArr
         ValueError: it is not a picture that can be read. The message is one line.
         MemoryError: there is too little memory for it.
     """
+    # For large JPEG files, skip detail that scaling removes anyway.
+    return framed(content, lambda image: _square(image, resolution), least=2 * resolution)
+
+
+def framed(
+    content: bytes, frame: Callable[[Image.Image], Image.Image], *, least: int | None = None
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
+    """A part of a picture, scaled: the first frame, upright, in RGB.
+
+    Args:
+        content: the bytes of a file.
+        frame: scales and crops; what it gets may be transparent, or of floating-point grey.
+        least: a JPEG file of larger sides may be read with fewer pixels, down to this. None to read every pixel.
+    Returns:
+        (3, H, W) bytes; of deep grey (H, W) floats, its own values.
+    Raises:
+        ValueError: it is not a picture that can be read. The message is one line.
+        MemoryError: there is too little memory for it.
+    """
     from PIL import Image
 
     from nas.data.misread import meant, prepare, signed
 
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            # For large JPEG files, skip detail that scaling removes anyway.
-            opened.draft("RGB", (2 * resolution, 2 * resolution))
+            if least is not None:
+                opened.draft("RGB", (least, least))
             deep = opened.mode in ("I", "F") or opened.mode.startswith("I;16")
             _refuse_bomb(opened, share=0.5 if deep else 1)
             prepare(opened)
             opened.load()
             image = upright(opened)
             if deep:
-                return _deep(meant(opened, np.asarray(image), content), resolution)
+                return _deep(meant(opened, np.asarray(image), content), frame)
             if signed(opened):
                 image = image.point([level ^ 128 for level in range(256)])
-            square = np.asarray(_on_white(_square(_in_colours(image), resolution))).transpose(2, 0, 1)
+            part = np.asarray(_on_white(frame(_in_colours(image)))).transpose(2, 0, 1)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, struct.error, zlib.error, ...
         raise ValueError(_why(error, content)) from error
-    return square
+    return part
 
 
 def _refuse_bomb(image: Image.Image, *, share: float) -> None:
@@ -248,7 +268,7 @@ def _lab_transform() -> ImageCms.ImageCmsTransform:
     return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
 
 
-def _deep(values: npt.NDArray[Any], resolution: int) -> npt.NDArray[np.float32]:
+def _deep(values: npt.NDArray[Any], frame: Callable[[Image.Image], Image.Image]) -> npt.NDArray[np.float32]:
     from PIL import Image
 
     if values.dtype != np.float32:
@@ -262,7 +282,7 @@ def _deep(values: npt.NDArray[Any], resolution: int) -> npt.NDArray[np.float32]:
         values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     else:
         raise ValueError("no pixel is a finite number")
-    scaled: npt.NDArray[np.float32] = np.asarray(_square(Image.fromarray(values), resolution))
+    scaled: npt.NDArray[np.float32] = np.asarray(frame(Image.fromarray(values)))
     return scaled.clip(low, high)  # without the overshoot of scaling
 
 

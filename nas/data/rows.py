@@ -29,6 +29,8 @@ __all__ = [
     "counted",
     "file_bytes",
     "in_blocks",
+    "labelled",
+    "limited",
     "said",
     "unreadable",
 ]
@@ -199,8 +201,8 @@ def choose_rows(
     if val is not None and not (val.labels >= 0).any():  # test splits are often published without labels
         notes += [f"{counted(len(val.labels), 'validation image')} without labels left out"] if len(val.labels) else []
         val = None
-    train = _labelled(train, source, notes, skip_broken=skip_broken)
-    val = val and _labelled(val, source, notes, skip_broken=skip_broken)
+    train = labelled(train, source, notes, skip_broken=skip_broken)
+    val = val and labelled(val, source, notes, skip_broken=skip_broken)
     if len(np.unique(train.labels)) < 2:
         raise InputError(
             f"{source}: all images are of one class; class folders or a column of labels must tell two or more"
@@ -217,10 +219,15 @@ def choose_rows(
             f"{source}: validation has classes that train has no image of: {said(lacking)}; give both splits the same "
             "names of classes"
         )
-    return _limit(train, train_limit, seed), _limit(val, val_limit, seed), notes
+    return limited(train, train_limit, seed), limited(val, val_limit, seed), notes
 
 
-def _labelled(rows: Rows, source: str, notes: list[str], *, skip_broken: bool) -> Rows:
+def labelled(rows: Rows, source: str, notes: list[str], *, skip_broken: bool) -> Rows:
+    """The rows that have a label; what is left out is added to `notes` in words.
+
+    Raises:
+        InputError: a row has none, and broken ones are not left out.
+    """
     missing = np.flatnonzero(rows.labels < 0)
     if not len(missing):
         return rows
@@ -233,7 +240,7 @@ def _labelled(rows: Rows, source: str, notes: list[str], *, skip_broken: bool) -
     return rows.take(np.flatnonzero(rows.labels >= 0))
 
 
-def _limit(rows: Rows, limit: int | None, seed: int) -> Rows:
+def limited(rows: Rows, limit: int | None, seed: int) -> Rows:
     """At most `limit` rows, spread over the classes as evenly as possible, in their original order."""
     rank = _rank_in_class(rows.labels, seed)
     return rows.take(np.sort(np.argsort(rank, kind="stable")[:limit]))
