@@ -1,7 +1,13 @@
-"""How weights get into networks and out of them: under this project's names, timm's and the iFormer authors'."""
+"""How weights get into networks and out of them: under this project's names, timm's and the iFormer authors'.
+
+Checkpoints of detection and segmentation, as mmdetection, mmsegmentation and nas/dense write them, have no classifier.
+The network then keeps its own, and one line says so. Windows of attention units are no weights: the same file fits with
+and without them.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +16,7 @@ from typing import Any, assert_never
 from safetensors.torch import save
 from torch import Tensor
 
-from nas.errors import InputError
+from nas.errors import InputError, visible
 from nas.files import write_beside
 from nas.networks.architecture import Architecture
 from nas.networks.layers import AttentionLayer, ConvLayer, DownsampleLayer, HeadLayer, StemLayer
@@ -63,7 +69,8 @@ def load_weights(network: Network, path: Path, *, head: bool = True, weights_key
     Args:
         network: in training form; changed only if everything fits.
         path: as in `load_model`.
-        head: also load the classifier; otherwise the network keeps its own, for example for other classes.
+        head: also load the classifier, if the file has one; otherwise the network keeps its own, for example for other
+            classes.
         weights_key: which weights to take, if the file has several, as in `read_checkpoint`.
     Raises:
         InputError: the file cannot be read, holds something other than weights, or does not fit the network.
@@ -110,8 +117,9 @@ def _load(network: Network, checkpoint: Checkpoint, *, head: bool) -> None:
         names = _timm_names(network)
         given = {_timm_from_authors(name): name for name in tensors}
     # From here `names` maps this project's keys to common names, and `given` maps common names to the file's keys.
-    if not head:
-        heads = ("head.", f"layers.{len(network.layers) - 1}.")
+    heads = ("head.", f"layers.{len(network.layers) - 1}.")
+    lacks_head = not any(name.startswith(heads) for name in given)
+    if not head or lacks_head:
         names = {key: name for key, name in names.items() if not name.startswith(heads)}
         given = {name: key for name, key in given.items() if not name.startswith(heads)}
     # Files that are made for inference leave the counters of the batch norms out.
@@ -139,6 +147,11 @@ def _load(network: Network, checkpoint: Checkpoint, *, head: bool) -> None:
     network.load_state_dict(
         state | {key: tensors[given[name]].reshape(state[key].shape) for key, name in names.items()}
     )
+    if head and lacks_head:
+        logging.getLogger(__name__).warning(
+            f"{visible(str(path), limit=150)}: has no classifier, as after detection or segmentation: the network "
+            "keeps its own"
+        )
 
 
 def _first(names: list[str]) -> str:

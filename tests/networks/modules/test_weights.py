@@ -318,3 +318,69 @@ def test_without_the_head_other_classes_are_kept(trained: Trained, tmp_path: Pat
 
     assert torch.equal(network.features(images())[-1], other.features(images())[-1])
     assert torch.equal(head, other.layers[-1].state_dict()["classifiers.0.linear.weight"])
+
+
+class TestDense:
+    """Checkpoints of detection and segmentation."""
+
+    @pytest.fixture
+    def windowed(self) -> Architecture:
+        windows = SHMA.model_copy(update={"window": 2})
+        blocks = ((CONV,), (CONV,), (CONV, windows, windows, SHMA, CONV), (SHMA,))
+        stages = tuple(StageSpec(channels=c, blocks=b) for c, b in zip((8, 16, 24, 32), blocks, strict=True))
+        return small(stages=stages)
+
+    @staticmethod
+    def written(network: nn.Module, *, names: Callable[[nn.Module], dict[str, Tensor]]) -> dict[str, Any]:
+        """As mmengine writes a detector: its backbone beside other parts, and beside all that a training remembers."""
+        body = {n: t for n, t in names(network).items() if not n.startswith(("head.", "classifier."))}
+        others = ("neck.fpn_convs.0.conv.weight", "rpn_head.rpn_cls.weight", "roi_head.bbox_head.fc_cls.weight")
+        others = (*others, "decode_head.scale_heads.0.0.conv.weight", "auxiliary_head.conv_seg.weight")
+        state = {f"backbone.{name}": tensor for name, tensor in body.items()}
+        state |= {name: torch.zeros(4, 4) for name in others}
+        return {"meta": {"epoch": 12, "iter": 87960}, "state_dict": state, "optimizer": {"state": {}}}
+
+    @pytest.mark.parametrize("names", [authors_names, lambda n: to_timm(n)[0]], ids=["authors", "timm"])
+    def test_the_backbone_fits_with_and_without_windows(
+        self,
+        names: Callable[[nn.Module], dict[str, Tensor]],
+        windowed: Architecture,
+        trained: Trained,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        everywhere = windowed.at(resolution=32)  # at which no window fits
+        source = trained(build_model(everywhere))
+        torch.save(self.written(source, names=names), tmp_path / "epoch_12.pth")
+
+        for architecture in (everywhere, windowed):
+            network = build_model(architecture)
+            own = network.layers[-1].state_dict()["classifiers.0.linear.weight"].clone()
+            load_weights(network, tmp_path / "epoch_12.pth")
+
+            expected = build_model(architecture)
+            expected.load_state_dict(source.state_dict())
+            for ours, theirs in zip(network.eval().features(images()), expected.eval().features(images()), strict=True):
+                assert torch.equal(ours, theirs)
+            assert torch.equal(own, network.layers[-1].state_dict()["classifiers.0.linear.weight"])
+        assert any(
+            not torch.equal(a, b) for a, b in zip(expected.features(images()), source.features(images()), strict=True)
+        )
+        told = "has no classifier, as after detection or segmentation: the network keeps its own"
+        assert [f"{tmp_path}/epoch_12.pth: {told}"] * 2 == [record.getMessage() for record in caplog.records]
+
+    def test_a_backbone_that_lacks_more_than_the_classifier_is_refused(self, tmp_path: Path) -> None:
+        checkpoint = self.written(build_model(small()), names=authors_names)
+        del checkpoint["state_dict"]["backbone.downsample_layers.0.0.c.weight"]
+        torch.save(checkpoint, tmp_path / "w.pth")
+
+        message = error_of(load_weights, build_model(small()), tmp_path / "w.pth")
+
+        assert f"{tmp_path}/w.pth: lacks stem.conv1.c.weight, which this network has" == message
+
+    def test_without_the_head_nothing_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        torch.save(self.written(build_model(small()), names=authors_names), tmp_path / "w.pth")
+
+        load_weights(build_model(small(num_classes=7)), tmp_path / "w.pth", head=False)
+
+        assert caplog.records == []
