@@ -1,7 +1,8 @@
 """Latency-aware neural architecture search over the iFormer family of mobile vision networks.
 
 The public names are resolved on first use, so that `import nas` loads neither torch nor pydantic. `nas.search`,
-`nas.latency` and `nas.export` are packages and functions as well: `nas.search("iformer", "iphone13", budget_ms=1.1)`.
+`nas.latency`, `nas.export` and `nas.evaluate` are packages and functions as well:
+`nas.search("iformer", "iphone13", budget_ms=1.1)`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from nas.report import write_plot
     from nas.search import Candidate, SearchResult, plan_search
     from nas.search.api import search as search
+    from nas.search.evaluate import evaluate as evaluate
     from nas.search.export import export as export
     from nas.search.run import run_search
 
@@ -59,7 +61,13 @@ _HOMES = {
     "write_plot": "report",
 }
 
-_PACKAGES = ("export", "latency", "model", "search")  # such as `nas.model.load_weights` and `nas.search(...)`
+_PACKAGES = (
+    "evaluate",
+    "export",
+    "latency",
+    "model",
+    "search",
+)  # such as `nas.model.load_weights` and `nas.search(...)`
 
 
 def __getattr__(name: str) -> Any:
@@ -71,4 +79,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "export", "latency", "search"])
+    return sorted([*__all__, "evaluate", "export", "latency", "search"])

@@ -24,6 +24,7 @@ ORDER = [
     {"networks"},
     {"accuracy", "data", "model"},
     {"training", "export"},
+    {"evaluate"},
     {"devices", "proxies"},
     {"latency"},
     {"search"},

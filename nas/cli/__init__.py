@@ -20,6 +20,7 @@ from nas.cli import (
     cache,
     devices,
     doctor,
+    evaluate,
     export,
     latency,
     results,
@@ -82,6 +83,7 @@ app.command()(results.show)
 app.command()(results.front)
 app.command()(validate.validate)
 app.command()(export.export)
+app.command()(evaluate.evaluate)
 app.command()(doctor.doctor)
 app.add_typer(table.app, name="table")
 app.add_typer(space.app, name="space")

@@ -128,8 +128,8 @@ def export(
             resolution=resolution,
             budget_ms=budget_ms,
             classes=classes,
-            mean=_three("--mean", mean),
-            std=_three("--std", std),
+            mean=options.read_three("--mean", mean),
+            std=options.read_three("--std", std),
             data=source,
             table=table,
             say=say,
@@ -139,14 +139,3 @@ def export(
         )
     for path in written:
         print_data(str(path))
-
-
-def _three(name: str, text: str | None) -> list[float] | None:
-    """Three numbers with commas between them."""
-    if text is None:
-        return None
-    try:
-        red, green, blue = map(float, text.split(","))
-    except ValueError:
-        raise InputError(f"{name} must be three numbers such as 0.485,0.456,0.406, got {text!r}") from None
-    return [red, green, blue]

@@ -53,6 +53,7 @@ __all__ = [
     "read_seconds",
     "read_settings",
     "read_storage",
+    "read_three",
 ]
 
 ANYWHERE = ("--traceback", "--quiet", "--verbose")  # options of every command, wherever they stand
@@ -333,3 +334,14 @@ def read_settings(options: list[str] | None, **shorthands: object) -> dict[str, 
         if settings.setdefault(name, value) != value:
             raise InputError(f"--option {text}: {name} is {settings[name]} already: give it once")
     return settings
+
+
+def read_three(name: str, text: str | None) -> list[float] | None:
+    """Three numbers with commas between them, for red, green and blue."""
+    if text is None:
+        return None
+    try:
+        red, green, blue = map(float, text.split(","))
+    except ValueError:
+        raise InputError(f"{name} must be three numbers such as 0.485,0.456,0.406, got {text!r}") from None
+    return [red, green, blue]

@@ -1,0 +1,154 @@
+"""How good a network, or the winner of a run, is on images: `nas.evaluate(...)` and `nas evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from nas.data import DataSource
+from nas.errors import InputError
+from nas.evaluate import Evaluation
+from nas.networks import Architecture
+from nas.search.result import SearchResult, trained_network, weights_file
+
+if TYPE_CHECKING:
+    from nas.evaluate.subject import Subject
+    from nas.networks.modules import Network
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    network: str | Path | Architecture | Network | SearchResult,
+    data: str | DataSource,
+    *,
+    weights: str | Path | None = None,
+    weights_key: str | None = None,
+    num_classes: int | None = None,
+    split: str = "val",
+    resolution: int | None = None,
+    crop: float | None = None,
+    interpolation: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    classes: str | Path | Sequence[str] | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    say: Callable[[str], None] = lambda line: None,  # noqa: ARG005
+    on_progress: Callable[[str, int, int], None] | None = None,
+    stdin: BinaryIO | None = None,
+) -> Evaluation:
+    """Top-1, top-5, cross-entropy and the confusion table of a network on images, by one protocol for every form of it.
+
+    Every image is decoded whole and upright; its short side is scaled to `resolution / crop`, the middle is cut out,
+    and its pixels are normalised as the network was trained.
+
+    Args:
+        network: a results folder or a run (its winner), a `.torch` folder, a folder of `nas train` (its best network),
+            a reference or an architecture with `weights`, `timm:NAME`, an .onnx file, an .mlpackage (on a Mac); or a
+            network in memory.
+        data: a folder, Parquet files, or a name on the hub.
+        weights: of a reference, an architecture or a network of timm: a file; or `timm`, or `timm:NAME`, for those that
+            are published of a reference.
+        weights_key: which weights to take from a file that has several.
+        num_classes: outputs of the classifier that the weights belong to.
+        split: `val`, `train`, or `all` of data without splits.
+        resolution: height and width of the input in pixels; by default that of the network.
+        crop: share of the short side that is kept; by default 0.875, or what timm says of its network.
+        interpolation: `nearest`, `bilinear`, `bicubic` or `lanczos`; by default bicubic, or what timm says.
+        mean: of red, green and blue in 0..1; by default that of the network's card, file or configuration.
+        std: the standard deviation, in the same way.
+        classes: names of the outputs in order, or a file with one a line, where the network does not say them.
+        batch_size: images at once; 32 by default.
+        device: `cpu` or `cuda`; by default a GPU if there is one, for ONNX the CPU.
+        limit: most images, spread evenly over the classes.
+        seed: of the training that held out a tenth of data without a split; by default that of the run, or 0.
+        out: .csv file for the predictions; the confusion table goes beside it as .confusion.csv.
+        say: gets words about what is found.
+        on_progress: called with the number of images that are done.
+        stdin: read to its end if `network` is `-`.
+    Raises:
+        InputError: the network, its weights, the data or an argument cannot be used.
+        DeviceError: what runs the network is not here.
+        NasError: the network fails.
+
+    Examples:
+        >>> import nas
+        >>> nas.evaluate("best.torch", "photos/").scores.top1.value  # doctest: +SKIP
+        0.8125
+    """
+    from nas.evaluate.find import find_subject
+    from nas.evaluate.run import evaluate_subject
+
+    source = data if isinstance(data, DataSource) else DataSource(name=data)
+    if isinstance(network, str | Path) and (Path(network) / "run.json").exists():
+        network = SearchResult.load(Path(network))
+    if isinstance(network, SearchResult):
+        if weights or num_classes:
+            raise InputError(
+                f"{network.path} is a run and has its own weights and classes: evaluate its winner.json to use others"
+            )
+        subject = _winner(network, resolution=resolution, device=device, say=say)
+        seed = network.run.seed if seed is None else seed
+    else:
+        subject = find_subject(
+            network,
+            weights=None if weights is None else str(weights),
+            weights_key=weights_key,
+            num_classes=num_classes,
+            resolution=resolution,
+            device=device,
+            stdin=stdin or sys.stdin.buffer,
+            say=say,
+        )
+    return evaluate_subject(
+        subject,
+        source,
+        split=split,
+        crop=crop,
+        interpolation=interpolation,
+        mean=mean,
+        std=std,
+        classes=classes,
+        batch_size=batch_size,
+        limit=limit,
+        seed=seed or 0,
+        out=None if out is None else Path(out),
+        say=say,
+        on_progress=on_progress,
+    )
+
+
+def _winner(result: SearchResult, *, resolution: int | None, device: str | None, say: Callable[[str], None]) -> Subject:
+    """The winner of a run with the weights of its training.
+
+    Raises:
+        InputError: the run has no winner, or kept no weights of it.
+    """
+    from nas.evaluate.own import module_subject
+
+    run, winner = result.run, result.winner
+    if winner is not None and not weights_file(result.path, winner.id).exists():
+        raise InputError(
+            f"{result.path}: has no weights of its winner {winner.id}, as nothing was trained: train it, and give "
+            f"winner.json with --weights FILE"
+        )
+    network = result.build_winner()  # which says what is wrong without a winner
+    assert winner is not None
+    names = [one.name for one in run.contents.classes] if run.contents else []
+    say(f"{result.path}: its winner {winner.id} is evaluated")
+    return module_subject(
+        network,
+        name=str(result.path),
+        resolution=resolution,
+        device=device,
+        weights=f"proxy training of {winner.id} in {result.path.resolve().name}",
+        class_names=tuple(names) if len(names) == trained_network(winner).num_classes else (),
+        normalisation=run.normalisation,
+        normalised_by="of the run",
+    )
