@@ -28,6 +28,7 @@ from nas.cli import (
     space,
     supernet,
     table,
+    train,
     validate,
     worker,
 )
@@ -82,6 +83,7 @@ app.command()(results.plot)
 app.command()(results.show)
 app.command()(results.front)
 app.command()(validate.validate)
+app.command()(train.train)
 app.command()(export.export)
 app.command()(evaluate.evaluate)
 app.command()(doctor.doctor)

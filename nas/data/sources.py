@@ -6,8 +6,8 @@ import difflib
 import glob
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from nas.data.columns import image_column
 from nas.data.folders import Folder, read_folder
 from nas.data.rows import Found, counted, said
 from nas.data.splits import hub_splits, parquet_splits
-from nas.data.tables import Hub, Parquet, innermost, one_line, read_tables
+from nas.data.tables import Hub, Parquet, innermost, one_line, quiet_datasets, read_tables
 from nas.data.walk import File, in_order, stamp, walk
 from nas.errors import InputError
 from nas.files import DISK_FULL, Record, cache_folder, digest_of, unwritten, write_beside
@@ -90,7 +90,7 @@ class _Hub:
 
         asked = self.asked
         try:
-            with _quiet():
+            with quiet_datasets():
                 loaded = load_dataset(asked.name, revision=self.revision)
         except Exception as error:  # `datasets` wraps its readers' errors in its own exceptions, several deep
             cause = innermost(error)
@@ -238,22 +238,3 @@ def _nearest(path: Path) -> str:
     if close := difflib.get_close_matches(missing.name, names, n=1):
         return f"did you mean {missing.parent / close[0]}?"
     return f"{missing.parent} has no {missing.name}"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the progress bars of `datasets` and the hub; the caller's `progress` reports instead."""
-    import datasets
-    from huggingface_hub import utils
-
-    # For mypy: huggingface_hub exports these functions without listing them.
-    hidden, hub_hidden = not datasets.is_progress_bar_enabled(), utils.are_progress_bars_disabled()  # type: ignore[attr-defined]
-    datasets.disable_progress_bars()
-    utils.disable_progress_bars()  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        if not hidden:
-            datasets.enable_progress_bars()
-        if not hub_hidden:
-            utils.enable_progress_bars()  # type: ignore[attr-defined]

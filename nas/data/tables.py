@@ -8,7 +8,8 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,11 +21,12 @@ from nas.data.columns import class_names, holds, image_column, label_column, pla
 from nas.data.rows import Content, Found, Missing, Rows, said, unreadable
 from nas.data.walk import stamp
 from nas.errors import InputError
+from nas.files import DISK_FULL, unwritten
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Hub", "Parquet", "innermost", "one_line", "read_tables"]
+__all__ = ["Hub", "Parquet", "innermost", "mapped", "one_line", "quiet_datasets", "read_tables"]
 
 _BLOCK = 64  # rows read at once
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -229,6 +231,47 @@ class _Column:
             yield _content(value, folder)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mapped:
+    """The images of Parquet files, mapped into memory by `datasets`: any row is read at once."""
+
+    parquet: Parquet
+    dataset: Dataset  # of the column alone
+    name: str
+
+    def where(self, row: int) -> str:
+        return self.parquet.where(row)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> Iterator[Content]:
+        for row in rows.tolist():
+            file = self.parquet.files[bisect.bisect_right(self.parquet.starts, row) - 1]
+            yield _content(self.dataset[row : row + 1][self.name].to_pylist()[0], file.parent)
+
+
+def mapped(rows: Rows) -> Rows:
+    """The same rows, for reading in any order. `datasets` copies Parquet files into its cache for it, once.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    images = rows.images
+    if not (isinstance(images, _Column) and isinstance(images.table, Parquet)):
+        return rows
+    from datasets import load_dataset
+
+    table = images.table
+    files = [str(file) for file in table.files]
+    try:
+        with quiet_datasets():
+            loaded = load_dataset("parquet", data_files=files, split="train", columns=[images.name])
+    except Exception as error:  # `datasets` wraps its readers' errors in its own exceptions, several deep
+        cause = innermost(error)
+        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
+            raise unwritten(Path(cause.filename or files[0]), cause) from error
+        raise InputError(f"{files[0]}: `datasets` cannot map it ({one_line(error)}); fetch it again") from error
+    return replace(rows, images=_Mapped(parquet=table, dataset=loaded.with_format("arrow"), name=images.name))
+
+
 def _named(value: Any, folder: Path) -> bytes | str | None:
     """The bytes or else the path of a row's picture; a relative path begins beside the file of the table."""
     if isinstance(value, Mapping):
@@ -319,3 +362,22 @@ def innermost(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """Hide the progress bars of `datasets` and the hub; the caller's `progress` reports instead."""
+    import datasets
+    from huggingface_hub import utils
+
+    # For mypy: huggingface_hub exports these functions without listing them.
+    hidden, hub_hidden = not datasets.is_progress_bar_enabled(), utils.are_progress_bars_disabled()  # type: ignore[attr-defined]
+    datasets.disable_progress_bars()
+    utils.disable_progress_bars()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if not hidden:
+            datasets.enable_progress_bars()
+        if not hub_hidden:
+            utils.enable_progress_bars()  # type: ignore[attr-defined]

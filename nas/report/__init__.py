@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nas.report.notation import BLOCKS, amounts, by_stage, size_words, table_words
-    from nas.report.page import write_plot, write_report, write_validation
+    from nas.report.page import write_plot, write_report, write_training, write_validation
     from nas.report.predicted import accuracy_words, is_predicted, landmarks, published_words, survey_steps
     from nas.report.sections import Section, validation_sections
     from nas.report.tracking import open_tracker
@@ -56,6 +56,7 @@ __all__ = [
     "winners_table",
     "write_plot",
     "write_report",
+    "write_training",
     "write_validation",
 ]
 
@@ -84,6 +85,7 @@ _HOMES = {
     "winners_table": "winners",
     "write_plot": "page",
     "write_report": "page",
+    "write_training": "page",
     "write_validation": "page",
 }
 

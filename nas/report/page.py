@@ -19,11 +19,13 @@ from nas.report.front import front_figures
 from nas.report.literature import published_networks
 from nas.report.predicted import is_predicted
 from nas.report.sections import validation_sections
+from nas.report.trained import training_contents
 from nas.report.words import markdown
 from nas.search import SearchResult
+from nas.training.record import read_training
 from nas.validate import Validation
 
-__all__ = ["plot_of", "write_plot", "write_report", "write_validation"]
+__all__ = ["plot_of", "write_plot", "write_report", "write_training", "write_validation"]
 
 
 def write_report(result: SearchResult) -> None:
@@ -80,6 +82,21 @@ def write_validation(validation: Validation, out: Path) -> None:
     figures = {f"figure-{number}": one.figure() for number, one in enumerate(sections) if one.figure}
     script = {"figures": figures, "colours": COLOURS}
     write_beside(out, _render("validation.html", sections=sections, script=script))
+
+
+def write_training(folder: Path) -> Path:
+    """Write the page of a full training, training.html, into its folder.
+
+    Raises:
+        InputError: the folder is none of a training, or no epoch of it has ended.
+    """
+    found = read_training(folder)
+    if found is None or not found[1]:
+        raise InputError(f"{folder}: no training of which an epoch has ended")
+    contents = training_contents(*found)
+    page = folder / "training.html"
+    write_beside(page, _render("training.html", **contents | {"script": contents["script"] | {"colours": COLOURS}}))
+    return page
 
 
 def _render(template: str, **contents: Any) -> bytes:

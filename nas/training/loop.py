@@ -22,10 +22,11 @@ from nas.errors import InputError, NasError
 from nas.training.checkpoint import Keeper, Kept
 from nas.training.course import Epoch, Step, Watch
 from nas.training.optimisation import Optimisation, adamw, moving_average, rates
+from nas.training.processes import is_first, processes, rank
 from nas.training.randomness import own_randomness, seed_all, seed_of
 from nas.training.recipe import Precision, autocast, memory_failures
 
-__all__ = ["Task", "is_first", "processes", "train"]
+__all__ = ["Task", "train"]
 
 _AVERAGE, _WEIGHTS, _OPTIMIZER = "average/", "weights/", "optimizer/"
 
@@ -74,8 +75,9 @@ def train(
     device: torch.device,
     precision: Precision,
     is_compiled: bool = False,
+    keep: Callable[[nn.Module, Epoch], None],
     on_step: Callable[[Step], None],
-    on_epoch: Callable[[nn.Module, Epoch], None],
+    on_epoch: Callable[[Epoch], None],
 ) -> list[Epoch]:
     """Train until the last epoch, or go on with what `folder` holds.
 
@@ -91,8 +93,9 @@ def train(
         device: of `task.module`.
         precision: of matrix products and convolutions.
         is_compiled: let torch.compile translate the module first, which takes minutes.
+        keep: writes the judged module of an epoch; called in the first process, before the checkpoint is written.
         on_step: called after every step, in the first process.
-        on_epoch: called with the judged module and the epoch, in the first process, before the checkpoint is written.
+        on_epoch: called in the first process, after the checkpoint is written.
     Returns:
         All epochs.
     Raises:
@@ -125,19 +128,10 @@ def train(
                 raise
             epoch = run.judge(number, watch)
             if is_first():
-                on_epoch(run.judged, epoch)
+                keep(run.judged, epoch)
                 keeper.save(run.kept(keeper.training), run.tensors())
+                on_epoch(epoch)
     return run.history
-
-
-def processes() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def is_first() -> bool:
-    """Whether this process is the one that writes and prints."""
-    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 class _Run:
@@ -180,7 +174,7 @@ class _Run:
         Raises:
             NasError: the loss is not a number, or memory ran out.
         """
-        seed_all(seed_of(self._seed, self.done, dist.get_rank() if dist.is_initialized() else 0))
+        seed_all(seed_of(self._seed, self.done, rank()))
         self._set_rate(self.done)
         self.is_whole = False
         parts = batch if self._optimisation.accumulate > 1 else [batch]

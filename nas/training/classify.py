@@ -1,0 +1,239 @@
+"""Classification as a task of the loop: pictures cropped, changed and mixed by timm, labels and a teacher learned.
+
+Workers decode and change pictures, as bytes; what is left, normalising, erasing and mixing, is done to whole batches on
+the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from nas.data.stream import Pictures, PictureSet
+from nas.errors import InputError
+from nas.networks.modules import Network
+from nas.networks.modules.outside import timm_part
+from nas.training.distil import FullTeacher, distillation_loss
+from nas.training.full_recipe import TrainingRecipe
+from nas.training.processes import processes, rank
+from nas.training.randomness import seed_all, seed_of
+from nas.training.recipe import autocast
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Classification", "Classifiers"]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's training images, as usual
+
+_JUDGED = 5  # classes of top-5
+_ORDER, _PICTURE = 0, 1  # what a seed is for
+
+
+class Classifiers(nn.Module):
+    """A network whose every call gives the logits of all its classifiers: one, or with distillation two."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) to one or two (B, classes)."""
+        return self.network.head_logits(images)
+
+
+class Classification:
+    """A network, the pictures it is trained on, and those it is judged on.
+
+    Args:
+        network: in training form, with two classifiers if there is a teacher.
+        pictures: of the source.
+        recipe: what is done to them.
+        seed: of order and changes.
+        device: of the training.
+        mean: of the pixels of a batch, in 0..1.
+        std: their standard deviation.
+        teacher: what else is learned from.
+        workers: processes that decode, for each process that trains; 0 decodes in that one.
+    Raises:
+        InputError: the batch does not fit the data or the processes, or timm is missing.
+    """
+
+    best = "top1"
+
+    def __init__(
+        self,
+        network: Network,
+        pictures: PictureSet,
+        recipe: TrainingRecipe,
+        *,
+        seed: int,
+        device: torch.device,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+        teacher: FullTeacher | None = None,
+        workers: int = 0,
+    ) -> None:
+        timm_data = timm_part("timm.data", needed_for="a full training", extra="train")
+        erasing = timm_part("timm.data.random_erasing")
+        size, changes, batch = network.architecture.resolution, recipe.augmentation, recipe.optimisation.batch_size
+        self._rank, self._processes = rank(), processes()
+        shares = self._processes * recipe.optimisation.accumulate
+        self._mixes = changes.mixup > 0 or changes.cutmix > 0
+        unit = shares * (2 if self._mixes else 1)
+        if batch % unit:
+            raise InputError(
+                f"batch_size {batch}: must be a multiple of {unit}, for {self._processes} processes, accumulate "
+                f"{recipe.optimisation.accumulate}{' and mixing in pairs' if self._mixes else ''}"
+            )
+        if len(pictures.train) < batch:
+            raise InputError(f"{pictures.description}: fewer than the {batch} of a step; give a smaller --batch-size")
+        self.module: nn.Module = Classifiers(network).to(device)
+        self.steps = len(pictures.train) // batch
+        self._part = batch // shares
+        self._accumulate = recipe.optimisation.accumulate
+        self._pictures, self._recipe, self._seed = pictures, recipe, seed
+        self._device, self._workers, self._teacher = device, workers, teacher
+        self._scale, self._offset = _normalisation(mean, std, device)
+        self._change = timm_data.create_transform(
+            size,
+            is_training=True,
+            use_prefetcher=True,  # bytes; what is left is done here to whole batches
+            scale=changes.crop_scale,
+            hflip=changes.flip,
+            color_jitter=None,
+            auto_augment=changes.rand_augment or None,
+            interpolation=changes.interpolation,
+            mean=IMAGENET_MEAN,
+        )
+        self._erase = erasing.RandomErasing(changes.erasing, mode="pixel", device=device) if changes.erasing else None
+        self._mix = None
+        if self._mixes:
+            self._mix = timm_data.Mixup(
+                mixup_alpha=changes.mixup,
+                cutmix_alpha=changes.cutmix,
+                switch_prob=changes.switch,
+                label_smoothing=recipe.label_smoothing,
+                num_classes=pictures.num_classes,
+            )
+
+    def batches(self, epoch: int, *, done: int) -> Iterator[Any]:
+        """Pictures as bytes (B, 3, H, H) and labels (B,); lists of them with `accumulate`."""
+        order = torch.randperm(
+            len(self._pictures.train), generator=torch.Generator().manual_seed(seed_of(self._seed, epoch, _ORDER))
+        )
+        whole = self._part * self._processes * self._accumulate
+        keys: list[list[tuple[int, int]]] = []
+        for step in range(done, self.steps):
+            chosen = order[step * whole : (step + 1) * whole][self._rank :: self._processes].tolist()
+            for first in range(0, len(chosen), self._part):
+                keys.append([(epoch, position) for position in chosen[first : first + self._part]])
+        parts = self._loader(_Changed(self._pictures.train, self._change, self._recipe_size(), self._seed), keys)
+        if self._accumulate == 1:
+            yield from parts
+            return
+        waiting: list[Any] = []
+        for part in parts:
+            waiting.append(part)
+            if len(waiting) == self._accumulate:
+                yield waiting
+                waiting = []
+
+    def loss(self, module: nn.Module, batch: Any) -> tuple[Tensor, int]:
+        """Cross-entropy with the labels and, with a teacher, with what it says of the same pictures."""
+        pixels, labels = (tensor.to(self._device, non_blocking=True) for tensor in batch)
+        images = self._normalised(pixels)
+        if self._erase is not None:
+            images = self._erase(images)
+        targets = labels
+        if self._mix is not None:
+            images, targets = self._mix(images, labels)
+        logits = module(images)
+        smoothing = 0.0 if targets.is_floating_point() else self._recipe.label_smoothing
+        loss = F.cross_entropy(logits[0].float(), targets, label_smoothing=smoothing)
+        if self._teacher is not None:
+            taught = distillation_loss(logits[-1].float(), self._teacher(images), self._recipe.distillation)
+            alpha = self._recipe.distillation.alpha
+            loss = (1 - alpha) * loss + alpha * taught
+        return loss, len(labels)
+
+    def judge(self, module: nn.Module) -> dict[str, float]:
+        """Shares of the held-out pictures whose class is the likeliest, or among the five likeliest; nats."""
+        positions = list(range(self._rank, len(self._pictures.val), self._processes))
+        size = 2 * self._part
+        keys = [[(0, position) for position in positions[at : at + size]] for at in range(0, len(positions), size)]
+        frame = _Middle(self._recipe_size(), self._recipe.crop)
+        sums = torch.zeros(4, dtype=torch.float64, device=self._device)
+        network = module.network
+        assert isinstance(network, Network)
+        for pixels, labels in self._loader(_Changed(self._pictures.val, frame, self._recipe_size(), None), keys):
+            images, known = self._normalised(pixels.to(self._device)), labels.to(self._device)
+            with autocast(self._device, "fp32"):
+                logits = network(images).float()
+            likeliest = logits.topk(min(_JUDGED, logits.shape[1]), dim=1).indices == known[:, None]
+            nats = F.cross_entropy(logits, known, reduction="sum")
+            parts = (likeliest[:, 0].sum(), likeliest.any(1).sum(), nats, torch.tensor(len(known)))
+            sums += torch.stack([part.to(sums) for part in parts])
+        if dist.is_initialized():
+            dist.all_reduce(sums)
+        right, among, nats_in_all, count = sums.tolist()
+        return {"top1": right / count, "top5": among / count, "cross_entropy": nats_in_all / count}
+
+    def _recipe_size(self) -> int:
+        network = self.module.network
+        assert isinstance(network, Network)
+        return network.architecture.resolution
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        images = pixels.contiguous(memory_format=torch.channels_last).float()
+        return images.mul_(self._scale).add_(self._offset)
+
+    def _loader(self, pictures: Dataset[Any], keys: list[list[tuple[int, int]]]) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(
+            DataLoader(
+                pictures,
+                batch_sampler=keys,
+                num_workers=self._workers if len(keys) > 1 else 0,
+                pin_memory=self._device.type == "cuda",
+            )
+        )
+
+
+class _Changed(Dataset[tuple[Tensor, int]]):
+    """Pictures by (epoch, position), as bytes (3, H, H); with a seed each has random state of its own."""
+
+    def __init__(self, pictures: Pictures, change: Any, size: int, seed: int | None) -> None:
+        self._pictures, self._change, self._size, self._seed = pictures, change, size, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, position = key
+        picture = self._pictures.picture(position, resolution=self._size)
+        if self._seed is not None:
+            seed_all(seed_of(self._seed, epoch, _PICTURE, position))
+        return self._change(picture), self._pictures.label(position)
+
+
+class _Middle:
+    """The middle of a picture: its short side scaled to size / crop, then cropped."""
+
+    def __init__(self, size: int, crop: float) -> None:
+        self._size, self._crop = size, crop
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        side = min(picture.size) * self._crop
+        left, top = (picture.width - side) / 2, (picture.height - side) / 2
+        box = (left, top, left + side, top + side)
+        part = picture.resize((self._size, self._size), Image.Resampling.BICUBIC, box=box)
+        pixels = torch.frombuffer(bytearray(part.tobytes()), dtype=torch.uint8)
+        return pixels.reshape(self._size, self._size, 3).permute(2, 0, 1).contiguous()
+
+
+def _normalisation(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """What bytes are multiplied by, and what is added then."""
+    deviation = torch.tensor(std, device=device)
+    scale = (1 / (255 * deviation)).view(1, 3, 1, 1)
+    return scale, (-torch.tensor(mean, device=device) / deviation).view(1, 3, 1, 1)
