@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nas.dense import backbone
     from nas.export.torch import load
     from nas.latency import Latency, LatencyTable
     from nas.latency.api import latency as latency
@@ -32,6 +33,7 @@ __all__ = [
     "LatencyTable",
     "SearchResult",
     "SearchSpace",
+    "backbone",
     "build_model",
     "build_table",
     "check_table",
@@ -50,6 +52,7 @@ _HOMES = {
     "LatencyTable": "latency",
     "SearchResult": "search",
     "SearchSpace": "networks",
+    "backbone": "dense",
     "build_model": "networks.modules",
     "build_table": "latency.measure",
     "check_table": "latency.check",

@@ -14,7 +14,7 @@ from nas.data import ImageSet
 from nas.networks import Architecture, AttentionSpec, ConvSpec, SearchSpace, StageSpec
 from nas.training import SupernetRecipe, train_supernet
 
-pytest_plugins = ["tests.postgres"]
+pytest_plugins = ["tests.operators", "tests.postgres"]
 
 torch.set_num_threads(1)  # small networks run no faster on more, and a shared machine much slower
 

@@ -25,7 +25,7 @@ ORDER = [
     {"accuracy", "data", "model"},
     {"training", "export"},
     {"evaluate"},
-    {"devices", "proxies"},
+    {"devices", "proxies", "dense"},
     {"latency"},
     {"search"},
     {"validate"},

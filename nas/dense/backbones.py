@@ -1,0 +1,222 @@
+"""A network as the backbone of a detector or a segmenter: its maps at strides 4 to 32, in torchvision's form.
+
+::
+
+    body = nas.backbone("iformer_m", resolution=512, window=16, weights="epoch_12.pth")
+    maps = body(images)  # {"0": (B, 48, H/4, W/4), ... "3": (B, 384, H/32, W/32)}
+    detector = torchvision.models.detection.RetinaNet(body.pyramid(256), num_classes=91, anchor_generator=...)
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Literal, Self, assert_never
+
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from nas.data import Normalisation
+from nas.errors import InputError, visible
+from nas.export.torch import LoadedNetwork, load
+from nas.networks import Architecture, AttentionSpec, StageSpec, find_network, stage_size
+from nas.networks.modules import Network, build_model, load_weights
+from nas.networks.modules.outside import torchvision_part
+from nas.networks.modules.published import published_weights
+
+__all__ = ["IMAGENET", "Backbone", "Norms", "Pyramid", "backbone", "windowed"]
+
+Norms = Literal["batch", "sync", "frozen"]
+
+# Of the images that the published weights were trained on.
+IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+STRIDES = (4, 8, 16, 32)
+_TIMM = "timm"  # in place of a file of weights
+
+
+class Backbone(nn.Module):
+    """The four stages of a network, (B, 3, H, W) to an OrderedDict of (B, C, H/s, W/s) at the strides 4, 8, 16 and 32.
+
+    The names of the maps are "0" to "3". Images may have any size: windows that do not divide a map are padded.
+
+    Args:
+        network: in training form. Its classifier is taken off.
+        norms: `batch` learns and has statistics of each process; `sync` shares them between processes, on GPUs;
+            `frozen` keeps weights and statistics as they are, for batches of very few images.
+        normalisation: of the images that the network was trained on.
+    """
+
+    def __init__(self, network: Network, *, norms: Norms = "batch", normalisation: Normalisation = IMAGENET) -> None:
+        super().__init__()
+        network.layers[-1] = nn.Identity()  # DistributedDataParallel refuses parameters that get no gradient.
+        self.network: Network = network
+        if norms == "sync":
+            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        self.architecture = network.architecture
+        self.channels = tuple(stage.channels for stage in network.architecture.stages)
+        self.strides = STRIDES
+        self.normalisation = normalisation
+        self._frozen = [part for part in self.modules() if norms == "frozen" and isinstance(part, nn.BatchNorm2d)]
+        for norm in self._frozen:
+            norm.requires_grad_(False)
+        self.train(network.training)
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        """The maps of normalised images."""
+        return OrderedDict((str(index), x) for index, x in enumerate(self.network.features(images)))
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; frozen norms stay as they are."""
+        super().train(mode)
+        for norm in self._frozen:
+            norm.eval()
+        return self
+
+    def pyramid(self, channels: int = 256, *, extra: nn.Module | None = None) -> Pyramid:
+        """This backbone below a feature pyramid, as torchvision's MaskRCNN, FasterRCNN, RetinaNet and FCOS take it.
+
+        Args:
+            channels: of every map of the pyramid.
+            extra: makes maps above stride 32; by default a max pool, as of Faster and Mask R-CNN. For RetinaNet and
+                FCOS it is `torchvision.ops.feature_pyramid_network.LastLevelP6P7(channels, channels)`.
+        Raises:
+            InputError: torchvision is missing or does not load.
+        """
+        return Pyramid(self, channels=channels, extra=extra)
+
+
+class Pyramid(nn.Module):
+    """A backbone and a feature pyramid (arXiv:1612.03144), from torchvision.
+
+    Attributes:
+        out_channels: of every map.
+    """
+
+    def __init__(self, body: Backbone, *, channels: int, extra: nn.Module | None = None) -> None:
+        super().__init__()
+        ops = torchvision_part("torchvision.ops.feature_pyramid_network", needed_for="a feature pyramid")
+        self.body = body
+        self.fpn = ops.FeaturePyramidNetwork(list(body.channels), channels, extra or ops.LastLevelMaxPool())
+        self.out_channels = channels
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        """The maps "0" to "3", and those that are made above them."""
+        return self.fpn(self.body(images))  # type: ignore[no-any-return]
+
+
+def backbone(
+    network: str | Path | Architecture | Network,
+    *,
+    weights: str | Path | None = None,
+    weights_key: str | None = None,
+    resolution: int | None = None,
+    window: int | None = None,
+    norms: Norms = "batch",
+    drop_path: float = 0.0,
+) -> Backbone:
+    """A network without its classifier, for detection, segmentation and other dense tasks.
+
+    Args:
+        network: a known network, an architecture file, or a folder that `nas export --format torch` wrote, with its
+            weights; or an architecture or a network.
+        weights: a checkpoint, of classification or of mmdetection, mmsegmentation or nas itself; or `timm` for the
+            weights that are published of a known network, `timm:NAME` for those of another name in timm. Without it,
+            and without a folder or a network, weights are random.
+        weights_key: which weights to take from it, if it has several.
+        resolution: size of the images that windows are chosen for; by default as the network says.
+        window: attend inside windows of this size in every stage with larger maps, and everywhere in the last attention
+            unit of a stage, as published networks do at 512 px with 16; 0 for attention everywhere. By default as the
+            architecture says.
+        norms: `batch`, `sync` or `frozen`, as of `Backbone`.
+        drop_path: stochastic depth rate of the last block.
+    Raises:
+        InputError: there is no such network, the window does not divide a map, or the weights do not fit.
+        NasError: published weights cannot be downloaded.
+
+    Examples:
+        >>> import torch
+        >>> body = backbone("tiny_a", resolution=64)
+        >>> maps = body(torch.zeros(1, 3, 64, 96))
+        >>> [tuple(x.shape) for x in maps.values()] == [
+        ...     (1, channels, 64 // stride, 96 // stride) for channels, stride in zip(body.channels, body.strides)
+        ... ]
+        True
+    """
+    name, found = _found(network)
+    architecture = found if isinstance(found, Architecture) else found.architecture
+    try:
+        architecture = architecture.at(resolution=resolution)
+        if window is not None:
+            architecture = windowed(architecture, window)
+    except ValidationError as error:
+        raise InputError.from_validation("resolution and window", error) from error
+    normalisation = IMAGENET
+    module = build_model(architecture, drop_path=drop_path)
+    if isinstance(found, Network):
+        _copy_body(found, module)
+        if isinstance(found, LoadedNetwork):
+            normalisation = found.card.normalisation or normalisation
+    if weights is not None:
+        path = Path(weights)
+        if str(weights) == _TIMM or str(weights).startswith(f"{_TIMM}:"):
+            published = published_weights(str(weights).partition(":")[2] or name)
+            normalisation = Normalisation.model_validate({"mean": published.mean, "std": published.std})
+            path = published.path
+        load_weights(module, path, head=False, weights_key=weights_key)
+    return Backbone(module, norms=norms, normalisation=normalisation)
+
+
+def windowed(architecture: Architecture, window: int) -> Architecture:
+    """The same network with windows where maps are larger, and one last unit a stage that attends everywhere.
+
+    Its weights have the same names and shapes.
+
+    Args:
+        architecture: with any windows.
+        window: their size; 0 for attention everywhere.
+    Raises:
+        ValidationError: the window does not divide a map that is larger.
+    """
+    stages = []
+    for index, stage in enumerate(architecture.stages):
+        inside = 0 if window >= stage_size(architecture.resolution, index) else window
+        units = [place for place, block in enumerate(stage.blocks) if isinstance(block, AttentionSpec)]
+        blocks = tuple(
+            block.model_copy(update={"window": 0 if place == units[-1] else inside}) if place in units else block
+            for place, block in enumerate(stage.blocks)
+        )
+        stages.append(StageSpec(channels=stage.channels, blocks=blocks))
+    # Unlike model_copy this checks that the windows fit.
+    return Architecture(**{field: getattr(architecture, field) for field in _OTHERS}, stages=tuple(stages))
+
+
+_OTHERS = ("resolution", "num_classes", "stem", "downsample", "layer_scale")
+
+
+def _found(network: str | Path | Architecture | Network) -> tuple[str, Architecture | Network]:
+    match network:
+        case Architecture() | Network():
+            return "network", network
+        case str() | Path():
+            folder = Path(network)
+            if (folder / "model.safetensors").exists():
+                return folder.stem, load(folder)
+            if folder.is_dir():
+                said = visible(str(folder), limit=150)
+                raise InputError(
+                    f"{said}: is no exported network: nas export {said} --format torch writes one with its weights"
+                )
+            return find_network(str(network))
+        case _:
+            assert_never(network)
+
+
+def _copy_body(source: Network, target: Network) -> None:
+    """Take all weights but those of the classifier."""
+    head = f"layers.{len(target.layers) - 1}."
+    body: dict[str, Any] = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith(head)}
+    own = {name: tensor for name, tensor in target.state_dict().items() if name.startswith(head)}
+    try:
+        target.load_state_dict(body | own)
+    except RuntimeError as error:
+        raise InputError("the network is no longer in training form: a backbone needs it before nas.fuse") from error
