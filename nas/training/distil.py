@@ -164,8 +164,9 @@ def _matched(name: str, count: int, class_names: Sequence[str]) -> list[int] | N
     if count == 1000:
         info = timm_part("timm.data", needed_for="a teacher of ImageNet's classes", extra="train").ImageNetInfo()
         places = {info.index_to_label_name(index): index for index in range(count)}
-        if all(one in places for one in class_names):
-            return [places[one] for one in class_names]
+        known = [places.get(one.partition(" ")[0]) for one in class_names]  # an id may have words behind it
+        if all(place is not None for place in known):
+            return [place for place in known if place is not None]
     if count != len(class_names):
         raise InputError(
             f"--teacher {name}: has {count} classes, the images have {len(class_names)}; a teacher of ImageNet teaches "
