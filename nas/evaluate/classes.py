@@ -54,19 +54,16 @@ def match_classes(data: Sequence[str], outputs: int, names: Sequence[str], *, so
         names, how = _imagenet(), "by the WordNet ids of ImageNet's 1000 classes, as timm lists them"
     if not names:
         return _by_order(data, outputs, source=source, network=network)
-    places = {_plain(name): place for place, name in enumerate(names)}
-    keys = [_plain(name) for name in data]
-    if not any(key in places for key in keys):
-        by_id = {_id(name): place for place, name in enumerate(names) if _WORDNET.match(name)}
-        ids = [_id(name) for name in data]
-        if any(one in by_id for one in ids):
-            places, keys = by_id, ids
-            how = how if "WordNet" in how else "by their WordNet ids"
-    if unknown := [name for name, key in zip(data, keys, strict=True) if key not in places]:
+    by_name = {_plain(name): place for place, name in enumerate(names)}
+    by_id = {one: place for place, name in enumerate(names) if (one := _id(name))}
+    places = [by_name.get(_plain(name), by_id.get(_id(name))) for name in data]
+    if unknown := [name for name, place in zip(data, places, strict=True) if place is None]:
         raise InputError(
             f"{source}: has classes that {network} does not know: {said(unknown)}; its classes are {said(list(names))}"
         )
-    found = np.array([places[key] for key in keys], dtype=np.int64)
+    if "WordNet" not in how and any(_plain(name) not in by_name for name in data):
+        how = "by their WordNet ids"
+    found = np.array(places, dtype=np.int64)
     _refuse_twice(data, found, source)
     shown = list(names)
     for name, place in zip(data, found.tolist(), strict=True):
@@ -91,7 +88,7 @@ def _by_order(data: Sequence[str], outputs: int, *, source: str, network: str) -
 
 
 def _imagenet() -> list[str]:
-    """The WordNet ids and words of ImageNet's classes, in the order of the outputs of every network that is trained on it.
+    """The WordNet ids and words of ImageNet's classes, in the order of the outputs of networks that are trained on it.
 
     Raises:
         InputError: timm, which lists them, does not load.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import BinaryIO
 
@@ -118,5 +119,6 @@ def _with_weights(
     from nas.evaluate.own import folder_subject, module_subject
 
     if isinstance(network, Network):
-        return module_subject(network, name="network", resolution=resolution, device=device)
+        # It is moved to the device, and laid out as that likes it.
+        return module_subject(copy.deepcopy(network), name="network", resolution=resolution, device=device)
     return folder_subject(path, resolution=resolution, device=device)

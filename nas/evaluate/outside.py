@@ -8,9 +8,8 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
-from nas.catalog import unknown_name
 from nas.data import Normalisation
-from nas.errors import InputError, NasError, visible
+from nas.errors import InputError, NasError, did_you_mean, visible
 from nas.evaluate.own import torch_runner, torch_runtime
 from nas.evaluate.protocol import Interpolation
 from nas.evaluate.subject import Say, Subject, known_of_metadata
@@ -51,7 +50,8 @@ def timm_subject(
     """
     timm = timm_part(needed_for=f"timm:{name}")
     if not timm.is_model(name):
-        raise unknown_name("network of timm", visible(name), timm.list_models(pretrained=weights is None))
+        # Of its 1500 names only the nearest is of use.
+        raise InputError(f"timm:{visible(name)}: timm has no such network{did_you_mean(name, timm.list_models())}")
     if weights is None and num_classes is not None:
         raise InputError(f"timm:{name} has the classes of its weights: leave --num-classes out")
     chosen = usable_device(device)
