@@ -305,11 +305,11 @@ def _donor(
     if path.is_dir():
         loaded = load(path / BEST if (path / BEST).is_dir() else path)
         return loaded, f"{path.name} ({loaded.card.weights_sha256[:_SHOWN]})", loaded.card.normalisation
-    words = f"{path.name} (SHA-256 begins {digest(path)})"
     if is_supernet(path):
-        supernet = load_supernet(path)
-        return supernet.network(architecture), words, None
-    return load_donor(path, known, weights_key=weights_key), words, None
+        donor = load_supernet(path).network(architecture)
+    else:
+        donor = load_donor(path, known, weights_key=weights_key)
+    return donor, f"{path.name} (SHA-256 begins {digest(path)})", None
 
 
 def _workers(asked: int | None) -> int:

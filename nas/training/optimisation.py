@@ -79,7 +79,12 @@ def rates(optimizer: torch.optim.Optimizer, optimisation: Optimisation, steps: i
     """
     schedulers = timm_part("timm.scheduler", needed_for="a full training", extra="train")
     warmup = round(optimisation.warmup_epochs * steps)
-    shared = {"warmup_t": warmup, "warmup_lr_init": optimisation.rate / 1000, "t_in_epochs": False}
+    shared = {
+        "warmup_t": warmup,
+        "warmup_lr_init": optimisation.rate / 1000,
+        "t_in_epochs": False,
+        "warmup_prefix": False,
+    }
     total = optimisation.epochs * steps
     match optimisation.schedule:
         case "cosine":
@@ -89,7 +94,7 @@ def rates(optimizer: torch.optim.Optimizer, optimisation: Optimisation, steps: i
                 optimizer, t_initial=total, power=0.9, lr_min=optimisation.lowest_rate, **shared
             )
         case "step":
-            drops = [drop * steps for drop in optimisation.drops]
+            drops = [drop * steps + 1 for drop in optimisation.drops]  # timm drops a step early
             made = schedulers.MultiStepLRScheduler(optimizer, decay_t=drops, decay_rate=0.1, **shared)
         case _:
             assert_never(optimisation.schedule)
