@@ -22,6 +22,7 @@ NOT_RUN = {  # beginning -> why; all others are run
     "nas validate --proxy": "needs images, and hours",
     "nas table build": "needs a device, and minutes",
     "nas table check": "needs a device, and minutes",
+    "nas evaluate": "needs images, and a network that was trained",
     "nas export": "is run by test_export.py, with its runtime",
     "nas table calibrate": "is run by test_calibrate.py; takes seconds",
     "nas plot": "needs a browser",
