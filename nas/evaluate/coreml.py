@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nas.errors import DeviceError, InputError, NasError, visible
-from nas.evaluate.subject import Subject, known_of_metadata
+from nas.errors import DeviceError, InputError, NasError
+from nas.evaluate.subject import Subject, first_line, known_of_metadata
 
 __all__ = ["coreml_subject"]
 
@@ -44,7 +44,7 @@ def coreml_subject(path: Path, *, resolution: int | None, device: str | None) ->
             model = coremltools.models.MLModel(str(path))
             spec = model.get_spec()
     except Exception as error:  # coremltools has no error of its own.
-        raise InputError(f"{path}: Core ML does not load it ({_line(error)}); export it again") from error
+        raise InputError(f"{path}: Core ML does not load it ({first_line(error)}); export it again") from error
     metadata = dict(spec.description.metadata.userDefined)
     known = known_of_metadata(metadata, str(path))
     if len(spec.description.input) != 1:
@@ -73,7 +73,7 @@ def coreml_subject(path: Path, *, resolution: int | None, device: str | None) ->
         try:
             found = model.predict({given.name: _image(images[0]) if takes_pixels else images})[output]
         except Exception as error:
-            raise NasError(f"{path}: Core ML fails to run it ({_line(error)})") from error
+            raise NasError(f"{path}: Core ML fails to run it ({first_line(error)})") from error
         if isinstance(found, dict):  # of a classifier: by name, in any order
             found = [found[name] for name in class_names] if class_names else list(found.values())
         return np.asarray(found, dtype=np.float64).reshape(1, -1)
@@ -112,8 +112,3 @@ def _coremltools() -> Any:
     finally:
         logger.setLevel(level)
     return coremltools
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return visible(text.splitlines()[0], limit=200)

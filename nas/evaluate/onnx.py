@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.errors import DeviceError, InputError, NasError, visible
-from nas.evaluate.subject import Subject, known_of_metadata
+from nas.evaluate.subject import Subject, first_line, known_of_metadata
 
 __all__ = ["onnx_subject"]
 
@@ -43,7 +43,7 @@ def onnx_subject(path: Path, *, resolution: int | None, device: str | None) -> S
     except Exception as error:  # ONNX Runtime's own errors have no narrower class in common.
         if not path.is_file():
             raise InputError(f"{path}: no such file") from error
-        raise InputError(f"{path}: ONNX Runtime does not load it ({_line(error)}); export it again") from error
+        raise InputError(f"{path}: ONNX Runtime does not load it ({first_line(error)}); export it again") from error
     metadata = session.get_modelmeta().custom_metadata_map
     known = known_of_metadata(metadata, str(path))
     if len(session.get_inputs()) != 1:
@@ -58,7 +58,7 @@ def onnx_subject(path: Path, *, resolution: int | None, device: str | None) -> S
         try:
             (found,) = session.run([output], {given.name: images.astype(_TYPES[given.type], copy=False)})
         except Exception as error:
-            raise NasError(f"{path}: ONNX Runtime fails to run it ({_line(error)})") from error
+            raise NasError(f"{path}: ONNX Runtime fails to run it ({first_line(error)})") from error
         return np.asarray(found)
 
     probe = run(np.zeros((batch or 1, 3, size, size), dtype=np.float32))
@@ -123,8 +123,3 @@ def _precision(path: Path) -> str:
     for one in model.graph.initializer:
         numbers[kinds.get(one.data_type, "")] += math.prod(one.dims)
     return numbers.most_common(1)[0][0] if numbers else ""
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return visible(text.splitlines()[0], limit=200)

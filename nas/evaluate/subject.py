@@ -12,11 +12,11 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from nas.data import Normalisation
-from nas.errors import InputError
+from nas.errors import InputError, visible
 from nas.evaluate.protocol import Interpolation
 from nas.export import RANDOM
 
-__all__ = ["RANDOM_REFUSED", "Say", "Subject", "checked_weights", "known_of_metadata"]
+__all__ = ["RANDOM_REFUSED", "Say", "Subject", "checked_weights", "first_line", "known_of_metadata"]
 
 Say = Callable[[str], None]
 RANDOM_REFUSED = "has random weights, which say nothing: give --weights FILE, or evaluate what was trained"
@@ -106,3 +106,8 @@ def known_of_metadata(metadata: Mapping[str, str], where: str) -> dict[str, Any]
     except (ValueError, TypeError) as error:
         raise InputError(f"{where}: its metadata mean, std or class_names cannot be read; export it again") from error
     return known
+
+
+def first_line(error: Exception) -> str:
+    """What a runtime says of a file, in a line."""
+    return visible((str(error).strip() or type(error).__name__).splitlines()[0], limit=200)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -71,7 +70,7 @@ def evaluate(
         out: .csv file for the predictions; the confusion table goes beside it as .confusion.csv.
         say: gets words about what is found.
         on_progress: called with the number of images that are done.
-        stdin: read to its end if `network` is `-`.
+        stdin: read to its end if `network` is `-`; without it, `-` is a name like any other.
     Raises:
         InputError: the network, its weights, the data or an argument cannot be used.
         DeviceError: what runs the network is not here.
@@ -103,7 +102,7 @@ def evaluate(
             num_classes=num_classes,
             resolution=resolution,
             device=device,
-            stdin=stdin or sys.stdin.buffer,
+            stdin=stdin,
             say=say,
         )
     return evaluate_subject(

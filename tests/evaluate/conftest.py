@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from nas.evaluate.subject import Subject
 from nas.export import Card, onnx
 from nas.export import torch as folder_format
 from nas.networks import SearchSpace
 from nas.networks.modules import Network
+from nas.networks.modules.blocks import Head
 from nas.training.recipe import calibrate_norms, seeded_network
 from tests.evaluate.pictures import CLASSES, NORMALISATION, SIDE, draw_picture
 
@@ -32,11 +34,14 @@ def network() -> Network:
     pictures = [np.asarray(draw_picture(SIDE, SIDE, seed=seed)) for seed in range(40)]
     images = (torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255 - 0.4) / 0.25
     calibrate_norms(built, [images], precision="fp32")  # else all pictures have nearly the same outputs
-    linear = built.layers[-1].classifiers[0].linear
+    head = built.layers[-1]
+    assert isinstance(head, Head)
+    linear = head.classifiers[0].linear
+    assert isinstance(linear, nn.Linear)
     with torch.no_grad():
         scale = 2 / built(images).std(0)
         linear.weight *= scale[:, None]
-        linear.bias -= built(images).mean(0)
+        linear.bias.sub_(built(images).mean(0))
     return built.eval()
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from nas.data import DataSource, load_images
+from nas.data.pictures import framed
 from nas.data.rows import BLOCK
 from nas.errors import InputError
-from nas.evaluate import images
 from nas.evaluate.images import Chosen, choose_images
 from nas.evaluate.protocol import Protocol
 
@@ -108,15 +109,19 @@ def test_images_are_decoded_no_faster_than_they_are_used(
         for index in range(1000):
             (tmp_path / "many" / name / f"{index}.png").hardlink_to(tmp_path / "0.png")
     decoded = []
-    real = images.framed
-    monkeypatch.setattr(images, "framed", lambda *given: decoded.append(1) or real(*given))
+
+    def counting(*given: Any) -> Any:
+        decoded.append(1)
+        return framed(*given)
+
+    monkeypatch.setattr("nas.evaluate.images.framed", counting)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
 
     batches = choose(tmp_path / "many", "all").batches(PROTOCOL, 32)
     next(batches)
 
     assert len(decoded) <= (2 * 2 + 1) * BLOCK
-    batches.close()
+    batches.close()  # type: ignore[attr-defined]  # a generator
 
 
 class TestBroken:

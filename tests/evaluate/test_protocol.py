@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def content(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 def by_timm(timm: ModuleType, data: bytes, protocol: Protocol) -> np.ndarray:
     """The pixels of timm's transform for evaluation, as bytes (3, H, W)."""
-    from timm.data import create_transform
+    from timm.data.transforms_factory import create_transform
 
     size = protocol.resolution
     transform = create_transform(
@@ -87,14 +88,14 @@ def test_what_differs_from_timm_is_what_nas_reads_as_it_is_meant(
 
 
 def test_normalised_pixels_are_those_of_timm(timm: ModuleType, picture: Callable[..., Image.Image]) -> None:
-    from timm.data import create_transform
+    from timm.data.transforms_factory import create_transform
 
-    pair = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    pair: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     protocol = Protocol(resolution=64, normalisation=Normalisation(**pair))
     data = content(picture(90, 70, seed=3), "PNG")
     transform = create_transform((3, 64, 64), is_training=False, interpolation="bicubic", crop_pct=0.875, **pair)
 
-    found = protocol.normalised(framed(data, protocol.frame)[None])
+    found = protocol.normalised(framed(data, protocol.frame)[None].astype(np.uint8))
 
     expected = transform(Image.open(io.BytesIO(data)))[None].numpy()
     assert found.dtype == np.float32
@@ -107,7 +108,8 @@ def test_of_a_very_long_picture_only_the_middle_is_scaled(
 ) -> None:
     protocol = Protocol(resolution=32)
     long = picture(*shape, seed=4)
-    whole = long.resize(tuple(36 if side == 20 else 36 * side // 20 for side in shape), Image.Resampling.BICUBIC)
+    width, height = (36 if side == 20 else 36 * side // 20 for side in shape)
+    whole = long.resize((width, height), Image.Resampling.BICUBIC)
     left, top = ((side - 32) / 2 for side in whole.size)
 
     found = protocol.frame(long)

@@ -53,9 +53,10 @@ def by_hand(network: Network, zoo: Path) -> torch.Tensor:
     """The outputs for the validation images in the order of their names, (30, 3)."""
     protocol = Protocol(resolution=SIDE, normalisation=NORMALISATION)
     paths = sorted(zoo.glob("val/*/*.png"))
-    squares = np.stack([framed(path.read_bytes(), protocol.frame) for path in paths])
+    squares = np.stack([framed(path.read_bytes(), protocol.frame) for path in paths]).astype(np.uint8)
     with torch.no_grad():
-        return network(torch.from_numpy(protocol.normalised(squares)))
+        outputs: torch.Tensor = network(torch.from_numpy(protocol.normalised(squares)))
+    return outputs
 
 
 @pytest.fixture(scope="session")
@@ -140,7 +141,7 @@ class TestEveryForm:
     def test_module_without_a_card(
         self, network: Network, zoo: Path, found: tuple[Evaluation, Path], tmp_path: Path
     ) -> None:
-        pair = {"mean": NORMALISATION.mean, "std": NORMALISATION.std}
+        pair: dict[str, Any] = {"mean": NORMALISATION.mean, "std": NORMALISATION.std}
 
         evaluation = self.same(network, zoo, found, tmp_path / "x.csv", **pair)
 
@@ -305,12 +306,12 @@ class TestStub:
         seen = []
 
         def run(images: np.ndarray) -> np.ndarray:
-            seen.append((images.dtype, images.shape))
+            seen.append((images.dtype.name, images.shape))
             return np.eye(3)[[0] * len(images)]
 
         found = evaluate_subject(subject(run, 3), DataSource(name=str(zoo)), say=lambda line: None, batch_size=16)
 
-        assert seen == [(np.uint8, (16, 3, 32, 32)), (np.uint8, (14, 3, 32, 32))]
+        assert seen == [("uint8", (16, 3, 32, 32)), ("uint8", (14, 3, 32, 32))]
         assert found.scores.top1.right == 10
         with pytest.raises(InputError, match="stub: normalises pixels itself: leave --mean and --std out"):
             evaluate_subject(
@@ -354,7 +355,7 @@ def test_foreign_onnx_needs_what_it_does_not_say(zoo: Path, tmp_path: Path) -> N
             input_names=["x"],
             dynamic_axes={"x": {0: "n", 2: "h", 3: "w"}},
         )
-    pair = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    pair: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
     with pytest.raises(InputError, match=r"mean\.onnx: takes images of any size: give --resolution"):
         nas.evaluate(tmp_path / "mean.onnx", str(zoo), **pair)
@@ -414,7 +415,7 @@ def test_random_weights_are_refused(network: Network, zoo: Path, tmp_path: Path)
 
 
 def test_network_in_memory_stays_as_it_is(network: Network, zoo: Path) -> None:
-    pair = {"mean": NORMALISATION.mean, "std": NORMALISATION.std}
+    pair: dict[str, Any] = {"mean": NORMALISATION.mean, "std": NORMALISATION.std}
     before = {name: tensor.stride() for name, tensor in network.state_dict().items()}
     network.train()
     try:

@@ -99,4 +99,4 @@ def test_logarithms_of_probabilities_have_the_same_softmax() -> None:
 def test_interval_is_wilsons(right: int, images: int, low: float, high: float) -> None:
     share = Share.of(right, images)
 
-    assert (share.low, share.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    assert [share.low, share.high] == pytest.approx([low, high], abs=1e-4)
