@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nas.search.evaluate import evaluate as evaluate
     from nas.search.export import export as export
     from nas.search.run import run_search
+    from nas.search.train import train
 
 __all__ = [
     "Architecture",
@@ -42,6 +43,7 @@ __all__ = [
     "load",
     "plan_search",
     "run_search",
+    "train",
     "write_plot",
 ]
 
@@ -61,6 +63,7 @@ _HOMES = {
     "load": "export.torch",
     "plan_search": "search",
     "run_search": "search.run",
+    "train": "search.train",
     "write_plot": "report",
 }
 

@@ -1,4 +1,4 @@
-"""Packages that are functions as well: `nas.search(...)`, `nas.latency(...)`, `nas.export(...)`, `nas.evaluate(...)`."""
+"""Packages that are functions too: `nas.search(...)`, `nas.latency(...)`, `nas.export(...)`, `nas.evaluate(...)`."""
 
 from __future__ import annotations
 

@@ -72,6 +72,9 @@ def train(
         int | None, typer.Option(min=0, max=256, help="Processes that decode images.", show_default="one a spare core")
     ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile translate the network first.")] = False,
+    track: Annotated[
+        str | None, typer.Option("--track", help="Also log to tensorboard[:DIR].", show_default=False)
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write.", show_default="results/NETWORK-trained, or in the run")
     ] = None,
@@ -93,6 +96,7 @@ def train(
     Several GPUs: torchrun --nproc-per-node 4 --no-python nas train iformer_m --data imagenet/
     """
     from nas.report import write_training
+    from nas.report.training_log import TrainingLog
     from nas.search.train import train as run
     from nas.training.record import read_training
 
@@ -104,6 +108,7 @@ def train(
         raise InputError(f"--precision must be fp32 or bf16, got {precision!r}")
     is_first = os.environ.get("RANK", "0") == "0"  # Under torchrun only the first process prints.
     folder = out or _default_out(network, budget_ms)
+    log = TrainingLog(track, folder) if track else None
 
     def show(step: Step) -> None:
         doing(
@@ -115,6 +120,8 @@ def train(
 
     def ended(epoch: Epoch) -> None:
         write_training(folder)
+        if log is not None:
+            log.write(epoch)
         best = ", the best so far" if epoch.is_best else ""
         say(
             f"epoch {epoch.epoch}: loss {epoch.loss:.3f}, top-1 {epoch.figures['top1']:.1%}, "

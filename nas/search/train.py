@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from pydantic import ValidationError
 
 from nas.data import Normalisation
+from nas.data.rows import counted
 from nas.errors import InputError
 from nas.files import digest, unwritten
 from nas.lock import owned
@@ -324,7 +325,7 @@ def _plan(record: TrainingRecord, recipe: TrainingRecipe, steps: int, before: ob
     optimisation, resolution = recipe.optimisation, record.architecture.resolution
     taught = f", taught by {record.teacher}" if record.teacher else ""
     return (
-        f"the training of {record.name} {does}: {optimisation.epochs} epochs of {steps} steps with "
+        f"the training of {record.name} {does}: {counted(optimisation.epochs, 'epoch')} of {counted(steps, 'step')} with "
         f"{optimisation.batch_size} images of {resolution} px, from {record.start} weights{taught}, on "
         f"{record.device} in {record.precision}"
     )
