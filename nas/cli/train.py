@@ -95,8 +95,9 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 4 --no-python nas train iformer_m --data imagenet/
     """
-    from nas.report import write_training
+    from nas.report import write_report, write_training
     from nas.report.training_log import TrainingLog
+    from nas.search import SearchResult
     from nas.search.train import train as run
     from nas.training.record import read_training
 
@@ -154,6 +155,8 @@ def train(
         )
     if not is_first:
         return
+    if (Path(network) / "run.json").exists():
+        write_report(SearchResult.load(Path(network)))  # whose page tells of the training of its winner
     found = read_training(folder)
     assert found is not None
     _, history = found

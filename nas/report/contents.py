@@ -27,6 +27,7 @@ from nas.report.front import axes_of, front_figures, score_words_of
 from nas.report.literature import PublishedNetwork, published_networks
 from nas.report.networks import NetworkColumns, column, table_of
 from nas.report.predicted import is_predicted, unbeaten
+from nas.report.trained import full_training
 from nas.report.winners import quantity_words, score_words
 from nas.report.words import settings, summary
 from nas.search import Candidate, SearchResult
@@ -161,6 +162,7 @@ def _numbers(result: SearchResult, winner: Candidate | None) -> list[tuple[str, 
     return [
         ("predicted latency", f"{winner.latency_ms:.3f} ms [{winner.low_ms:.3f}, {winner.high_ms:.3f}]"),
         (unit, score_words(winner).replace("+-", "±")),
+        *([("trained in full", full)] if (full := full_training(result, winner)) else []),
         *((name, quantity_words(winner, name)) for name in result.run.objectives),
         ("on the front", f"{len(result.front):,} of {len(result.scored):,} networks"),
     ]

@@ -7,10 +7,46 @@ from typing import Any
 
 from nas.report.figures import GREEN, GREY, VERMILLION, Figure, layout_of
 from nas.report.networks import column
+from nas.report.predicted import is_predicted
+from nas.report.winners import score_words
+from nas.search import Candidate, SearchResult
 from nas.training.course import Epoch
-from nas.training.record import TrainingRecord
+from nas.training.record import TrainingRecord, read_training
 
-__all__ = ["training_contents"]
+__all__ = ["full_training", "measures", "training_contents"]
+
+_FOLDER = "trained"  # of a results folder, where nas train puts the trainings of its winners
+
+
+def full_training(result: SearchResult, candidate: Candidate) -> str:
+    """What the best full training of a network of a run reached, in words; empty if none has ended an epoch."""
+    found = []
+    for folder in sorted((result.path / _FOLDER).glob("*")):
+        training = read_training(folder)
+        if training is not None and training[1] and training[0].candidate_id == candidate.id:
+            record, history = training
+            best = max(history, key=lambda epoch: epoch.figures["top1"])
+            epochs = record.recipe["optimisation"]["epochs"]
+            words = f"{best.figures['top1']:.1%} top-1, epoch {best.epoch} of {epochs} on {record.data}"
+            found.append((best.figures["top1"], words))
+    return max(found)[1] if found else ""
+
+
+def measures(result: SearchResult, winner: Candidate) -> list[str]:
+    """What is known of a winner by different measures, each beside the others; nothing where one alone is known."""
+    known = []
+    predicted = result.screened.get(winner.id, {}).get("accuracy-table")
+    if is_predicted(result):
+        known.append(f"{score_words(winner)} top-1 on ImageNet, predicted")
+    elif predicted is not None:
+        known.append(f"{predicted:.1f} % top-1 on ImageNet, predicted")
+    if not is_predicted(result):
+        known.append(f"{score_words(winner)} by {result.run.proxy['name']}")
+    if winner.id in result.settled_values:
+        known.append(f"{result.settled_values[winner.id]:.4f} by {result.settles} from the supernet")
+    if full := full_training(result, winner):
+        known.append(f"{full}, trained in full")
+    return [f"  how good it is, by each measure: {'; '.join(known)}"] if len(known) > 1 else []
 
 
 def training_contents(record: TrainingRecord, history: Sequence[Epoch]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from nas.errors import InputError, visible
 from nas.report.course import FEWEST
 from nas.report.notation import BLOCKS, table_words
 from nas.report.predicted import is_predicted, predicted_outcome, survey_steps, unbeaten_words, winner_lines
+from nas.report.trained import measures
 from nas.report.winners import budget_words, candidates_table, score_words, standard_error, winners_table
 from nas.search import Candidate, Screening, SearchResult, hypervolume, score_of
 from nas.validate.ranking import kendall_tau_b
@@ -25,12 +26,14 @@ def summary(result: SearchResult) -> list[str]:
 def outcome(result: SearchResult) -> list[str]:
     """The winner of a run, references to compare it with, and what the numbers mean."""
     if is_predicted(result):
-        return predicted_outcome(result)
+        lines = predicted_outcome(result)
+        return lines if result.winner is None else [*lines[:2], *measures(result, result.winner), *lines[2:]]
     winner = result.winner
     if winner is None:
         return [f"{result.path}: no network inside {result.run.budget_ms:g} ms is scored yet"]
     assert winner.score is not None
-    lines = [*winner_lines(result, winner, f"score {score_words(winner)}"), *unbeaten_words(result)]
+    lines = [*winner_lines(result, winner, f"score {score_words(winner)}"), *measures(result, winner)]
+    lines += unbeaten_words(result)
     for reference in sorted(result.references, key=lambda c: c.latency_ms):
         assert reference.score is not None
         gain, noise = winner.score - reference.score, _noise(winner, reference)

@@ -325,8 +325,8 @@ def _plan(record: TrainingRecord, recipe: TrainingRecipe, steps: int, before: ob
     optimisation, resolution = recipe.optimisation, record.architecture.resolution
     taught = f", taught by {record.teacher}" if record.teacher else ""
     return (
-        f"the training of {record.name} {does}: {counted(optimisation.epochs, 'epoch')} of {counted(steps, 'step')} with "
-        f"{optimisation.batch_size} images of {resolution} px, from {record.start} weights{taught}, on "
+        f"the training of {record.name} {does}: {counted(optimisation.epochs, 'epoch')} of {counted(steps, 'step')} "
+        f"with {optimisation.batch_size} images of {resolution} px, from {record.start} weights{taught}, on "
         f"{record.device} in {record.precision}"
     )
 

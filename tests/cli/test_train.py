@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -62,3 +63,10 @@ def test_the_winner_of_a_run_is_trained_inside_it(
     winner = document["winner"]
     assert isinstance(winner, dict)
     assert winner["id"] == record["candidate_id"]
+
+    shown = nas("show", str(folder / "results/run"), cwd=tmp_path)
+    page = (folder / "results/run/report.html").read_text()
+    assert re.search(
+        r"how good it is, by each measure: [\d.]+ by fake; [\d.]+% top-1, epoch 1 of 1 on pets", shown.stdout
+    )
+    assert "trained in full" in page
