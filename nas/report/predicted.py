@@ -78,8 +78,8 @@ def survey_steps(result: SearchResult) -> list[str]:
     return [
         "score networks on your images:",
         f"  {_on_images(result)}",
-        "build the winner in Python, to train it in full:",
-        f"  nas.build_model(nas.Architecture.load({str(result.path / 'winner.json')!r}))",
+        "train the winner in full:",
+        f"  nas train {shlex.quote(str(result.path))} --data IMAGES",
     ]
 
 

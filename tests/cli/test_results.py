@@ -66,15 +66,14 @@ def test_the_front_is_shown_with_roles_and_how_blocks_are_written(
 
 def test_what_comes_next_stands_last(capsys: pytest.CaptureFixture[str]) -> None:
     show(KEPT)
-    *others, every, front, images, search, python, code = capsys.readouterr().out.splitlines()
+    *others, every, front, images, search, full, train = capsys.readouterr().out.splitlines()
 
     assert others[-1].startswith("blocks: ")
     assert every == "19 of 72 networks of the front are shown; all of them:"
     assert front == f"  nas front {shlex.quote(str(KEPT))}"
     assert (images, search) == ("score networks on your images:", "  nas search --budget-ms 1.1 --data IMAGES")
-    assert python == "build the winner in Python, to train it in full:"
-    assert code.startswith("  nas.build_model(")
-    assert not {images, search, python, code} & set(others)
+    assert (full, train) == ("train the winner in full:", f"  nas train {shlex.quote(str(KEPT))} --data IMAGES")
+    assert not {images, search, full, train} & set(others)
 
 
 def test_json_has_what_is_published_of_a_reference_as_the_table_has(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import nas
 from nas.accuracy import WORDS
 from nas.networks import Architecture, ConvSpec, SearchSpace, StageSpec
 from nas.proxies import build_proxies
@@ -190,13 +190,12 @@ def test_a_summary_says_that_nothing_was_measured_and_what_comes_next(survey: Su
 
 
 @pytest.mark.parametrize("out", ["survey", "it's 1.1 ms"])
-def test_the_line_in_python_builds_the_winner(out: str, survey: Survey) -> None:
-    fast = _candidate(T, 0.6, 74.0, 73.0, 75.0)
-    *_, purpose, code = survey_steps(survey(fast, _candidate(WIDE, 1.05, 81.0, 80.0, 82.0), out=out))
-    network = eval(code.strip(), {"nas": nas})
+def test_the_winner_is_trained_from_the_results_folder(out: str, survey: Survey) -> None:
+    result = survey(_candidate(WIDE, 1.05, 81.0, 80.0, 82.0), out=out)
+    *_, purpose, command = survey_steps(result)
 
-    assert purpose == "build the winner in Python, to train it in full:"
-    assert WIDE.id == network.architecture.id
+    assert purpose == "train the winner in full:"
+    assert ["nas", "train", str(result.path), "--data", "IMAGES"] == shlex.split(command)
 
 
 def test_what_comes_next_asks_the_same_question(survey: Survey) -> None:
