@@ -164,4 +164,4 @@ class DetectionTask:
 
 
 def _pixels(picture: Pictured) -> np.typing.NDArray[np.uint8]:
-    return np.ascontiguousarray(read_picture(picture.path, size=(picture.height, picture.width)))
+    return read_picture(picture.path, size=(picture.height, picture.width)).copy()  # writable, as torch wants it

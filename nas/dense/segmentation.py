@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -294,7 +293,7 @@ def _both(pair: Masked, classes: int) -> tuple[Tensor, Tensor]:
             f"{shown(pair.mask_path)}: has the index {known.max() + shift}, and there are {classes} classes, "
             f"{shift} to {classes - 1 + shift}"
         )
-    return torch.from_numpy(np.ascontiguousarray(pair.picture(mask))), torch.from_numpy(np.ascontiguousarray(mask))
+    return torch.from_numpy(pair.picture(mask).copy()), torch.from_numpy(mask.copy())  # writable, as torch wants them
 
 
 def _inside(shape: torch.Size, *, short: float, long: float) -> list[int]:
