@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PictureSet", "Pictures", "open_pictures"]
 
-_DRAFT = 4  # times the resolution: a random crop of 8 % of the area still has the resolution
+_SHOWN = 32  # pixels of what is shown in place of a broken picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +53,12 @@ class Pictures:
         """The class of a picture."""
         return int(self.rows.labels[position])
 
-    def picture(self, position: int, *, resolution: int) -> Image.Image:
+    def picture(self, position: int, *, least: int | None = None) -> Image.Image:
         """A whole picture, upright, in RGB.
 
         Args:
             position: in this split.
-            resolution: that it is going to be cropped to; a large JPEG is read with fewer pixels, at least four times
-                as many along each side.
+            least: a JPEG of larger sides may be read with fewer pixels, down to this. None to read every pixel.
         Raises:
             InputError: it cannot be read.
         """
@@ -72,11 +71,11 @@ class Pictures:
             pixels = framed(
                 file_bytes(content) if isinstance(content, str) else content,
                 lambda image: image,
-                least=_DRAFT * resolution,
+                least=least,
             )
         except ValueError as error:
             if self.skip_broken:
-                return Image.new("RGB", (resolution, resolution), (128, 128, 128))
+                return Image.new("RGB", (_SHOWN, _SHOWN), (128, 128, 128))
             raise InputError(
                 f"{self.source}: {self.rows.where(position)} cannot be read ({error}); remove it, or give --option "
                 "skip_broken=true"

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from nas.data import DataSource
 from nas.data.pictures import decode, framed, grey_range, to_bytes
+from nas.data.protocol import Protocol
 from nas.data.rows import Content, Found, Missing, Rows, choose_rows, counted, file_bytes, in_blocks, labelled, limited
 from nas.data.sources import find_source
 from nas.data.splits import VAL_WORDS, split_word
 from nas.errors import InputError, NasError
-from nas.evaluate.protocol import Protocol
 
 __all__ = ["SPLITS", "Chosen", "choose_images"]
 

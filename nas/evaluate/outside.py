@@ -9,9 +9,9 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 from nas.data import Normalisation
+from nas.data.protocol import Interpolation
 from nas.errors import InputError, NasError, did_you_mean, visible
 from nas.evaluate.own import torch_runner, torch_runtime
-from nas.evaluate.protocol import Interpolation
 from nas.evaluate.subject import Say, Subject, known_of_metadata
 from nas.files import digest
 from nas.networks.modules.checkpoint import read_checkpoint, shown

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from nas.evaluate.protocol import Protocol
+from nas.data.protocol import Protocol
 from nas.files import Record
 
 __all__ = ["ClassAccuracy", "Confusion", "Evaluation", "Scores", "Share"]

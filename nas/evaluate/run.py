@@ -16,12 +16,12 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from nas.data import DataSource, Normalisation, Progress
+from nas.data.classes import Matched, match_classes
 from nas.data.pictures import quiet_pillow
+from nas.data.protocol import Interpolation, Protocol
 from nas.data.rows import counted
 from nas.errors import InputError, NasError
-from nas.evaluate.classes import Matched, match_classes
 from nas.evaluate.images import Chosen, choose_images
-from nas.evaluate.protocol import Interpolation, Protocol
 from nas.evaluate.records import Evaluation
 from nas.evaluate.subject import Say, Subject
 from nas.evaluate.tally import Answer, Tally, logits_of, look_like_probabilities

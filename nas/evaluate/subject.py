@@ -12,8 +12,8 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from nas.data import Normalisation
+from nas.data.protocol import Interpolation
 from nas.errors import InputError, visible
-from nas.evaluate.protocol import Interpolation
 from nas.export import RANDOM
 
 __all__ = ["RANDOM_REFUSED", "Say", "Subject", "checked_weights", "first_line", "known_of_metadata"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from nas.evaluate.classes import Matched
+from nas.data.classes import Matched
 from nas.evaluate.records import ClassAccuracy, Confusion, Scores, Share
 
 __all__ = ["Answer", "Tally", "logits_of", "look_like_probabilities"]

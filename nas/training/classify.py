@@ -6,7 +6,7 @@ the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from nas.data.protocol import Protocol
 from nas.data.stream import Pictures, PictureSet
 from nas.errors import InputError
 from nas.networks.modules import Network
@@ -31,6 +32,7 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Classification", "Classifiers"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's training images, as usual
 
 _JUDGED = 5  # classes of top-5
+_DRAFT = 4  # times the resolution: a crop of 8 % of the area still has the resolution
 _ORDER, _PICTURE = 0, 1  # what a seed is for
 
 
@@ -80,7 +82,8 @@ class Classification:
     ) -> None:
         timm_data = timm_part("timm.data", needed_for="a full training", extra="train")
         erasing = timm_part("timm.data.random_erasing")
-        size, changes, batch = network.architecture.resolution, recipe.augmentation, recipe.optimisation.batch_size
+        changes, batch = recipe.augmentation, recipe.optimisation.batch_size
+        self._size = network.architecture.resolution
         self._rank, self._processes = rank(), processes()
         shares = self._processes * recipe.optimisation.accumulate
         self._mixes = changes.mixup > 0 or changes.cutmix > 0
@@ -100,7 +103,7 @@ class Classification:
         self._device, self._workers, self._teacher = device, workers, teacher
         self._scale, self._offset = _normalisation(mean, std, device)
         self._change = timm_data.create_transform(
-            size,
+            self._size,
             is_training=True,
             use_prefetcher=True,  # bytes; what is left is done here to whole batches
             scale=changes.crop_scale,
@@ -132,7 +135,7 @@ class Classification:
             chosen = order[step * whole : (step + 1) * whole][self._rank :: self._processes].tolist()
             for first in range(0, len(chosen), self._part):
                 keys.append([(epoch, position) for position in chosen[first : first + self._part]])
-        parts = self._loader(_Changed(self._pictures.train, self._change, self._recipe_size(), self._seed), keys)
+        parts = self._loader(_Changed(self._pictures.train, self._change, _DRAFT * self._size, self._seed), keys)
         if self._accumulate == 1:
             yield from parts
             return
@@ -166,11 +169,11 @@ class Classification:
         positions = list(range(self._rank, len(self._pictures.val), self._processes))
         size = 2 * self._part
         keys = [[(0, position) for position in positions[at : at + size]] for at in range(0, len(positions), size)]
-        frame = _Middle(self._recipe_size(), self._recipe.crop)
+        frame = _middle(Protocol(resolution=self._size, crop=self._recipe.crop))
         sums = torch.zeros(4, dtype=torch.float64, device=self._device)
         network = module.network
         assert isinstance(network, Network)
-        for pixels, labels in self._loader(_Changed(self._pictures.val, frame, self._recipe_size(), None), keys):
+        for pixels, labels in self._loader(_Changed(self._pictures.val, frame, None, None), keys):
             images, known = self._normalised(pixels.to(self._device)), labels.to(self._device)
             with autocast(self._device, "fp32"):
                 logits = network(images).float()
@@ -182,11 +185,6 @@ class Classification:
             dist.all_reduce(sums)
         right, among, nats_in_all, count = sums.tolist()
         return {"top1": right / count, "top5": among / count, "cross_entropy": nats_in_all / count}
-
-    def _recipe_size(self) -> int:
-        network = self.module.network
-        assert isinstance(network, Network)
-        return network.architecture.resolution
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         images = pixels.contiguous(memory_format=torch.channels_last).float()
@@ -206,30 +204,26 @@ class Classification:
 class _Changed(Dataset[tuple[Tensor, int]]):
     """Pictures by (epoch, position), as bytes (3, H, H); with a seed each has random state of its own."""
 
-    def __init__(self, pictures: Pictures, change: Any, size: int, seed: int | None) -> None:
-        self._pictures, self._change, self._size, self._seed = pictures, change, size, seed
+    def __init__(self, pictures: Pictures, change: Any, least: int | None, seed: int | None) -> None:
+        self._pictures, self._change, self._least, self._seed = pictures, change, least, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, position = key
-        picture = self._pictures.picture(position, resolution=self._size)
+        picture = self._pictures.picture(position, least=self._least)
         if self._seed is not None:
             seed_all(seed_of(self._seed, epoch, _PICTURE, position))
         return self._change(picture), self._pictures.label(position)
 
 
-class _Middle:
-    """The middle of a picture: its short side scaled to size / crop, then cropped."""
+def _middle(protocol: Protocol) -> Callable[[Image.Image], Tensor]:
+    """What frames a picture as `nas evaluate` does, as bytes (3, H, H)."""
 
-    def __init__(self, size: int, crop: float) -> None:
-        self._size, self._crop = size, crop
-
-    def __call__(self, picture: Image.Image) -> Tensor:
-        side = min(picture.size) * self._crop
-        left, top = (picture.width - side) / 2, (picture.height - side) / 2
-        box = (left, top, left + side, top + side)
-        part = picture.resize((self._size, self._size), Image.Resampling.BICUBIC, box=box)
+    def framed(picture: Image.Image) -> Tensor:
+        part = protocol.frame(picture)
         pixels = torch.frombuffer(bytearray(part.tobytes()), dtype=torch.uint8)
-        return pixels.reshape(self._size, self._size, 3).permute(2, 0, 1).contiguous()
+        return pixels.reshape(part.height, part.width, 3).permute(2, 0, 1).contiguous()
+
+    return framed
 
 
 def _normalisation(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas.data.classes import match_classes
 from nas.errors import InputError
 from nas.networks.modules.outside import timm_part
 from nas.training.full_recipe import Distillation
@@ -17,6 +18,7 @@ from nas.training.teacher import RELEASED, released
 __all__ = ["FullTeacher", "distillation_loss", "full_teacher"]
 
 _TIMM = "timm:"
+_IMAGENET = 1000  # classes
 _LITE = (127 / 255,) * 3, (128 / 255,) * 3  # of EfficientNet-Lite's input
 
 
@@ -161,12 +163,9 @@ def _outputs(network: nn.Module) -> int:
 
 def _matched(name: str, count: int, class_names: Sequence[str]) -> list[int] | None:
     """Which outputs of a teacher are the student's classes; None for all in order."""
-    if count == 1000:
-        info = timm_part("timm.data", needed_for="a teacher of ImageNet's classes", extra="train").ImageNetInfo()
-        places = {info.index_to_label_name(index): index for index in range(count)}
-        known = [places.get(one.partition(" ")[0]) for one in class_names]  # an id may have words behind it
-        if all(place is not None for place in known):
-            return [place for place in known if place is not None]
+    if count == _IMAGENET and all(one[0] == "n" and one[1:9].isdecimal() for one in class_names):
+        found = match_classes(class_names, count, (), source="the images", network=f"--teacher {name}")
+        return [int(place) for place in found.outputs]
     if count != len(class_names):
         raise InputError(
             f"--teacher {name}: has {count} classes, the images have {len(class_names)}; a teacher of ImageNet teaches "

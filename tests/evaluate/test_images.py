@@ -12,10 +12,10 @@ from PIL import Image
 
 from nas.data import DataSource, load_images
 from nas.data.pictures import framed
+from nas.data.protocol import Protocol
 from nas.data.rows import BLOCK
 from nas.errors import InputError
 from nas.evaluate.images import Chosen, choose_images
-from nas.evaluate.protocol import Protocol
 
 PROTOCOL = Protocol(resolution=32, crop=1.0)
 

@@ -22,9 +22,9 @@ from torch import nn
 import nas
 from nas.data import DataSource, load_images
 from nas.data.pictures import framed
+from nas.data.protocol import Protocol
 from nas.errors import DeviceError, InputError, NasError
 from nas.evaluate import Evaluation
-from nas.evaluate.protocol import Protocol
 from nas.evaluate.run import evaluate_subject
 from nas.evaluate.subject import Subject
 from nas.export import Card, coreml

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nas.data.classes import Matched
 from nas.evaluate import Share
-from nas.evaluate.classes import Matched
 from nas.evaluate.tally import Tally, logits_of, look_like_probabilities
 
 NAMES = tuple("abcdefghij")

@@ -80,7 +80,8 @@ class TestFolder:
         assert "top-1 on held-out images after epoch" in network.card.score_source
 
     def test_it_learns(self, colours_folder: Path, tmp_path: Path) -> None:
-        (tmp_path / "r.toml").write_text("[optimisation]\nrate = 0.005\n[augmentation]\nrand_augment = ''\ncrop_scale = [0.9, 1.0]\n")
+        changes = "[augmentation]\nrand_augment = ''\ncrop_scale = [0.9, 1.0]\n"
+        (tmp_path / "r.toml").write_text(f"[optimisation]\nrate = 0.005\n{changes}")
         sizes = {**SIZES, "epochs": 8}
         out = train("tiny_a", str(colours_folder), out=tmp_path / "it", recipe=tmp_path / "r.toml", **sizes)
         found = read_training(out)

@@ -207,10 +207,8 @@ class TestJudge:
             figures = it.judge(it.module.eval())
             logits, labels = [], []
             for position in range(len(pictures.val)):
-                picture = pictures.val.picture(position, resolution=32)
-                side = 40 * 0.875
-                box = (28 - side / 2, 20 - side / 2, 28 + side / 2, 20 + side / 2)
-                part = np.asarray(picture.resize((32, 32), Image.Resampling.BICUBIC, box=box)).copy()
+                picture = pictures.val.picture(position)  # 56 x 40, to 50 x 36, of which the middle
+                part = np.asarray(picture.resize((50, 36), Image.Resampling.BICUBIC).crop((9, 2, 41, 34))).copy()
                 mean, std = (torch.tensor(values) for values in IMAGENET)
                 image = ((torch.from_numpy(part) / 255 - mean) / std).permute(2, 0, 1)
                 logits.append(network(image[None])[0])

@@ -2,7 +2,7 @@
 
 A picture is decoded whole, upright and in RGB; its short side is scaled to `resolution / crop`; the middle square of
 `resolution` is cut out; its pixels are normalised. For a picture in plain RGB these are to the bit the pixels of timm's
-`create_transform(..., is_training=False)` with crop mode `center` (tests/evaluate/test_protocol.py). Others differ, as
+`create_transform(..., is_training=False)` with crop mode `center` (tests/data/test_protocol.py). Others differ, as
 nas/data/pictures.py reads what it means: what is turned by EXIF, transparent (white here), CMYK or 16-bit grey.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from nas.data import Normalisation
+from nas.data.normalisation import Normalisation
 from nas.files import Record
 
 if TYPE_CHECKING:

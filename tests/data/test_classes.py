@@ -6,9 +6,9 @@ from types import ModuleType
 
 import pytest
 
+from nas.data import classes
+from nas.data.classes import Matched, match_classes
 from nas.errors import InputError
-from nas.evaluate import classes
-from nas.evaluate.classes import Matched, match_classes
 
 
 def match(data: list[str], outputs: int, names: list[str] | None = None) -> Matched:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +13,8 @@ from pydantic import ValidationError
 
 from nas.data import Normalisation
 from nas.data.pictures import framed
-from nas.evaluate.protocol import Protocol
+from nas.data.protocol import Protocol
+from tests.evaluate.pictures import draw_picture
 
 SHAPES = [(224, 224), (333, 250), (250, 333), (40, 71), (500, 375), (257, 256), (31, 100)]
 
@@ -49,32 +49,30 @@ def difference(timm: ModuleType, data: bytes, protocol: Protocol) -> int:
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize("crop", [0.875, 0.95, 1.0])
 def test_plain_pictures_are_those_of_timm_to_the_bit(
-    timm: ModuleType, picture: Callable[..., Image.Image], kind: str, interpolation: str, crop: float
+    timm: ModuleType, kind: str, interpolation: str, crop: float
 ) -> None:
     protocol = Protocol(resolution=96, crop=crop, interpolation=interpolation)
 
-    found = [difference(timm, content(picture(*shape, seed=seed), kind), protocol) for seed, shape in enumerate(SHAPES)]
+    found = [
+        difference(timm, content(draw_picture(*shape, seed=seed), kind), protocol) for seed, shape in enumerate(SHAPES)
+    ]
 
     assert found == [0] * len(SHAPES)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK"])
-def test_other_modes_are_those_of_timm_as_well(
-    timm: ModuleType, picture: Callable[..., Image.Image], mode: str
-) -> None:
-    data = content(picture(70, 90, seed=1).convert(mode), "JPEG" if mode == "CMYK" else "PNG")
+def test_other_modes_are_those_of_timm_as_well(timm: ModuleType, mode: str) -> None:
+    data = content(draw_picture(70, 90, seed=1).convert(mode), "JPEG" if mode == "CMYK" else "PNG")
 
     assert difference(timm, data, Protocol(resolution=64)) == 0
 
 
-def test_what_differs_from_timm_is_what_nas_reads_as_it_is_meant(
-    timm: ModuleType, picture: Callable[..., Image.Image]
-) -> None:
+def test_what_differs_from_timm_is_what_nas_reads_as_it_is_meant(timm: ModuleType) -> None:
     """timm's transform gets a picture that its data set has only converted to RGB."""
     protocol = Protocol(resolution=64)
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = content(picture(80, 80, seed=2), "JPEG", exif=exif)
+    turned = content(draw_picture(80, 80, seed=2), "JPEG", exif=exif)
     clear = Image.new("RGBA", (80, 80), (0, 0, 0, 0))
     deep = Image.fromarray(np.full((80, 80), 30_000, dtype=np.uint16))
 
@@ -87,12 +85,12 @@ def test_what_differs_from_timm_is_what_nas_reads_as_it_is_meant(
     assert by_timm(timm, content(deep, "PNG"), protocol).min() == 255
 
 
-def test_normalised_pixels_are_those_of_timm(timm: ModuleType, picture: Callable[..., Image.Image]) -> None:
+def test_normalised_pixels_are_those_of_timm(timm: ModuleType) -> None:
     from timm.data.transforms_factory import create_transform
 
     pair: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     protocol = Protocol(resolution=64, normalisation=Normalisation(**pair))
-    data = content(picture(90, 70, seed=3), "PNG")
+    data = content(draw_picture(90, 70, seed=3), "PNG")
     transform = create_transform((3, 64, 64), is_training=False, interpolation="bicubic", crop_pct=0.875, **pair)
 
     found = protocol.normalised(framed(data, protocol.frame)[None].astype(np.uint8))
@@ -103,11 +101,9 @@ def test_normalised_pixels_are_those_of_timm(timm: ModuleType, picture: Callable
 
 
 @pytest.mark.parametrize("shape", [(3000, 20), (20, 3000)])
-def test_of_a_very_long_picture_only_the_middle_is_scaled(
-    picture: Callable[..., Image.Image], shape: tuple[int, int]
-) -> None:
+def test_of_a_very_long_picture_only_the_middle_is_scaled(shape: tuple[int, int]) -> None:
     protocol = Protocol(resolution=32)
-    long = picture(*shape, seed=4)
+    long = draw_picture(*shape, seed=4)
     width, height = (36 if side == 20 else 36 * side // 20 for side in shape)
     whole = long.resize((width, height), Image.Resampling.BICUBIC)
     left, top = ((side - 32) / 2 for side in whole.size)
