@@ -4,12 +4,13 @@
 
     body = nas.backbone("iformer_m", resolution=512, window=16, weights="epoch_12.pth")
     maps = body(images)  # {"0": (B, 48, H/4, W/4), ... "3": (B, 384, H/32, W/32)}
-    detector = torchvision.models.detection.RetinaNet(body.pyramid(256), num_classes=91, anchor_generator=...)
+    detector = torchvision.models.detection.FasterRCNN(body.pyramid(256), num_classes=91)
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, assert_never
 
@@ -72,17 +73,23 @@ class Backbone(nn.Module):
             norm.eval()
         return self
 
-    def pyramid(self, channels: int = 256, *, extra: nn.Module | None = None) -> Pyramid:
-        """This backbone below a feature pyramid, as torchvision's MaskRCNN, FasterRCNN, RetinaNet and FCOS take it.
+    def pyramid(
+        self, channels: int = 256, *, maps: Sequence[int] = (0, 1, 2, 3), extra: nn.Module | None = None
+    ) -> Pyramid:
+        """This backbone below a feature pyramid, as torchvision's detectors take it.
+
+        With the defaults MaskRCNN and FasterRCNN take it. RetinaNet and FCOS begin at stride 8: they take
+        `body.pyramid(256, maps=(1, 2, 3), extra=LastLevelP6P7(256, 256))`.
 
         Args:
             channels: of every map of the pyramid.
-            extra: makes maps above stride 32; by default a max pool, as of Faster and Mask R-CNN. For RetinaNet and
-                FCOS it is `torchvision.ops.feature_pyramid_network.LastLevelP6P7(channels, channels)`.
+            maps: which maps of the backbone it is made of, from 0.
+            extra: makes maps above stride 32; by default a max pool. Others are in
+                `torchvision.ops.feature_pyramid_network`.
         Raises:
             InputError: torchvision is missing or does not load.
         """
-        return Pyramid(self, channels=channels, extra=extra)
+        return Pyramid(self, channels=channels, maps=maps, extra=extra)
 
 
 class Pyramid(nn.Module):
@@ -92,16 +99,22 @@ class Pyramid(nn.Module):
         out_channels: of every map.
     """
 
-    def __init__(self, body: Backbone, *, channels: int, extra: nn.Module | None = None) -> None:
+    def __init__(
+        self, body: Backbone, *, channels: int, maps: Sequence[int] = (0, 1, 2, 3), extra: nn.Module | None = None
+    ) -> None:
         super().__init__()
         ops = torchvision_part("torchvision.ops.feature_pyramid_network", needed_for="a feature pyramid")
         self.body = body
-        self.fpn = ops.FeaturePyramidNetwork(list(body.channels), channels, extra or ops.LastLevelMaxPool())
+        self.maps = tuple(maps)
+        inputs = [body.channels[index] for index in self.maps]
+        self.fpn = ops.FeaturePyramidNetwork(inputs, channels, extra or ops.LastLevelMaxPool())
         self.out_channels = channels
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
-        """The maps "0" to "3", and those that are made above them."""
-        return self.fpn(self.body(images))  # type: ignore[no-any-return]
+        """The maps, by default "0" to "3", and those that are made above them."""
+        maps = self.body(images)
+        chosen = OrderedDict((name, maps[name]) for name in map(str, self.maps))
+        return self.fpn(chosen)  # type: ignore[no-any-return]
 
 
 def backbone(

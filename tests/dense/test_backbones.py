@@ -169,17 +169,19 @@ def test_the_pyramid_is_a_backbone_of_torchvision(body: Body) -> None:
     assert [(x.shape[1], x.shape[2]) for x in maps.values()] == [(16, 24), (16, 12), (16, 6), (16, 3), (16, 2)]
 
 
-def test_retinanet_of_torchvision_takes_it(body: Body, operators: None) -> None:
-    from torchvision.models.detection import RetinaNet
-    from torchvision.models.detection.anchor_utils import AnchorGenerator
+@pytest.mark.parametrize("name", ["RetinaNet", "FCOS", "FasterRCNN"])
+def test_detectors_of_torchvision_take_it(name: str, body: Body, operators: None) -> None:
+    from torchvision.models import detection
     from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-    made = body().pyramid(16, extra=LastLevelP6P7(16, 16))
-    anchors = AnchorGenerator(tuple((size,) for size in (8, 16, 32, 64, 96, 128)), ((1.0,),) * 6)
-    detector = RetinaNet(made, num_classes=3, anchor_generator=anchors, min_size=96, max_size=96)
+    made = body()
+    dense = name != "FasterRCNN"
+    pyramid = made.pyramid(32, maps=(1, 2, 3), extra=LastLevelP6P7(32, 32)) if dense else made.pyramid(32)
+    detector = getattr(detection, name)(pyramid, num_classes=3, min_size=96, max_size=96)
     targets = [{"boxes": torch.tensor([[8.0, 8, 40, 40]]), "labels": torch.tensor([1])}] * 2
 
     losses = detector(list(images()), targets)
 
-    assert {"classification", "bbox_regression"} == losses.keys()
     assert all(torch.isfinite(loss) for loss in losses.values())
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    assert [part for part, parameter in made.named_parameters() if parameter.grad is None] == []
