@@ -1,7 +1,7 @@
 """Depthwise convolutions whose gradients are fast on a CPU.
 
-The gradients of oneDNN take up to fifty times as long as the convolution itself. On small maps those here take half to
-an eighth of that (tests/benchmarks/bench_depthwise.py), and differ by rounding only.
+The gradients of oneDNN take up to fifty times as long as the convolution itself. On small maps those here take a half to a
+tenth of that (tests/benchmarks/bench_depthwise.py), and differ by rounding only.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 __all__ = ["depthwise", "is_slow"]
 
-# Pairs of positions are counted one by one: on larger maps oneDNN is faster.
-_MOST_POSITIONS = 16 * 16
+# Pairs of positions are counted one by one: on larger maps oneDNN is faster, in fp32 sooner than in bf16.
+_MOST_POSITIONS = {torch.bfloat16: 16 * 16, torch.float32: 6 * 6}
 
 
 def is_slow(conv: nn.Conv2d, x: Tensor) -> bool:
@@ -26,8 +26,13 @@ def is_slow(conv: nn.Conv2d, x: Tensor) -> bool:
         and conv.stride == (1, 1)
         and conv.kernel_size[0] > 1
         and x.device.type == "cpu"
-        and x.shape[2] * x.shape[3] <= _MOST_POSITIONS
+        and x.shape[2] * x.shape[3] <= _MOST_POSITIONS.get(_dtype(x), 0)
     )
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    """What a convolution computes in."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 def depthwise(x: Tensor, weight: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from torch import nn
 
 from nas.networks.modules.blocks import ConvNorm
 from nas.networks.modules.depthwise import depthwise, is_slow
+from nas.training.recipe import Precision, autocast
 
 
 @pytest.mark.parametrize("size", [(16, 16), (4, 4), (2, 2), (1, 1), (6, 3)])
@@ -36,17 +37,20 @@ def test_under_autocast_gradients_have_the_precision_of_their_tensors() -> None:
 
 
 @pytest.mark.parametrize(
-    ("conv", "size", "expected"),
+    ("conv", "size", "precision", "expected"),
     [
-        (nn.Conv2d(8, 8, 7, padding=3, groups=8), 16, True),
-        (nn.Conv2d(8, 8, 7, padding=3, groups=8), 17, False),
-        (nn.Conv2d(8, 8, 7, stride=2, padding=3, groups=8), 16, False),
-        (nn.Conv2d(8, 16, 7, padding=3, groups=8), 16, False),
-        (nn.Conv2d(8, 8, 1), 16, False),
+        (nn.Conv2d(8, 8, 7, padding=3, groups=8), 16, "bf16", True),
+        (nn.Conv2d(8, 8, 7, padding=3, groups=8), 17, "bf16", False),
+        (nn.Conv2d(8, 8, 7, padding=3, groups=8), 6, "fp32", True),
+        (nn.Conv2d(8, 8, 7, padding=3, groups=8), 7, "fp32", False),
+        (nn.Conv2d(8, 8, 7, stride=2, padding=3, groups=8), 6, "fp32", False),
+        (nn.Conv2d(8, 16, 7, padding=3, groups=8), 6, "fp32", False),
+        (nn.Conv2d(8, 8, 1), 6, "fp32", False),
     ],
 )
-def test_small_maps_and_one_kernel_a_channel(conv: nn.Conv2d, size: int, expected: bool) -> None:
-    assert is_slow(conv, torch.zeros(1, 8, size, size)) is expected
+def test_small_maps_and_one_kernel_a_channel(conv: nn.Conv2d, size: int, precision: Precision, expected: bool) -> None:
+    with autocast(torch.device("cpu"), precision):
+        assert is_slow(conv, torch.zeros(1, 8, size, size)) is expected
 
 
 def test_gradients_have_gradients() -> None:
