@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_depthwise.py
 
 CPU milliseconds of 64 images, in bf16 where this processor has it and else in fp32, torch's and this project's way in
-turn, medians; then forward and backward of iFormer-M at 64 px, where the maps that are computed here are those that pay.
+turn, medians; then forward and backward of iFormer-M at 64 px, where only maps that pay are computed here.
 """
 
 from __future__ import annotations

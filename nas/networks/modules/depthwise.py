@@ -1,7 +1,7 @@
 """Depthwise convolutions whose gradients are fast on a CPU.
 
-The gradients of oneDNN take up to fifty times as long as the convolution itself. On small maps those here take a half to a
-tenth of that (tests/benchmarks/bench_depthwise.py), and differ by rounding only.
+The gradients of oneDNN take up to fifty times as long as the convolution itself. On small maps those here take a half
+to a tenth of that (tests/benchmarks/bench_depthwise.py), and differ by rounding only.
 """
 
 from __future__ import annotations
