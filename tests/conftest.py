@@ -2,7 +2,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from nas.data import ImageSet
 from nas.networks import Architecture, AttentionSpec, ConvSpec, SearchSpace, StageSpec
+from nas.networks.modules.outside import timm_part
 from nas.training import SupernetRecipe, train_supernet
 
 pytest_plugins = ["tests.operators", "tests.postgres"]
@@ -93,30 +94,10 @@ class EfficientnetLite{number}ModelFile:
 
 
 @pytest.fixture(scope="session")
-def timm() -> Iterator[ModuleType]:
+def timm() -> ModuleType:
     if not (importlib.util.find_spec("timm") and importlib.util.find_spec("torchvision")):
         pytest.skip("timm and torchvision are not installed; the extra [timm] brings them")
-    stubs = _define_torchvision_operators()
-    yield importlib.import_module("timm")
-    del stubs
-
-
-def _define_torchvision_operators() -> torch.library.Library | None:
-    """Let torchvision be imported where its compiled part is of a CUDA build that does not load beside CPU torch.
-
-    timm imports torchvision, and that stops at two operators it expects there. No model of timm calls them.
-    """
-    spec = importlib.util.find_spec("torchvision")
-    assert spec is not None and spec.origin is not None
-    try:
-        for compiled in Path(spec.origin).parent.glob("_C*.so"):
-            torch.ops.load_library(str(compiled))
-    except OSError:
-        stubs = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            stubs.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return stubs
-    return None
+    return timm_part()
 
 
 @pytest.fixture(scope="session")

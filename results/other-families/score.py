@@ -31,6 +31,7 @@ from torch import nn
 from nas.accuracy import AccuracyTable
 from nas.accuracy.results import read_rows
 from nas.data import load_images, training_batches
+from nas.networks.modules.outside import timm_part
 from nas.proxies.zero_cost import gradient_norm, naswot, zico
 from nas.validate.ranking import bootstrap_interval, kendall_tau_b
 
@@ -66,10 +67,7 @@ def wanted():
 
 
 def score(data: str) -> None:  # noqa: D103
-    from conftest import _define_torchvision_operators
-
-    stubs = _define_torchvision_operators()
-    import timm
+    timm = timm_part()
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -104,7 +102,6 @@ def score(data: str) -> None:  # noqa: D103
         with out.open("a") as file:
             file.write(json.dumps(line) + "\n")
     trying.unlink(missing_ok=True)
-    del stubs
 
 
 def with_gelu(network: nn.Module) -> nn.Module:

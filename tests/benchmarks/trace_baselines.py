@@ -19,20 +19,17 @@ import torch
 from nas.errors import InputError
 from nas.latency.published import operations_beside, read_baselines, write_operations
 from nas.networks import Operation
+from nas.networks.modules.outside import timm_part
 from nas.networks.modules.trace import traced_operations
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from conftest import _define_torchvision_operators  # noqa: E402
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("baselines", nargs="?", type=Path, default=ROOT / "latency_tables" / "iphone13.baselines.csv")
     baselines: Path = parser.parse_args().baselines
-    stubs = _define_torchvision_operators()
-    import timm
+    timm = timm_part()
     from timm.utils.model import reparameterize_model
 
     # timm keeps tables of attention biases on its modules, which exporting remarks upon.
@@ -52,7 +49,6 @@ def main() -> None:
         networks[row.name] = parts
         params, macs = sum(part.weights for part in parts) / 1e6, sum(part.macs for part in parts) / 1e9
         sys.stdout.write(f"{row.name:24s} {params:6.2f} M parameters {macs:6.3f} GMACs {len(parts):4d} operations\n")
-    del stubs
     out = operations_beside(baselines)
     torch_version = torch.__version__.split("+")[0]
     origin = f"python tests/benchmarks/trace_baselines.py: timm {timm.__version__}, torch {torch_version}, batch 1"

@@ -26,12 +26,10 @@ from nas.accuracy.results import NETWORK_COLUMNS, RESULT_COLUMNS
 from nas.accuracy.traits import TALLY, tally
 from nas.errors import InputError
 from nas.files import write_beside
+from nas.networks.modules.outside import timm_part
 from nas.networks.modules.trace import traced
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from conftest import _define_torchvision_operators  # noqa: E402
 
 # Parts of a tag that mean other images than ImageNet-1k's.
 OTHER_IMAGES = re.compile(
@@ -87,8 +85,7 @@ def family(name: str) -> str:
 
 def _traced(wanted: set[tuple[str, int]], path: Path) -> dict[tuple[str, int], list[float]]:
     """The tally of each network and resolution that can be traced."""
-    stubs = _define_torchvision_operators()
-    import timm
+    timm = timm_part()
     from timm.utils.model import reparameterize_model
 
     warnings.filterwarnings("ignore")
@@ -108,7 +105,6 @@ def _traced(wanted: set[tuple[str, int]], path: Path) -> dict[tuple[str, int], l
         done[name, size] = line
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-    del stubs
     return {key: line["tally"] for key, line in done.items() if key in wanted and "tally" in line}
 
 

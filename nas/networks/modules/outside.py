@@ -21,18 +21,19 @@ _DECLARED: list[torch.library.Library] = []  # a declaration ends with its objec
 _MISSING = ("nms", "qnms")
 
 
-def timm_part(name: str = "timm", *, needed_for: str = "this", extra: str = "timm") -> ModuleType:
+def timm_part(name: str = "timm", *, needed_for: str = "this", extra: str = "timm", otherwise: str = "") -> ModuleType:
     """Import timm, or a module of it.
 
     Args:
         name: such as `timm.data`.
         needed_for: what cannot be done without it; begins the message.
         extra: of this package, that brings it.
+        otherwise: what helps without it; ends the message.
     Raises:
         InputError: it is not installed or does not load; the message says what to do.
     """
-    _outside("torchvision", needed_for, extra)
-    return _outside(name, needed_for, extra)
+    _outside("torchvision", needed_for, extra, otherwise)
+    return _outside(name, needed_for, extra, otherwise)
 
 
 def torchvision_part(name: str = "torchvision", *, needed_for: str = "this", extra: str = "dense") -> ModuleType:
@@ -50,7 +51,8 @@ def has_operators() -> bool:
     return not _DECLARED and bool(torchvision_part("torchvision.extension")._has_ops())
 
 
-def _outside(name: str, needed_for: str, extra: str) -> ModuleType:
+def _outside(name: str, needed_for: str, extra: str, otherwise: str = "") -> ModuleType:
+    end = f", or {otherwise}" if otherwise else ""
     try:
         try:
             return importlib.import_module(name)
@@ -60,12 +62,12 @@ def _outside(name: str, needed_for: str, extra: str) -> ModuleType:
             _declare()
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise InputError(f"{needed_for} needs {error.name}: pip install 'nas[{extra}]'") from error
+        raise InputError(f"{needed_for} needs {error.name}: pip install 'nas[{extra}]'{end}") from error
     except (ImportError, RuntimeError, OSError) as error:  # of another torch, or damaged
         reason = visible(str(error).splitlines()[0], limit=200)
         raise InputError(
             f"{needed_for} needs {name}, which does not load here ({reason}): install the torch and the torchvision "
-            "that belong together, from one source"
+            f"that belong together, from one source{end}"
         ) from error
 
 

@@ -6,7 +6,6 @@ huggingface_hub and torch.hub keep them, so a second call needs no network.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 import torch
 
 from nas.catalog import unknown_name
-from nas.errors import InputError, NasError, visible
+from nas.errors import NasError, visible
+from nas.networks.modules.outside import timm_part
 
 __all__ = ["PublishedWeights", "published_weights"]
 
@@ -48,7 +48,7 @@ def published_weights(name: str) -> PublishedWeights:
         InputError: timm is not installed, or has no weights of this name.
         NasError: they cannot be downloaded; the text says what to do instead.
     """
-    timm = _timm()
+    timm = timm_part(needed_for="a network with published weights", otherwise="give a file")
     known = timm.list_pretrained(f"{_FAMILY}*")
     tagged = next((one for one in known if name in (one, one.partition(".")[0])), None)
     if tagged is None:
@@ -64,18 +64,6 @@ def published_weights(name: str) -> PublishedWeights:
         f"the weights of {tagged} cannot be downloaded from {' or '.join(failures)}: repeat this where there is a "
         f"network, or bring the file here and give it: --weights {Path(str(config.url)).name}"
     )
-
-
-def _timm() -> Any:
-    try:
-        return importlib.import_module("timm")
-    except ModuleNotFoundError as error:
-        raise InputError("published weights come through timm: pip install 'nas[timm]', or give a file") from error
-    except (ImportError, RuntimeError) as error:  # a torchvision of another torch
-        reason = visible(str(error).splitlines()[0], limit=200)
-        raise InputError(
-            f"timm does not load here ({reason}): install the torchvision that belongs to this torch, or give a file"
-        ) from error
 
 
 def _sources(config: Any) -> Iterator[tuple[str, Callable[[], Path]]]:

@@ -116,13 +116,13 @@ def test_a_network_without_published_weights_is_refused_with_those_that_have_som
     ("error", "message"),
     [
         (
-            ModuleNotFoundError("no timm"),
-            "published weights come through timm: pip install 'nas[timm]', or give a file",
+            ModuleNotFoundError("no timm", name="timm"),
+            "a network with published weights needs timm: pip install 'nas[timm]', or give a file",
         ),
         (
-            RuntimeError("operator torchvision::nms does not exist\nand more"),
-            "timm does not load here (operator torchvision::nms does not exist): install the torchvision that "
-            "belongs to this torch, or give a file",
+            RuntimeError("another torch\nand more"),
+            "a network with published weights needs timm, which does not load here (another torch): install the torch "
+            "and the torchvision that belong together, from one source, or give a file",
         ),
     ],
 )
