@@ -24,6 +24,7 @@ from nas.networks import Architecture, AttentionSpec, StageSpec, find_network, s
 from nas.networks.modules import Network, build_model, load_weights
 from nas.networks.modules.outside import torchvision_part
 from nas.networks.modules.published import published_weights
+from nas.training.record import BEST
 
 __all__ = ["IMAGENET", "Backbone", "Norms", "Pyramid", "backbone", "windowed"]
 
@@ -130,8 +131,8 @@ def backbone(
     """A network without its classifier, for detection, segmentation and other dense tasks.
 
     Args:
-        network: a known network, an architecture file, or a folder that `nas export --format torch` wrote, with its
-            weights; or an architecture or a network.
+        network: a known network, an architecture file, or a folder that `nas export --format torch` or `nas train`
+            wrote, with its weights; or an architecture or a network.
         weights: a checkpoint, of classification or of mmdetection, mmsegmentation or nas itself; or `timm` for the
             weights that are published of a known network, `timm:NAME` for those of another name in timm. Without it,
             and without a folder or a network, weights are random.
@@ -212,8 +213,9 @@ def _found(network: str | Path | Architecture | Network) -> tuple[str, Architect
             return "network", network
         case str() | Path():
             folder = Path(network)
-            if (folder / "model.safetensors").exists():
-                return folder.stem, load(folder)
+            exported = next((one for one in (folder, folder / BEST) if (one / "model.safetensors").exists()), None)
+            if exported is not None:
+                return folder.stem, load(exported)
             if folder.is_dir():
                 said = visible(str(folder), limit=150)
                 raise InputError(

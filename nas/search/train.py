@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nas.training.recipe import Precision
     from nas.training.record import TrainingRecord
 
-__all__ = ["train"]
+__all__ = ["check_out", "check_same", "train"]
 
 _LARGE, _DROP_PATH = 12e6, 0.1  # weights; the paper's stochastic depth of L, which has 14.7 million
 _TIMM = "timm"
@@ -118,7 +118,7 @@ def train(
     from nas.training.record import TrainingRecord, read_training, write_training
 
     folder = Path(out)
-    _check_out(folder)
+    check_out(folder)
     name, candidate_id, architecture, run = _asked(network, budget_ms, stdin)
     with joined(device) as target:
         pictures = open_pictures(data, seed=seed, synthetic_resolution=resolution or 64)
@@ -175,7 +175,7 @@ def train(
             started=before[0].started if before else datetime.now(UTC).isoformat(timespec="seconds"),
         )
         if before:
-            _check_same(folder, before[0], record)
+            check_same(folder, before[0], record)
         with owned(folder, folder / "training.lock") if is_first() else nullcontext():
             if is_first():
                 write_training(folder, record)
@@ -224,7 +224,7 @@ def _sized(architecture: Architecture, resolution: int | None, classes: int) -> 
         raise InputError.from_validation("--resolution", error) from error
 
 
-def _check_out(folder: Path) -> None:
+def check_out(folder: Path) -> None:
     """Refuse a folder that holds anything but a training."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "training.json").exists():
         held = min(entry.name for entry in folder.iterdir())
@@ -237,7 +237,7 @@ def _check_out(folder: Path) -> None:
         raise unwritten(folder, error) from error
 
 
-def _check_same(folder: Path, before: TrainingRecord, now: TrainingRecord) -> None:
+def check_same(folder: Path, before: TrainingRecord, now: TrainingRecord) -> None:
     """Refuse to go on with another training."""
     names = [name for name, value in now.identity.items() if before.identity[name] != value]
     if before.seed != now.seed:

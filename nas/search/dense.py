@@ -1,0 +1,283 @@
+"""How a network, or the winner of a run, is trained for detection or segmentation: `nas train --task`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.errors import InputError
+from nas.files import digest, digest_of
+from nas.lock import owned
+from nas.search.records import versions
+from nas.search.result import SearchResult, trained_network, weights_file
+from nas.search.train import check_out, check_same
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from nas.dense import Backbone
+    from nas.dense.coco import CocoFolder
+    from nas.dense.detection import DetectionTask
+    from nas.dense.masks import MaskFolder
+    from nas.dense.recipe import DenseTask, DetectionRecipe, SegmentationRecipe
+    from nas.dense.segmentation import SegmentationTask
+    from nas.networks import Architecture
+    from nas.networks.modules import Network
+    from nas.training.course import Epoch, Step
+    from nas.training.recipe import Precision
+    from nas.training.record import TrainingRecord
+
+__all__ = ["train_dense"]
+
+_LIBRARIES = ("nas", "torch", "timm", "torchvision", "faster-coco-eval", "pillow", "numpy")
+_TIMM, _RANDOM, _WINNER = "timm", "random", "winner"
+_SHOWN = 12  # characters of a digest
+
+
+def train_dense(
+    network: str | Path | Architecture | Network | SearchResult,
+    data: str | Path,
+    *,
+    task: DenseTask,
+    out: str | Path,
+    recipe: str | Path | DetectionRecipe | SegmentationRecipe | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    budget_ms: float | None = None,
+    start: str | Path | None = None,
+    weights_key: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    precision: Precision | None = None,
+    workers: int = 0,
+    is_compiled: bool = False,
+    command: tuple[str, ...] = (),
+    say: Callable[[str], None] = lambda line: None,  # noqa: ARG005
+    on_progress: Callable[[str, int, int], None] | None = None,
+    on_step: Callable[[Step], None] = lambda step: None,  # noqa: ARG005
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,  # noqa: ARG005
+) -> Path:
+    """Train a detector or a segmenter over a network, or go on with the training in `out`.
+
+    The folder then holds training.json, metrics.jsonl, checkpoint.safetensors, and the weights best.safetensors and
+    last.safetensors. `nas.dense.trained.load` gives the module of the folder, and `nas.backbone` takes the files.
+
+    Args:
+        network: a reference, an architecture file, a results folder (its winner), or a folder of `--format torch`.
+        data: for `detect` a folder in COCO's format, for `segment` a folder of images and masks.
+        task: `detect` or `segment`.
+        out: folder to write.
+        recipe: a recipe, or a TOML file of what differs from that of the paper.
+        epochs: by default 12 for detection and 20 times 2,000 steps for segmentation.
+        batch_size: images of a step, of all processes.
+        budget_ms: of a run, the winner inside this budget; by default its largest.
+        start: weights of the network to begin with: a checkpoint, `winner` for those of the run, `timm` or `timm:NAME`;
+            by default those that the folder or the run has, else random ones.
+        weights_key: which weights to take from a file that has several.
+        seed: of weights, order and changes.
+        device: `cpu` or `cuda`; by default a GPU if there is one.
+        precision: of matrix products; by default bf16 on a GPU and fp32 on a CPU.
+        workers: processes that decode, beside each that trains.
+        is_compiled: let torch.compile translate the module first.
+        command: for the record.
+        say: gets words, line by line.
+        on_progress: called while the folder is read.
+        on_step: called after every step, in the first process.
+        on_epoch: called after every epoch, in the first process.
+    Returns:
+        `out`.
+    Raises:
+        InputError: an argument cannot be used, or `out` holds another training.
+        NasError: training diverged, memory ran out, or the disk is full.
+    """
+    import torch
+
+    from nas.dense.recipe import DenseRecipe, fitted
+    from nas.dense.trained import keep
+    from nas.training import loop
+    from nas.training.processes import is_first, joined, processes
+    from nas.training.record import TrainingRecord, read_training, write_training
+
+    folder = Path(out)
+    check_out(folder)
+    with joined(device) as target:
+        source = _source(task, Path(data), seed, on_progress)
+        used = recipe if isinstance(recipe, DenseRecipe) else fitted(source, epochs=epochs, batch_size=batch_size)
+        if isinstance(recipe, str | Path):
+            used = used.changed_by(Path(recipe))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            name, candidate_id, body, origin = _body(network, budget_ms, start, weights_key, used)
+        work = _task(body, source, used, target, seed, workers)
+        before = read_training(folder)
+        record = TrainingRecord(
+            task=task,
+            name=name,
+            candidate_id=candidate_id,
+            architecture=body.architecture,
+            data=f"{source.path.name}: {len(source.train):,} images to learn from, {len(source.val):,} held out",
+            fingerprint=_fingerprint(source),
+            classes=source.class_names,
+            recipe=used.model_dump(mode="json"),
+            normalisation=body.normalisation,
+            seed=seed,
+            start=origin,
+            device=str(target) if target.type == "cpu" else f"{target} ({torch.cuda.get_device_name(target)})",
+            processes=processes(),
+            threads=torch.get_num_threads(),
+            precision=precision or ("bf16" if target.type == "cuda" else "fp32"),
+            versions=versions(*_LIBRARIES),
+            command=command,
+            started=before[0].started if before else datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        if before:
+            check_same(folder, before[0], record)
+        with owned(folder, folder / "training.lock") if is_first() else nullcontext():
+            if is_first():
+                write_training(folder, record)
+                say(_plan(record, work.steps, is_new=before is None))
+
+            def kept(module: nn.Module, epoch: Epoch) -> None:
+                keep(folder, record, module, epoch)
+
+            loop.train(
+                work,
+                used.optimisation,
+                folder,
+                identity=record.identity,
+                seed=seed,
+                device=target,
+                precision=record.precision,
+                is_compiled=is_compiled,
+                keep=kept,
+                on_step=on_step,
+                on_epoch=on_epoch,
+            )
+    return folder
+
+
+def _source(
+    task: DenseTask, data: Path, seed: int, progress: Callable[[str, int, int], None] | None
+) -> CocoFolder | MaskFolder:
+    from nas.dense.coco import CocoFolder
+    from nas.dense.masks import MaskFolder
+    from nas.dense.rcnn import detection_parts
+
+    if not data.is_dir():
+        raise InputError(f"{data}: is no folder; --task {task} reads images and annotations from one")
+    if task == "segment":
+        return MaskFolder.read(data, seed=seed, progress=progress)
+    detection_parts()  # What is missing is said before a large file is read.
+    return CocoFolder.read(data, seed=seed)
+
+
+def _task(
+    body: Backbone,
+    source: CocoFolder | MaskFolder,
+    recipe: DetectionRecipe | SegmentationRecipe,
+    device: torch.device,
+    seed: int,
+    workers: int,
+) -> DetectionTask | SegmentationTask:
+    from nas.dense.coco import CocoFolder
+    from nas.dense.detection import DetectionTask
+    from nas.dense.masks import MaskFolder
+    from nas.dense.recipe import DetectionRecipe, SegmentationRecipe
+    from nas.dense.segmentation import SegmentationTask
+
+    if isinstance(source, CocoFolder) and isinstance(recipe, DetectionRecipe):
+        return DetectionTask.of(
+            body,
+            source,
+            recipe=recipe.model,
+            optimisation=recipe.optimisation,
+            device=device,
+            seed=seed,
+            workers=workers,
+        )
+    if isinstance(source, MaskFolder) and isinstance(recipe, SegmentationRecipe):
+        return SegmentationTask.of(
+            body,
+            source,
+            recipe=recipe.model,
+            optimisation=recipe.optimisation,
+            device=device,
+            seed=seed,
+            workers=workers,
+        )
+    raise InputError("the recipe is one of the other task")
+
+
+def _body(
+    network: str | Path | Architecture | Network | SearchResult,
+    budget_ms: float | None,
+    start: str | Path | None,
+    weights_key: str | None,
+    recipe: DetectionRecipe | SegmentationRecipe,
+) -> tuple[str, str, Backbone, str]:
+    """The name of a network, the id of a candidate, the backbone and in words where its weights are from."""
+    from nas.dense import backbone
+    from nas.networks import Architecture
+
+    run = network if isinstance(network, SearchResult) else None
+    if isinstance(network, str | Path) and (Path(network) / "run.json").exists():
+        run = SearchResult.load(Path(network))
+    name = Path(network).stem if isinstance(network, str | Path) else "network"
+    candidate_id, origin = "", _RANDOM
+    found: str | Path | Architecture | Network
+    if run is not None:
+        winner = run.winner if budget_ms is None else run.winner_under(budget_ms)
+        if winner is None:
+            raise InputError(f"{run.path}: the run has no winner yet; nas search --resume goes on with it")
+        name, candidate_id, found = run.path.resolve().name, winner.id, trained_network(winner)
+        if start == _WINNER or (start is None and weights_file(run.path, winner.id).exists()):
+            found, origin = run.build_winner(budget_ms), f"proxy training in {name}"
+    else:
+        assert not isinstance(network, SearchResult)
+        if budget_ms is not None or start == _WINNER:
+            raise InputError(f"--budget-ms and --from {_WINNER} are of a run: give a results folder")
+        found = network
+        if not isinstance(network, Architecture) and not (
+            isinstance(network, str | Path) and not Path(network).is_dir()
+        ):
+            origin = f"those of {name}"
+    weights = None if start == _WINNER else start
+    if weights is not None:
+        words = str(weights)
+        is_published = words == _TIMM or words.startswith(f"{_TIMM}:")
+        origin = words if is_published else f"{Path(words).name} (SHA-256 begins {_digest(Path(words))})"
+    body = backbone(
+        found,
+        weights=weights,
+        weights_key=weights_key,
+        resolution=recipe.resolution,
+        window=recipe.window,
+        norms=recipe.norms,
+        drop_path=recipe.drop_path,
+    )
+    return name, candidate_id, body, origin
+
+
+def _digest(path: Path) -> str:
+    return digest(path)[:_SHOWN] if path.is_file() else "?"
+
+
+def _fingerprint(source: CocoFolder | MaskFolder) -> str:
+    """Of the names of the pictures and classes; a training goes on with the same ones."""
+    names = [one.path.name for one in (*source.train, *source.val)]
+    return digest_of("\n".join([*source.class_names, "", *names]))
+
+
+def _plan(record: TrainingRecord, steps: int, *, is_new: bool) -> str:
+    """What is going to be done, in one line."""
+    optimisation = record.recipe["optimisation"]
+    what = "detector" if record.task == "detect" else "segmenter"
+    return (
+        f"the training of a {what} over {record.name} {'begins' if is_new else 'goes on'}: {optimisation['epochs']} "
+        f"epochs of {steps} steps with {optimisation['batch_size']} images, from {record.start} weights, on "
+        f"{record.device} in {record.precision}"
+    )
