@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,6 +31,7 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Classification", "Classifiers"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's training images, as usual
 
+_BITS = 8  # of a channel
 _JUDGED = 5  # classes of top-5
 _DRAFT = 4  # times the resolution: a crop of 8 % of the area still has the resolution
 _ORDER, _PICTURE = 0, 1  # what a seed is for
@@ -113,6 +114,7 @@ class Classification:
             interpolation=changes.interpolation,
             mean=IMAGENET_MEAN,
         )
+        _mend_posterize(self._change)
         self._erase = erasing.RandomErasing(changes.erasing, mode="pixel", device=device) if changes.erasing else None
         self._mix = None
         if self._mixes:
@@ -213,6 +215,20 @@ class _Changed(Dataset[tuple[Tensor, int]]):
         if self._seed is not None:
             seed_all(seed_of(self._seed, epoch, _PICTURE, position))
         return self._change(picture), self._pictures.label(position)
+
+
+def _mend_posterize(change: Any) -> None:
+    """Let RandAugment posterize to no bits, which is black: timm 1.0.31 asks for it, and Pillow 12 refuses."""
+    for part in change.transforms:
+        for op in getattr(part, "ops", ()):
+            if op.name.startswith("Posterize"):
+                op.aug_fn = _posterize
+
+
+def _posterize(picture: Image.Image, bits: int, **options: Any) -> Image.Image:  # noqa: ARG001 - timm gives all ops some
+    if bits < 1:
+        return Image.new(picture.mode, picture.size)
+    return picture if bits >= _BITS else ImageOps.posterize(picture, bits)
 
 
 def _middle(protocol: Protocol) -> Callable[[Image.Image], Tensor]:

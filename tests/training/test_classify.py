@@ -170,6 +170,18 @@ class TestChanges:
         assert plain.shape == changed.shape
         assert not torch.equal(plain, changed)
 
+    def test_rand_augment_posterizes_to_any_number_of_bits(self, pictures: PictureSet) -> None:
+        it = task(pictures, recipe({"rand_augment": "rand-m10-n1-inc1-p1.0"}))
+        ops = next(part.ops for part in it._change.transforms if hasattr(part, "ops"))
+        posterize = next(op for op in ops if op.name.startswith("Posterize"))
+        picture = pictures.train.picture(0)
+
+        assert posterize.level_fn(10, {})[0] == 0  # what timm asks for
+        posterize.prob = 1.0
+        assert posterize(picture).getextrema() == ((0, 0),) * 3
+        assert set(np.unique(np.asarray(posterize.aug_fn(picture, 1))[..., 0])) == {0, 128}
+        assert posterize.aug_fn(picture, 8) is picture
+
     @pytest.mark.parametrize(("switch", "is_cut"), [(0.0, False), (1.0, True)])
     def test_switch_chooses_between_mixup_and_cutmix(self, switch: float, is_cut: bool, pictures: PictureSet) -> None:
         plain, _ = seen(pictures, recipe())
