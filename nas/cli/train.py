@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas.cli import options
+from nas.cli.dense import TASKS, train_dense
 from nas.cli.next_steps import say_next
 from nas.cli.status import doing, watching
 from nas.cli.terminal import end_like_ctrl_c, print_data, print_json, say
@@ -29,6 +30,10 @@ def train(
         str, typer.Option("--data", help="A folder of class folders, Parquet files, a hub data set, or synthetic.")
     ],
     option: options.DataOptions = None,
+    task: Annotated[
+        str,
+        typer.Option(help="classify, detect (a folder in COCO's format) or segment (a folder of images and masks)."),
+    ] = "classify",
     recipe: Annotated[
         Path | None,
         typer.Option(help="TOML file of what differs from the default recipe.", show_default=False),
@@ -93,6 +98,8 @@ def train(
 
     Example: nas train iformer_t --data imagenet/ --teacher timm:regnety_160.deit_in1k
 
+    Example: nas train iformer_m --data coco/ --task detect --from results/iformer_m-trained
+
     Several GPUs: torchrun --nproc-per-node 4 --no-python nas train iformer_m --data imagenet/
     """
     from nas.report import write_report, write_training
@@ -102,14 +109,11 @@ def train(
     from nas.training.record import read_training
 
     end_like_ctrl_c()
-    source, others = options.read_data(data, option)
-    if others:
-        raise InputError(f"--option {others[0]}: nas train takes image, label and skip_broken, of the data")
     if precision not in (None, "fp32", "bf16"):
         raise InputError(f"--precision must be fp32 or bf16, got {precision!r}")
+    if task not in TASKS:
+        raise InputError(f"--task must be {', '.join(TASKS[:-1])} or {TASKS[-1]}, got {task!r}")
     is_first = os.environ.get("RANK", "0") == "0"  # Under torchrun only the first process prints.
-    folder = out or _default_out(network, budget_ms)
-    log = TrainingLog(track, folder) if track else None
 
     def show(step: Step) -> None:
         doing(
@@ -118,6 +122,36 @@ def train(
             step.done,
             step.steps,
         )
+
+    if task != "classify":
+        given = {"--option": option, "--resolution": resolution, "--teacher": teacher}
+        train_dense(
+            network,
+            data,
+            task=task,
+            out=out,
+            is_first=is_first,
+            as_json=as_json,
+            refused=given | {"--teacher-weights": teacher_weights, "--track": track},
+            on_step=show,
+            recipe=recipe,
+            epochs=epochs,
+            batch_size=batch_size,
+            budget_ms=budget_ms,
+            start=start,
+            weights_key=weights_key,
+            seed=seed,
+            precision=precision,
+            workers=workers,
+            is_compiled=compiled,
+            command=tuple(options.command_line()),
+        )
+        return
+    source, others = options.read_data(data, option)
+    if others:
+        raise InputError(f"--option {others[0]}: nas train takes image, label and skip_broken, of the data")
+    folder = out or _default_out(network, budget_ms)
+    log = TrainingLog(track, folder) if track else None
 
     def ended(epoch: Epoch) -> None:
         write_training(folder)

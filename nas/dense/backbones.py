@@ -133,9 +133,9 @@ def backbone(
     Args:
         network: a known network, an architecture file, or a folder that `nas export --format torch` or `nas train`
             wrote, with its weights; or an architecture or a network.
-        weights: a checkpoint, of classification or of mmdetection, mmsegmentation or nas itself; or `timm` for the
-            weights that are published of a known network, `timm:NAME` for those of another name in timm. Without it,
-            and without a folder or a network, weights are random.
+        weights: a checkpoint, of classification or of mmdetection, mmsegmentation or nas itself; a folder as above; or
+            `timm` for the weights that are published of a known network, `timm:NAME` for those of another name in timm.
+            Without it, and without a folder or a network, weights are random.
         weights_key: which weights to take from it, if it has several.
         resolution: size of the images that windows are chosen for; by default as the network says.
         window: attend inside windows of this size in every stage with larger maps, and everywhere in the last attention
@@ -167,16 +167,19 @@ def backbone(
     normalisation = IMAGENET
     module = build_model(architecture, drop_path=drop_path)
     if isinstance(found, Network):
-        _copy_body(found, module)
-        if isinstance(found, LoadedNetwork):
-            normalisation = found.card.normalisation or normalisation
+        normalisation = _copied(found, module)
     if weights is not None:
         path = Path(weights)
         if str(weights) == _TIMM or str(weights).startswith(f"{_TIMM}:"):
             published = published_weights(str(weights).partition(":")[2] or name)
             normalisation = Normalisation.model_validate({"mean": published.mean, "std": published.std})
             path = published.path
-        load_weights(module, path, head=False, weights_key=weights_key)
+        if path.is_dir():
+            _, donor = _found(path)
+            assert isinstance(donor, Network)
+            normalisation = _copied(donor, module)
+        else:
+            load_weights(module, path, head=False, weights_key=weights_key)
     return Backbone(module, norms=norms, normalisation=normalisation)
 
 
@@ -226,12 +229,15 @@ def _found(network: str | Path | Architecture | Network) -> tuple[str, Architect
             assert_never(network)
 
 
-def _copy_body(source: Network, target: Network) -> None:
-    """Take all weights but those of the classifier."""
+def _copied(source: Network, target: Network) -> Normalisation:
+    """Take all weights but those of the classifier, and return how the pixels were normalised."""
     head = f"layers.{len(target.layers) - 1}."
     body: dict[str, Any] = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith(head)}
     own = {name: tensor for name, tensor in target.state_dict().items() if name.startswith(head)}
     try:
         target.load_state_dict(body | own)
     except RuntimeError as error:
-        raise InputError("the network is no longer in training form: a backbone needs it before nas.fuse") from error
+        raise InputError(
+            "these weights are of another architecture, or folded: a backbone needs a network before nas.fuse"
+        ) from error
+    return (source.card.normalisation if isinstance(source, LoadedNetwork) else None) or IMAGENET

@@ -13,7 +13,7 @@ from nas.files import digest, digest_of
 from nas.lock import owned
 from nas.search.records import versions
 from nas.search.result import SearchResult, trained_network, weights_file
-from nas.search.train import check_out, check_same
+from nas.search.train import check_out, check_same, decoders
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ def train_dense(
     seed: int = 0,
     device: str | None = None,
     precision: Precision | None = None,
-    workers: int = 0,
+    workers: int | None = None,
     is_compiled: bool = False,
     command: tuple[str, ...] = (),
     say: Callable[[str], None] = lambda line: None,  # noqa: ARG005
@@ -75,13 +75,13 @@ def train_dense(
         epochs: by default 12 for detection and 20 times 2,000 steps for segmentation.
         batch_size: images of a step, of all processes.
         budget_ms: of a run, the winner inside this budget; by default its largest.
-        start: weights of the network to begin with: a checkpoint, `winner` for those of the run, `timm` or `timm:NAME`;
-            by default those that the folder or the run has, else random ones.
+        start: weights of the network to begin with: a checkpoint, a folder of a network or of a training, `winner` for
+            those of the run, `timm` or `timm:NAME`; by default those that the folder or the run has, else random ones.
         weights_key: which weights to take from a file that has several.
         seed: of weights, order and changes.
         device: `cpu` or `cuda`; by default a GPU if there is one.
         precision: of matrix products; by default bf16 on a GPU and fp32 on a CPU.
-        workers: processes that decode, beside each that trains.
+        workers: processes that decode, beside each that trains; by default one for each further core, at most 8.
         is_compiled: let torch.compile translate the module first.
         command: for the record.
         say: gets words, line by line.
@@ -112,7 +112,7 @@ def train_dense(
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             name, candidate_id, body, origin = _body(network, budget_ms, start, weights_key, used)
-        work = _task(body, source, used, target, seed, workers)
+        work = _task(body, source, used, target, seed, decoders(workers))
         before = read_training(folder)
         record = TrainingRecord(
             task=task,
@@ -249,7 +249,8 @@ def _body(
     if weights is not None:
         words = str(weights)
         is_published = words == _TIMM or words.startswith(f"{_TIMM}:")
-        origin = words if is_published else f"{Path(words).name} (SHA-256 begins {_digest(Path(words))})"
+        is_named = is_published or Path(words).is_dir()
+        origin = words if is_named else f"{Path(words).name} (SHA-256 begins {_digest(Path(words))})"
     body = backbone(
         found,
         weights=weights,

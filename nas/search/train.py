@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nas.training.recipe import Precision
     from nas.training.record import TrainingRecord
 
-__all__ = ["check_out", "check_same", "train"]
+__all__ = ["check_out", "check_same", "decoders", "train"]
 
 _LARGE, _DROP_PATH = 12e6, 0.1  # weights; the paper's stochastic depth of L, which has 14.7 million
 _TIMM = "timm"
@@ -151,7 +151,7 @@ def train(
             mean=normalisation.mean,
             std=normalisation.std,
             teacher=taught,
-            workers=_workers(workers),
+            workers=decoders(workers),
         )
         before = read_training(folder) if folder.is_dir() else None
         record = TrainingRecord(
@@ -313,7 +313,8 @@ def _donor(
     return donor, f"{path.name} (SHA-256 begins {digest(path)})", None
 
 
-def _workers(asked: int | None) -> int:
+def decoders(asked: int | None) -> int:
+    """How many processes decode: as asked, else one for each further core of this process, at most 8."""
     if asked is not None:
         return asked
     return min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))

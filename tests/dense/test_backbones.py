@@ -60,6 +60,17 @@ def test_an_exported_folder_brings_its_weights_and_normalisation(architecture: A
         assert torch.equal(ours, theirs)
 
 
+def test_a_folder_brings_weights_to_a_network_with_windows(architecture: Architecture, tmp_path: Path) -> None:
+    network = build_model(architecture)
+    nas.export(network, "torch", out=tmp_path / "best.torch")
+
+    made = backbone(architecture, window=3, weights=tmp_path)  # as the folder of a training has it
+
+    assert made.architecture.id != architecture.id
+    first = "layers.0.first.conv.weight"
+    assert torch.equal(network.state_dict()[first], made.network.state_dict()[first])
+
+
 def test_weights_of_classification_load_without_their_classifier(architecture: Architecture, tmp_path: Path) -> None:
     network = build_model(architecture.at(num_classes=7), distillation=True)
     save_weights(network, tmp_path / "w.safetensors", metadata={})
@@ -156,7 +167,7 @@ class TestErrors:
             backbone("iformer_mm")
 
     def test_a_deployed_network_is_refused(self, architecture: Architecture) -> None:
-        with pytest.raises(InputError, match=r"a backbone needs it before nas\.fuse"):
+        with pytest.raises(InputError, match=r"a backbone needs a network before nas\.fuse"):
             backbone(nas.fuse(build_model(architecture)))  # type: ignore[arg-type]
 
 

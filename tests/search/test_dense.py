@@ -77,7 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(folder: Path, task: str, out: Path, **options: Any) -> Path:
     data = folder / {"detect": "coco", "segment": "masks"}[task]
     recipe = folder / f"{task}.toml"
-    return train_dense("tiny_a", data, task=task, out=out, recipe=recipe, **options)  # type: ignore[arg-type]
+    return train_dense("tiny_a", data, task=task, out=out, recipe=recipe, workers=0, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module", params=["detect", "segment"])
@@ -136,7 +136,7 @@ def test_it_begins_with_the_weights_of_a_network(folder: Path, tmp_path: Path) -
     recipe = tmp_path / "r.toml"
     recipe.write_text((RECIPE + SEGMENT).replace("epochs = 2", "epochs = 1\nrate = 1e-12"))
 
-    out = train_dense(path, folder / "masks", task="segment", out=tmp_path / "out", recipe=recipe)
+    out = train_dense(path, folder / "masks", task="segment", out=tmp_path / "out", recipe=recipe, workers=0)
 
     name = "layers.0.first.conv.weight"
     kept = load_file(out / "last.safetensors")[f"backbone.network.{name}"]
