@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from nas.data import Normalisation
 from nas.errors import InputError, visible
 from nas.export.torch import LoadedNetwork, load
-from nas.networks import Architecture, AttentionSpec, StageSpec, find_network, stage_size
+from nas.networks import Architecture, find_network, windowed
 from nas.networks.modules import Network, build_model, load_weights
 from nas.networks.modules.outside import torchvision_part
 from nas.networks.modules.published import published_weights
 from nas.training.record import BEST
 
-__all__ = ["IMAGENET", "Backbone", "Norms", "Pyramid", "backbone", "windowed"]
+__all__ = ["IMAGENET", "Backbone", "Norms", "Pyramid", "backbone"]
 
 Norms = Literal["batch", "sync", "frozen"]
 
@@ -181,33 +181,6 @@ def backbone(
         else:
             load_weights(module, path, head=False, weights_key=weights_key)
     return Backbone(module, norms=norms, normalisation=normalisation)
-
-
-def windowed(architecture: Architecture, window: int) -> Architecture:
-    """The same network with windows where maps are larger, and one last unit a stage that attends everywhere.
-
-    Its weights have the same names and shapes.
-
-    Args:
-        architecture: with any windows.
-        window: their size; 0 for attention everywhere.
-    Raises:
-        ValidationError: the window does not divide a map that is larger.
-    """
-    stages = []
-    for index, stage in enumerate(architecture.stages):
-        inside = 0 if window >= stage_size(architecture.resolution, index) else window
-        units = [place for place, block in enumerate(stage.blocks) if isinstance(block, AttentionSpec)]
-        blocks = tuple(
-            block.model_copy(update={"window": 0 if place == units[-1] else inside}) if place in units else block
-            for place, block in enumerate(stage.blocks)
-        )
-        stages.append(StageSpec(channels=stage.channels, blocks=blocks))
-    # Unlike model_copy this checks that the windows fit.
-    return Architecture(**{field: getattr(architecture, field) for field in _OTHERS}, stages=tuple(stages))
-
-
-_OTHERS = ("resolution", "num_classes", "stem", "downsample", "layer_scale")
 
 
 def _found(network: str | Path | Architecture | Network) -> tuple[str, Architecture | Network]:

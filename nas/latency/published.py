@@ -32,6 +32,7 @@ from nas.networks import (
     OperationKind,
     StageSpec,
     StemSpec,
+    in_windows,
     odd,
     stage_size,
 )
@@ -166,7 +167,12 @@ class PublishedPoint(_PublishedRow):
             resolution=self.resolution,
             stem=StemSpec.model_validate({"kernel": self.stem_kernel, "expansion": self.stem_expansion}),
             stages=tuple(
-                StageSpec(channels=channels, blocks=self._blocks(index)) for index, channels in enumerate(self.dims)
+                in_windows(
+                    StageSpec(channels=channels, blocks=self._blocks(index)),
+                    self.window[index] or 0,
+                    stage_size(self.resolution, index),
+                )
+                for index, channels in enumerate(self.dims)
             ),
         )
 
@@ -185,16 +191,9 @@ class PublishedPoint(_PublishedRow):
                 raise ValueError(f"stages: {MOST_BLOCKS} blocks at most in a stage, got {run!r}")
             letters += match[2] * int(match[1])
         conv = ConvSpec.model_validate({"kernel": self.conv_kernel, "expansion": self.conv_expansion})
-        last = letters.rfind("A")
-        return tuple(
-            conv if letter == "C" else self._attention(index, is_last=position == last)
-            for position, letter in enumerate(letters)
-        )
+        return tuple(conv if letter == "C" else self._attention(index) for letter in letters)
 
-    def _attention(self, index: int, *, is_last: bool) -> AttentionSpec:
-        window = self.window[index] or 0
-        if window >= stage_size(self.resolution, index) or is_last:
-            window = 0
+    def _attention(self, index: int) -> AttentionSpec:
         return AttentionSpec.model_validate(
             {
                 "attention": self.attention,
@@ -203,7 +202,6 @@ class PublishedPoint(_PublishedRow):
                 "expansion": self.ffn_expansion,
                 "position_kernel": self.position_kernel,
                 "heads": self.heads[index],
-                "window": window,
             }
         )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 from math import prod
-from typing import Annotated, Literal, Self, assert_never
+from typing import Annotated, Any, Literal, Self, assert_never
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from nas.files import Record
 from nas.networks.specs import MOST_BLOCKS, AttentionSpec, ConvSpec, Count, OddCount, OddCountOrZero, Ratio
@@ -98,6 +98,8 @@ class AttentionChoices(_Choices):
 
     Attributes:
         head_channels: channels per head, for `mha` only; a stage of C channels has C / head_channels heads.
+        window: height and width of the windows that all units but the last of a stage work in, where the map is larger;
+            0 for attention everywhere. It is no choice.
     """
 
     depth: _WholesOrZero = (0,)
@@ -107,6 +109,13 @@ class AttentionChoices(_Choices):
     expansion: Wholes = (4,)
     position_kernel: _OddsOrZero = (3,)
     head_channels: Wholes = (32,)
+    window: Annotated[int, Field(strict=True, ge=0, le=2**20)] = 0
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `window` where there is none: files from before that field are compared with what is written."""
+        fields: dict[str, Any] = handler(self)
+        return fields if self.window else {name: value for name, value in fields.items() if name != "window"}
 
     @property
     def most_specs(self) -> int:
@@ -115,7 +124,7 @@ class AttentionChoices(_Choices):
         return len(self.kind) * prod(map(len, options))
 
     def specs(self, channels: int) -> Iterator[AttentionSpec]:
-        """Every attention unit that the stage can contain at this width."""
+        """Every attention unit that the stage can contain at this width, without its window."""
         if not any(self.depth):
             return
         for kind in self.kind:

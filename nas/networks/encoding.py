@@ -22,6 +22,7 @@ from nas.networks.layers import DownsampleLayer, HeadLayer, Layer, StemLayer
 from nas.networks.space import SearchSpace
 from nas.networks.specs import AttentionSpec, BlockSpec, ConvSpec, StageSpec
 from nas.networks.timm import COMMON
+from nas.networks.windows import Tiling, tilings
 
 __all__ = ["Encoding", "LayerMaxima", "LayerSums", "Rows"]
 
@@ -187,14 +188,18 @@ class Encoding:
         space = self.space
         terms: list[_Term] = []
 
-        def add(columns: Sequence[int], layers: Callable[..., Iterable[Layer]], times: int | None = None) -> None:
+        def add(
+            columns: Sequence[int],
+            layers: Callable[..., Iterable[Layer]],
+            times: Sequence[int] = (),
+            depths: Floats | None = None,
+        ) -> None:
             options = [self.options[column] for column in columns]
             chosen = list(product(*options))
             each = [np.asarray(total(layers(*one), one[0])) for one in chosen]
             # Where there is no such layer, there is nothing to add, to each of the sums.
             costs = np.stack(np.broadcast_arrays(*each)).reshape(*map(len, options), *max(one.shape for one in each))
-            depths = None if times is None else np.asarray(self.options[times], dtype=np.float64)
-            terms.append(_Term(columns=tuple(columns), costs=costs, times=times, depths=depths))
+            terms.append(_Term(columns=tuple(columns), costs=costs, times=tuple(times), depths=depths))
 
         size, classes = self.at("resolution"), space.num_classes
         width = [self.at("channels", stage) for stage in range(len(space.stages))]
@@ -206,20 +211,23 @@ class Encoding:
                 add(
                     (size, width[index], *(self.at(name, index) for name in _CONV)),
                     _convs(index),
-                    self.at("conv.depth", index),
+                    [self.at("conv.depth", index)],
+                    np.asarray(stage.conv.depth, dtype=np.float64),
                 )
-            if any(stage.attention.depth):
+            for tiling, depths in self._orders[index].tilings.items():
                 add(
                     (size, width[index], *(self.at(name, index) for name in _UNIT)),
-                    _units(index, stage.attention.head_channels[0]),
-                    self.at("attention.depth", index),
+                    _units(index, stage.attention.head_channels[0], tiling),
+                    [self.at(name, index) for name in ("conv.depth", "attention.depth", "placement")],
+                    depths,
                 )
         add((size, width[-1]), _head(len(space.stages) - 1, classes))
         return terms
 
     @cached_property
     def _orders(self) -> list[_Orders]:
-        return [_Orders.of(stage) for stage in self.space.stages]
+        largest = max(self.space.resolution)
+        return [_Orders.of(stage, stage_size(largest, index)) for index, stage in enumerate(self.space.stages)]
 
 
 class LayerSums:
@@ -253,11 +261,11 @@ class LayerMaxima:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Term:
-    """The cost of some layers of a network by its columns, and how often it has them by the column `times`."""
+    """The cost of some layers of a network by its columns, and how often it has them by the columns `times`."""
 
     columns: tuple[int, ...]
     costs: Floats
-    times: int | None
+    times: tuple[int, ...]
     depths: Floats | None
 
     def of(self, rows: Rows) -> tuple[Floats, Floats | None]:
@@ -268,7 +276,7 @@ class _Term:
         costs = self.costs[tuple(rows[:, column] for column in self.columns)]
         if self.depths is None:
             return costs, None
-        depths = self.depths[rows[:, self.times]].reshape(-1, *[1] * (costs.ndim - 1))
+        depths = self.depths[tuple(rows[:, column] for column in self.times)].reshape(-1, *[1] * (costs.ndim - 1))
         # An infinite cost of a layer that is not there counts nothing.
         return np.where(depths > 0, costs, 0.0), depths
 
@@ -281,25 +289,31 @@ class _Orders:
         filled: whether the stage has a block at all, (C, A).
         first: the first placement with the same order of blocks, (C, A, P).
         place: mean position of the attention units, from 0 to 1, (C, A, P).
+        tilings: how many attention units have which tiling on the largest map, each (C, A, P).
     """
 
     filled: npt.NDArray[np.bool_]
     first: Rows
     place: Floats
+    tilings: dict[Tiling, Floats]
 
     @classmethod
-    def of(cls, stage: StageChoices) -> _Orders:
+    def of(cls, stage: StageChoices, size: int) -> _Orders:
         shape = len(stage.conv.depth), len(stage.attention.depth), len(stage.placement)
         filled, first, place = np.zeros(shape[:2], dtype=bool), np.zeros(shape, dtype=np.int16), np.full(shape, 0.5)
+        tiled: dict[Tiling, Floats] = {}
         for i, convs in enumerate(stage.conv.depth):
             for j, units in enumerate(stage.attention.depth):
                 filled[i, j] = convs + units > 0
                 orders = [arrange(convs, units, placement) for placement in stage.placement]
                 first[i, j] = [orders.index(order) for order in orders]
+                for k, order in enumerate(orders):
+                    for tiling, number in tilings(order, stage.attention.window, size).items():
+                        tiled.setdefault(tiling, np.zeros(shape))[i, j, k] = number
                 if units:
                     last = max(1, convs + units - 1)
                     place[i, j] = [np.mean([k for k, letter in enumerate(o) if letter == "A"]) / last for o in orders]
-        return cls(filled=filled, first=first, place=place)
+        return cls(filled=filled, first=first, place=place, tilings=tiled)
 
 
 def _options(stage: StageChoices) -> dict[str, Sequence[Any]]:
@@ -347,7 +361,9 @@ def _convs(stage: int) -> Callable[..., Iterable[Layer]]:
     return layers
 
 
-def _units(stage: int, first_head_channels: int) -> Callable[..., Iterable[Layer]]:
+def _units(stage: int, first_head_channels: int, tiling: Tiling) -> Callable[..., Iterable[Layer]]:
+    """The unit with a tiling where the map is larger than the window, and without any where it is not."""
+
     def layers(
         resolution: int,
         channels: int,
@@ -370,7 +386,8 @@ def _units(stage: int, first_head_channels: int) -> Callable[..., Iterable[Layer
                 "heads": channels // head_channels if kind == "mha" else None,
             }
         )
-        return _alone(unit, channels, stage_size(resolution, stage))
+        size = stage_size(resolution, stage)
+        return ((tiling if tiling.window < size else Tiling()).layer(unit, channels=channels, size=size),)
 
     return layers
 

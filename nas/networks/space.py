@@ -16,11 +16,19 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 from nas import catalog
 from nas.errors import InputError, visible
 from nas.files import digest_of, read_text
-from nas.networks.architecture import Architecture, stage_layers, stage_size
+from nas.networks.architecture import Architecture, stage_size
 from nas.networks.choices import NetworkChoices, ReferenceChoices, StageChoices, Wholes
 from nas.networks.layers import AttentionLayer, ConvLayer, DownsampleLayer, HeadLayer, Layer, StemLayer
 from nas.networks.specs import Count, DownsampleSpec, StageSpec, StemSpec
-from nas.networks.stages import KINDS, Choose, allows, sample_stage, stage_choices, stages_of_one_block
+from nas.networks.stages import (
+    Choose,
+    allows,
+    extreme_stage,
+    layers_of_blocks,
+    sample_stage,
+    stage_choices,
+    stages_of_one_block,
+)
 from nas.networks.timm import COMMON, common_values, timm_options, why_not_timm, with_value
 
 __all__ = ["MustFit", "SearchSpace", "find_network", "random_choice"]
@@ -106,7 +114,7 @@ class SearchSpace(NetworkChoices):
         if tool not in get_args(MustFit):
             raise catalog.unknown_name("tool to fit", tool, get_args(MustFit))
         try:
-            fields = timm_options(self)
+            fields = timm_options(self, self.resolution)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
         return type(self).model_validate({**self.model_dump(by_alias=True), **fields, "must_fit": tool})
@@ -147,15 +155,19 @@ class SearchSpace(NetworkChoices):
             known[own] = answer
             return answer
 
+        resolution = ask("resolution", self.resolution)
         return Architecture(
-            resolution=ask("resolution", self.resolution),
+            resolution=resolution,
             num_classes=self.num_classes,
             stem=StemSpec(
                 kernel=ask("stem.kernel", self.stem.kernel), expansion=ask("stem.expansion", self.stem.expansion)
             ),
             downsample=DownsampleSpec(kernel=ask("downsample.kernel", self.downsample.kernel)),
             layer_scale=self.layer_scale,
-            stages=tuple(sample_stage(f"stages[{index}]", stage, ask) for index, stage in enumerate(self.stages)),
+            stages=tuple(
+                sample_stage(f"stages[{index}]", stage, ask, size=stage_size(resolution, index))
+                for index, stage in enumerate(self.stages)
+            ),
         )
 
     def choices(self, architecture: Architecture) -> dict[str, object]:
@@ -185,7 +197,10 @@ class SearchSpace(NetworkChoices):
             and architecture.stem.kernel in self.stem.kernel
             and architecture.stem.expansion in self.stem.expansion
             and architecture.downsample.kernel in self.downsample.kernel
-            and all(map(allows, self.stages, architecture.stages))
+            and all(
+                allows(choices, stage, size=stage_size(architecture.resolution, index))
+                for index, (choices, stage) in enumerate(zip(self.stages, architecture.stages, strict=True))
+            )
             and not (self.must_fit and why_not_timm(architecture))
         )
 
@@ -212,8 +227,7 @@ class SearchSpace(NetworkChoices):
         found: dict[Layer, None] = {}
         for resolution in self.resolution:
             for index, stage in enumerate(self.stages):
-                for spec in stages_of_one_block(stage):
-                    found.update(dict.fromkeys(stage_layers(spec, stage_size(resolution, index))))
+                found.update(dict.fromkeys(layers_of_blocks(stage, stage_size(resolution, index))))
             for widths in self._widths():
                 smallest = [
                     next(stages_of_one_block(stage, (width,))) for stage, width in zip(self.stages, widths, strict=True)
@@ -250,20 +264,9 @@ class SearchSpace(NetworkChoices):
             for index, stage in enumerate(variant):
                 size = stage_size(resolution, index)
                 for channels in stage.channels:
-                    # Block costs add up, or the greatest counts: the best block of a kind is the best alone.
-                    alone = sorted(
-                        stages_of_one_block(stage, (channels,)), key=lambda spec: total(stage_layers(spec, size))
+                    cost, spec = extreme_stage(
+                        stage, size, channels=channels, costs=costs.__getitem__, combine=combine, sign=sign
                     )
-                    block = {type(spec.blocks[0]): spec for spec in reversed(alone)}
-                    each = {
-                        kind: combine(costs[layer] for layer in stage_layers(spec, size))
-                        for kind, spec in block.items()
-                    }
-                    orders = {"".join(sorted(order)): order for order in stage.orders()}.values()
-                    whole = [(combine(each[KINDS[letter]] for letter in order), order) for order in orders]
-                    cost, order = min(whole, key=lambda one: sign * one[0])
-                    blocks = tuple(block[KINDS[letter]].blocks[0] for letter in order)
-                    spec = StageSpec(channels=channels, blocks=blocks)
                     best.setdefault((resolution, index, channels), []).append((cost, spec))
 
         def stages(resolution: int, widths: Sequence[int]) -> list[StageSpec]:
@@ -329,6 +332,7 @@ class SearchSpace(NetworkChoices):
         if problem := self.too_large(resolutions=len(self.resolution)):
             raise InputError(f"{where}: {problem}")
         for index, stage in enumerate(self.stages):
+            self._check_window(stage, index, where)
             try:
                 list(stages_of_one_block(stage))
             except ValidationError as error:
@@ -342,6 +346,16 @@ class SearchSpace(NetworkChoices):
             if alone.count() != 1:
                 raise InputError(f"{where}: reference.{name}: every option of a reference takes one value")
             alone._check_options(f"{where}: reference.{name}")
+
+    def _check_window(self, stage: StageChoices, index: int, where: str) -> None:
+        window = stage.attention.window
+        for resolution in self.resolution:
+            size = stage_size(resolution, index)
+            if any(stage.attention.depth) and 0 < window < size and size % window:
+                raise InputError(
+                    f"{where}: stages[{index}].attention.window: must divide the {size}x{size} map at {resolution} px, "
+                    f"or not be smaller, got {window}"
+                )
 
 
 def find_network(name: str, *, stdin: BinaryIO | None = None) -> tuple[str, Architecture]:
@@ -360,7 +374,9 @@ def find_network(name: str, *, stdin: BinaryIO | None = None) -> tuple[str, Arch
         return path.stem, Architecture.load(path)
     references: dict[str, Architecture] = {}
     broken: InputError | None = None
-    for space in catalog.files("search_spaces", ".toml").values():
+    # A large space takes a second to load, so those that mention the name come first.
+    spaces = catalog.files("search_spaces", ".toml").values()
+    for space in sorted(spaces, key=lambda path: not _mentions(path, name)):
         try:
             references |= SearchSpace.load(space).references
         except InputError as error:  # Matters only if no other space has the name.
@@ -368,6 +384,13 @@ def find_network(name: str, *, stdin: BinaryIO | None = None) -> tuple[str, Arch
         if name in references:
             return name, references[name]
     raise broken or catalog.unknown_name("network", name, references)
+
+
+def _mentions(path: Path, name: str) -> bool:
+    try:
+        return name in read_text(path)
+    except InputError:  # Loading says why.
+        return False
 
 
 def _no_choice(name: str, options: Sequence[T]) -> T:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
+from nas.networks.architecture import stage_layers
 from nas.networks.choices import StageChoices, arrange
+from nas.networks.layers import Layer
 from nas.networks.specs import AttentionSpec, ConvSpec, StageSpec
+from nas.networks.windows import Tiling, in_windows, tilings
 
-__all__ = ["KINDS", "Choose", "allows", "sample_stage", "stage_choices", "stages_of_one_block"]
+__all__ = [
+    "Choose",
+    "allows",
+    "extreme_stage",
+    "layers_of_blocks",
+    "sample_stage",
+    "stage_choices",
+    "stages_of_one_block",
+]
 
 T = TypeVar("T")
 Block = ConvSpec | AttentionSpec
@@ -22,18 +33,83 @@ class Choose(Protocol):
         ...
 
 
-KINDS: dict[str, type[Block]] = {"C": ConvSpec, "A": AttentionSpec}
-
-
 def stages_of_one_block(stage: StageChoices, widths: Sequence[int] | None = None) -> Iterator[StageSpec]:
-    """The stage with each of its possible blocks alone; the layers of every longer stage are among their layers."""
+    """The stage with each of its possible blocks alone."""
     for channels in widths or stage.channels:
         for block in (*stage.conv.specs(), *stage.attention.specs(channels)):
             yield StageSpec(channels=channels, blocks=(block,))
 
 
-def sample_stage(name: str, stage: StageChoices, choose: Choose) -> StageSpec:
-    """One stage, from the answers of `choose`; `name` begins the names of its parameters."""
+def layers_of_blocks(stage: StageChoices, size: int) -> Iterator[Layer]:
+    """Every distinct layer of the blocks of the stage, on a map of this size."""
+    tiled = {tiling for order in stage.orders() for tiling in tilings(order, stage.attention.window, size)}
+    for alone in stages_of_one_block(stage):
+        (block,) = alone.blocks
+        if isinstance(block, ConvSpec):
+            yield from stage_layers(alone, size)
+        else:
+            yield from (tiling.layer(block, channels=alone.channels, size=size) for tiling in tiled)
+
+
+def extreme_stage(
+    stage: StageChoices,
+    size: int,
+    *,
+    channels: int,
+    costs: Callable[[Layer], float],
+    combine: Callable[[Iterable[float]], float],
+    sign: float,
+) -> tuple[float, StageSpec]:
+    """The stage of this width that costs least, and its cost.
+
+    Args:
+        stage: the options.
+        size: height and width of its map.
+        channels: one of its widths.
+        costs: cost of a layer.
+        combine: makes the cost of a stage from those of its layers, `sum` or `max`.
+        sign: -1 for the most expensive stage.
+    """
+    convs = {
+        spec: costs(layer)
+        for spec in stage.conv.specs()
+        for layer in stage_layers(StageSpec(channels=channels, blocks=(spec,)), size)
+    }
+    units = list(stage.attention.specs(channels))
+    # Of orders with the same layers, one.
+    orders = {
+        (order.count("C"), frozenset(tilings(order, stage.attention.window, size).items())): order
+        for order in stage.orders()
+    }
+    of_units = {
+        tiling: [costs(tiling.layer(unit, channels=channels, size=size)) for unit in units]
+        for tiling in {tiling for _, tiled in orders for tiling, _ in tiled}
+    }
+
+    def of_all(unit: int, tiled: Iterable[tuple[Tiling, int]]) -> list[float]:
+        return [of_units[tiling][unit] for tiling, number in tiled for _ in range(number)]
+
+    # Costs add up, or the greatest counts: the best block is the best alone, of units with the same tilings.
+    conv = min(convs, key=lambda spec: sign * convs[spec], default=None)
+    best_unit = {
+        tiled: min(range(len(units)), key=lambda unit: sign * combine(of_all(unit, tiled)))
+        for tiled in {tiled for _, tiled in orders if tiled}
+    }
+    found = []
+    for (number, tiled), order in orders.items():
+        each = [convs[conv]] * number if conv else []
+        blocks: dict[str, Block] = {"C": conv} if conv else {}
+        if tiled:
+            each += of_all(best_unit[tiled], tiled)
+            blocks["A"] = units[best_unit[tiled]]
+        found.append((combine(each), blocks, order))
+    cost, blocks, order = min(found, key=lambda one: sign * one[0])
+    spec = StageSpec(channels=channels, blocks=tuple(blocks[letter] for letter in order))
+    return cost, in_windows(spec, stage.attention.window, size)
+
+
+def sample_stage(name: str, stage: StageChoices, choose: Choose, *, size: int) -> StageSpec:
+    """One stage on a map of `size`, from the answers of `choose`; `name` begins the names of its parameters."""
     channels = choose(f"{name}.channels", stage.channels)
     convs = choose(f"{name}.conv.depth", stage.conv.depth)
     depths = stage.attention.depth
@@ -62,9 +138,9 @@ def sample_stage(name: str, stage: StageChoices, choose: Choose) -> StageSpec:
             position_kernel=choose(f"{name}.attention.position_kernel", options.position_kernel),
             heads=heads,
         )
-    return StageSpec(
-        channels=channels, blocks=tuple(blocks[letter] for letter in arrange(convs, attentions, placement))
-    )
+    order = arrange(convs, attentions, placement)
+    drawn = StageSpec(channels=channels, blocks=tuple(blocks[letter] for letter in order))
+    return in_windows(drawn, stage.attention.window, size) if stage.attention.window else drawn
 
 
 def stage_choices(choices: StageChoices, stage: StageSpec) -> dict[str, object]:
@@ -97,10 +173,11 @@ def _order(stage: StageSpec) -> str:
     return "".join("C" if isinstance(block, ConvSpec) else "A" for block in stage.blocks)
 
 
-def allows(choices: StageChoices, stage: StageSpec) -> bool:
-    """Whether the options allow this stage."""
-    if stage.channels not in choices.channels:
+def allows(choices: StageChoices, stage: StageSpec, *, size: int) -> bool:
+    """Whether the options allow this stage on a map of `size`."""
+    if stage.channels not in choices.channels or in_windows(stage, choices.attention.window, size) != stage:
         return False
+    stage = in_windows(stage, 0, size)
     allowed = {*choices.conv.specs(), *choices.attention.specs(stage.channels)}
     used = set(stage.blocks)
     order = _order(stage)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar, assert_never
 
 from nas.errors import InputError
-from nas.networks.architecture import Architecture
+from nas.networks.architecture import Architecture, stage_size
 from nas.networks.choices import (
     AttentionChoices,
     ConvChoices,
@@ -78,17 +78,24 @@ def why_not_timm(architecture: Architecture) -> str:
     return ""
 
 
-def timm_options(choices: NetworkChoices) -> dict[str, Any]:
+def timm_options(choices: NetworkChoices, resolutions: Sequence[int]) -> dict[str, Any]:
     """The options of a space that timm's arguments can say, as its fields `stem`, `downsample` and `stages`.
 
     Blocks that timm lacks are left out where their depth may be 0, and what `COMMON` names keeps the values that all
     stages share. The networks of these options still may differ in it, and have neighbouring stages of one width, which
-    timm's may not.
+    timm's may not. A stage whose map is larger than its window at any resolution keeps one attention unit at most: the
+    last one attends everywhere.
 
+    Args:
+        choices: the space.
+        resolutions: those of the space.
     Raises:
         InputError: no network is left; the text names the option that leaves none.
     """
-    stages = [_stage(stage, f"stages[{index}]") for index, stage in enumerate(choices.stages)]
+    stages = [
+        _stage(stage, f"stages[{index}]", size=stage_size(max(resolutions), index))
+        for index, stage in enumerate(choices.stages)
+    ]
     for name in COMMON:
         stages = _sharing(stages, *name.split("."))
     widths = _unlike([stage.channels for stage in stages])
@@ -122,9 +129,14 @@ def with_value(stages: Sequence[StageChoices], name: str, value: object) -> tupl
     )
 
 
-def _stage(stage: StageChoices, where: str) -> StageChoices:
-    """The options of a stage with blocks as timm has them, in timm's order."""
+def _stage(stage: StageChoices, where: str, *, size: int) -> StageChoices:
+    """The options of a stage with blocks as timm has them, in timm's order, on a map of `size` at most."""
     conv, units = stage.conv, stage.attention
+    if units.window:
+        depths = tuple(depth for depth in units.depth if depth <= 1) if units.window < size else units.depth
+        if not depths:
+            raise _nothing(f"{where}.attention.window", "0")
+        units = units.model_copy(update={"window": 0, "depth": depths})
     if any(conv.depth):
         if _KERNEL in conv.kernel:
             conv = conv.model_copy(update={"kernel": (_KERNEL,)})

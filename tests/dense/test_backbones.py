@@ -8,10 +8,10 @@ from torch import nn
 
 import nas
 from nas.dense import Backbone, backbone
-from nas.dense.backbones import IMAGENET, windowed
+from nas.dense.backbones import IMAGENET
 from nas.errors import InputError
 from nas.latency.published import read_points
-from nas.networks import Architecture
+from nas.networks import Architecture, windowed
 from nas.networks.modules import Network, build_model, load_weights, save_weights
 
 Body = Callable[..., Backbone]

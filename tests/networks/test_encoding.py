@@ -43,12 +43,20 @@ attention = { depth = [0, 3], position_kernel = [0, 3] }
 """
 
 
-@pytest.fixture(params=["iformer", "tiny", "odd"])
+# Maps of 8 and 12, 4 and 6, 2 and 3: in the last stage no map is larger than the window.
+_WINDOWS = (
+    _ODD.replace("depth = [1, 2], kind", "depth = [1, 2, 4], window = 4, kind")
+    .replace("depth = [2, 0, 1], kind", "depth = [2, 0, 4], window = 2, kind")
+    .replace("depth = [0, 3], position", "depth = [0, 3], window = 3, position")
+)
+
+
+@pytest.fixture(params=["iformer", "tiny", "odd", "windows"])
 def space(request, tmp_path) -> SearchSpace:
-    if request.param != "odd":
+    if request.param in ("iformer", "tiny"):
         return SearchSpace.find(request.param)
-    (tmp_path / "odd.toml").write_text(_ODD)
-    return SearchSpace.load(tmp_path / "odd.toml")
+    (tmp_path / "own.toml").write_text(_ODD if request.param == "odd" else _WINDOWS)
+    return SearchSpace.load(tmp_path / "own.toml")
 
 
 def sampled(space, number, seed=0):
