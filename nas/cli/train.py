@@ -94,9 +94,7 @@ def train(
 
     Example: nas train tiny_a --data synthetic --resolution 64 --epochs 1 --out trained
 
-    Example: nas train results/photos --data photos/ --from winner --epochs 100
-
-    Example: nas train iformer_t --data imagenet/ --teacher timm:regnety_160.deit_in1k
+    Example: nas train results/photos --data photos/ --from winner --teacher timm:regnety_160.deit_in1k
 
     Example: nas train iformer_m --data coco/ --task detect --from results/iformer_m-trained
 

@@ -93,6 +93,10 @@ def write_training(folder: Path) -> Path:
     found = read_training(folder)
     if found is None or not found[1]:
         raise InputError(f"{folder}: no training of which an epoch has ended")
+    if found[0].task != "classify":
+        raise InputError(
+            f"{folder}: is a training to {found[0].task}, which has no page; its figures are in metrics.jsonl"
+        )
     contents = training_contents(*found)
     page = folder / "training.html"
     write_beside(page, _render("training.html", **contents | {"script": contents["script"] | {"colours": COLOURS}}))

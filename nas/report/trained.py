@@ -7,7 +7,7 @@ from typing import Any
 
 from nas.report.figures import GREEN, GREY, VERMILLION, Figure, layout_of
 from nas.report.networks import column
-from nas.report.predicted import is_predicted
+from nas.report.predicted import as_classifier, is_predicted
 from nas.report.winners import score_words
 from nas.search import Candidate, SearchResult
 from nas.training.course import Epoch
@@ -23,8 +23,10 @@ def full_training(result: SearchResult, candidate: Candidate) -> str:
     found = []
     for folder in sorted((result.path / _FOLDER).glob("*")):
         training = read_training(folder)
-        if training is not None and training[1] and training[0].candidate_id == candidate.id:
-            record, history = training
+        if training is None or not training[1]:
+            continue
+        record, history = training
+        if record.task == "classify" and record.candidate_id == candidate.id:
             best = max(history, key=lambda epoch: epoch.figures["top1"])
             epochs = record.recipe["optimisation"]["epochs"]
             words = f"{best.figures['top1']:.1%} top-1, epoch {best.epoch} of {epochs} on {record.data}"
@@ -37,9 +39,9 @@ def measures(result: SearchResult, winner: Candidate) -> list[str]:
     known = []
     predicted = result.screened.get(winner.id, {}).get("accuracy-table")
     if is_predicted(result):
-        known.append(f"{score_words(winner)} top-1 on ImageNet, predicted")
+        known.append(f"{score_words(winner)} top-1 on ImageNet{as_classifier(result)}, predicted")
     elif predicted is not None:
-        known.append(f"{predicted:.1f} % top-1 on ImageNet, predicted")
+        known.append(f"{predicted:.1f} % top-1 on ImageNet{as_classifier(result)}, predicted")
     if not is_predicted(result):
         known.append(f"{score_words(winner)} by {result.run.proxy['name']}")
     if winner.id in result.settled_values:
