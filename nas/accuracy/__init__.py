@@ -7,7 +7,8 @@ is the file in accuracy_tables/, and weighs the two; fit.py makes one.
 
 from __future__ import annotations
 
+from nas.accuracy.classifier import classifier_of, classifier_words
 from nas.accuracy.structure import beyond, differences
 from nas.accuracy.table import WORDS, Accuracy, AccuracyTable
 
-__all__ = ["WORDS", "Accuracy", "AccuracyTable", "beyond", "differences"]
+__all__ = ["WORDS", "Accuracy", "AccuracyTable", "beyond", "classifier_of", "classifier_words", "differences"]

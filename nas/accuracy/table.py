@@ -17,13 +17,14 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from nas import catalog
+from nas.accuracy.classifier import classifier_layer, classifier_of, classifier_px
 from nas.accuracy.process import Labels
 from nas.accuracy.published import INTERVAL, Errors, Published
 from nas.accuracy.structure import numbers, numbers_of_rows
 from nas.accuracy.trained import Line, Trained
 from nas.accuracy.traits import TRAITS, of_layer, traits, traits_of
 from nas.files import Amount, Record, digest_of, read_record, write_beside
-from nas.networks import Architecture
+from nas.networks import Architecture, Layer
 from nas.networks.encoding import Encoding, Rows
 
 __all__ = ["WORDS", "Accuracy", "AccuracyTable", "Origin", "Part", "share_of_trained"]
@@ -32,7 +33,6 @@ WORDS = {"published": "published results", "trained": "supernets"}  # where each
 
 Array = npt.NDArray[np.float64]
 _BATCH = 1000
-_CLASSES = 1000  # of ImageNet-1k
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,23 +133,30 @@ class AccuracyTable(Record):
         return digest_of(self.model_dump_json(by_alias=True))
 
     def predict(self, networks: Sequence[Architecture]) -> list[Accuracy]:
-        """Predict the ImageNet-1k top-1 accuracy of networks; about 0.3 ms each, most of it for counting."""
+        """Predict the ImageNet-1k top-1 accuracy of networks; about 0.3 ms each, most of it for counting.
+
+        Of networks for larger images than any published network's, as classifiers at 224 px without windows.
+        """
         found: list[Accuracy] = []
         for start in range(0, len(networks), _BATCH):
-            part = [network.at(num_classes=_CLASSES) for network in networks[start : start + _BATCH]]
+            part = [classifier_of(network) for network in networks[start : start + _BATCH]]
             found += self._accuracies(traits_of(part), numbers(part))
         return found
 
     def of_rows(self, encoding: Encoding) -> Callable[[Rows], list[Accuracy]]:
         """What predicts the accuracy of rows of a space, as `predict` does; 0.1 ms each."""
-        space = encoding.space.model_copy(update={"num_classes": _CLASSES})
-        tallies = Encoding(space).sums(of_layer)
+
+        def tally(layer: Layer, resolution: int) -> Array:
+            return of_layer(classifier_layer(layer, resolution), classifier_px(resolution))
+
+        tallies = encoding.sums(tally)
 
         def predict(rows: Rows) -> list[Accuracy]:
             found: list[Accuracy] = []
             for start in range(0, len(rows), _BATCH):
                 part = rows[start : start + _BATCH]
-                known = traits(tallies(part), encoding.values(part, "resolution"))
+                pixels = [classifier_px(int(own)) for own in encoding.values(part, "resolution")]
+                known = traits(tallies(part), pixels)
                 found += self._accuracies(known, numbers_of_rows(encoding, part))
             return found
 

@@ -124,9 +124,10 @@ def front(
     if as_json:
         print_json(_candidate_json(result, best))
         return
+    unit = f"predicted ImageNet top-1{report.as_classifier(result)}" if report.is_predicted(result) else "score"
     say(
         f"{best.label}: predicted latency {report.latency_words(best)} ms ({result.run.table.origin}), "
-        f"{'predicted ImageNet top-1' if report.is_predicted(result) else 'score'} {report.score_words(best)}"
+        f"{unit} {report.score_words(best)}"
     )
     print_document(best.architecture.to_json())
 

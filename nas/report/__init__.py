@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nas.report.notation import BLOCKS, amounts, by_stage, size_words, table_words
     from nas.report.page import write_plot, write_report, write_training, write_validation
-    from nas.report.predicted import accuracy_words, is_predicted, landmarks, published_words, survey_steps
+    from nas.report.predicted import (
+        accuracy_words,
+        as_classifier,
+        is_predicted,
+        landmarks,
+        published_words,
+        survey_steps,
+    )
     from nas.report.sections import Section, validation_sections
     from nas.report.tracking import open_tracker
     from nas.report.winners import (
@@ -36,6 +43,7 @@ __all__ = [
     "Section",
     "accuracy_words",
     "amounts",
+    "as_classifier",
     "by_stage",
     "candidates_table",
     "is_predicted",
@@ -65,6 +73,7 @@ _HOMES = {
     "Section": "sections",
     "accuracy_words": "predicted",
     "amounts": "notation",
+    "as_classifier": "predicted",
     "by_stage": "notation",
     "candidates_table": "winners",
     "is_predicted": "predicted",

@@ -26,7 +26,7 @@ from nas.report.figures import (
 from nas.report.front import axes_of, front_figures, score_words_of
 from nas.report.literature import PublishedNetwork, published_networks
 from nas.report.networks import NetworkColumns, column, table_of
-from nas.report.predicted import is_predicted, unbeaten
+from nas.report.predicted import as_classifier, is_predicted, unbeaten
 from nas.report.trained import full_training
 from nas.report.winners import quantity_words, score_words
 from nas.report.words import settings, summary
@@ -158,7 +158,7 @@ def _numbers(result: SearchResult, winner: Candidate | None) -> list[tuple[str, 
     """The numbers at the top: those of the winner, or of the search where there is none."""
     if winner is None:
         return [("scored", f"{len(result.scored):,}")]
-    unit = "predicted ImageNet top-1" if is_predicted(result) else score_words_of(result)
+    unit = f"predicted ImageNet top-1{as_classifier(result)}" if is_predicted(result) else score_words_of(result)
     return [
         ("predicted latency", f"{winner.latency_ms:.3f} ms [{winner.low_ms:.3f}, {winner.high_ms:.3f}]"),
         (unit, score_words(winner).replace("+-", "±")),
@@ -173,8 +173,9 @@ def _score_note(result: SearchResult) -> str:
     proxy = result.run.proxy
     if is_predicted(result):
         return (
-            "Predicted ImageNet-1k top-1 accuracy of a network after full training, from an accuracy table. Nothing "
-            f"was trained or measured. Brackets and bars are 90 % intervals. Errors: {proxy.get('trust', 'not known')}."
+            f"Predicted ImageNet-1k top-1 accuracy of a network{as_classifier(result)} after full training, from an "
+            "accuracy table. Nothing was trained or measured. Brackets and bars are 90 % intervals. Errors: "
+            f"{proxy.get('trust', 'not known')}."
         )
     note = f"{score_words_of(result)} on {proxy.get('data', 'no data')}. It orders networks. "
     return f"{note}It is not an ImageNet accuracy." + (

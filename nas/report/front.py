@@ -8,7 +8,7 @@ from typing import Any
 from nas.report.figures import CLEAR, GREEN, GREY, INK, LATENCY, MANY, RUNS, TOP1, VERMILLION, Figure, layout_of, plain
 from nas.report.literature import LITERATURE, PublishedNetwork
 from nas.report.networks import column, score_interval
-from nas.report.predicted import is_predicted
+from nas.report.predicted import as_classifier, is_predicted
 from nas.report.words import score_meaning
 from nas.search import Candidate, SearchResult, score_of
 
@@ -86,7 +86,7 @@ def axes_of(results: Sequence[SearchResult]) -> list[int]:
 def score_words_of(result: SearchResult) -> str:
     """What the scores of a run are: the title of their axis."""
     if is_predicted(result):
-        return TOP1
+        return f"ImageNet top-1{words}, %" if (words := as_classifier(result)) else TOP1
     return f"{result.run.proxy['name']} score{score_meaning(result)}"
 
 

@@ -6,7 +6,7 @@ import math
 import shlex
 from collections.abc import Sequence
 
-from nas.accuracy import WORDS, AccuracyTable, beyond, differences
+from nas.accuracy import WORDS, AccuracyTable, beyond, classifier_of, classifier_words, differences
 from nas.errors import InputError
 from nas.networks import count
 from nas.report.notation import PLACE, by_stage, size_words, table_words
@@ -14,6 +14,7 @@ from nas.search import Candidate, SearchResult, score_of
 
 __all__ = [
     "accuracy_words",
+    "as_classifier",
     "is_predicted",
     "landmarks",
     "predicted_outcome",
@@ -34,6 +35,11 @@ def is_predicted(result: SearchResult) -> bool:
     return result.run.proxy.get("proxy") == "accuracy-table"
 
 
+def as_classifier(result: SearchResult) -> str:
+    """` as a classifier at 224 px`, where the accuracies of a run are predicted so; empty elsewhere."""
+    return classifier_words(one.architecture.resolution for one in result.candidates)
+
+
 def predicted_outcome(result: SearchResult) -> list[str]:
     """The outcome of a survey in lines: the winner, known networks to compare it with, and how sure all of it is."""
     winner = result.winner
@@ -42,7 +48,7 @@ def predicted_outcome(result: SearchResult) -> list[str]:
     table = _table(result)
     references = sorted(result.references, key=lambda c: c.latency_ms)
     lines = [
-        *winner_lines(result, winner, f"predicted ImageNet top-1 {accuracy_words(winner)}"),
+        *winner_lines(result, winner, f"predicted ImageNet top-1{as_classifier(result)} {accuracy_words(winner)}"),
         *_parts(winner),
         *unbeaten_words(result),
         *(_compared(result, reference, table) for reference in reversed(references)),
@@ -52,7 +58,7 @@ def predicted_outcome(result: SearchResult) -> list[str]:
         parts = by_stage(differences(winner.architecture, nearest.architecture))
         lines += [f"differs from {nearest.label} (its numbers in brackets):", *(parts or ["  in nothing"])]
     if table:
-        outside = by_stage(beyond(winner.architecture, table.published.ranges))
+        outside = by_stage(beyond(classifier_of(winner.architecture), table.published.ranges))
         lines += (
             ["outside the range of the published networks of the family (in brackets), so less certain:", *outside]
             if outside
@@ -65,7 +71,7 @@ def predicted_outcome(result: SearchResult) -> list[str]:
         *lines,
         f"{evaluated} networks evaluated, {len(result.front)} on the front; files in {result.path}",
         table_words(result.run.table.name, result.run.table.origin, result.run.table.trust),
-        "predicted ImageNet top-1: by an accuracy table; nothing was trained or measured "
+        f"predicted ImageNet top-1{as_classifier(result)}: by an accuracy table; nothing was trained or measured "
         f"({result.run.proxy.get('trust', 'its errors are not known')}); "
         "networks are ordered by the lower end of the 90 % interval",
     ]
@@ -180,8 +186,9 @@ def published_words(candidate: Candidate, top1: float | None = None) -> str:
     """
     details = candidate.details
     known = details.get("published_top1", top1)
-    words = f"{float(known):.1f} %" if known is not None else ""
-    return f"{words} at {float(details['published_ms']):.2f} ms" if "published_ms" in details else words
+    words = [f"{float(known):.1f} %"] if known is not None else []
+    words += [f"{float(details['published_ms']):.2f} ms"] if "published_ms" in details else []
+    return " at ".join(words)
 
 
 def _compared(result: SearchResult, reference: Candidate, table: AccuracyTable | None) -> str:
@@ -192,9 +199,9 @@ def _compared(result: SearchResult, reference: Candidate, table: AccuracyTable |
     best = result.best_under(reference.latency_ms)
     known = published_top1(reference, table)
     what = f"{reference.label}, {reference.latency_ms:.3f} ms"
-    if known is not None:
-        what += f", published {published_words(reference, known)}"
-    else:
+    if published := published_words(reference, known):
+        what += f", published {published}"
+    if known is None:
         what += f", predicted {accuracy_words(reference)}"
     nothing = f"no network better than {reference.label} found that is no slower"
     if best is None or best.id == reference.id:

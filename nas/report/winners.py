@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from nas.networks import count
 from nas.report.notation import amounts
-from nas.report.predicted import accuracy_words, is_predicted, landmarks, published_words
+from nas.report.predicted import accuracy_words, as_classifier, is_predicted, landmarks, published_words
 from nas.search import Candidate, Run, SearchResult, score_of
 from nas.search.limits import QUANTITIES
 
@@ -124,7 +124,7 @@ def latency_words(candidate: Candidate) -> str:
 
 
 def _score_header(result: SearchResult) -> str:
-    return "predicted top-1 [90 %]" if is_predicted(result) else "score"
+    return f"predicted top-1{as_classifier(result)} [90 %]" if is_predicted(result) else "score"
 
 
 def shown_front(result: SearchResult) -> Sequence[Candidate]:

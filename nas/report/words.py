@@ -9,7 +9,14 @@ from typing import Any
 from nas.errors import InputError, visible
 from nas.report.course import FEWEST
 from nas.report.notation import BLOCKS, table_words
-from nas.report.predicted import is_predicted, predicted_outcome, survey_steps, unbeaten_words, winner_lines
+from nas.report.predicted import (
+    as_classifier,
+    is_predicted,
+    predicted_outcome,
+    survey_steps,
+    unbeaten_words,
+    winner_lines,
+)
 from nas.report.trained import measures
 from nas.report.winners import budget_words, candidates_table, score_words, standard_error, winners_table
 from nas.search import Candidate, Screening, SearchResult, hypervolume, score_of
@@ -70,7 +77,7 @@ def score_meaning(*results: SearchResult) -> str:
 
 def _noise_words(result: SearchResult) -> str:
     if is_predicted(result):
-        return ": predicted ImageNet-1k top-1 in %, with its 90 % interval"
+        return f": predicted ImageNet-1k top-1{as_classifier(result)} in %, with its 90 % interval"
     if not score_meaning(result):
         return ", which orders networks and has no unit"
     return f"{score_meaning(result)}, +- one standard error over the held-out images, not over seeds"

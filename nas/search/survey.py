@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from nas.accuracy import classifier_words
 from nas.latency import LatencyTable
 from nas.lock import LOCK_NAME, owned
 from nas.networks import Architecture, SearchSpace
@@ -46,6 +47,7 @@ class SurveyPlan:
         budgets: upper limits of the predicted latency.
         origin: source of the latencies, and how far they can be trusted.
         trust: how far the scores can be trusted.
+        classifier: that networks are judged as classifiers at another resolution, in words; empty if they are not.
         references: known networks inside the budget, by name.
         networks: number of networks to look at.
         seconds: estimated time.
@@ -60,6 +62,7 @@ class SurveyPlan:
     references: dict[str, Architecture]
     networks: int
     seconds: float
+    classifier: str = ""
 
     def describe(self) -> list[str]:
         """The plan in words, one fact per line."""
@@ -68,7 +71,7 @@ class SurveyPlan:
         return [
             f"space: {self.size:.2e} networks, the cheapest in {self.cheapest_ms:.3f} ms",
             f"latency: {self.origin}{limit}",
-            f"accuracy: predicted ImageNet-1k top-1; {self.trust}",
+            f"accuracy: predicted ImageNet-1k top-1{self.classifier}; {self.trust}",
             *self.budgets.describe(),
             f"survey: {self.networks} networks inside {self.budgets.largest_ms:g} ms, nothing is trained; "
             f"for comparison {', '.join(self.references) or 'none'}",
@@ -116,6 +119,7 @@ def plan_survey(
         references=references,
         networks=networks,
         seconds=min(seconds, time_limit_s or seconds),
+        classifier=classifier_words(space.resolution),
     )
 
 

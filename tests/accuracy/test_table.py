@@ -215,7 +215,7 @@ def test_the_number_of_classes_does_not_matter(table: AccuracyTable, references:
 def test_less_is_known_about_a_network_that_is_unlike_the_others(
     table: AccuracyTable, references: dict[str, Architecture]
 ) -> None:
-    unlike = references["m"].at(resolution=448)
+    unlike = references["m"].at(resolution=64)
     known, doubtful = (one.parts["published"] for one in table.predict([references["m"], unlike]))
 
     assert doubtful.high - doubtful.low > 1.5 * (known.high - known.low)

@@ -23,7 +23,7 @@ def test_accuracy_as_json_has_every_promised_key(nas: Nas, tmp_path: Path) -> No
     document = json.loads(nas("accuracy", "iformer_m", "--json", cwd=tmp_path).stdout)
     (predicted,) = TABLE.predict([REFERENCES["iformer_m"]])
 
-    assert set(document) == {"id", "top1", "interval", "source", "table", "parts", "beyond"}
+    assert set(document) == {"id", "top1", "interval", "source", "resolution", "table", "parts", "beyond"}
     assert document["id"] == REFERENCES["iformer_m"].id
     assert (document["source"], document["table"]) == ("predicted", "iformer.imagenet")
     assert [document["interval"][0], document["top1"], document["interval"][1]] == pytest.approx(
@@ -31,6 +31,19 @@ def test_accuracy_as_json_has_every_promised_key(nas: Nas, tmp_path: Path) -> No
     )
     assert document["interval"][0] < 80.4 < document["interval"][1]  # the paper's Table 3
     assert document["beyond"] == []
+
+
+def test_a_backbone_is_judged_as_a_classifier(nas: Nas, tmp_path: Path) -> None:
+    words = nas("accuracy", "iformer_m_512", cwd=tmp_path).stdout
+    backbone, usual = (
+        json.loads(nas("accuracy", name, "--json", cwd=tmp_path).stdout) for name in ("iformer_m_512", "iformer_m")
+    )
+
+    assert "8.914 GMACs at 512 px\n" in words
+    assert "predicted ImageNet-1k top-1 as a classifier at 224 px\n" in words
+    assert "outside the range" not in words
+    assert {**usual, "id": backbone["id"]} == backbone
+    assert backbone["resolution"] == 224
 
 
 def test_accuracy_as_json_names_the_parts_of_the_prediction(nas: Nas, tmp_path: Path) -> None:

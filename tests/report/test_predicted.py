@@ -10,7 +10,16 @@ import pytest
 from nas.accuracy import WORDS
 from nas.networks import Architecture, ConvSpec, SearchSpace, StageSpec
 from nas.proxies import build_proxies
-from nas.report import accuracy_words, is_predicted, landmarks, published_words, summary, winners_table
+from nas.report import (
+    accuracy_words,
+    candidates_table,
+    is_predicted,
+    landmarks,
+    published_words,
+    summary,
+    winners_table,
+)
+from nas.report.front import score_words_of
 from nas.report.predicted import predicted_outcome, survey_steps
 from nas.report.words import markdown
 from nas.search import Candidate, ResultsFolder, Run, SearchResult, SpaceUsed, TableUsed
@@ -229,6 +238,7 @@ def test_accuracies_have_one_decimal_and_their_interval() -> None:
 
     assert accuracy_words(predicted) == "80.0 % [79.4, 80.8]"
     assert published_words(predicted) == ""
+    assert published_words(_reference("iformer_m", 1.09, 80.0, published_ms=1.1)) == "1.10 ms"
     assert published_words(_reference("iformer_m", 1.09, 80.0, published_top1=80.4)) == "80.4 %"
     assert published_words(_reference("iformer_m", 1.09, 80.0, published_top1=80.4, published_ms=1.1)) == (
         "80.4 % at 1.10 ms"
@@ -266,3 +276,21 @@ def test_the_winner_of_each_budget_is_compared_with_what_is_published(survey: Su
     assert header[3] == "predicted top-1 [90 %]"
     assert rows[0][:2] == ("0.61 ms", "none yet")
     assert rows[1][3:] == ("81.0 % [80.0, 82.0]", "iformer_t, 0.605 ms, published 74.1 % at 0.60 ms")
+
+
+def test_accuracies_of_backbones_are_said_to_be_those_of_classifiers(survey: Survey) -> None:
+    backbones = SearchSpace.find("iformer-512").references
+    found = _candidate(backbones["iformer_m_512"], 1.0, 80.4, 80.0, 80.8)
+    known = _candidate(backbones["iformer_l_512"], 1.05, 81.9, 81.0, 82.0).model_copy(
+        update={"kind": "reference", "name": "iformer_l_512"}
+    )
+    known = known.model_copy(update={"details": known.details | {"published_ms": 1.08}})
+    result = survey(found, known)
+    lines = predicted_outcome(result)
+
+    assert lines[0].endswith("of 1.1 ms, predicted ImageNet top-1 as a classifier at 224 px 80.4 % [80.0, 80.8]")
+    assert "compared with iformer_l_512, 1.050 ms, published 1.08 ms, predicted 81.9 % [81.0, 82.0]: " in lines[2]
+    assert lines[-1].startswith("predicted ImageNet top-1 as a classifier at 224 px: by an accuracy table")
+    assert candidates_table(result, result.candidates)[0][3] == "predicted top-1 as a classifier at 224 px [90 %]"
+    assert score_words_of(result) == "ImageNet top-1 as a classifier at 224 px, %"
+    assert not any("image" in line for line in lines)  # 512 px are not outside the range of classifiers

@@ -241,6 +241,8 @@ def test_a_plan_says_what_will_be_done(plan: SurveyPlan) -> None:
     assert survey == (
         "survey: 300 networks inside 1.1 ms, nothing is trained; for comparison iformer_t, iformer_s, iformer_m"
     )
+    backbones = replace(plan, classifier=" as a classifier at 224 px").describe()[2]
+    assert backbones.startswith("accuracy: predicted ImageNet-1k top-1 as a classifier at 224 px; 0.4 points off")
     assert plan.seconds > 0
     assert seconds == f"time: about {plan.seconds:.0f} s"
 
