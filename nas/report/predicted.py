@@ -81,11 +81,19 @@ def survey_steps(result: SearchResult) -> list[str]:
     """What comes after a survey, as lines to paste. Nothing for other runs, or without a winner."""
     if not is_predicted(result) or result.winner is None:
         return []
+    train = f"  nas train {shlex.quote(str(result.path))} --data"
+    if pixels := as_classifier(result):
+        return [
+            f"train the winner{pixels}:",
+            f"{train} IMAGES --resolution {classifier_of(result.winner.architecture).resolution} --out CLASSIFIER",
+            "go on with its weights, for detection or segmentation:",
+            f"{train} FOLDER --task segment --from CLASSIFIER",
+        ]
     return [
         "score networks on your images:",
         f"  {_on_images(result)}",
         "train the winner in full:",
-        f"  nas train {shlex.quote(str(result.path))} --data IMAGES",
+        f"{train} IMAGES",
     ]
 
 
