@@ -85,9 +85,9 @@ def survey_steps(result: SearchResult) -> list[str]:
     if pixels := as_classifier(result):
         return [
             f"train the winner{pixels}:",
-            f"{train} IMAGES --resolution {classifier_of(result.winner.architecture).resolution} --out CLASSIFIER",
+            f"{train} IMAGES --resolution {classifier_of(result.winner.architecture).resolution}",
             "go on with its weights, for detection or segmentation:",
-            f"{train} FOLDER --task segment --from CLASSIFIER",
+            f"{train} FOLDER --task segment --from {shlex.quote(str(result.path / 'trained' / 'winner'))}",
         ]
     return [
         "score networks on your images:",

@@ -295,8 +295,8 @@ def test_accuracies_of_backbones_are_said_to_be_those_of_classifiers(survey: Sur
     assert score_words_of(result) == "ImageNet top-1 as a classifier at 224 px, %"
     assert survey_steps(result) == [
         "train the winner as a classifier at 224 px:",
-        f"  nas train {result.path} --data IMAGES --resolution 224 --out CLASSIFIER",
+        f"  nas train {result.path} --data IMAGES --resolution 224",
         "go on with its weights, for detection or segmentation:",
-        f"  nas train {result.path} --data FOLDER --task segment --from CLASSIFIER",
+        f"  nas train {result.path} --data FOLDER --task segment --from {result.path}/trained/winner",
     ]
     assert not any("image" in line for line in lines)  # 512 px are not outside the range of classifiers
