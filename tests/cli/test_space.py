@@ -46,7 +46,7 @@ def test_space_list_names_every_space_and_what_is_broken(nas: Nas, tmp_path: Pat
     known = {one["space"]: one for one in json.loads(nas("space", "list", "--json", cwd=tmp_path).stdout)["spaces"]}
 
     assert listed.returncode == 0
-    assert {"half", "iformer", "tiny"} == set(known)
+    assert {"half", "iformer", "iformer-512", "tiny"} == set(known)
     assert all(name in listed.stdout for name in known)
     assert known["tiny"]["networks"] == SearchSpace.find("tiny").count()
     assert known["tiny"]["references"] == ["tiny_a"]
