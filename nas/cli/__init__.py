@@ -97,7 +97,8 @@ def _run(arguments: list[str]) -> object:
     command = typer.main.get_command(app)
     assert isinstance(command, TyperGroup)
     sys.argv[1:] = whole = expanded(command, arguments)  # the command line that a run keeps
-    with status_line(is_quiet=is_quiet()):
+    is_first = os.environ.get("RANK", "0") == "0"  # Under torchrun only the first process draws.
+    with status_line(is_quiet=is_quiet() or not is_first):
         return command.main(whole, prog_name="nas", standalone_mode=False)
 
 

@@ -187,6 +187,7 @@ def train(
         )
     if not is_first:
         return
+    write_training(folder)  # which a kill after the last epoch may have kept away
     if (Path(network) / "run.json").exists():
         write_report(SearchResult.load(Path(network)))  # whose page tells of the training of its winner
     found = read_training(folder)
@@ -200,9 +201,10 @@ def train(
         print_json({"folder": str(folder), **shown})
         return
     print_data(str(folder))
+    options_of_data = [word for text in option or [] for word in ("--option", text)]
     say_next(
         [
-            (["evaluate", str(folder), "--data", data], "top-1, top-5 and confusions"),
+            (["evaluate", str(folder), "--data", data, *options_of_data], "top-1, top-5 and confusions"),
             (["export", str(folder / "best.torch"), "--format", "onnx"], "for another tool"),
         ]
     )

@@ -14,7 +14,7 @@ from nas.data.rows import class_name, said
 from nas.errors import InputError
 from nas.networks.modules.outside import timm_part
 
-__all__ = ["Matched", "match_classes"]
+__all__ = ["Matched", "are_wordnet_ids", "match_classes"]
 
 _IMAGENET = 1000  # classes
 _WORDNET = re.compile(r"n\d{8}(?!\d)")
@@ -50,7 +50,7 @@ def match_classes(data: Sequence[str], outputs: int, names: Sequence[str], *, so
     if names and len(names) != outputs:
         raise InputError(f"{network}: has {outputs} outputs and {len(names)} names of classes")
     how = "by their names"
-    if not names and outputs == _IMAGENET and all(_WORDNET.match(name) for name in data):
+    if not names and outputs == _IMAGENET and are_wordnet_ids(data):
         names, how = _imagenet(), "by the WordNet ids of ImageNet's 1000 classes, as timm lists them"
     if not names:
         return _by_order(data, outputs, source=source, network=network)
@@ -69,6 +69,16 @@ def match_classes(data: Sequence[str], outputs: int, names: Sequence[str], *, so
     for name, place in zip(data, found.tolist(), strict=True):
         shown[place] = name
     return Matched(outputs=found, names=tuple(shown), how=how)
+
+
+def are_wordnet_ids(names: Sequence[str]) -> bool:
+    """Whether all names begin with WordNet ids, as those of ImageNet's classes do.
+
+    Examples:
+        >>> are_wordnet_ids(["n01440764 tench", "n02102040"]), are_wordnet_ids(["tench"])
+        (True, False)
+    """
+    return all(_WORDNET.match(name) for name in names)
 
 
 def _by_order(data: Sequence[str], outputs: int, *, source: str, network: str) -> Matched:

@@ -11,6 +11,7 @@ from nas.errors import InputError
 from nas.evaluate import Evaluation
 from nas.networks import Architecture
 from nas.search.result import SearchResult, trained_network, weights_file
+from nas.training.record import read_training
 
 if TYPE_CHECKING:
     from nas.evaluate.subject import Subject
@@ -95,6 +96,8 @@ def evaluate(
         subject = _winner(network, resolution=resolution, device=device, say=say)
         seed = network.run.seed if seed is None else seed
     else:
+        if seed is None and isinstance(network, str | Path):
+            seed = _seed_of_training(Path(network))
         subject = find_subject(
             network,
             weights=None if weights is None else str(weights),
@@ -121,6 +124,14 @@ def evaluate(
         say=say,
         on_progress=on_progress,
     )
+
+
+def _seed_of_training(folder: Path) -> int | None:
+    """The seed by which a training held images out; None if the folder is none of a training, or of its networks."""
+    for place in (folder, folder.parent):
+        if place.is_dir() and (found := read_training(place)) is not None:
+            return found[0].seed
+    return None
 
 
 def _winner(result: SearchResult, *, resolution: int | None, device: str | None, say: Callable[[str], None]) -> Subject:

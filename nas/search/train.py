@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check_out", "check_same", "decoders", "train"]
 
-_LARGE, _DROP_PATH = 12e6, 0.1  # weights; the paper's stochastic depth of L, which has 14.7 million
 _TIMM = "timm"
 _RANDOM = "random"
 _WINNER = "winner"
@@ -127,12 +126,14 @@ def train(
         architecture = _sized(architecture, resolution, pictures.num_classes)
         used = recipe if isinstance(recipe, TrainingRecipe) else None
         if used is None:
-            used = TrainingRecipe.fitted(len(pictures.train), epochs=epochs, batch_size=batch_size)
-            if count(architecture).params > _LARGE:
-                used = used.model_copy(update={"drop_path": _DROP_PATH})
-            used = used.changed_by(Path(recipe)) if isinstance(recipe, str | Path) else used
+            images, params = len(pictures.train), count(architecture).params
+            if recipe is None:
+                used = TrainingRecipe.fitted(images, epochs=epochs, batch_size=batch_size, params=params)
+            else:
+                assert isinstance(recipe, str | Path)
+                used = TrainingRecipe.of_file(Path(recipe), images, epochs=epochs, batch_size=batch_size, params=params)
         built, origin, normalisation = _begun(
-            architecture, used, start, run, weights_key, is_taught=teacher is not None, seed=seed
+            name, architecture, used, start, run, weights_key, is_taught=teacher is not None, seed=seed
         )
         taught = None
         if teacher is not None:
@@ -250,6 +251,7 @@ def check_same(folder: Path, before: TrainingRecord, now: TrainingRecord) -> Non
 
 
 def _begun(
+    name: str,
     architecture: Architecture,
     recipe: TrainingRecipe,
     start: str | Path | None,
@@ -273,13 +275,14 @@ def _begun(
         if weights_key:
             raise InputError("--weights-key goes with --from FILE")
         return network, _RANDOM, normalisation
-    donor, origin, own = _donor(start, architecture, run, weights_key)
+    donor, origin, own = _donor(start, name, architecture, run, weights_key)
     inherit(network, donor)
     return network, origin, own or normalisation
 
 
 def _donor(
     start: str | Path,
+    name: str,
     architecture: Architecture,
     run: tuple[SearchResult, float | None] | None,
     weights_key: str | None,
@@ -300,7 +303,7 @@ def _donor(
         donor = result.build_winner(budget_ms)
         return donor, f"proxy training in {result.path.resolve().name}", result.run.normalisation
     if str(start) == _TIMM or str(start).startswith(f"{_TIMM}:"):
-        found = published_weights(str(start).partition(":")[2] or "iformer_m")
+        found = published_weights(str(start).partition(":")[2] or name)
         normalisation = Normalisation.model_validate({"mean": found.mean, "std": found.std})
         return load_donor(found.path, known), f"timm's {found.name}", normalisation
     if path.is_dir():

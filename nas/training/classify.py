@@ -6,7 +6,8 @@ the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from nas.data.protocol import Protocol
 from nas.data.stream import Pictures, PictureSet
@@ -171,7 +172,7 @@ class Classification:
         positions = list(range(self._rank, len(self._pictures.val), self._processes))
         size = 2 * self._part
         keys = [[(0, position) for position in positions[at : at + size]] for at in range(0, len(positions), size)]
-        frame = _middle(Protocol(resolution=self._size, crop=self._recipe.crop))
+        frame = _Middle(Protocol(resolution=self._size, crop=self._recipe.crop))
         sums = torch.zeros(4, dtype=torch.float64, device=self._device)
         network = module.network
         assert isinstance(network, Network)
@@ -193,25 +194,36 @@ class Classification:
         return images.mul_(self._scale).add_(self._offset)
 
     def _loader(self, pictures: Dataset[Any], keys: list[list[tuple[int, int]]]) -> Iterator[tuple[Tensor, Tensor]]:
-        return iter(
-            DataLoader(
-                pictures,
-                batch_sampler=keys,
-                num_workers=self._workers if len(keys) > 1 else 0,
-                pin_memory=self._device.type == "cuda",
-            )
+        loader = DataLoader(
+            pictures,
+            batch_sampler=keys,
+            num_workers=self._workers if len(keys) > 1 else 0,
+            collate_fn=_gathered,
+            pin_memory=self._device.type == "cuda",
         )
+        for batch in loader:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
 
 
-class _Changed(Dataset[tuple[Tensor, int]]):
+def _gathered(samples: list[tuple[Tensor, int] | InputError]) -> Any:
+    """A batch, or why one of its pictures cannot be read: torch would make many lines of what a worker raises."""
+    return next((sample for sample in samples if isinstance(sample, InputError)), None) or default_collate(samples)
+
+
+class _Changed(Dataset[tuple[Tensor, int] | InputError]):
     """Pictures by (epoch, position), as bytes (3, H, H); with a seed each has random state of its own."""
 
     def __init__(self, pictures: Pictures, change: Any, least: int | None, seed: int | None) -> None:
         self._pictures, self._change, self._least, self._seed = pictures, change, least, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | InputError:
         epoch, position = key
-        picture = self._pictures.picture(position, least=self._least)
+        try:
+            picture = self._pictures.picture(position, least=self._least)
+        except InputError as error:
+            return error
         if self._seed is not None:
             seed_all(seed_of(self._seed, epoch, _PICTURE, position))
         return self._change(picture), self._pictures.label(position)
@@ -231,15 +243,16 @@ def _posterize(picture: Image.Image, bits: int, **options: Any) -> Image.Image: 
     return picture if bits >= _BITS else ImageOps.posterize(picture, bits)
 
 
-def _middle(protocol: Protocol) -> Callable[[Image.Image], Tensor]:
-    """What frames a picture as `nas evaluate` does, as bytes (3, H, H)."""
+@dataclass(frozen=True, slots=True)
+class _Middle:
+    """Frames a picture as `nas evaluate` does, as bytes (3, H, H)."""
 
-    def framed(picture: Image.Image) -> Tensor:
-        part = protocol.frame(picture)
+    protocol: Protocol
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        part = self.protocol.frame(picture)
         pixels = torch.frombuffer(bytearray(part.tobytes()), dtype=torch.uint8)
         return pixels.reshape(part.height, part.width, 3).permute(2, 0, 1).contiguous()
-
-    return framed
 
 
 def _normalisation(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:

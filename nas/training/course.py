@@ -20,7 +20,7 @@ class Step:
         epoch: from 1.
         epochs: in all.
         loss: of the last step.
-        images_per_s: of all processes, since the command began, without judging.
+        images_per_s: of all processes, in this epoch so far.
     """
 
     done: int

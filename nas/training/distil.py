@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.data.classes import match_classes
-from nas.errors import InputError
+from nas.data.classes import are_wordnet_ids, match_classes
+from nas.errors import InputError, visible
+from nas.networks.modules.checkpoint import read_checkpoint
 from nas.networks.modules.outside import timm_part
 from nas.training.full_recipe import Distillation
 from nas.training.teacher import RELEASED, released
@@ -19,6 +21,8 @@ __all__ = ["FullTeacher", "distillation_loss", "full_teacher"]
 
 _TIMM = "timm:"
 _IMAGENET = 1000  # classes
+_LONGEST = 200  # characters of a library's reason
+_LEAST = 128  # pixels that EfficientNet-Lite needs, as in teacher.py
 _LITE = (127 / 255,) * 3, (128 / 255,) * 3  # of EfficientNet-Lite's input
 
 
@@ -33,6 +37,7 @@ class FullTeacher:
         student: mean and std of the student's batches.
         outputs: which of its logits are the student's classes, in their order; None for all of them.
         least: side in pixels to which smaller images are scaled up.
+        size: side in pixels to which all images are scaled, of a network that takes no other; 0 for any.
     """
 
     def __init__(
@@ -45,9 +50,10 @@ class FullTeacher:
         student: tuple[Sequence[float], Sequence[float]],
         outputs: Sequence[int] | None = None,
         least: int = 0,
+        size: int = 0,
         device: torch.device,
     ) -> None:
-        self.name, self._least = name, least
+        self.name, self._least, self._size = name, least, size
         self._network = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         own_mean, own_std, its_mean, its_std = (
             torch.tensor(list(values), device=device).view(1, 3, 1, 1) for values in (mean, std, *student)
@@ -60,8 +66,9 @@ class FullTeacher:
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images that are normalised for the student (B, 3, H, H)."""
         own = images * self._scale + self._offset
-        if own.shape[-1] < self._least:
-            own = F.interpolate(own, size=(self._least, self._least), mode="bicubic", antialias=True)
+        side = self._size or max(own.shape[-1], self._least)
+        if side != own.shape[-1]:
+            own = F.interpolate(own, size=(side, side), mode="bicubic", antialias=True)
         logits: Tensor = self._network(own).float()
         return logits if self._outputs is None else logits[:, self._outputs]
 
@@ -106,18 +113,20 @@ def full_teacher(
     Raises:
         InputError: there is none, its packages are missing, or its classes are not the student's.
     """
+    least = size = 0
     if name.startswith(_TIMM):
-        network, mean, std = _of_timm(name.removeprefix(_TIMM), weights)
-        least = 0
+        network, count = _of_timm(name.removeprefix(_TIMM), weights)
+        config: Any = network.pretrained_cfg
+        mean, std = config["mean"], config["std"]
+        size = config["input_size"][-1] if config.get("fixed_input_size") else 0
     elif name in RELEASED:
         if weights is not None:
             raise InputError(f"--teacher {name} has its own weights: leave --teacher-weights out")
         network, _ = released(name)
-        (mean, std), least = _LITE, 128
+        (mean, std), least, count = _LITE, _LEAST, _IMAGENET
     else:
         known = " or ".join(RELEASED)
         raise InputError(f"--teacher {name}: no teacher of this name; give {known}, or timm:NAME for one of timm")
-    count = _outputs(network)
     return FullTeacher(
         name,
         network,
@@ -126,44 +135,44 @@ def full_teacher(
         student=student,
         outputs=_matched(name, count, class_names),
         least=least,
+        size=size,
         device=device,
     )
 
 
-def _of_timm(name: str, weights: Path | None) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
+def _of_timm(name: str, weights: Path | None) -> tuple[nn.Module, int]:
+    """A network of timm with its weights, and its number of classes."""
     timm = timm_part(needed_for=f"--teacher {_TIMM}{name}", extra="train")
     if not timm.is_model(name):
         raise InputError(f"--teacher {_TIMM}{name}: timm has no such network; timm.list_models() has all names")
     try:
-        network = timm.create_model(name, pretrained=weights is None, checkpoint_path="")
-        if weights is not None:
-            from nas.networks.modules.checkpoint import read_checkpoint
-
-            network.load_state_dict(dict(read_checkpoint(weights).tensors))
+        if weights is None:
+            network = timm.create_model(name, pretrained=True)
+        else:
+            tensors = dict(read_checkpoint(weights).tensors)
+            classifier = timm.get_pretrained_cfg(name).classifier
+            last = tensors.get(f"{classifier}.weight") if isinstance(classifier, str) else None
+            network = timm.create_model(name, **({} if last is None else {"num_classes": len(last)}))
+            network.load_state_dict(tensors)
     except InputError:
         raise
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--teacher {_TIMM}{name}: {weights or 'its weights'} cannot be loaded ({reason})") from error
+        reason = "; ".join(line.strip() for line in str(error).strip().splitlines()[1:3]) or str(error)
+        where = weights or "its weights"
+        raise InputError(
+            f"--teacher {_TIMM}{name}: {where} cannot be loaded ({visible(reason, limit=_LONGEST)})"
+        ) from error
     except Exception as error:  # the hub's client raises many kinds
         raise InputError(
             f"--teacher {_TIMM}{name}: its weights cannot be downloaded ({type(error).__name__}); give them as "
             "--teacher-weights"
         ) from error
-    config = network.pretrained_cfg
-    return network, config["mean"], config["std"]
-
-
-def _outputs(network: nn.Module) -> int:
-    """The number of logits, asked by a small image."""
-    network.eval()
-    with torch.no_grad():
-        return int(network(torch.zeros(1, 3, 224, 224)).shape[1])
+    return network, int(network.num_classes)
 
 
 def _matched(name: str, count: int, class_names: Sequence[str]) -> list[int] | None:
     """Which outputs of a teacher are the student's classes; None for all in order."""
-    if count == _IMAGENET and all(one[0] == "n" and one[1:9].isdecimal() for one in class_names):
+    if count == _IMAGENET and are_wordnet_ids(class_names):
         found = match_classes(class_names, count, (), source="the images", network=f"--teacher {name}")
         return [int(place) for place in found.outputs]
     if count != len(class_names):

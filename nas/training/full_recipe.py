@@ -25,6 +25,7 @@ _STEPS = 50  # an epoch has at least about as many
 _LEAST_BATCH = 32
 _WARMUP = 20 / 300  # of the epochs
 _LONG, _MIDDLE = 200, 50  # epochs
+_LARGE, _DROP_PATH = 12e6, 0.1  # weights: L has 14.7 million
 
 
 class Augmentation(Record):
@@ -85,7 +86,9 @@ class TrainingRecipe(Record):
     crop: float = Field(0.875, gt=0, le=1)
 
     @classmethod
-    def fitted(cls, images: int, *, epochs: int | None = None, batch_size: int | None = None) -> TrainingRecipe:
+    def fitted(
+        cls, images: int, *, epochs: int | None = None, batch_size: int | None = None, params: int = 0
+    ) -> TrainingRecipe:
         """The recipe for a number of training images.
 
         With 200,000 images and more it is the paper's. With fewer, a step has as many images as make 50 steps an epoch
@@ -98,6 +101,7 @@ class TrainingRecipe(Record):
             images: to train on.
             epochs: 300 by default.
             batch_size: images of a step.
+            params: of the network; with more than 12 million it has the paper's stochastic depth of L.
 
         Examples:
             >>> recipe = TrainingRecipe.fitted(1_281_167)
@@ -117,28 +121,51 @@ class TrainingRecipe(Record):
             rate=_PAPER_RATE * (batch_size / _PAPER_BATCH) ** 0.5,
             warmup_epochs=round(epochs * _WARMUP, 2),
         )
+        drop_path = _DROP_PATH if params > _LARGE else 0.0
         if epochs >= _LONG:
-            return cls(optimisation=optimisation)
+            return cls(optimisation=optimisation, drop_path=drop_path)
         augmentation = Augmentation(
             rand_augment="rand-m6-mstd0.5-inc1",
             erasing=0.0,
             mixup=0.1 if epochs >= _MIDDLE else 0.0,
             cutmix=1.0 if epochs >= _MIDDLE else 0.0,
         )
-        return cls(optimisation=optimisation, augmentation=augmentation)
+        return cls(optimisation=optimisation, augmentation=augmentation, drop_path=drop_path)
 
-    def changed_by(self, path: Path) -> TrainingRecipe:
-        """The recipe with what a TOML file says in place of its own.
+    @classmethod
+    def of_file(
+        cls, path: Path, images: int, *, epochs: int | None = None, batch_size: int | None = None, params: int = 0
+    ) -> TrainingRecipe:
+        """The recipe for a number of images with what a TOML file says in place of its own.
 
+        What follows from epochs and batch size is fitted to those of the file.
+
+        Args:
+            path: of the file.
+            images: to train on.
+            epochs: as of `fitted`; not where the file says them.
+            batch_size: in the same way.
+            params: as of `fitted`.
         Raises:
-            InputError: the file is no TOML, has a key that no recipe has, or a value breaks a rule.
+            InputError: the file is no TOML, has a key that no recipe has, a value breaks a rule, or the file and an
+                argument say the same.
         """
         try:
             given = tomllib.loads(read_text(path))
         except tomllib.TOMLDecodeError as error:
             raise InputError(f"{path}: not TOML ({error})") from error
+        own = given.get("optimisation")
+        sizes = {"epochs": epochs, "batch_size": batch_size}
+        for name, asked in sizes.items():
+            value = own.get(name) if isinstance(own, dict) else None
+            if value is not None and asked is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(f"{path}: optimisation.{name} is in it: leave {option} or the line out")
+            if isinstance(value, int) and value > 0:
+                sizes[name] = value
+        fitted = cls.fitted(images, **sizes, params=params)
         try:
-            return TrainingRecipe.model_validate(_merged(self.model_dump(), given))
+            return cls.model_validate(_merged(fitted.model_dump(), given))
         except ValidationError as error:
             raise InputError.from_validation(str(path), error) from error
 

@@ -22,7 +22,7 @@ from nas.errors import InputError, NasError
 from nas.training.checkpoint import Keeper, Kept
 from nas.training.course import Epoch, Step, Watch
 from nas.training.optimisation import Optimisation, adamw, moving_average, rates
-from nas.training.processes import is_first, processes, rank
+from nas.training.processes import is_first, of_the_first, processes, rank
 from nas.training.randomness import own_randomness, seed_all, seed_of
 from nas.training.recipe import Precision, autocast, memory_failures
 
@@ -108,8 +108,10 @@ def train(
         run.go_on(*begun)
         if is_first():
             keeper.write_metrics(run.history)
+    if of_the_first(float(run.done), device) != run.done:
+        raise InputError(f"{folder}: the processes do not see the same checkpoint; give --out on a disk that all share")
     watch = Watch(processes())
-    with own_randomness():
+    with own_randomness(device):
         for number in range(len(run.history), optimisation.epochs):
             watch.begin()
             try:
@@ -217,10 +219,14 @@ class _Run:
         """Judge the network at the end of an epoch."""
         seconds = watch.end()
         module = self.judged.eval()
+        if dist.is_initialized():  # statistics of batch norms: each process has its own, the first one's are kept
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
         with memory_failures(f"{self._device}, where the network is judged", NasError), torch.inference_mode():
             figures = self._task.judge(module)
         self._task.module.train()
         best = max((one.figures[self._task.best] for one in self.history), default=-math.inf)
+        self._set_rate(self.done - 1)  # of the last step, also where that was before a kill
         epoch = Epoch(
             epoch=number + 1,
             step=self.done,

@@ -6,10 +6,10 @@ AdamW and the average are torch's, the schedules timm's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal, assert_never
+from typing import Annotated, Literal, Self, assert_never
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -51,6 +51,12 @@ class Optimisation(Record):
     ema: Share = 0.0
     clip: float = Field(0.0, ge=0)
     accumulate: int = Field(1, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs must be fewer than the {self.epochs} epochs, got {self.warmup_epochs:g}")
+        return self
 
 
 def adamw(module: nn.Module, optimisation: Optimisation) -> torch.optim.AdamW:

@@ -37,8 +37,8 @@ def joined(device: str | None) -> Iterator[torch.device]:
     Raises:
         InputError: the device cannot be used, or the environment is not torchrun's.
     """
-    _, workers = join()
     name = usable_device(device)
+    _, workers = join(name)
     if workers > 1 and name == "cuda":
         name = usable_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(name)
@@ -51,7 +51,7 @@ def joined(device: str | None) -> Iterator[torch.device]:
             dist.destroy_process_group()
 
 
-def join() -> tuple[int, int]:
+def join(device: str | None = None) -> tuple[int, int]:
     """Join the process group of torchrun and return this process's rank and the number of processes.
 
     Without torchrun these are 0 and 1.
@@ -62,7 +62,7 @@ def join() -> tuple[int, int]:
     if missing := {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} - os.environ.keys():
         raise InputError(f"WORLD_SIZE is {workers}, and {min(missing)} is not set: start the processes with torchrun")
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("nccl" if torch.cuda.is_available() and device != "cpu" else "gloo")
     return dist.get_rank(), workers
 
 

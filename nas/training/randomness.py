@@ -25,10 +25,10 @@ def seed_all(seed: int) -> None:
 
 
 @contextmanager
-def own_randomness() -> Iterator[None]:
-    """Leave the generators of this process as they were."""
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Leave the generators of this process as they were, and that of its GPU."""
     before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             yield
         finally:

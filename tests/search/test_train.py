@@ -197,6 +197,19 @@ class TestStart:
         assert found[0].start.startswith(tiny_supernet.name)
 
 
+def test_an_evaluation_holds_out_what_the_training_held_out(colours_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    for name in ("blue", "red"):
+        (tmp_path / "all" / name).symlink_to(colours_folder / "train" / name)
+    out = train("tiny_a", str(tmp_path / "all"), out=tmp_path / "it", seed=3, **{**SIZES, "epochs": 1})
+    found = read_training(out)
+    assert found is not None
+
+    for place in (out, out / "last.torch"):
+        seen = nas.evaluate(str(place), str(tmp_path / "all"))
+        assert seen.scores.cross_entropy == pytest.approx(found[1][-1].figures["cross_entropy"], rel=1e-3)
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "says"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from nas.data.protocol import Protocol
 from nas.data.stream import PictureSet, open_pictures
 from nas.errors import InputError
 from nas.networks import Architecture, SearchSpace
 from nas.networks.modules import build_model
-from nas.training.classify import Classification
+from nas.training.classify import Classification, _Changed, _Middle
 from nas.training.distil import FullTeacher, distillation_loss, full_teacher
 from nas.training.full_recipe import Distillation, TrainingRecipe
 from nas.training.optimisation import Optimisation
@@ -127,6 +129,30 @@ class TestBatches:
 
         assert [len(labels) for _, labels in parts] == [4, 4]
         assert torch.equal(whole[0], torch.cat([pixels for pixels, _ in parts]))
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_a_broken_picture_is_one_line_from_any_process(self, workers: int, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            (tmp_path / "train" / name).mkdir(parents=True)
+            (tmp_path / "val" / name).mkdir(parents=True)
+            for split in ("train", "val"):
+                for index in range(8):
+                    Image.new("RGB", (40, 40)).save(tmp_path / split / name / f"{index}.png")
+        (tmp_path / "train/b/3.png").write_bytes(b"no picture")
+        it = task(open_pictures(str(tmp_path), seed=0), recipe(), workers=workers)
+
+        with pytest.raises(InputError, match=r"^\S+: \S+/3.png cannot be read \([^\n]*\); remove it[^\n]*$"):
+            list(it.batches(0, done=0))
+
+    def test_what_workers_read_can_be_sent_to_them(self, pictures: PictureSet) -> None:
+        """Where processes do not begin as copies: macOS, Windows, Python 3.14."""
+        used = recipe({"rand_augment": "rand-m9-mstd0.5-inc1"})
+        change = task(pictures, used)._change
+        for frame, seed in ((change, 0), (_Middle(Protocol(resolution=32)), None)):
+            dataset = _Changed(pictures.train, frame, None, seed)
+            sent = pickle.loads(pickle.dumps(dataset))
+            (one, _), (other, _) = dataset[0, 3], sent[0, 3]
+            assert torch.equal(one, other)
 
     @pytest.mark.parametrize(
         ("used", "says"),
@@ -289,20 +315,24 @@ class TestTeacher:
         with pytest.raises(InputError, match=says):
             full_teacher(name, class_names=("cat", "dog"), student=IMAGENET, device=CPU)
 
-    def test_one_of_timm_reads_its_weights_from_a_file(self, tmp_path: Path, timm: Any) -> None:
+    @pytest.mark.parametrize(("name", "classes"), [("test_resnet", 1000), ("test_resnet", 3), ("test_vit", 3)])
+    def test_one_of_timm_reads_its_weights_from_a_file(
+        self, name: str, classes: int, tmp_path: Path, timm: Any
+    ) -> None:
+        """Of any number of classes; one of a fixed size gets images of that size."""
         from safetensors.torch import save_file
 
-        network = timm.create_model("test_resnet", num_classes=1000)
+        network = timm.create_model(name, num_classes=classes)
         save_file(network.state_dict(), tmp_path / "w.safetensors")
         teacher = full_teacher(
-            "timm:test_resnet",
-            class_names=[str(number) for number in range(1000)],
+            f"timm:{name}",
+            class_names=[str(number) for number in range(classes)],
             student=IMAGENET,
             device=CPU,
             weights=tmp_path / "w.safetensors",
         )
 
-        assert teacher(torch.rand(2, 3, 64, 64)).shape == (2, 1000)
+        assert teacher(torch.rand(2, 3, 64, 64)).shape == (2, classes)
 
 
 class _Says(nn.Module):

@@ -91,7 +91,7 @@ def test_every_line_of_a_file_counts(tmp_path: Path) -> None:
     import tomllib
 
     (tmp_path / "r.toml").write_text(WHOLE)
-    recipe = TrainingRecipe.fitted(1_000).changed_by(tmp_path / "r.toml")
+    recipe = TrainingRecipe.of_file(tmp_path / "r.toml", 1_000)
 
     def lists(value: object) -> object:
         if isinstance(value, dict):
@@ -104,10 +104,23 @@ def test_every_line_of_a_file_counts(tmp_path: Path) -> None:
 def test_a_file_may_say_a_part_only(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text("[optimisation]\nrate = 0.5\n")
     fitted = TrainingRecipe.fitted(1_000)
-    recipe = fitted.changed_by(tmp_path / "r.toml")
+    recipe = TrainingRecipe.of_file(tmp_path / "r.toml", 1_000)
 
     assert recipe.optimisation.rate == 0.5
     assert fitted == recipe.model_copy(update={"optimisation": fitted.optimisation})
+
+
+def test_what_follows_from_the_epochs_of_a_file_is_fitted_to_them(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("[optimisation]\nepochs = 10\n")
+    recipe = TrainingRecipe.of_file(tmp_path / "r.toml", 1_000)
+
+    assert recipe == TrainingRecipe.fitted(1_000, epochs=10)
+    with pytest.raises(InputError, match=r"optimisation.epochs is in it: leave --epochs or the line out"):
+        TrainingRecipe.of_file(tmp_path / "r.toml", 1_000, epochs=20)
+
+
+def test_large_networks_have_stochastic_depth() -> None:
+    assert [TrainingRecipe.fitted(1_000, params=params).drop_path for params in (8_900_000, 14_700_000)] == [0.0, 0.1]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +131,8 @@ def test_a_file_may_say_a_part_only(tmp_path: Path) -> None:
         ("[optimisation]\nepochs = 0", r"r.toml: optimisation.epochs: input should be greater than 0, got 0"),
         ("[augmentation]\nflip = 2", r"r.toml: augmentation.flip: input should be less than or equal to 1, got 2"),
         ("optimisation = 3", r"r.toml: optimisation: "),
+        ("[optimisation]\nepochs = 'ten'", r"r.toml: optimisation.epochs: "),
+        ("[optimisation]\nepochs = 3\nwarmup_epochs = 3", r"warmup_epochs must be fewer than the 3 epochs, got 3"),
         ("[distillation]\nkind = 'cold'", r"r.toml: distillation.kind: "),
     ],
 )
@@ -125,5 +140,5 @@ def test_bad_files_are_one_line(text: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(text)
 
     with pytest.raises(InputError, match=says) as caught:
-        TrainingRecipe.fitted(1_000).changed_by(tmp_path / "r.toml")
+        TrainingRecipe.of_file(tmp_path / "r.toml", 1_000)
     assert "\n" not in str(caught.value)
