@@ -6,6 +6,7 @@ The defaults are those of the paper's runs: 12 epochs of 16 pictures a step, sca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -61,12 +62,10 @@ class DetectionTask:
         self.module = module
         self.class_names = source.class_names
         self._source, self._device = source, device
-        self._flip = torchvision_part("torchvision.transforms.v2").RandomHorizontalFlip()
-        self._tensors = torchvision_part("torchvision.tv_tensors")
         self.steps = max(1, len(source.train) // optimisation.batch_size)
         self._truth: dict[str, Any] | None = None
         self._stream = Stream(
-            read=self._read,
+            read=_Reader(pictures=source.train),
             images=len(source.train),
             batch_size=optimisation.batch_size,
             steps=self.steps,
@@ -149,16 +148,25 @@ class DetectionTask:
         kinds["mask"] = average_precision(self._truth, found, "segm")
         return {f"{kind}_{name}": value for kind, figures in kinds.items() for name, value in figures.items()}
 
-    def _read(self, index: int) -> tuple[Tensor, Target]:
-        picture = self._source.train[index]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reader:
+    """Pictures with their objects, mirrored at random. It is pickled to workers, so torchvision is not part of it."""
+
+    pictures: tuple[Pictured, ...]
+
+    def __call__(self, index: int) -> tuple[Tensor, Target]:
+        flip = torchvision_part("torchvision.transforms.v2").RandomHorizontalFlip()
+        tensors = torchvision_part("torchvision.tv_tensors")
+        picture = self.pictures[index]
         objects = picture.learnt
         size = (picture.height, picture.width)
         target = {
-            "boxes": self._tensors.BoundingBoxes([one.box for one in objects], format="XYXY", canvas_size=size),
+            "boxes": tensors.BoundingBoxes([one.box for one in objects], format="XYXY", canvas_size=size),
             "labels": torch.tensor([one.label for one in objects]),
-            "masks": self._tensors.Mask(np.stack([one.outline.mask() for one in objects])),
+            "masks": tensors.Mask(np.stack([one.outline.mask() for one in objects])),
         }
-        image, target = self._flip(self._tensors.Image(_pixels(picture)), target)
+        image, target = flip(tensors.Image(_pixels(picture)), target)
         plain = {name: tensor.as_subclass(Tensor) for name, tensor in target.items()}
         return image.as_subclass(Tensor), plain | {"boxes": plain["boxes"].float()}
 

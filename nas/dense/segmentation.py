@@ -6,6 +6,7 @@ The defaults are those of the paper's ADE20K runs (40k steps of 32 crops of 512 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -144,12 +145,11 @@ class SegmentationTask:
         self.module: nn.Module = module
         self.class_names = source.class_names
         self._source, self._recipe, self._device = source, recipe, device
-        self._changes = _Changes(recipe)
         mean, std = module.backbone.normalisation.mean, module.backbone.normalisation.std
         self._mean, self._std = (torch.tensor(value, device=device).view(1, 3, 1, 1) * 255 for value in (mean, std))
         self.steps = recipe.steps or max(1, len(source.train) // optimisation.batch_size)
         self._stream = Stream(
-            read=self._read,
+            read=_Reader(pictures=source.train, classes=len(source.class_names), recipe=recipe),
             images=len(source.train),
             batch_size=optimisation.batch_size,
             steps=self.steps,
@@ -222,9 +222,6 @@ class SegmentationTask:
             dist.all_reduce(counts)
         return agreement(counts)
 
-    def _read(self, index: int) -> tuple[Tensor, Tensor]:
-        return self._changes(*_both(self._source.train[index], len(self.class_names)))
-
     def _normalised(self, images: Tensor) -> Tensor:
         return (images.to(self._device).float() - self._mean) / self._std
 
@@ -248,35 +245,40 @@ def agreement(counts: Tensor) -> dict[str, float]:
     }
 
 
-class _Changes:
-    """A picture and its mask, scaled, cropped, mirrored and distorted together."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reader:
+    """Pictures and their masks, scaled, cropped, mirrored and distorted together.
 
-    def __init__(self, recipe: Segmentation) -> None:
-        self._v2 = torchvision_part("torchvision.transforms.v2", needed_for="segmentation")
-        self._tensors = torchvision_part("torchvision.tv_tensors")
-        self._recipe = recipe
-        self._flip = self._v2.RandomHorizontalFlip()
-        # torchvision's RandomPhotometricDistort is SSD's, which also swaps colours; mmsegmentation's does not.
-        jitters = [self._v2.ColorJitter(**{name: limits}) for name, limits in _DISTORTIONS.items()]
-        self._distort = self._v2.Compose([self._v2.RandomApply([jitter]) for jitter in jitters])
+    It is pickled to workers, so torchvision is not part of it.
+    """
 
-    def __call__(self, picture: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        recipe, functional = self._recipe, self._v2.functional
+    pictures: tuple[Masked, ...]
+    classes: int
+    recipe: Segmentation
+
+    def __call__(self, index: int) -> tuple[Tensor, Tensor]:
+        v2 = torchvision_part("torchvision.transforms.v2", needed_for="segmentation")
+        tensors, functional, recipe = torchvision_part("torchvision.tv_tensors"), v2.functional, self.recipe
+        picture, mask = _both(self.pictures[index], self.classes)
         factor = float(torch.empty(()).uniform_(*recipe.scales))
         size = _inside(mask.shape, short=recipe.short * factor, long=recipe.long * factor)
-        image, classes = self._tensors.Image(picture), self._tensors.Mask(mask)
+        image, classes = tensors.Image(picture), tensors.Mask(mask)
         image, classes = functional.resize(image, size, antialias=True), functional.resize(classes, size)
         below, right = max(0, recipe.crop - size[0]), max(0, recipe.crop - size[1])
         if below or right:
             image = functional.pad(image, [0, 0, right, below])
             classes = functional.pad(classes, [0, 0, right, below], fill=UNKNOWN)
-        crops = (self._v2.RandomCrop(recipe.crop)(image, classes) for _ in range(_TRIES))
+        crops = (v2.RandomCrop(recipe.crop)(image, classes) for _ in range(_TRIES))
         for cut in crops:
             if _largest_share(cut[1]) <= recipe.most_of_a_class:
                 break
-        image, classes = self._flip(*cut)
+        image, classes = v2.RandomHorizontalFlip()(*cut)
+        if recipe.distort:
+            # torchvision's RandomPhotometricDistort is SSD's, which also swaps colours; mmsegmentation's does not.
+            for name, limits in _DISTORTIONS.items():
+                image = v2.RandomApply([v2.ColorJitter(**{name: limits})])(image)
         # Plain tensors: what batches do to them is no change of pictures.
-        return (self._distort(image) if recipe.distort else image).as_subclass(Tensor), classes.as_subclass(Tensor)
+        return image.as_subclass(Tensor), classes.as_subclass(Tensor)
 
 
 def _both(pair: Masked, classes: int) -> tuple[Tensor, Tensor]:

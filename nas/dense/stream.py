@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -28,7 +28,7 @@ class Stream(Generic[S]):
 
     Attributes:
         read: gives the image of an index, changed at random; it draws from torch's generator alone, which is seeded by
-            the place in the row.
+            the place in the row. It is pickled where workers are started by spawn or forkserver.
         images: how many there are.
         batch_size: images of a step, of all processes together.
         steps: of an epoch.
@@ -58,7 +58,7 @@ class Stream(Generic[S]):
     def batches(self, epoch: int, *, done: int) -> Iterator[list[S] | list[list[S]]]:
         """The batches of this process in an epoch, from step `done` on."""
         parts = [part for step in range(done, self.steps) for part in self._parts(epoch * self.steps + step)]
-        loader: Iterator[list[S]] = iter(
+        loader = _raised(
             DataLoader(
                 _Reading(self.read, self.seed),
                 batch_sampler=parts,
@@ -91,16 +91,30 @@ def _order(images: int, seed: int) -> npt.NDArray[np.int64]:
     return order
 
 
-class _Reading(Dataset[S]):
+class _Reading(Dataset[S | InputError]):
     def __init__(self, read: Callable[[int], S], seed: int) -> None:
         self._read, self._seed = read, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> S:
+    def __getitem__(self, key: tuple[int, int]) -> S | InputError:
         place, index = key
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed_of(self._seed, place))
-            return self._read(index)
+            try:
+                return self._read(index)
+            except InputError as error:  # torch would make a page of its one line
+                return error
 
 
 def _as_it_is(samples: list[S]) -> list[S]:
     return samples
+
+
+def _raised(loader: Iterable[list[S | InputError]]) -> Iterator[list[S]]:
+    """The batches; the first picture that a worker could not read is an error here."""
+    for batch in loader:
+        read: list[S] = []
+        for one in batch:
+            if isinstance(one, InputError):
+                raise one
+            read.append(one)
+        yield read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,3 +129,13 @@ def body(architecture: Architecture) -> Iterator[Callable[..., Backbone]]:
             return backbone(architecture, **options)
 
     yield make
+
+
+@pytest.fixture
+def spawned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What workers read was pickled, as where they are started by spawn or forkserver."""
+
+    def loader(dataset: Any, **options: Any) -> Any:
+        return torch.utils.data.DataLoader(pickle.loads(pickle.dumps(dataset)), **options)
+
+    monkeypatch.setattr("nas.dense.stream.DataLoader", loader)

@@ -94,6 +94,18 @@ def test_batches_are_the_same_for_a_seed(body: Body, coco: Path) -> None:
     assert not torch.equal(first(0), first(1))
 
 
+def test_workers_can_be_spawned(body: Body, coco: Path, request: pytest.FixtureRequest) -> None:
+    made = task(body(), coco)
+    here = next(iter(made.batches(0, done=0)))
+    request.getfixturevalue("spawned")
+
+    there = next(iter(made.batches(0, done=0)))
+
+    for (picture, target), (other, others) in zip(here, there, strict=True):
+        assert torch.equal(picture, other)
+        assert all(torch.equal(tensor, others[name]) for name, tensor in target.items())
+
+
 def test_what_is_there_has_an_ap_of_one(body: Body, coco: Path) -> None:
     made = task(body(), coco)
     pictures = iter(CocoFolder.read(coco).val)

@@ -106,6 +106,30 @@ def test_batches_are_the_same_for_a_seed(body: Body, masks: Path) -> None:
     assert not torch.equal(first, other)
 
 
+def test_workers_can_be_spawned(body: Body, masks: Path, request: pytest.FixtureRequest) -> None:
+    made = task(body(), masks)
+    here = next(iter(made.batches(0, done=0)))
+    request.getfixturevalue("spawned")
+
+    there = next(iter(made.batches(0, done=0)))
+
+    assert all(
+        torch.equal(a, b) for one, other in zip(here, there, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_a_broken_picture_is_one_line(body: Body, masks: Path) -> None:
+    (masks / "images" / "train" / "3.png").write_bytes(b"none")
+    made = SegmentationTask.of(body(), masks, recipe=SMALL, optimisation=FAST, workers=1)
+
+    with pytest.raises(InputError) as caught:
+        next(iter(made.batches(0, done=0)))
+
+    message = str(caught.value)
+    assert message.startswith(f"{masks}/images/train/3.png: cannot be read (")
+    assert "\n" not in message
+
+
 def test_unknown_pixels_are_neither_learnt_nor_counted(body: Body, masks: Path) -> None:
     made = task(body(), masks)
     picture = torch.randint(0, 255, (3, 96, 96), dtype=torch.uint8)

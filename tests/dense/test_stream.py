@@ -42,6 +42,22 @@ def test_workers_read_the_same() -> None:
     assert list(stream().batches(0, done=0)) == list(stream(workers=2).batches(0, done=0))
 
 
+def broken(index: int) -> int:
+    if index == 4:
+        raise InputError("4.png: cannot be read")
+    return index
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_read_is_one_line(workers: int) -> None:
+    made = Stream(read=broken, images=10, batch_size=2, steps=5, seed=3, workers=workers)
+
+    with pytest.raises(InputError) as caught:
+        list(made.batches(0, done=0))
+
+    assert str(caught.value) == "4.png: cannot be read"
+
+
 def test_parts_of_a_batch() -> None:
     whole, parts = list(stream().batches(0, done=0)), list(stream(accumulate=2).batches(0, done=0))
 
