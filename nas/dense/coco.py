@@ -223,7 +223,7 @@ def _pictures(folder: Path, file: Path) -> tuple[tuple[Pictured, ...], tuple[str
         Pictured(path=root / one.file_name, height=one.height, width=one.width, instances=tuple(instances[one.id]))
         for one in content.images
     )
-    missing = [picture.path for picture in pictures if not picture.path.is_file()]
+    missing = [picture.path for picture in pictures if not _is_there(picture.path, where)]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise InputError(f"{where}: images: {shown(missing[0])} is not there{more}")
@@ -234,9 +234,10 @@ def _root(folder: Path, file: Path, images: Sequence[_Image]) -> Path:
     """The folder that has the pictures of an annotation file. No name may lead out of it."""
     for index, one in enumerate(images):
         inside = PurePosixPath(one.file_name.replace("\\", "/"))
-        if inside.is_absolute() or ".." in inside.parts or "\0" in one.file_name or ":" in inside.parts[0]:
+        leads_out = inside.is_absolute() or ".." in inside.parts or "\0" in one.file_name
+        if leads_out or not inside.name or ":" in inside.parts[0]:  # "." has no name
             raise InputError(
-                f"{shown(file)}: images[{index}].file_name: must stay in its folder, got {visible(one.file_name)!r}"
+                f"{shown(file)}: images[{index}].file_name: must name a file inside its folder, got {visible(one.file_name)!r}"
             )
         if one.height * one.width > _MOST_PIXELS:
             raise InputError(f"{shown(file)}: images[{index}]: has more pixels than are read")
@@ -244,10 +245,22 @@ def _root(folder: Path, file: Path, images: Sequence[_Image]) -> Path:
     plain = "val" if _VAL.search(file.stem) else "train"
     places = [f"{part}{name}" for name in dict.fromkeys((split, plain)) for part in ("", "images/")]
     for place in (*places, "images", "."):
-        if (folder / place / images[0].file_name).is_file():
+        if _is_there(folder / place / images[0].file_name, shown(file)):
             return folder / place
     first = visible(images[0].file_name, limit=100)
     raise InputError(f"{shown(folder)}: {first} of {file.name} is neither in {', '.join(places)}, images nor beside")
+
+
+def _is_there(path: Path, where: str) -> bool:
+    """Whether a file is there.
+
+    Raises:
+        InputError: it cannot be said, as its name is too long or a folder is closed.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise InputError(f"{where}: images: {shown(path)} cannot be read ({error.strerror})") from error
 
 
 def _outline(one: _Annotation, size: tuple[int, int], where: str) -> Outline | None:

@@ -84,9 +84,10 @@ class RunLengths:
         Raises:
             ValueError: they do not add up to the picture, or the text is none.
         """
-        numbers = np.asarray(_decompressed(counts) if isinstance(counts, str) else list(counts), dtype=np.int64)
-        if numbers.size and (numbers.min() < 0 or numbers.max() > size[0] * size[1]):
+        given = _decompressed(counts) if isinstance(counts, str) else counts
+        if any(not 0 <= count <= size[0] * size[1] for count in given):  # which may be too large for int64
             raise ValueError("counts must be run lengths inside the picture")
+        numbers = np.asarray(given, dtype=np.int64)
         if numbers.sum() != size[0] * size[1]:
             raise ValueError(f"counts must add up to {size[0]} x {size[1]} pixels, got {numbers.sum()}")
         return cls(counts=numbers, size=size)

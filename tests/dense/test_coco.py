@@ -126,6 +126,10 @@ class TestErrors:
                 lambda c: c["annotations"][3].update(segmentation={"size": [96, 96], "counts": [9217]}),
                 "annotations[3].segmentation: counts must be run lengths inside the picture",
             ),
+            (
+                lambda c: c["annotations"][3].update(segmentation={"size": [96, 96], "counts": [10**30]}),
+                "annotations[3].segmentation: counts must be run lengths inside the picture",
+            ),
             (lambda c: c["images"][1].update(id=100), "images: two of them have one id"),
             (lambda c: c["categories"][1].update(id=10), "categories: two of them have one id"),
             (lambda c: c["images"][1].update(file_name="9.png"), "images: FOLDER/train/9.png is not there"),
@@ -140,12 +144,20 @@ class TestErrors:
         assert message in refusal(coco)
 
     @pytest.mark.parametrize(
-        "name", ["/etc/passwd", "../val/1.png", "a/../../b.png", "..\\val\\1.png", "C:\\a.png", "a\0.png"]
+        "name", ["/etc/passwd", "../val/1.png", "a/../../b.png", "..\\val\\1.png", "C:\\a.png", "a\0.png", ".", "./"]
     )
     def test_no_name_leads_out_of_the_folder(self, name: str, coco: Path) -> None:
         edited(coco, lambda content: content["images"][3].update(file_name=name))
 
-        assert "images[3].file_name: must stay in its folder, got " in refusal(coco)
+        assert "images[3].file_name: must name a file inside its folder, got " in refusal(coco)
+
+    @pytest.mark.parametrize("index", [0, 3])
+    def test_a_name_that_is_too_long(self, index: int, coco: Path) -> None:
+        edited(coco, lambda content: content["images"][index].update(file_name="a" * 300 + ".png"))
+
+        message = refusal(coco)
+
+        assert message.startswith("images: ") and message.endswith("aaa.png cannot be read (File name too long)")
 
     def test_no_json(self, coco: Path) -> None:
         (coco / "annotations" / "instances_train.json").write_text("[")

@@ -52,6 +52,7 @@ def test_corners_far_outside_take_no_memory() -> None:
     [
         ([5, 6], "counts must add up to 7 x 9 pixels, got 11"),
         ([63, 10**15], "counts must be run lengths inside the picture"),
+        ([63, 10**30], "counts must be run lengths inside the picture"),
         ([-1, 64], "counts must be run lengths inside the picture"),
         ("\x01", "counts are not compressed run lengths"),
         ("oooooooooooo", "counts are not compressed run lengths"),
