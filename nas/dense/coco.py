@@ -236,9 +236,8 @@ def _root(folder: Path, file: Path, images: Sequence[_Image]) -> Path:
         inside = PurePosixPath(one.file_name.replace("\\", "/"))
         leads_out = inside.is_absolute() or ".." in inside.parts or "\0" in one.file_name
         if leads_out or not inside.name or ":" in inside.parts[0]:  # "." has no name
-            raise InputError(
-                f"{shown(file)}: images[{index}].file_name: must name a file inside its folder, got {visible(one.file_name)!r}"
-            )
+            place, name = f"{shown(file)}: images[{index}].file_name", visible(one.file_name)
+            raise InputError(f"{place}: must name a file inside its folder, got {name!r}")
         if one.height * one.width > _MOST_PIXELS:
             raise InputError(f"{shown(file)}: images[{index}]: has more pixels than are read")
     split = re.sub(r"^(instances|annotations?)[_.-]", "", file.stem)
