@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,7 @@ def train_dense(
 
     if given := [name for name, value in refused.items() if value]:
         raise InputError(f"{given[0]} is of --task classify; --recipe says how the task {task} is trained")
-    folder = out or Path("results") / f"{Path(network).stem}-{task}"
+    folder = out or Path("results") / f"{'stdin' if network == '-' else Path(network).stem}-{task}"
 
     def ended(epoch: Epoch) -> None:
         figures = ", ".join(
@@ -70,6 +71,7 @@ def train_dense(
             on_progress=doing,
             on_step=on_step,
             on_epoch=ended,
+            stdin=sys.stdin.buffer,
             **options,
         )
     if not is_first:

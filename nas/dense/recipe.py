@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self, assert_never
+from typing import Any, Literal, assert_never
 
 from pydantic import Field, ValidationError
 
@@ -17,7 +17,7 @@ from nas.errors import InputError
 from nas.files import Record, read_text
 from nas.training.optimisation import Optimisation
 
-__all__ = ["DenseRecipe", "DenseTask", "DetectionRecipe", "SegmentationRecipe", "fitted"]
+__all__ = ["DenseRecipe", "DenseTask", "DetectionRecipe", "SegmentationRecipe", "fitted", "of_file"]
 
 DenseTask = Literal["detect", "segment"]
 
@@ -40,21 +40,6 @@ class DenseRecipe(Record):
     window: int | None = Field(16, ge=0)
     norms: Norms = "batch"
     drop_path: float = Field(0.0, ge=0, lt=1)
-
-    def changed_by(self, path: Path) -> Self:
-        """The recipe with what a TOML file says in place of its own.
-
-        Raises:
-            InputError: the file is no TOML, has a key that no recipe has, or a value breaks a rule.
-        """
-        try:
-            given = tomllib.loads(read_text(path))
-        except tomllib.TOMLDecodeError as error:
-            raise InputError(f"{path}: not TOML ({error})") from error
-        try:
-            return type(self).model_validate(_merged(self.model_dump(), given))
-        except ValidationError as error:
-            raise InputError.from_validation(str(path), error) from error
 
 
 class DetectionRecipe(DenseRecipe):
@@ -91,7 +76,6 @@ def fitted(
         source: what is trained on.
         epochs: by default the paper's: 12 passes for detection, 20 times 2,000 steps for segmentation.
         batch_size: images of a step; by default 16 for detection and 32 for segmentation.
-
     """
     changes: dict[str, Any] = {}
     match source:
@@ -112,6 +96,42 @@ def fitted(
     if isinstance(source, MaskFolder):
         return SegmentationRecipe(optimisation=optimisation)
     return DetectionRecipe(optimisation=optimisation)
+
+
+def of_file(
+    path: Path, source: CocoFolder | MaskFolder, *, epochs: int | None = None, batch_size: int | None = None
+) -> DetectionRecipe | SegmentationRecipe:
+    """The recipe for a folder of pictures with what a TOML file says in place of its own.
+
+    Where the rate falls and how long warm-up is are fitted to epochs and batch size of the file, unless it says them.
+
+    Args:
+        path: of the file.
+        source: what is trained on.
+        epochs: as of `fitted`; not where the file says them.
+        batch_size: in the same way.
+    Raises:
+        InputError: the file is no TOML, has a key that no recipe has, a value breaks a rule, or the file and an
+            argument say the same.
+    """
+    try:
+        given = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not TOML ({error})") from error
+    own = given.get("optimisation")
+    sizes = {"epochs": epochs, "batch_size": batch_size}
+    for name, asked in sizes.items():
+        value = own.get(name) if isinstance(own, dict) else None
+        if value is not None and asked is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{path}: optimisation.{name} is in it: leave {option} or the line out")
+        if type(value) is int and value > 0:  # What is none is refused with the others.
+            sizes[name] = value
+    recipe = fitted(source, **sizes)
+    try:
+        return type(recipe).model_validate(_merged(recipe.model_dump(), given))
+    except ValidationError as error:
+        raise InputError.from_validation(str(path), error) from error
 
 
 def _merged(own: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from nas.errors import InputError
 from nas.files import digest, digest_of
@@ -60,6 +60,7 @@ def train_dense(
     on_progress: Callable[[str, int, int], None] | None = None,
     on_step: Callable[[Step], None] = lambda step: None,  # noqa: ARG005
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,  # noqa: ARG005
+    stdin: BinaryIO | None = None,
 ) -> Path:
     """Train a detector or a segmenter over a network, or go on with the training in `out`.
 
@@ -67,13 +68,14 @@ def train_dense(
     last.safetensors. `nas.dense.trained.load` gives the module of the folder, and `nas.backbone` takes the files.
 
     Args:
-        network: a reference, an architecture file, a results folder (its winner), or a folder of `--format torch`.
+        network: a reference, an architecture file, `-` for an architecture on `stdin`, a results folder (its winner),
+            or a folder of `--format torch`.
         data: for `detect` a folder in COCO's format, for `segment` a folder of images and masks.
         task: `detect` or `segment`.
         out: folder to write.
         recipe: a recipe, or a TOML file of what differs from that of the paper.
-        epochs: by default 12 for detection and 20 times 2,000 steps for segmentation.
-        batch_size: images of a step, of all processes.
+        epochs: by default 12 for detection and 20 times 2,000 steps for segmentation. Not where `recipe` says them.
+        batch_size: images of a step, of all processes. Not where `recipe` says it.
         budget_ms: of a run, the winner inside this budget; by default its largest.
         start: weights of the network to begin with: a checkpoint, a folder of a network or of a training, `winner` for
             those of the run, `timm` or `timm:NAME`; by default those that the folder or the run has, else random ones.
@@ -88,6 +90,7 @@ def train_dense(
         on_progress: called while the folder is read.
         on_step: called after every step, in the first process.
         on_epoch: called after every epoch, in the first process.
+        stdin: read to its end if `network` is `-`.
     Returns:
         `out`.
     Raises:
@@ -96,7 +99,7 @@ def train_dense(
     """
     import torch
 
-    from nas.dense.recipe import DenseRecipe, fitted
+    from nas.dense.recipe import DenseRecipe, fitted, of_file
     from nas.dense.trained import keep
     from nas.training import loop
     from nas.training.processes import is_first, joined, processes
@@ -104,14 +107,19 @@ def train_dense(
 
     folder = Path(out)
     check_out(folder)
+    if isinstance(recipe, DenseRecipe) and (epochs or batch_size):
+        raise InputError("the recipe says epochs and batch_size itself: leave the arguments out")
     with joined(device) as target:
         source = _source(task, Path(data), seed, on_progress)
-        used = recipe if isinstance(recipe, DenseRecipe) else fitted(source, epochs=epochs, batch_size=batch_size)
-        if isinstance(recipe, str | Path):
-            used = used.changed_by(Path(recipe))
+        if isinstance(recipe, DenseRecipe):
+            used = recipe
+        elif recipe is None:
+            used = fitted(source, epochs=epochs, batch_size=batch_size)
+        else:
+            used = of_file(Path(recipe), source, epochs=epochs, batch_size=batch_size)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            name, candidate_id, body, origin = _body(network, budget_ms, start, weights_key, used)
+            name, candidate_id, body, origin = _body(network, budget_ms, start, weights_key, used, stdin)
         work = _task(body, source, used, target, seed, decoders(workers))
         before = read_training(folder)
         record = TrainingRecord(
@@ -218,15 +226,18 @@ def _body(
     start: str | Path | None,
     weights_key: str | None,
     recipe: DetectionRecipe | SegmentationRecipe,
+    stdin: BinaryIO | None,
 ) -> tuple[str, str, Backbone, str]:
     """The name of a network, the id of a candidate, the backbone and in words where its weights are from."""
     from nas.dense import backbone
-    from nas.networks import Architecture
+    from nas.networks import Architecture, find_network
 
     run = network if isinstance(network, SearchResult) else None
     if isinstance(network, str | Path) and (Path(network) / "run.json").exists():
         run = SearchResult.load(Path(network))
     name = Path(network).stem if isinstance(network, str | Path) else "network"
+    if network == "-" and stdin is not None:
+        name, network = find_network("-", stdin=stdin)
     candidate_id, origin = "", _RANDOM
     found: str | Path | Architecture | Network
     if run is not None:

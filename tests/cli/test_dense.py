@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nas.networks import find_network
+
 Nas = Callable[..., subprocess.CompletedProcess[str]]
 RECIPE = """
 resolution = 64
@@ -46,12 +48,26 @@ def test_a_segmenter_is_trained_and_printed(nas: Nas, masks: Path) -> None:
     assert {"miou", "class_accuracy", "pixel_accuracy"} == set(document["best"]["figures"])
 
 
+def test_the_network_is_read_from_stdin(nas: Nas, masks: Path) -> None:
+    _, architecture = find_network("tiny_a")
+    options = ("--data", "shapes", "--task", "segment", "--recipe", "r.toml", "--workers", "0")
+
+    done = nas("train", "-", *options, cwd=masks, stdin=architecture.to_json())
+
+    assert (done.returncode, done.stdout) == (0, "results/stdin-segment\n"), done.stderr
+    assert "the training of a segmenter over stdin begins" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("--task", "detct"), "--task must be classify, detect or segment, got 'detct'"),
         (("--task", "segment", "--teacher", "efficientnet-lite0"), "--teacher is of --task classify"),
         (("--task", "segment", "--resolution", "64"), "--resolution is of --task classify"),
+        (
+            ("--task", "segment", "--recipe", "r.toml", "--epochs", "2"),
+            "r.toml: optimisation.epochs is in it: leave --epochs or the line out",
+        ),
     ],
 )
 def test_bad_options_are_one_line(

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 import nas
+from nas.dense.recipe import SegmentationRecipe
 from nas.dense.trained import load
 from nas.errors import InputError
 from nas.search.dense import train_dense
@@ -155,6 +156,10 @@ class TestErrors:
             train_dense("tiny_a", "cifar10", task="segment", out=tmp_path / "out")
 
         assert str(caught.value) == "cifar10: is no folder; --task segment reads images and annotations from one"
+
+    def test_a_recipe_and_epochs(self, folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="the recipe says epochs and batch_size itself"):
+            train_dense("tiny_a", folder, task="segment", out=tmp_path / "out", recipe=SegmentationRecipe(), epochs=2)
 
     def test_the_winner_of_no_run(self, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="are of a run: give a results folder"):
