@@ -27,6 +27,7 @@ SMALL = Detection(
     box_samples=32,
     anchors=(8, 16, 32, 64, 96),
 )
+STEPS = 160  # 57 s; at 100 the AP of the boxes was 0.897 on one processor and 0.994 on another
 FAST = Optimisation(epochs=1, batch_size=8, rate=3e-3, weight_decay=1e-4)
 
 pytestmark = pytest.mark.usefixtures("operators")
@@ -38,7 +39,7 @@ def task(body: Backbone, source: CocoFolder | Path, seed: int = 0) -> DetectionT
 
 def test_eight_pictures_are_learnt_by_heart(body: Body, coco: Path, tmp_path: Path, architecture: Architecture) -> None:
     folder = CocoFolder.read(coco)
-    made = task(body(), replace(folder, train=folder.train * 100))
+    made = task(body(), replace(folder, train=folder.train * STEPS))
 
     (epoch,) = train(
         made,
@@ -53,7 +54,7 @@ def test_eight_pictures_are_learnt_by_heart(body: Body, coco: Path, tmp_path: Pa
         on_epoch=lambda epoch: None,
     )
 
-    assert made.steps == 100
+    assert made.steps == STEPS
     assert epoch.figures["mask_ap"] > 0.9
     assert epoch.figures["box_ap"] > 0.9
     # What was learnt goes back into a network.
