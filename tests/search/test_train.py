@@ -134,6 +134,7 @@ train("tiny_a", {str(colours_folder)!r}, out={str(tmp_path / "it")!r}, on_step=o
 
         assert same(trained, tmp_path / "it")
 
+    @pytest.mark.skipif("NAS_PROCESSES" not in os.environ, reason="takes 20 s: NAS_PROCESSES=1 runs it")
     def test_two_processes_train_together(self, colours_folder: Path, tmp_path: Path) -> None:
         script = f"""
 from nas.search.train import train
