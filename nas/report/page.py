@@ -22,7 +22,6 @@ from nas.report.sections import validation_sections
 from nas.report.trained import training_contents
 from nas.report.words import markdown
 from nas.search import SearchResult
-from nas.training.record import read_training
 from nas.validate import Validation
 
 __all__ = ["plot_of", "write_plot", "write_report", "write_training", "write_validation"]
@@ -90,6 +89,8 @@ def write_training(folder: Path) -> Path:
     Raises:
         InputError: the folder is none of a training, or no epoch of it has ended.
     """
+    from nas.training.record import read_training  # which loads torch
+
     found = read_training(folder)
     if found is None or not found[1]:
         raise InputError(f"{folder}: no training of which an epoch has ended")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas.report.figures import GREEN, GREY, VERMILLION, Figure, layout_of
 from nas.report.networks import column
 from nas.report.predicted import as_classifier, is_predicted
 from nas.report.winners import score_words
 from nas.search import Candidate, SearchResult
-from nas.training.course import Epoch
-from nas.training.record import TrainingRecord, read_training
+
+if TYPE_CHECKING:
+    from nas.training.course import Epoch
+    from nas.training.record import TrainingRecord
 
 __all__ = ["full_training", "measures", "training_contents"]
 
@@ -22,6 +24,8 @@ def full_training(result: SearchResult, candidate: Candidate) -> str:
     """What the best full training of a network of a run reached, in words; empty if none has ended an epoch."""
     found = []
     for folder in sorted((result.path / _FOLDER).glob("*")):
+        from nas.training.record import read_training  # which loads torch
+
         training = read_training(folder)
         if training is None or not training[1]:
             continue

@@ -11,7 +11,6 @@ from nas.errors import InputError
 from nas.evaluate import Evaluation
 from nas.networks import Architecture
 from nas.search.result import SearchResult, trained_network, weights_file
-from nas.training.record import read_training
 
 if TYPE_CHECKING:
     from nas.evaluate.subject import Subject
@@ -128,6 +127,8 @@ def evaluate(
 
 def _seed_of_training(folder: Path) -> int | None:
     """The seed by which a training held images out; None if the folder is none of a training, or of its networks."""
+    from nas.training.record import read_training  # which loads torch
+
     for place in (folder, folder.parent):
         if place.is_dir() and (found := read_training(place)) is not None:
             return found[0].seed
