@@ -60,7 +60,8 @@ def outputs(network: nn.Module) -> Tensor:
 
 
 def assert_equal_outputs(expected: nn.Module, actual: nn.Module) -> None:
-    torch.testing.assert_close(outputs(actual), outputs(expected), rtol=1e-4, atol=1e-5)
+    # Sums of permuted channels round otherwise: by up to 5e-5 on a processor with AVX2 only.
+    torch.testing.assert_close(outputs(actual), outputs(expected), rtol=1e-3, atol=2e-4)
 
 
 @pytest.fixture(scope="session")
