@@ -6,15 +6,15 @@ fewer images or epochs is this project's choice, and `TrainingRecipe.fitted` say
 
 from __future__ import annotations
 
-import tomllib
+import functools
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from nas.errors import InputError
-from nas.files import Record, read_text
+from nas.files import Record
 from nas.training.optimisation import Optimisation
+from nas.training.recipe_file import recipe_of_file
 
 __all__ = ["Augmentation", "Distillation", "TrainingRecipe"]
 
@@ -150,29 +150,5 @@ class TrainingRecipe(Record):
             InputError: the file is no TOML, has a key that no recipe has, a value breaks a rule, or the file and an
                 argument say the same.
         """
-        try:
-            given = tomllib.loads(read_text(path))
-        except tomllib.TOMLDecodeError as error:
-            raise InputError(f"{path}: not TOML ({error})") from error
-        own = given.get("optimisation")
-        sizes = {"epochs": epochs, "batch_size": batch_size}
-        for name, asked in sizes.items():
-            value = own.get(name) if isinstance(own, dict) else None
-            if value is not None and asked is not None:
-                option = f"--{name.replace('_', '-')}"
-                raise InputError(f"{path}: optimisation.{name} is in it: leave {option} or the line out")
-            if isinstance(value, int) and value > 0:
-                sizes[name] = value
-        fitted = cls.fitted(images, **sizes, params=params)
-        try:
-            return cls.model_validate(_merged(fitted.model_dump(), given))
-        except ValidationError as error:
-            raise InputError.from_validation(str(path), error) from error
-
-
-def _merged(own: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    both = dict(own)
-    for name, value in given.items():
-        before = own.get(name)
-        both[name] = _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
-    return both
+        fit = functools.partial(cls.fitted, images, params=params)
+        return recipe_of_file(path, fit, epochs=epochs, batch_size=batch_size)
