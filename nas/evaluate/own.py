@@ -8,7 +8,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from nas.data import Normalisation
@@ -17,10 +16,10 @@ from nas.evaluate.subject import RANDOM_REFUSED, Say, Subject, checked_weights, 
 from nas.export.torch import LoadedNetwork, load
 from nas.files import digest
 from nas.networks import Architecture, find_network
-from nas.networks.modules import Network, build_model
+from nas.networks.modules import Network
 from nas.networks.modules.checkpoint import read_checkpoint
 from nas.networks.modules.published import published_weights
-from nas.networks.modules.weights import has_two_classifiers, model_of
+from nas.networks.modules.weights import model_of, resized
 from nas.training.recipe import memory_failures, usable_device
 
 __all__ = ["folder_subject", "module_subject", "named_subject", "torch_runner", "torch_runtime"]
@@ -59,7 +58,7 @@ def module_subject(network: Network, *, name: str, resolution: int | None, devic
         } | known
     chosen = usable_device(device)
     if resolution is not None and resolution != network.architecture.resolution:
-        network = _resized(network, resolution)
+        network = resized(network, resolution)
     return Subject(
         **{"weights": "of a network in memory", **known},
         name=name,
@@ -109,22 +108,6 @@ def named_subject(
     module = model_of(checkpoint, architecture.at(num_classes=num_classes)).eval()
     known = told | known | {"weights": f"{source} (SHA-256 begins {digest(path)})"}
     return module_subject(module, name=name, resolution=resolution, device=device, **known)
-
-
-def _resized(network: Network, resolution: int) -> Network:
-    """The same weights for another size of the input: attention in windows is built for one size.
-
-    Raises:
-        InputError: the size breaks a rule of architectures.
-    """
-    try:
-        architecture = network.architecture.at(resolution=resolution)
-    except ValidationError as error:
-        raise InputError.from_validation("--resolution", error) from error
-    state = network.state_dict()
-    built = build_model(architecture, distillation=has_two_classifiers(state))
-    built.load_state_dict(state)
-    return built
 
 
 def torch_runner(network: nn.Module, device: str, name: str) -> Any:

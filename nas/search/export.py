@@ -126,7 +126,9 @@ def export(
     if path.suffix != exporter.SUFFIX:
         raise InputError(f"{path}: --format {format} writes a {exporter.SUFFIX} file")
     if resolution and resolution != module.architecture.resolution:
-        module = _resized(module, resolution)  # whose latency, if any, is for another size
+        from nas.networks.modules.weights import resized
+
+        module = resized(module, resolution)  # whose latency, if any, is for another size
         known = {name: value for name, value in known.items() if not name.startswith("latency")}
     if run is None and "latency_ms" not in known:
         known |= _latency(module.architecture, table)
@@ -259,25 +261,6 @@ def _latency(architecture: Architecture, name: str) -> dict[str, Any]:
     except MissingLatencyError:
         return {}
     return {"latency_ms": latency.latency_ms, "latency_source": f"{path.stem}, {table.provenance.label}"}
-
-
-def _resized(network: Network, resolution: int) -> Network:
-    """The same weights in a network for another input size.
-
-    Raises:
-        InputError: the size breaks a rule of architectures.
-    """
-    from nas.networks.modules import build_model
-    from nas.networks.modules.weights import has_two_classifiers
-
-    try:
-        architecture = network.architecture.at(resolution=resolution)
-    except ValidationError as error:
-        raise InputError.from_validation("--resolution", error) from error
-    state = network.state_dict()
-    built = build_model(architecture, distillation=has_two_classifiers(state))
-    built.load_state_dict(state)
-    return built.eval()
 
 
 def _with_images(

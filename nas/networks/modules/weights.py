@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, assert_never
 
+from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from nas.networks.modules.checkpoint import FLOATING, Checkpoint, read_checkpoin
 from nas.networks.modules.network import Network, build_model
 from nas.networks.timm import timm_arguments
 
-__all__ = ["has_two_classifiers", "load_model", "load_weights", "model_of", "save_weights", "to_timm"]
+__all__ = ["has_two_classifiers", "load_model", "load_weights", "model_of", "resized", "save_weights", "to_timm"]
 
 # Prefixes of the authors' names, with timm's prefixes; the first match is used.
 _AUTHORS_TO_TIMM = (
@@ -76,6 +77,22 @@ def load_weights(network: Network, path: Path, *, head: bool = True, weights_key
         InputError: the file cannot be read, holds something other than weights, or does not fit the network.
     """
     _load(network, read_checkpoint(path, weights_key=weights_key), head=head)
+
+
+def resized(network: Network, resolution: int) -> Network:
+    """The same weights in a network for another input size, in eval mode: attention in windows is built for one size.
+
+    Raises:
+        InputError: the size breaks a rule of architectures.
+    """
+    try:
+        architecture = network.architecture.at(resolution=resolution)
+    except ValidationError as error:
+        raise InputError.from_validation("--resolution", error) from error
+    state = network.state_dict()
+    built = build_model(architecture, distillation=has_two_classifiers(state))
+    built.load_state_dict(state)
+    return built.eval()
 
 
 def save_weights(network: Network, path: Path, *, metadata: Mapping[str, str]) -> None:
