@@ -5,7 +5,6 @@ Never tried on a Mac: the tests run the operations of real packages in an interp
 
 from __future__ import annotations
 
-import logging
 import shutil
 import warnings
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from nas.errors import DeviceError, InputError, NasError
 from nas.evaluate.subject import Subject, first_line, known_of_metadata
+from nas.export.coreml import import_coremltools
 
 __all__ = ["coreml_subject"]
 
@@ -37,7 +37,7 @@ def coreml_subject(path: Path, *, resolution: int | None, device: str | None) ->
         raise DeviceError(
             f"{path}: a Core ML package runs on a Mac only: evaluate it there, or the same network as ONNX here"
         )
-    coremltools = _coremltools()
+    coremltools = import_coremltools(DeviceError, "coremltools is not installed")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -99,16 +99,3 @@ def _image(pixels: npt.NDArray[np.uint8]) -> Any:
     from PIL import Image
 
     return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-
-
-def _coremltools() -> Any:
-    logger = logging.getLogger("coremltools")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        import coremltools
-    except ImportError as error:
-        raise DeviceError("coremltools is not installed: pip install 'nas[coreml]', for Python 3.11 to 3.13") from error
-    finally:
-        logger.setLevel(level)
-    return coremltools

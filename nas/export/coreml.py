@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data import ImageSet
-from nas.errors import InputError
+from nas.errors import InputError, NasError
 from nas.export._card import Card
 from nas.export._deployed import LOGITS, MAPS, Precision, deployed, example
 from nas.export._draft import drafted
@@ -27,7 +27,7 @@ from nas.networks.modules import Network, build_deployed, example_input
 if TYPE_CHECKING:
     from coremltools.models import MLModel
 
-__all__ = ["SUFFIX", "Options", "export", "network_model", "timed_model"]
+__all__ = ["SUFFIX", "Options", "export", "import_coremltools", "network_model", "timed_model"]
 
 SUFFIX = ".mlpackage"
 
@@ -199,7 +199,7 @@ def _convert(
     with warnings.catch_warnings():
         # torch 2.13 copies a deprecated type of its own, which warns.
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
-        ct = _coremltools()
+        ct = import_coremltools(InputError, "Core ML needs coremltools")
         dtype = np.float16 if precision == "fp16" else np.float32
         shape = tuple(images.shape)
         # coremltools only accepts the dialect that run_decompositions returns.
@@ -242,15 +242,20 @@ def _without_bars() -> Iterator[None]:
         tqdm.__init__ = draw
 
 
-def _coremltools() -> Any:
-    """Import coremltools late, as this takes seconds, and quietly, as it warns of each part that needs a Mac."""
+def import_coremltools(failure: type[NasError], words: str) -> Any:
+    """Import coremltools late, as this takes seconds, and quietly, as it warns of each part that needs a Mac.
+
+    Args:
+        failure: raised if it is not installed.
+        words: begin the message, which says how to install it.
+    """
     logger = logging.getLogger("coremltools")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         import coremltools
     except ImportError as error:
-        raise InputError("Core ML needs coremltools: pip install 'nas[coreml]', for Python 3.11 to 3.13") from error
+        raise failure(f"{words}: pip install 'nas[coreml]', for Python 3.11 to 3.13") from error
     finally:
         logger.setLevel(level)
     return coremltools
