@@ -20,13 +20,13 @@ _LOGIN_ALONE = re.compile(r"[^:/]*:(.+)@", re.DOTALL)
 _LOGIN = re.compile(r"[^\s:/]*:(\S+|(?!\d+(?:[/?\s]|$))[^@]*(?:@\S*)?)@")
 _DECODINGS = 5  # of a value of a query that was quoted several times
 # Not the name of a folder, as in /data/token=5/images.
-_KEY = r"(?<!/)(?:pass(?:word|wd|phrase|code)?|pwd|secret|token|api[-_]?key)(?![a-z])[\w.-]*"
+_KEY = r"(?<!/)(?:pass(?:word|wd|phrase|code)?|pwd|secret|token|api[-_]?key)(?![a-z])[\w.-]{0,100}"
 _QUOTED = r"\*{3}(?=[\s:.,;)}&'\"]|$)|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 # As libpq (password='x y'), options (NAME=VALUE), JSON and Python write it. In a text of many words a value ends at a
 # space; in one argument it goes on until the next NAME=.
 _IS = r"(?:\s*=\s*|[\"']\s*:\s*)"
 _SETTING = re.compile(rf"{_KEY}{_IS}({_QUOTED}|[^\s&'\"]*[^\s&'\":.,;)])", re.IGNORECASE)
-_SETTING_ALONE = re.compile(rf"{_KEY}{_IS}({_QUOTED}|.+?(?=\s+\w+\s*=|&|$))", re.IGNORECASE | re.DOTALL)
+_SETTING_ALONE = re.compile(rf"{_KEY}{_IS}({_QUOTED}|.+?(?=\s\w+\s*=|&|$))", re.IGNORECASE | re.DOTALL)
 
 
 def masked(text: str, *, alone: bool = False) -> str:
@@ -79,11 +79,7 @@ def without_secrets(text: str, sources: Iterable[str]) -> str:
 def _spans(text: str, *, alone: bool) -> list[tuple[int, int]]:
     """Where the passwords of a text begin and end, in order; those inside others left out."""
     found = [match.span(1) for match in (_SETTING_ALONE if alone else _SETTING).finditer(text)]
-    after = 0
-    for scheme in _SCHEME.finditer(text):
-        if scheme.start() >= after:
-            found += _spans_of_url(text, scheme.end(), alone=alone)
-            after = max((end for _, end in found), default=0)
+    found += _spans_of_urls(text, alone=alone)
     kept: list[tuple[int, int]] = []
     for start, end in sorted(found, key=lambda span: (span[0], -span[1])):
         if not kept or start >= kept[-1][1]:
@@ -93,16 +89,40 @@ def _spans(text: str, *, alone: bool) -> list[tuple[int, int]]:
     return kept
 
 
-def _spans_of_url(text: str, place: int, *, alone: bool) -> Iterator[tuple[int, int]]:
-    """Where the passwords of a URL begin and end; `place` is where its scheme ends."""
-    if text.find("@", place) >= 0 and (login := (_LOGIN_ALONE if alone else _LOGIN).match(text, place)):
-        yield login.span(1)
-        place = login.end()
-    # The query goes on to the end of the text, or of the word.
-    word = None if alone else _WORD.match(text, place)
-    end = word.end() if word else len(text)
-    place, is_secret = text.find("?", place, end) + 1, False
-    for part in text[place:end].split("&") if place else ():
+def _spans_of_urls(text: str, *, alone: bool) -> Iterator[tuple[int, int]]:
+    """Where the passwords of the URLs of a text begin and end.
+
+    No part of a text is read again for each URL in it, as an error message may repeat thousands of them.
+    """
+    after = word_end = query_end = 0
+    for scheme in _SCHEME.finditer(text):
+        if scheme.start() < after:  # in a password
+            continue
+        place = scheme.end()
+        if login := _login(text, place, alone=alone):
+            yield login.span(1)
+            place = after = login.end()
+        if place < query_end:  # in the query of a URL before it
+            continue
+        if alone:
+            word_end = len(text)
+        elif place >= word_end and (word := _WORD.match(text, place)):
+            word_end = word.end()
+        query = text.find("?", place, word_end) + 1
+        if query:
+            yield from _spans_of_query(text, query, word_end)
+            query_end = word_end
+
+
+def _login(text: str, place: int, *, alone: bool) -> re.Match[str] | None:
+    """The user and password of a URL; `place` is where its scheme ends."""
+    return (_LOGIN_ALONE if alone else _LOGIN).match(text, place) if text.find("@", place) >= 0 else None
+
+
+def _spans_of_query(text: str, place: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where the passwords of a query begin and end; it goes on to the end of the text, or of the word."""
+    is_secret = False
+    for part in text[place:end].split("&"):
         name, equals, value = part.partition("=")
         if equals:
             is_secret = value == _MASK or _hides(part)
@@ -114,7 +134,9 @@ def _spans_of_url(text: str, place: int, *, alone: bool) -> Iterator[tuple[int, 
 def _hides(part: str) -> bool:
     """Whether a NAME=VALUE of a query has a password, however often it was quoted."""
     for _ in range(_DECODINGS):
-        if _spans(part, alone=True):
+        if _SETTING_ALONE.search(part):
+            return True
+        if any(_login(part, scheme.end(), alone=True) for scheme in _SCHEME.finditer(part)):
             return True
         part = unquote_plus(part)
     return False

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from nas.masking import is_masked, masked, secrets_of, without_secrets
@@ -42,6 +40,7 @@ from nas.masking import is_masked, masked, secrets_of, without_secrets
         ('{"password": "a secret", "x": 1}', '{"password": ***, "x": 1}'),
         ("(password=secret): wrong password: try another", "(password=***): wrong password: try another"),
         ("5 passes=4 tokens=5", "5 passes=4 tokens=5"),
+        ("see http://a.b x://me:secret@host password=y", "see http://a.b x://me:***@host password=***"),
     ],
 )
 def test_passwords_are_hidden_in_any_text(text: str, hidden: str) -> None:
@@ -68,14 +67,22 @@ def test_a_password_with_a_space_is_hidden_in_an_argument(argument: str, hidden:
 
 
 @pytest.mark.parametrize(
-    "text", ["x" * 10**5, "a://b:" * 20_000, "a://b:c@" * 10_000, "password=" * 20_000, "http://h?a=" + "%25" * 20_000]
+    ("text", "hidden"),
+    [
+        ("x" * 10**5, "x" * 10**5),
+        ("a://b:" * 20_000, "a://b:" * 20_000),
+        ("a://b:c@" * 10_000, "a://b:***@"),
+        ("password=" * 20_000, "password=***"),
+        ("http://h?a=" + "%25" * 20_000, "http://h?a=" + "%25" * 20_000),
+        ("a://b?x=1&" * 5_000, "a://b?x=1&" * 5_000),
+        ("a://b?x=" * 5_000 + "&password=secret", "a://b?x=" * 5_000 + "&password=***"),
+    ],
+    ids=["letters", "schemes", "logins", "settings", "quoted", "queries", "queries in queries"],
 )
-def test_passwords_of_a_long_text_are_hidden_in_time(text: str) -> None:
-    began = time.process_time()
-    masked(text)
-    secrets_of(text)
-
-    assert time.process_time() - began < 5
+def test_a_long_text_is_read_once(text: str, hidden: str) -> None:
+    """The last two would take hours if each URL read the queries of those behind it."""
+    assert masked(text) == hidden
+    assert bool(secrets_of(text)) == ("***" in hidden)
 
 
 def test_a_masked_url_is_known_as_such() -> None:
