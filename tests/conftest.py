@@ -6,6 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+# Two workers on two cores: more threads, of torch or of BLAS, only wait for each other. Both read it when they are
+# loaded, also in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from torch import nn
@@ -17,7 +21,7 @@ from nas.training import SupernetRecipe, train_supernet
 
 pytest_plugins = ["tests.operators", "tests.postgres"]
 
-torch.set_num_threads(1)  # small networks run no faster on more, and a shared machine much slower
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

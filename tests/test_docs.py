@@ -72,7 +72,9 @@ def test_every_command_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Monk
     group = typer.main.get_command(app)
     for line in lines:
         (arguments,) = nas_commands(line)
-        is_survey = arguments[0] == "search" and not {"--proxy", "--data", "--resume", "--trials"} & set(arguments)
+        is_survey = arguments[0] == "search" and not {"--proxy", "--data", "--resume", "--trials", "--config"} & set(
+            arguments
+        )
         whole = expanded(group, [*arguments, FEW] if is_survey else arguments, {})
         monkeypatch.setattr(sys, "argv", ["nas", *whole])
         done = CliRunner().invoke(app, whole)

@@ -30,6 +30,7 @@ class Asked:
         space: the networks to choose from.
         table: predicts their latency.
         names: of `space` and `table`.
+        task: what the images are for, one of `nas.search.images.TASKS`.
         data: source of the images; None without --data.
         budgets_ms: the budgets, ascending. None for the whole front.
         confidence: coverage of the interval whose upper end the budgets limit.
@@ -51,6 +52,7 @@ class Asked:
     space: SearchSpace
     table: LatencyTable
     names: dict[str, str]
+    task: str
     data: DataSource | None
     budgets_ms: tuple[float, ...] | None
     confidence: float | None

@@ -48,9 +48,14 @@ def say_after_search(result: SearchResult, *, is_shown: bool = False) -> None:
     # A survey counts what it looked at, which all of its candidates have.
     number = max((int(one.details.get("looked_at", 0)) for one in result.candidates), default=0)
     number = number or sum(one.kind == "searched" for one in result.candidates)
+    winner = (["export", out, "--format", "torch"], f"the winner, also as {formats}")
+    if result.run.proxy.get("task") == "segment":
+        words = shlex.split(result.run.command)
+        data = words[words.index("--data") + 1] if "--data" in words[:-1] else "FOLDER"
+        winner = (["train", out, "--task", "segment", "--data", data], "the winner, as a segmenter")
     steps = [
         (["show", out], "this again; --json for programs"),
-        (["export", out, "--format", "torch"], f"the winner, also as {formats}"),
+        winner,
         (["search", "--resume", out, "--trials", str(2 * number)], "more candidates"),
     ]
     page = result.path / "report.html"

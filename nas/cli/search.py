@@ -16,10 +16,10 @@ from nas.cli.results import print_result, result_json, stoppable, write_results
 from nas.cli.status import doing
 from nas.cli.surveyed import search_images, survey_space
 from nas.cli.terminal import end_like_ctrl_c, print_json, say
-from nas.errors import InputError, NasError
+from nas.errors import InputError, NasError, visible
 
 if TYPE_CHECKING:
-    from nas.networks import Architecture
+    from nas.networks import Architecture, SearchSpace
     from nas.proxies import Proxy
     from nas.search import Run, SearchResult
     from nas.search.deadline import Deadline
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from nas.search.shared import Sharing
 
 __all__ = ["search"]
+
+_SPACE, _DENSE_RESOLUTION = "iformer", 512
 
 
 def search(
@@ -37,7 +39,16 @@ def search(
             show_default="the whole front; with --resume that of the run",
         ),
     ] = None,
-    space: options.Space = "iformer",
+    space: Annotated[
+        str | None,
+        typer.Option(
+            "--space", help="Search space: a name or a .toml file.", show_default="iformer; at 512 px iformer-512"
+        ),
+    ] = None,
+    resolution: Annotated[
+        int | None,
+        typer.Option(help="Of the network's input, in pixels.", show_default="224, with --task segment 512"),
+    ] = None,
     table: options.Tables = None,
     limit: options.Limit = None,
     objective: options.Objective = None,
@@ -65,6 +76,10 @@ def search(
     effort: options.Effort = None,
     supernet: options.Supernet = None,
     data: options.SearchData = None,
+    task: Annotated[
+        str,
+        typer.Option(help="classify, or segment: --data is a folder of pictures and masks."),
+    ] = "classify",
     trials: Annotated[
         int | None,
         typer.Option(min=1, max=10**7, help="Candidates to score.", show_default="20000 by tables, 120 with --data"),
@@ -94,7 +109,8 @@ def search(
     """Find the best network inside a latency budget.
 
     Without --data and --proxy nothing is trained: 20,000 networks are evaluated by a latency table, and by an accuracy
-    that is predicted from published results. With --data, the best of these are scored on your images.
+    that is predicted from published results. With --data, the best of these are scored on your images: by classes, or
+    with --task segment by the pixels of masks.
 
     With several budgets, or without any, one run finds the best network of each. --resume may have other budgets.
 
@@ -102,18 +118,27 @@ def search(
 
     Example: nas search --budget-ms 1.1 --data photos/ --time-limit 2h
 
+    Example: nas search --resolution 512 --task segment --budget-ms 4 --data city/
+
     Example: nas search --resume results/iformer-1.1ms --budget-ms 0.9
     """
     from nas.networks import SearchSpace
     from nas.search import SearchResult, check_budget, check_folder, default_out, read_budgets
+    from nas.search.images import TASKS
 
     source, option = options.read_data(data, option)
     # Options of a proxy without --proxy are for short training, which alone has any that are needed.
     names = proxy or ("short-training" if option or effort else None)
+    if task not in TASKS:
+        raise InputError(f"--task must be one of {', '.join(TASKS)}, got {visible(task, limit=50)}")
+    if task == "segment" and names is not None:
+        raise InputError("--task segment scores by a supernet of its own: leave --proxy, --option and --effort out")
     if screen is not None and "," not in (names or ""):
         raise InputError(f"--screen {screen} needs a proxy that screens: --proxy CHEAP,{names or 'DEAR'}")
     end_like_ctrl_c()
+    space = space or _default_space(resolution, task)
     search_space = SearchSpace.find(space)
+    _check_resolution(resolution, search_space, space)
     tables = options.find_tables(table)
     name, latency_table = next(iter(tables.items()))
     budgets_ms = read_budgets(budget_ms)
@@ -137,6 +162,7 @@ def search(
         space=search_space,
         table=latency_table,
         names={"space": space, "table": name},
+        task=task,
         data=source,
         budgets_ms=budgets_ms,
         confidence=confidence,
@@ -179,6 +205,22 @@ def search(
         return
     print_result(result)
     say_after_search(result)
+
+
+def _default_space(resolution: int | None, task: str) -> str:
+    """The space of a search that names none."""
+    wanted = resolution or (_DENSE_RESOLUTION if task == "segment" else None)
+    return f"{_SPACE}-{wanted}" if wanted == _DENSE_RESOLUTION else _SPACE
+
+
+def _check_resolution(resolution: int | None, space: SearchSpace, name: str) -> None:
+    """Refuse a resolution that the space has not: the networks of another one may differ, as windows do."""
+    if resolution is not None and resolution not in space.resolution:
+        sizes = ", ".join(map(str, space.resolution))
+        raise InputError(
+            f"--resolution {resolution}: the space {visible(name, limit=100)} is of {sizes} px; copy it, change its "
+            "resolution, and give the copy as --space, with a --table of that resolution"
+        )
 
 
 def _by_proxies(asked: Asked, names: str, *, settings: dict[str, str], screen: int) -> SearchResult:

@@ -16,13 +16,11 @@ from nas.cli.terminal import say, say_candidate, say_settled
 from nas.errors import InputError
 
 if TYPE_CHECKING:
-    from nas.data import DataSource
     from nas.search import BatchProxy, SearchResult, SurveyPlan
+    from nas.search.images import ScoredImages
 
 __all__ = ["search_images", "survey_space"]
 
-_ON_IMAGES = "supernet,short-training:standard"  # scores, and settles
-_RESOLUTION = 64  # of the supernet's images
 _SPACE_LINES = 3  # of the plan of a survey: those about the space and its tables
 _LEAST_S = 120.0  # for scores by a supernet; with less, training one is not worth it
 # What a score and a settling take, in steps of the supernet's training (results/validation: 4 and 46 s beside 3.5 s).
@@ -65,30 +63,31 @@ def search_images(asked: Asked, supernet: Path | None) -> SearchResult:
     """A search on the user's images, with a supernet that is found or trained."""
     from nas.proxies import build_proxies
     from nas.search import BatchProxy, plan_guided, plan_survey, run_guided
+    from nas.search.images import ScoredImages
 
     started = time.monotonic()
     asked.refuse_study()
     data = asked.data or "synthetic"
+    images = ScoredImages(data, task=asked.task, seed=asked.seed)
     (predictor,) = build_proxies("accuracy-table", data=data, seed=asked.seed).values()
     assert isinstance(predictor, BatchProxy)
     survey = plan_survey(asked.space, asked.table, predictor, budget_ms=asked.budgets_ms, confidence=asked.confidence)
     for line in survey.describe()[:_SPACE_LINES]:
         say(line)
     if supernet is None:
-        supernet = _supernet_of_images(asked, data, survey, started)
+        supernet = _supernet_of_images(asked, images, survey, started)
     if supernet is None:
         left_s = None if asked.time_limit_s is None else max(1.0, asked.time_limit_s - (time.monotonic() - started))
         fewer = replace(asked, trials=None, time_limit_s=left_s)
         return survey_space(fewer, predictor, "accuracy-table", said=_SPACE_LINES)
-    settings = {"supernet": str(supernet), "init": str(supernet)}
     with watching() as watch:
-        built = build_proxies(_ON_IMAGES, data=data, seed=asked.seed, options=settings, progress=watch)
-    scorer, settler = built.values()
+        built, settler = images.proxies(supernet, progress=watch)
+    scorer = next(iter(built.values()))
     limit_s = None if asked.time_limit_s is None else max(1.0, asked.time_limit_s - (time.monotonic() - started))
     planned = plan_guided(survey, scorer, settler, trials=asked.trials, time_limit_s=limit_s)
     for line in (*planned.describe(), f"results: {asked.out}"):
         say(line)
-    names = dict(zip(("scorer", "settler"), built, strict=True)) | {"foretell": "accuracy-table", **asked.names}
+    names = dict(zip(("scorer", "settler"), built, strict=False)) | {"foretell": "accuracy-table", **asked.names}
     with stoppable(asked.out), watching() as watch:
         return run_guided(
             asked.space,
@@ -109,21 +108,20 @@ def search_images(asked: Asked, supernet: Path | None) -> SearchResult:
         )
 
 
-def _supernet_of_images(asked: Asked, data: DataSource | str, survey: SurveyPlan, started: float) -> Path | None:
+def _supernet_of_images(asked: Asked, scored: ScoredImages, survey: SurveyPlan, started: float) -> Path | None:
     """The supernet of the images: found, or trained now. None if there is too little time for the shortest."""
-    from nas.data import load_images
     from nas.search import check_folder, duration
     from nas.search.guided import SETTLED, scored_networks
-    from nas.training import SupernetRecipe, estimate_seconds, find_supernet, kept_supernet
+    from nas.training import estimate_seconds, find_supernet, kept_supernet
 
     with watching() as watch:
-        images = load_images(data, resolution=_RESOLUTION, seed=asked.seed, progress=watch)
+        images = scored.load(watch)
     say(f"data: {images.description}")
     check_folder(asked.out, resume=asked.resume, contents=images.contents)  # before a supernet of other images
     if asked.resume:
         return _supernet_of_run(asked)
     # With a time limit, a training that sees fewer images may be all that fits in.
-    recipes = SupernetRecipe().lengths[: None if asked.time_limit_s else 1]
+    recipes = scored.recipe.lengths[: None if asked.time_limit_s else 1]
     for recipe in recipes:
         if found := find_supernet(asked.space, images, recipe=recipe, seed=asked.seed):
             say(f"supernet: of these images, {found}")
@@ -146,12 +144,14 @@ def _supernet_of_images(asked: Asked, data: DataSource | str, survey: SurveyPlan
         f"at most{shorter}, fewer if its training ends sooner; kept in the cache"
     )
     step_s = most_s / recipe.steps()
-    scored = scored_networks(survey, asked.trials)
-    say(
-        f"then: survey, about {duration(survey.seconds)}; scoring of {scored} networks, about "
-        f"{duration(scored * _SCORE_STEPS * step_s)}; settling of {SETTLED + 1}, about "
-        f"{duration((SETTLED + 1) * _SETTLE_STEPS * step_s)}"
-    )
+    number = scored_networks(survey, asked.trials)
+    steps = [
+        f"survey, about {duration(survey.seconds)}",
+        f"scoring of {number} networks, about {duration(number * _SCORE_STEPS * step_s)}",
+    ]
+    if asked.task == "classify":
+        steps.append(f"settling of {SETTLED + 1}, about {duration((SETTLED + 1) * _SETTLE_STEPS * step_s)}")
+    say(f"then: {'; '.join(steps)}")
     try:
         with supernet_watch() as watch_training:
             return kept_supernet(

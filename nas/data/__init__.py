@@ -16,13 +16,14 @@ Examples:
 from __future__ import annotations
 
 from nas.data.contents import Contents
-from nas.data.image_set import ImageSet, fingerprint, training_batches, validation_batches
+from nas.data.image_set import UNKNOWN, ImageSet, fingerprint, training_batches, validation_batches
 from nas.data.load import load_images
 from nas.data.normalisation import Normalisation
 from nas.data.rows import Progress
 from nas.data.sources import DataSource
 
 __all__ = [
+    "UNKNOWN",
     "Contents",
     "DataSource",
     "ImageSet",

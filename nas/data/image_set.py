@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 
     from nas.data.contents import Contents
 
-__all__ = ["ImageSet", "channel_statistics", "fingerprint", "training_batches", "validation_batches"]
+__all__ = [
+    "MASK_STRIDE",
+    "UNKNOWN",
+    "ImageSet",
+    "channel_statistics",
+    "fingerprint",
+    "training_batches",
+    "validation_batches",
+]
+
+UNKNOWN = 255  # in masks: pixels that are neither learnt nor counted
+MASK_STRIDE = 4  # of the pixels whose classes a batch has; they are the middle ones of squares
+_IGNORED = -100  # of such pixels in a batch, as torch's cross-entropy expects it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
@@ -28,9 +40,10 @@ class ImageSet:
 
     Attributes:
         train_images: (N, 3, H, H) uint8.
-        train_labels: (N,) int64, indices into `class_names`; with a teacher (N, classes) float32, probabilities.
+        train_labels: (N,) int64, indices into `class_names`; with a teacher (N, classes) float32, probabilities; masks
+            are (N, H, H) uint8, with `UNKNOWN` where nothing is known.
         val_images: (M, 3, H, H) uint8, never trained on.
-        val_labels: (M,) int64, or (M, classes) float32.
+        val_labels: (M,) int64, (M, classes) float32, or (M, H, H) uint8.
         class_names: one name per class.
         description: the source and what was taken from it, in words.
         mean: mean of each channel over the training images, in 0..1.
@@ -54,6 +67,11 @@ class ImageSet:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether pixels are labelled, not images."""
+        return self.train_labels.ndim > 2
 
     @property
     def resolution(self) -> int:
@@ -101,7 +119,8 @@ def training_batches(
     Every image is seen once before any image is seen again. Each image is shifted by up to a sixteenth of its size in
     each direction (reflected at the border) and mirrored with probability 1/2, independently of the other images. This
     runs on the device of the set. Images are float32 (B, 3, H, H) in channels_last. The same seed gives the same
-    batches on every device.
+    batches on every device. Masks are changed as their images are, and become int64 (B, H/4, H/4), with -100 where
+    nothing is known.
     """
     import torch
 
@@ -125,7 +144,12 @@ def training_batches(
         columns = torch.where(mirrored[batch, None], columns.flip(1), columns)
         # Index tensors around a slice put the slice last: (B, S, S, 3). Permuted to (B, 3, S, S), it is channels_last.
         taken = images[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-        yield normalise(taken), labels[index]
+        if image_set.has_masks:
+            pixel_rows, pixel_columns = (_middle(places, axis=1) for places in (rows, columns))
+            masks = labels[index[:, None, None], pixel_rows[:, :, None], pixel_columns[:, None, :]]
+            yield normalise(taken), _classes(masks)
+        else:
+            yield normalise(taken), labels[index]
 
 
 def validation_batches(image_set: ImageSet, *, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -136,7 +160,10 @@ def validation_batches(image_set: ImageSet, *, batch_size: int) -> Iterator[tupl
     for start in range(0, len(image_set.val_labels), batch_size):
         batch = slice(start, start + batch_size)
         images = image_set.val_images[batch].contiguous(memory_format=torch.channels_last)
-        yield normalise(images), image_set.val_labels[batch]
+        labels = image_set.val_labels[batch]
+        if image_set.has_masks:
+            labels = _classes(_middle(_middle(labels, axis=1), axis=2))
+        yield normalise(images), labels
 
 
 class _Normalise:
@@ -152,6 +179,15 @@ class _Normalise:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         return images.float().mul_(self._scale).add_(self._offset)
+
+
+def _middle(tensor: torch.Tensor, *, axis: int) -> torch.Tensor:
+    """Every fourth of the values along an axis, from the third."""
+    return tensor[(slice(None),) * axis + (slice(MASK_STRIDE // 2, None, MASK_STRIDE),)]
+
+
+def _classes(masks: torch.Tensor) -> torch.Tensor:
+    return masks.long().masked_fill_(masks == UNKNOWN, _IGNORED)
 
 
 def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:

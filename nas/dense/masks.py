@@ -21,15 +21,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from nas.data import UNKNOWN
 from nas.data.pictures import picture_suffixes
 from nas.dense.picture import read_picture, shown
 from nas.errors import InputError, visible
 from nas.files import read_text
 from nas.training.randomness import seed_of
 
-__all__ = ["UNKNOWN", "MaskFolder", "Masked"]
+__all__ = ["MaskFolder", "Masked"]
 
-UNKNOWN = 255  # pixels that are neither learnt nor counted
 _HELD_OUT = 10  # one picture in so many, without a folder for validation
 _SPLITS = (("train", "val"), ("training", "validation"), ("train", "validation"))
 _ADE_NAMES, _PLAIN_NAMES = "objectInfo150.txt", "classes.txt"
@@ -70,10 +70,22 @@ class Masked:
             raise InputError(f"{shown(self.mask_path)}: cannot be read ({visible(reason, limit=150)})") from error
         return np.where(values == UNKNOWN, values, values - np.uint8(1)) if self.from_one else values  # 0 becomes 255
 
-    def picture(self, mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """The pixels (3, H, W); H and W are those of the mask."""
+    def both(self, classes: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """The pixels (3, H, W), and the class of each (H, W).
+
+        Raises:
+            InputError: one cannot be read, they differ in size, or the mask has an index of no class.
+        """
+        mask = self.mask()
+        known = mask[mask != UNKNOWN]
+        if known.size and known.max() >= classes:
+            shift = int(self.from_one)
+            raise InputError(
+                f"{shown(self.mask_path)}: has the index {known.max() + shift}, and there are {classes} classes, "
+                f"{shift} to {classes - 1 + shift}"
+            )
         height, width = mask.shape
-        return read_picture(self.path, size=(height, width))
+        return read_picture(self.path, size=(height, width)), mask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,17 +16,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from nas.data import UNKNOWN
 from nas.dense.backbones import STRIDES, Backbone
-from nas.dense.masks import UNKNOWN, Masked, MaskFolder
-from nas.dense.picture import shown
+from nas.dense.masks import Masked, MaskFolder
 from nas.dense.stream import Stream
-from nas.errors import InputError
 from nas.files import Record
 from nas.networks.modules.outside import torchvision_part
+from nas.training.agreement import agreement, confusion
 from nas.training.optimisation import Optimisation
 from nas.training.processes import processes, rank
 
-__all__ = ["SEGMENTATION", "Segmentation", "SegmentationTask", "Segmenter", "agreement", "confusion"]
+__all__ = ["SEGMENTATION", "Segmentation", "SegmentationTask", "Segmenter"]
 
 # 20 epochs of 2,000 steps.
 SEGMENTATION = Optimisation(
@@ -213,7 +213,7 @@ class SegmentationTask:
         classes = len(self.class_names)
         counts = torch.zeros(classes, classes, dtype=torch.int64, device=self._device)
         for pair in self._source.val[rank() :: processes()]:
-            picture, mask = _both(pair, classes)
+            picture, mask = _tensors(pair, classes)
             size = _inside(mask.shape, short=self._recipe.short, long=self._recipe.long)
             images = F.interpolate(picture[None].to(self._device).float(), size, mode="bilinear", antialias=True)
             logits = F.interpolate(module(self._normalised(images)).float(), mask.shape, mode="bilinear")
@@ -224,25 +224,6 @@ class SegmentationTask:
 
     def _normalised(self, images: Tensor) -> Tensor:
         return (images.to(self._device).float() - self._mean) / self._std
-
-
-def confusion(truth: Tensor, found: Tensor, classes: int) -> Tensor:
-    """How many pixels of each class (rows) are found to be of each class (columns); unknown ones are left out."""
-    known = truth != UNKNOWN
-    pairs = truth[known].long() * classes + found[known]
-    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
-
-
-def agreement(counts: Tensor) -> dict[str, float]:
-    """Figures of a confusion: mean IoU and accuracy of the classes that are there or found, and of all pixels."""
-    right, truth, found = counts.diag().double(), counts.sum(1).double(), counts.sum(0).double()
-    union = truth + found - right
-    iou, accuracy = right[union > 0] / union[union > 0], right[truth > 0] / truth[truth > 0]
-    return {
-        "miou": float(iou.mean()),
-        "class_accuracy": float(accuracy.mean()),
-        "pixel_accuracy": float(right.sum() / truth.sum()),
-    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +240,7 @@ class _Reader:
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
         v2 = torchvision_part("torchvision.transforms.v2", needed_for="segmentation")
         tensors, functional, recipe = torchvision_part("torchvision.tv_tensors"), v2.functional, self.recipe
-        picture, mask = _both(self.pictures[index], self.classes)
+        picture, mask = _tensors(self.pictures[index], self.classes)
         factor = float(torch.empty(()).uniform_(*recipe.scales))
         size = _inside(mask.shape, short=recipe.short * factor, long=recipe.long * factor)
         image, classes = tensors.Image(picture), tensors.Mask(mask)
@@ -281,21 +262,9 @@ class _Reader:
         return image.as_subclass(Tensor), classes.as_subclass(Tensor)
 
 
-def _both(pair: Masked, classes: int) -> tuple[Tensor, Tensor]:
-    """A picture (3, H, W) and its mask (H, W), as bytes.
-
-    Raises:
-        InputError: one cannot be read, they differ in size, or the mask has an index of no class.
-    """
-    mask = pair.mask()
-    known = mask[mask != UNKNOWN]
-    if known.size and known.max() >= classes:
-        shift = int(pair.from_one)
-        raise InputError(
-            f"{shown(pair.mask_path)}: has the index {known.max() + shift}, and there are {classes} classes, "
-            f"{shift} to {classes - 1 + shift}"
-        )
-    return torch.from_numpy(pair.picture(mask).copy()), torch.from_numpy(mask.copy())  # writable, as torch wants them
+def _tensors(pair: Masked, classes: int) -> tuple[Tensor, Tensor]:
+    picture, mask = pair.both(classes)
+    return torch.from_numpy(picture.copy()), torch.from_numpy(mask.copy())  # writable, as torch wants them
 
 
 def _inside(shape: torch.Size, *, short: float, long: float) -> list[int]:

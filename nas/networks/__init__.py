@@ -9,9 +9,10 @@ once; it loads NumPy, so take its names from there).
 from __future__ import annotations
 
 from nas.networks.architecture import Architecture, Subject, stage_layers, stage_size
+from nas.networks.known import find_network
 from nas.networks.layers import AttentionLayer, ConvLayer, DownsampleLayer, HeadLayer, Layer, Stack, StemLayer
 from nas.networks.operations import Counts, Operation, OperationKind, count, count_layer, operations
-from nas.networks.space import MustFit, SearchSpace, find_network, random_choice
+from nas.networks.space import MustFit, SearchSpace, random_choice
 from nas.networks.specs import AttentionSpec, BlockSpec, ConvSpec, DownsampleSpec, StageSpec, StemSpec, odd
 from nas.networks.stages import Choose
 from nas.networks.timm import why_not_timm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,7 +10,7 @@ from functools import cached_property
 from itertools import pairwise, product
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
@@ -31,7 +32,7 @@ from nas.networks.stages import (
 )
 from nas.networks.timm import COMMON, common_values, timm_options, why_not_timm, with_value
 
-__all__ = ["MustFit", "SearchSpace", "find_network", "random_choice"]
+__all__ = ["MustFit", "SearchSpace", "random_choice"]
 
 T = TypeVar("T")
 MustFit = Literal["timm"]
@@ -87,18 +88,22 @@ class SearchSpace(NetworkChoices):
             raise InputError(
                 f"{path}: a search space is a text of {_LONGEST_TEXT:,} characters at most, {_LONGEST_LINE:,} a line"
             )
+        return _parsed(cls, str(path), text)
+
+    @classmethod
+    def _of_text(cls, where: str, text: str) -> Self:
         try:
             data = tomllib.loads(text)
         except RecursionError as error:
-            raise InputError(f"{path}: not valid TOML: nested too deep") from error
+            raise InputError(f"{where}: not valid TOML: nested too deep") from error
         except ValueError as error:  # Broken TOML, or a number of thousands of digits.
-            raise InputError(f"{path}: not valid TOML: {visible(str(error), limit=200)}") from error
+            raise InputError(f"{where}: not valid TOML: {visible(str(error), limit=200)}") from error
         try:
             space = cls.model_validate(data)
         except ValidationError as error:
-            raise InputError.from_validation(str(path), error) from error
-        space._check_options(str(path))
-        return space.fitting(space.must_fit, where=str(path)) if space.must_fit else space
+            raise InputError.from_validation(where, error) from error
+        space._check_options(where)
+        return space.fitting(space.must_fit, where=where) if space.must_fit else space
 
     def fitting(self, tool: str, *, where: str = "--must-fit") -> Self:
         """Those networks of the space that another tool can build with its own arguments.
@@ -358,39 +363,10 @@ class SearchSpace(NetworkChoices):
                 )
 
 
-def find_network(name: str, *, stdin: BinaryIO | None = None) -> tuple[str, Architecture]:
-    """The network that `name` refers to, with a name to show for it.
-
-    Args:
-        name: a reference of any space (`iformer_m`), an architecture file, or `-` for an architecture on `stdin`.
-        stdin: read to its end if `name` is `-`; without it, `-` is a name like any other.
-    Raises:
-        InputError: there is no such reference or file, or the content is not an architecture.
-    """
-    if name == "-" and stdin is not None:
-        return "stdin", Architecture.from_json(stdin.read(), where="stdin")
-    path = Path(name)
-    if path.suffix == ".json" or len(path.parts) > 1 or path.is_file():
-        return path.stem, Architecture.load(path)
-    references: dict[str, Architecture] = {}
-    broken: InputError | None = None
-    # A large space takes a second to load, so those that mention the name come first.
-    spaces = catalog.files("search_spaces", ".toml").values()
-    for space in sorted(spaces, key=lambda path: not _mentions(path, name)):
-        try:
-            references |= SearchSpace.load(space).references
-        except InputError as error:  # Matters only if no other space has the name.
-            broken = broken or error
-        if name in references:
-            return name, references[name]
-    raise broken or catalog.unknown_name("network", name, references)
-
-
-def _mentions(path: Path, name: str) -> bool:
-    try:
-        return name in read_text(path)
-    except InputError:  # Loading says why.
-        return False
+@functools.lru_cache(maxsize=16)
+def _parsed(kind: type[SearchSpace], where: str, text: str) -> SearchSpace:
+    """A space of a text; checking a large one takes half a second, and commands of one process ask again and again."""
+    return kind._of_text(where, text)
 
 
 def _no_choice(name: str, options: Sequence[T]) -> T:

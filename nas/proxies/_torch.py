@@ -14,6 +14,7 @@ from nas.errors import InputError
 from nas.networks.modules import Network
 from nas.proxies import ScoringFailed
 from nas.training import Supernet
+from nas.training.agreement import agreement, confusion
 from nas.training.recipe import Precision, judged
 
 __all__ = [
@@ -107,17 +108,21 @@ class HeldOut:
             likelihood and 0.56 by accuracy (results/proxy-study). A teacher's label counts every class by its
             probability, so no network gets above exp(-mean entropy of these labels).
         standard_error: standard error of the likelihood, from its spread over the images.
-        accuracy: share of the images that the network classifies correctly, or as the teacher does.
+        accuracy: share of the images that the network classifies correctly, or as the teacher does; of pixels, the mean
+            over images of the share of known pixels.
+        miou: mean intersection over union of the classes, of pixels at a quarter of the size; None without masks.
     """
 
     likelihood: float
     standard_error: float
     accuracy: float
+    miou: float | None = None
 
     def details(self, image_set: ImageSet) -> dict[str, float | int | str]:
         """Details for `Score.details`; the value of that score is the likelihood."""
         return {
             "accuracy": self.accuracy,
+            **({"miou": self.miou} if self.miou is not None else {}),
             "standard_error": self.standard_error,
             "classes": image_set.num_classes,
             "val_images": len(image_set.val_labels),
@@ -146,16 +151,25 @@ def held_out(
     """
     network.eval()
     batches = validation_batches(image_set, batch_size=batch_size)
-    parts, done = [], 0
+    entropies_of, right_of, done = [], [], 0
+    counts = torch.zeros((), dtype=torch.int64)
     for images, labels in batches:
-        parts.append(judged(network, images, labels, precision=precision))
+        one = judged(network, images, labels, precision=precision)
+        entropies_of.append(one.entropies)
+        right_of.append(one.right)
+        if image_set.has_masks:
+            counts = counts + confusion(labels, one.found, image_set.num_classes).cpu()
         done += len(labels)
         progress("held-out image", done, len(image_set.val_labels))
-    entropies = torch.cat([entropy for entropy, _ in parts])
+    entropies = torch.cat(entropies_of)
     mean = entropies.mean().item()
     if not math.isfinite(mean):
         raise ScoringFailed("training diverged: the outputs for held-out images are not numbers")
     likelihood = math.exp(-mean)
     error = entropies.std(correction=0).item() / math.sqrt(len(entropies))
-    right = torch.cat([right for _, right in parts]).mean().item()
-    return HeldOut(likelihood=likelihood, standard_error=likelihood * error, accuracy=right)
+    return HeldOut(
+        likelihood=likelihood,
+        standard_error=likelihood * error,
+        accuracy=torch.cat(right_of).mean().item(),
+        miou=agreement(counts)["miou"] if image_set.has_masks else None,
+    )

@@ -37,7 +37,7 @@ from nas.training.recipe import (
     usable_device,
 )
 
-__all__ = ["InheritedWeights", "Options", "build"]
+__all__ = ["InheritedWeights", "Options", "build", "score_pixels"]
 
 _BATCH_SIZE = 128
 _CALIBRATION_IMAGES = 1024
@@ -81,6 +81,7 @@ class InheritedWeights:
         return {
             "proxy": "supernet",
             **self._data,
+            **({"task": self._supernet.task} if self._images.has_masks else {}),
             "resolution": self._images.resolution,
             "seed": self._seed,
             "supernet": str(self._source),
@@ -122,7 +123,8 @@ class InheritedWeights:
             value=seen.likelihood,
             seconds=time.perf_counter() - start,
             details=seen.details(self._images),
-            weights=portable_weights(network),
+            # A network that classifies pixels is none that is exported: its decoder is the supernet's.
+            weights=None if self._images.has_masks else portable_weights(network),
         )
 
 
@@ -170,4 +172,43 @@ def build(options: Options, inputs: Inputs) -> InheritedWeights:
         seed=seed,
         device=device,
         progress=inputs.progress,
+    )
+
+
+def score_pixels(
+    supernet: Path,
+    images: ImageSet,
+    *,
+    source: str,
+    seed: int,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> InheritedWeights:
+    """The proxy for a supernet of the task `segment`, on pictures with masks.
+
+    Args:
+        supernet: its file.
+        images: with masks.
+        source: where they are from, in words.
+        seed: chooses the images for the batch norm statistics.
+        device: where to run; by default a GPU if there is one.
+        progress: called after every batch of a score.
+    Raises:
+        InputError: the supernet cannot be read, is of another task, or of other classes or sizes.
+    """
+    device = usable_device(device)
+    found = load_supernet(supernet, task="segment", device=device)
+    check_images(found, supernet, images, source)
+    if found.resolution != images.resolution:
+        raise InputError(
+            f"{supernet} was trained at {found.resolution} px, and these images are of {images.resolution}"
+        )
+    return InheritedWeights(
+        supernet=found,
+        image_set=images,
+        source=supernet,
+        precision=faster_precision(device),
+        seed=seed,
+        device=device,
+        progress=progress,
     )

@@ -219,10 +219,9 @@ def _further(result: SearchResult) -> list[dict[str, Any]]:
     }
     if result.settled:
         found[result.settles] = [result.settled_values.get(one.id) for one in result.candidates]
-    if any("accuracy" in one.details for one in result.candidates):
-        found["held-out accuracy"] = [
-            float(one.details["accuracy"]) if "accuracy" in one.details else None for one in result.candidates
-        ]
+    for detail, label in (("accuracy", "held-out accuracy"), ("miou", "held-out mIoU")):
+        if any(detail in one.details for one in result.candidates):
+            found[label] = [float(one.details[detail]) if detail in one.details else None for one in result.candidates]
     for name in result.run.objectives:
         if name not in _COUNTED:
             label = f"{name}, {unit_of(name)}" if unit_of(name) else name

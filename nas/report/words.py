@@ -71,8 +71,14 @@ def score_meaning(*results: SearchResult) -> str:
     scored = [c.details for result in results for c in (*result.scored, *result.references)]
     if not all("val_images" in details for details in scored):
         return ""
-    meanings = {"held-out likelihood" if "accuracy" in details else "held-out accuracy" for details in scored}
+    meanings = {_meaning(details) for details in scored}
     return f" ({meanings.pop()})" if len(meanings) == 1 else ""
+
+
+def _meaning(details: Mapping[str, object]) -> str:
+    if "miou" in details:
+        return "held-out likelihood of pixels"
+    return "held-out likelihood" if "accuracy" in details else "held-out accuracy"
 
 
 def _noise_words(result: SearchResult) -> str:

@@ -4,7 +4,8 @@ The steps, each of which goes on where it was stopped:
 
 1. a survey of thousands of networks by latency table and accuracy table (survey.py),
 2. the best of every band of latency are scored with the weights of a supernet that was trained on the images,
-3. the best of these, and a known network beside them, are trained a little from the supernet; that decides.
+3. the best of these, and a known network beside them, are trained a little from the supernet; that decides. Where
+   pixels are classified, the scores of the supernet decide, and there is no third step.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class GuidedPlan:
         score_s: estimated time of one.
         settled: networks to settle, a reference included. 0 if there is no time for it.
         settle_s: estimated time of one.
+        unsettled: why none is settled, in words.
     """
 
     survey: SurveyPlan
@@ -53,6 +55,7 @@ class GuidedPlan:
     score_s: float
     settled: int
     settle_s: float
+    unsettled: str = "settling: left out, there is no time for it"
 
     @property
     def seconds(self) -> float:
@@ -65,7 +68,7 @@ class GuidedPlan:
             f"settling: the best {self.settled - 1} and a reference are trained from the supernet, about "
             f"{duration(self.settled * self.settle_s)}"
             if self.settled
-            else "settling: left out, there is no time for it"
+            else self.unsettled
         )
         return [
             f"survey: {self.survey.networks} networks inside {self.survey.budgets.largest_ms:g} ms by tables alone, "
@@ -77,26 +80,27 @@ class GuidedPlan:
 
 
 def plan_guided(
-    survey: SurveyPlan, scorer: Proxy, settler: Proxy, *, trials: int | None, time_limit_s: float | None
+    survey: SurveyPlan, scorer: Proxy, settler: Proxy | None, *, trials: int | None, time_limit_s: float | None
 ) -> GuidedPlan:
     """Divide the time: half of it at most for settling, the rest for scores by the supernet.
 
     Args:
         survey: the plan of the survey.
         scorer: scores with the supernet.
-        settler: trains from the supernet.
+        settler: trains from the supernet; None where its scores decide.
         trials: candidates to score besides the references; None for as many as the time allows, 120 with them at most.
         time_limit_s: for the survey, the scores and the settling together.
     """
     timed = list(survey.references.values())[-1:] or [survey.cheapest]
-    score_s, settle_s = (max(1e-3, proxy.estimate_seconds(timed[0])) for proxy in (scorer, settler))
-    scored, settled = scored_networks(survey, trials), SETTLED + 1
+    score_s, settle_s = (max(1e-3, one.estimate_seconds(timed[0]) if one else 0.0) for one in (scorer, settler))
+    scored, settled = scored_networks(survey, trials), SETTLED + 1 if settler else 0
     if time_limit_s is not None:
         left_s = max(0.0, time_limit_s - survey.seconds)
         settled = min(settled, int(left_s / 2 / settle_s))
         settled = settled if settled > 1 else 0
         scored = min(scored, max(1, int((left_s - settled * settle_s) / score_s)))
-    return GuidedPlan(survey=survey, scored=scored, score_s=score_s, settled=settled, settle_s=settle_s)
+    plan = GuidedPlan(survey=survey, scored=scored, score_s=score_s, settled=settled, settle_s=settle_s)
+    return plan if settler else replace(plan, unsettled="the scores of the supernet decide")
 
 
 def scored_networks(survey: SurveyPlan, trials: int | None) -> int:
@@ -109,7 +113,7 @@ def run_guided(
     table: LatencyTable,
     foretell: BatchProxy,
     scorer: Proxy,
-    settler: Proxy,
+    settler: Proxy | None,
     *,
     plan: GuidedPlan,
     seed: int,
@@ -129,11 +133,11 @@ def run_guided(
         table: predicts the latency.
         foretell: ranks the networks of the survey.
         scorer: scores the best of them; its score is the score of a candidate.
-        settler: decides between the best candidates.
+        settler: decides between the best candidates; None where the scorer decides.
         plan: from `plan_guided()` with the same arguments.
         seed: random seed of the survey.
         out: the results folder.
-        names: names of `space`, `table`, and of `foretell`, `scorer` and `settler`, for run.json.
+        names: names of `space`, `table`, and of `foretell`, `scorer` and, if there is one, `settler`, for run.json.
         time_limit_s: after this many seconds no further network is scored or settled, but for the first two.
         resume: go on with the run in the folder.
         command: the command line, for run.json.
@@ -154,7 +158,7 @@ def run_guided(
         names={**names, "proxy": names["scorer"]},
         command=command,
         screens={names["foretell"]: foretell},
-        settles=(names["settler"], settler),
+        settles=(names["settler"], settler) if settler else None,
     )
     with owned(out, out / LOCK_NAME):
         folder = ResultsFolder(out, run, resume=resume)
@@ -179,7 +183,7 @@ def run_guided(
                     break
                 if network.id not in scores.searched:
                     scores.add(network, kind="searched")
-            if plan.settled:
+            if settler and plan.settled:
                 _settle(folder, settler, plan, names["settler"], on_settled, is_late)
         return folder.load()
 

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from nas.networks.modules import Network, build_model, residual_norms
 from nas.training.muon import Muon, orthogonal_precision
 
 __all__ = [
+    "Judged",
     "Optimizer",
     "Precision",
     "autocast",
@@ -44,6 +45,20 @@ __all__ = [
 ]
 
 Precision = Literal["fp32", "bf16"]
+
+
+class Judged(NamedTuple):
+    """What a network says of a batch of labelled images.
+
+    Attributes:
+        entropies: cross-entropy of every image in nats, (B,); of pixels, the mean of those that are known.
+        right: 1 where the network is right, else 0, (B,); of pixels, the share of those that are known.
+        found: the likeliest class, (B,) or (B, H, W).
+    """
+
+    entropies: Tensor
+    right: Tensor
+    found: Tensor
 
 
 class Optimizer:
@@ -152,17 +167,21 @@ def memory_failures(where: str, failure: type[NasError]) -> Iterator[None]:
         raise failure(f"out of memory on {where}") from error
 
 
-def seeded_network(architecture: Architecture, *, seed: int) -> Network:
+def seeded_network(
+    architecture: Architecture, *, seed: int, build: Callable[[Architecture], Network] = build_model
+) -> Network:
     """A network on the CPU with weights drawn from `seed`."""
     # The weights are drawn from torch's global generator. fork_rng restores its state afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return build_model(architecture)
+        return build(architecture)
 
 
-def initial_network(architecture: Architecture, *, seed: int) -> Network:
+def initial_network(
+    architecture: Architecture, *, seed: int, build: Callable[[Architecture], Network] = build_model
+) -> Network:
     """An untrained network on the CPU: weights drawn from `seed`, residual branches at zero, in channels_last."""
-    network = seeded_network(architecture, seed=seed)
+    network = seeded_network(architecture, seed=seed, build=build)
     for norm in residual_norms(network):
         nn.init.zeros_(norm.weight)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
@@ -199,16 +218,26 @@ def calibrate_norms(network: nn.Module, batches: Sequence[Tensor], *, precision:
 
 
 @torch.inference_mode()
-def judged(network: nn.Module, images: Tensor, labels: Tensor, *, precision: Precision) -> tuple[Tensor, Tensor]:
-    """Per image of a batch: the cross-entropy in nats, and 1 if the network is right, else 0; both (B,).
+def judged(network: nn.Module, images: Tensor, labels: Tensor, *, precision: Precision) -> Judged:
+    """What a network says of a batch.
 
-    Labels are class indices (B,), or the probabilities of a teacher (B, classes), whose likeliest class is then right.
+    Args:
+        network: images to logits (B, classes), or (B, classes, H, W) of pixels.
+        images: normalised.
+        labels: class indices (B,); the probabilities of a teacher (B, classes), whose likeliest class is then right; or
+            classes of pixels (B, H, W), below 0 where they are not known.
+        precision: number format of matrix products.
     """
     with autocast(images.device, precision):
         logits = network(images)
     entropies = F.cross_entropy(logits.float(), labels, reduction="none")
     right = labels.argmax(1) if labels.is_floating_point() else labels
-    return entropies, (logits.argmax(1) == right).float()
+    found = logits.argmax(1)
+    shares = (found == right).float()
+    if labels.ndim > 2:
+        known = (labels >= 0).sum((1, 2)).clamp(min=1)
+        entropies, shares = (values.sum((1, 2)) / known for values in (entropies, shares))  # 0 where not known
+    return Judged(entropies=entropies, right=shares, found=found)
 
 
 def schedule(done: float, *, warmup: float) -> float:

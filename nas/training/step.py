@@ -30,7 +30,7 @@ from nas.errors import BudgetError, InputError, NasError
 from nas.networks import Architecture, Layer, SearchSpace, count, operations, random_choice
 from nas.networks.modules import SharedWeights, inherit, load_donor, skeleton
 from nas.training.recipe import Optimizer, autocast, calibrate_norms, calibration_batches, initial_network, judged
-from nas.training.supernet import Origin, Supernet, write_supernet
+from nas.training.supernet import BUILDERS, Origin, Supernet, write_supernet
 
 __all__ = ["Limit", "Sandwich"]
 
@@ -84,7 +84,8 @@ class Sandwich:
             kind for stage in space.stages if any(stage.attention.depth) for kind in stage.attention.kind
         }
         largest = [_largest(space, kind).at(**sizes) for kind in sorted(kinds) or ["none"]]
-        networks = [initial_network(network, seed=origin.seed) for network in largest]
+        self._build = BUILDERS[origin.task]
+        networks = [initial_network(network, seed=origin.seed, build=self._build) for network in largest]
         if init is not None:
             known = space.references | SearchSpace.find("iformer").references
             donor = load_donor(init, known, weights_key=weights_key)
@@ -150,14 +151,15 @@ class Sandwich:
 
         This is by how much its cross-entropy is below that of guessing without a look at the image, which is
         log(classes); 1 nat makes the right label e times as likely. A teacher's labels have an entropy of their own, so
-        that less can be known, and guessing says their mean. Measured with the weights to keep, on at most 512 held-out
-        images, evenly spaced.
+        that less can be known, and guessing says their mean. Guessing of pixels says how common each class is.
+        Measured with the weights to keep, on at most 512 held-out images, evenly spaced.
         """
         supernet = Supernet(
             weights=SharedWeights({name: tensor.detach() for name, tensor in self.result.items()}),
             resolution=self._origin.resolution,
             num_classes=self._origin.num_classes,
             seed=self._origin.seed,
+            task=self._origin.task,
         )
         precision = self._origin.precision or "fp32"
         network = supernet.network(self._ends[0])
@@ -167,7 +169,7 @@ class Sandwich:
         every = math.ceil(len(images.val_labels) / _LOOK_IMAGES)  # They may be in the order of their classes.
         looked_at = replace(images, val_images=images.val_images[::every], val_labels=images.val_labels[::every])
         batches = validation_batches(looked_at, batch_size=128)
-        entropies = [judged(network, *batch, precision=precision)[0] for batch in batches]
+        entropies = [judged(network, *batch, precision=precision).entropies for batch in batches]
         least, guessing = _bounds(looked_at.val_labels, self._origin.num_classes)
         return guessing - torch.cat(entropies).mean().item(), guessing - least
 
@@ -191,7 +193,7 @@ class Sandwich:
         return [network.at(**self._sizes) for network in islice(wanted, number)]
 
     def _logits(self, architecture: Architecture, images: Tensor) -> Tensor:
-        network = skeleton(architecture)
+        network = skeleton(architecture, self._build)
         with autocast(self._device, self._origin.precision or "fp32"):
             logits: Tensor = functional_call(network, self.weights.part(network), (images,))
         return logits.float()
@@ -255,6 +257,9 @@ def _uninterrupted() -> Iterator[None]:
 
 def _bounds(labels: Tensor, classes: int) -> tuple[float, float]:
     """Cross-entropies in nats of a perfect network, and of one that guesses without looking at the images."""
+    if labels.ndim > 2:
+        shares = torch.bincount(labels.flatten().long(), minlength=classes)[:classes].double()  # without unknown ones
+        return 0.0, max(torch.special.entr(shares / shares.sum()).sum().item(), 1e-6)
     if not labels.is_floating_point():
         return 0.0, math.log(max(2, classes))
     # Of 1000 classes most occur in no image, so that guessing by the mean label is far below log(1000).

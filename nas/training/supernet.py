@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, ValidationError, model_validator
@@ -18,13 +18,15 @@ from nas.data import Contents, ImageSet, fingerprint
 from nas.errors import InputError
 from nas.files import Record, digest, write_beside
 from nas.networks import Architecture, SearchSpace
-from nas.networks.modules import Network, SharedWeights, build_model
+from nas.networks.modules import Network, SharedWeights, build_model, build_pixel_model
 from nas.training.recipe import Precision, batch_norms, schedule
 
 __all__ = [
+    "BUILDERS",
     "Origin",
     "Supernet",
     "SupernetRecipe",
+    "Task",
     "checkpoint_path",
     "is_supernet",
     "load_supernet",
@@ -37,6 +39,10 @@ __all__ = [
 # After fewer than 8,000 images the order of the published networks was poor on all data (results/supernet-study).
 _IMAGES, _LEAST_IMAGES = 64_000, 8_000
 _RISING = 3_200  # images over which the learning rates of a training with an average rise
+
+Task = Literal["classify", "segment"]
+# What is trained: networks with their classifier, or with a light decoder that classifies pixels.
+BUILDERS: dict[Task, Callable[[Architecture], Network]] = {"classify": build_model, "segment": build_pixel_model}
 
 
 class SupernetRecipe(Record):
@@ -105,6 +111,7 @@ class Origin(Record):
         class_names: one name per class; None in such a file.
         contents: all images of the source; None in a file from before they were kept, or if there is no source.
         teacher: name of the network whose soft labels are the targets; None for the labels of the data.
+        task: whether images or pixels are classified.
     """
 
     space: str
@@ -121,6 +128,7 @@ class Origin(Record):
     class_names: tuple[str, ...] | None = None
     contents: Contents | None = None
     teacher: str | None = None
+    task: Task = "classify"
 
     @classmethod
     def of(
@@ -152,6 +160,7 @@ class Origin(Record):
             class_names=image_set.class_names,
             contents=image_set.contents,
             teacher=image_set.teacher,
+            task="segment" if image_set.has_masks else "classify",
         )
 
     def differing(self, other: Origin) -> list[str]:
@@ -182,6 +191,7 @@ class Supernet:
         class_names: one name per output; None if the file is from before supernets kept them.
         contents: all images of the source that it was trained on; None if the file does not say.
         teacher: name of the network whose soft labels were the targets; None for the labels of the data.
+        task: whether images or pixels are classified.
     """
 
     def __init__(
@@ -195,10 +205,11 @@ class Supernet:
         class_names: tuple[str, ...] | None = None,
         contents: Contents | None = None,
         teacher: str | None = None,
+        task: Task = "classify",
     ) -> None:
         self.weights, self.resolution, self.num_classes = weights, resolution, num_classes
         self.seed, self.limit, self.class_names, self.teacher = seed, limit, class_names, teacher
-        self.contents = contents
+        self.contents, self.task = contents, task
 
     def network(self, architecture: Architecture) -> Network:
         """The network with its part of the weights; its batch norms have no statistics yet.
@@ -207,7 +218,7 @@ class Supernet:
             InputError: the network does not fit into the supernet.
         """
         with torch.device("meta"):
-            network = build_model(self._scaled(architecture))
+            network = BUILDERS[self.task](self._scaled(architecture))
         part = self.weights.part(network)
         device = next(iter(part.values())).device
         network.to_empty(device=device).load_state_dict(part, strict=False)
@@ -228,15 +239,18 @@ def is_supernet(path: Path) -> bool:
         return False
 
 
-def load_supernet(path: Path, *, device: str = "cpu") -> Supernet:
-    """Read a trained supernet.
+def load_supernet(path: Path, *, task: Task = "classify", device: str = "cpu") -> Supernet:
+    """Read a trained supernet; `task` is what it must be trained for.
 
     Raises:
-        InputError: the file cannot be read, is not a supernet, or is a checkpoint of a training that has not ended.
+        InputError: the file cannot be read, is not a supernet, is of another task, or is a checkpoint of a training
+            that has not ended.
     """
     tensors, origin, _ = read_supernet(path)
     if any(name.startswith("optimizer/") for name in tensors):
         raise InputError(f"{path} is a checkpoint of a training that has not ended: repeat its command to go on")
+    if origin.task != task:
+        raise InputError(f"{path} is of the task {origin.task}, and one of the task {task} is needed")
     weights = SharedWeights({name: tensor.to(device) for name, tensor in tensors.items()})
     return Supernet(
         weights=weights,
@@ -247,6 +261,7 @@ def load_supernet(path: Path, *, device: str = "cpu") -> Supernet:
         class_names=origin.class_names,
         contents=origin.contents,
         teacher=origin.teacher,
+        task=origin.task,
     )
 
 

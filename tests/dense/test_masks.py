@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.dense.masks import UNKNOWN, MaskFolder
+from nas.data import UNKNOWN
+from nas.dense.masks import MaskFolder
 from nas.errors import InputError
 
 
@@ -13,7 +14,7 @@ def refusal(folder: Path) -> str:
     with pytest.raises(InputError) as caught:
         found = MaskFolder.read(folder)
         for pair in (*found.train, *found.val):
-            pair.picture(pair.mask())
+            pair.both(3)
     message = str(caught.value)
     assert "\n" not in message
     return message.replace(str(folder), "FOLDER")
@@ -26,7 +27,7 @@ def test_pictures_and_masks_are_pairs_by_name(masks: Path, shapes: list[Any]) ->
     assert (len(found.train), len(found.val)) == (8, 8)
     for pair, (picture, mask, _) in zip(found.train, shapes, strict=True):
         assert np.array_equal(np.asarray(mask), pair.mask())
-        assert np.array_equal(np.asarray(picture).transpose(2, 0, 1), pair.picture(pair.mask()))
+        assert np.array_equal(np.asarray(picture).transpose(2, 0, 1), pair.both(3)[0])
 
 
 def test_without_names_the_masks_are_counted(masks: Path) -> None:

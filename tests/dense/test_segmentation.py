@@ -7,10 +7,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from nas.data import UNKNOWN
 from nas.dense import Backbone
-from nas.dense.masks import UNKNOWN, MaskFolder
-from nas.dense.segmentation import SEGMENTATION, Segmentation, SegmentationTask, Segmenter, agreement, confusion
+from nas.dense.masks import MaskFolder
+from nas.dense.segmentation import SEGMENTATION, Segmentation, SegmentationTask, Segmenter
 from nas.errors import InputError
+from nas.training.agreement import confusion
 from nas.training.loop import train
 from nas.training.optimisation import Optimisation
 
@@ -150,16 +152,6 @@ def test_unknown_pixels_are_neither_learnt_nor_counted(body: Body, masks: Path) 
 
 
 class TestFigures:
-    def test_by_hand(self) -> None:
-        truth = torch.tensor([0, 0, 0, 1, 1, UNKNOWN])
-        found = torch.tensor([0, 0, 1, 1, 0, 2])
-
-        counts = confusion(truth, found, 4)
-
-        assert counts.tolist() == [[2, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
-        expected = {"miou": (2 / 4 + 1 / 3) / 2, "class_accuracy": (2 / 3 + 1 / 2) / 2, "pixel_accuracy": 3 / 5}
-        assert agreement(counts) == pytest.approx(expected)
-
     def test_whole_pictures_are_judged_at_their_own_size(self, body: Body, masks: Path) -> None:
         for kind in ("images", "masks"):
             for path in (masks / kind / "val").iterdir():

@@ -140,7 +140,7 @@ def test_the_search_ends_when_the_space_is_exhausted(search: Search, table: Late
     choose = random_choice(seed=0)
     networks = {network.id: network for network in (TINY.sample(choose) for _ in range(6000))}
     inside = {key for key, network in networks.items() if table.latency_ms(network) <= budget_ms}
-    result = search(Recording(), trials=1000)
+    result = search(Recording(), trials=1000, sampler="random")
 
     assert {candidate.id for candidate in result.scored} == inside
 
@@ -242,7 +242,7 @@ def test_a_reference_that_the_sampler_finds_keeps_its_weights(tmp_path: Path, ta
 
     proxy = Trained()
     plan = plan_search(TINY, table, proxy, budget_ms=1e6, trials=1000, time_limit_s=None)
-    result = run_search(TINY, table, proxy, plan=plan, seed=0, out=tmp_path / "run", names=NAMES)
+    result = run_search(TINY, table, proxy, plan=plan, seed=0, out=tmp_path / "run", names=NAMES, sampler="random")
 
     assert len(result.scored) == TINY.count()
     assert result.winner is not None

@@ -108,9 +108,11 @@ def test_a_network_is_right_if_it_names_the_class_or_the_likeliest_one_of_a_soft
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     soft = torch.tensor([[0.75, 0.25], [0.75, 0.25]])
 
-    entropies, right = judged(nn.Identity(), logits, soft, precision="fp32")
+    entropies, right, _ = judged(nn.Identity(), logits, soft, precision="fp32")
 
-    assert right.tolist() == judged(nn.Identity(), logits, torch.tensor([0, 0]), precision="fp32")[1].tolist() == [1, 0]
+    assert (
+        right.tolist() == judged(nn.Identity(), logits, torch.tensor([0, 0]), precision="fp32").right.tolist() == [1, 0]
+    )
     torch.testing.assert_close(entropies, -(soft * logits.log_softmax(1)).sum(1))
 
 

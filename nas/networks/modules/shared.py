@@ -10,7 +10,7 @@ the candidate's own, so the weights learnt here fit the network that is built fr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import assert_never
 
 import torch
@@ -81,13 +81,13 @@ class SharedWeights:
         return part
 
 
-def skeleton(architecture: Architecture) -> Network:
+def skeleton(architecture: Architecture, build: Callable[[Architecture], Network] = build_model) -> Network:
     """The modules of a network on the meta device, without memory, for `torch.func.functional_call`.
 
     Its batch norms use the statistics of the batch.
     """
     with torch.device("meta"):
-        network = build_model(architecture)
+        network = build(architecture)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.track_running_stats = False
