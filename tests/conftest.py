@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas.data import ImageSet
+from nas.data import UNKNOWN, ImageSet
 from nas.networks import Architecture, AttentionSpec, ConvSpec, SearchSpace, StageSpec
 from nas.networks.modules.outside import timm_part
 from nas.training import SupernetRecipe, train_supernet
@@ -41,6 +41,31 @@ def colours() -> ImageSet:
         description="colours",
         mean=(0.35, 0.35, 0.35),
         std=(0.25, 0.25, 0.25),
+    )
+
+
+@pytest.fixture(scope="session")
+def painted() -> ImageSet:
+    """Pictures of two colours with their masks: the left part is of one class, the right part of another."""
+    random = torch.Generator().manual_seed(0)
+    means = torch.tensor([[60, 60, 60], [180, 60, 60], [60, 180, 60]])
+    left, right = torch.randint(0, 3, (2, 96), generator=random)
+    border = torch.randint(8, 24, (96,), generator=random)
+    columns = torch.arange(32).expand(96, 32, 32)
+    masks = torch.where(columns < border[:, None, None], left[:, None, None], right[:, None, None])
+    noise = torch.randint(-40, 40, (96, 3, 32, 32), generator=random)
+    images = (means[masks].permute(0, 3, 1, 2) + noise).to(torch.uint8)
+    masks = masks.to(torch.uint8)
+    masks[:, :4] = UNKNOWN
+    return ImageSet(
+        train_images=images[:64],
+        train_labels=masks[:64],
+        val_images=images[64:],
+        val_labels=masks[64:],
+        class_names=("grey", "red", "green"),
+        description="painted",
+        mean=(0.4, 0.4, 0.25),
+        std=(0.25, 0.25, 0.2),
     )
 
 
@@ -190,6 +215,21 @@ def tiny_supernet(colours: ImageSet, tmp_path_factory: pytest.TempPathFactory) -
         colours,
         tmp_path_factory.mktemp("supernet") / "tiny.safetensors",
         recipe=SupernetRecipe(images=64 * 24, batch_size=64),
+        seed=0,
+        device="cpu",
+        precision="fp32",
+        on_progress=lambda progress: None,
+    )
+
+
+@pytest.fixture(scope="session")
+def pixel_supernet(painted: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A supernet of the tiny space that knows the three classes of `painted`."""
+    return train_supernet(
+        SearchSpace.find("tiny"),
+        painted,
+        tmp_path_factory.mktemp("pixels") / "pixels.safetensors",
+        recipe=SupernetRecipe(images=16 * 12, batch_size=16, until=None),
         seed=0,
         device="cpu",
         precision="fp32",

@@ -126,6 +126,64 @@ def test_a_search_on_photos_trains_their_supernet_once_and_settles_with_it(
     assert {"screened.jsonl", "settled.jsonl", "front.csv", "winner.safetensors", "report.md", "report.html"} <= files
 
 
+@pytest.fixture
+def city(command: Command, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ten pictures with masks, each half of one class; and a supernet of masks that is as small as the others here."""
+    for name, value in (("_MASK_IMAGES", IMAGES), ("_MASK_BATCH", 16), ("_MASK_RESOLUTION", 32)):
+        monkeypatch.setattr(f"nas.search.images.{name}", value)
+    for kind in ("images", "masks"):
+        Path("city", kind).mkdir(parents=True)
+    for index in range(10):
+        mask = Image.new("L", (48, 40))
+        mask.paste(1, (0, 0, 20 + index, 40))
+        Image.merge("RGB", (mask.point(lambda value: 200 * value), mask, mask)).save(f"city/images/{index}.png")
+        mask.save(f"city/masks/{index}.png")
+    return Path("city")
+
+
+def test_a_search_on_masks_trains_their_supernet_once_and_its_scores_decide(
+    command: Command, city: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segmenting = ["--task", "segment", "--data", str(city)]
+    first = command(*segmenting, "--trials", "4", "--out", "run")
+    shown, words = capsys.readouterr()
+    second = command(*segmenting, "--trials", "5", "--out", "run", "--resume")
+    again = capsys.readouterr().err
+    result = SearchResult.load(Path("run"))
+
+    assert (first, second) == (0, 0), words + again
+    assert "data: city: 9 train and 1 val pictures with masks of 2 classes, squares of 32 px" in words
+    assert "the scores of the supernet decide" in words
+    assert "settl" not in words
+    assert "  nas train run --task segment --data city  # the winner, as a segmenter" in words
+    assert "(held-out likelihood of pixels)" in shown
+    (supernet,) = _supernets()
+    assert f"supernet: of this run, {supernet.absolute()}" in again
+    assert load_supernet(supernet, task="segment").class_names == ("0", "1")
+    assert len(result.scored) == 5
+    assert result.run.proxy["task"] == "segment"
+    for one in result.scored:
+        assert 0 <= float(one.details["miou"]) <= 1
+    assert "held-out mIoU" in Path("run/report.html").read_text()
+
+
+def test_a_search_on_masks_is_refused_what_is_of_classes(
+    command: Command, city: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, message in (
+        (["--data", "city"], "city: has folders of images and masks, and none of classes: --task segment scores on it"),
+        (["--task", "segment", "--data", "photos"], "photos: must have the folders images and masks"),
+        (
+            ["--task", "segment", "--data", "city", "--proxy", "short-training"],
+            "--task segment scores by a supernet of",
+        ),
+        (["--task", "detect", "--data", "city"], "--task must be one of classify, segment, got detect"),
+        (["--resolution", "512"], "--resolution 512: the space tiny is of 64 px; copy it, change its resolution"),
+    ):
+        assert command(*arguments) == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_run_goes_on_with_the_same_images_in_any_folder_and_with_no_others(
     command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:

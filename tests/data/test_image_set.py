@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from nas.data import ImageSet, fingerprint, load_images, training_batches, validation_batches
+from nas.data import UNKNOWN, ImageSet, fingerprint, load_images, training_batches, validation_batches
+from nas.data.image_set import MASK_STRIDE
 
 
 class TestFingerprint:
@@ -162,3 +163,49 @@ def _images(images: torch.Tensor) -> ImageSet:
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
     )
+
+
+class TestMasks:
+    """Every picture shows its own mask: the value of a pixel is ten times its class, and 250 where nothing is known."""
+
+    @pytest.fixture
+    def masked(self) -> ImageSet:
+        random = torch.Generator().manual_seed(0)
+        masks = torch.randint(0, 6, (12, 32, 32), generator=random, dtype=torch.uint8)
+        masks[masks == 5] = UNKNOWN
+        pictures = torch.where(masks == UNKNOWN, 250, masks * 10).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
+        return ImageSet(
+            train_images=pictures[:8],
+            train_labels=masks[:8],
+            val_images=pictures[8:],
+            val_labels=masks[8:],
+            class_names=("a", "b", "c", "d", "e"),
+            description="masks",
+            mean=(0.5, 0.4, 0.3),
+            std=(0.2, 0.2, 0.2),
+        )
+
+    @staticmethod
+    def _shown(images: torch.Tensor) -> torch.Tensor:
+        """The classes that the pixels say, in the middle of squares of four."""
+        values = (images[:, 0, 2::MASK_STRIDE, 2::MASK_STRIDE] * 0.2 + 0.5) * 255 / 10
+        return torch.where(values > 20, -100, values).round().long()
+
+    def test_a_mask_is_shifted_and_mirrored_as_its_picture_is(self, masked: ImageSet) -> None:
+        seen = 0
+        for images, labels in training_batches(masked, batch_size=4, steps=6, seed=0):
+            assert labels.shape == (4, 8, 8)
+            assert labels.dtype == torch.int64
+            assert torch.equal(labels, self._shown(images))
+            seen += int((labels == -100).sum())
+        assert seen > 0
+
+    def test_held_out_masks_are_whole(self, masked: ImageSet) -> None:
+        ((images, labels),) = validation_batches(masked, batch_size=8)
+
+        assert torch.equal(labels, self._shown(images))
+        assert torch.equal(labels[labels >= 0], masked.val_labels[:, 2::4, 2::4][labels >= 0].long())
+
+    def test_only_masks_are_masks(self, masked: ImageSet, colours: ImageSet) -> None:
+        assert (masked.has_masks, colours.has_masks) == (True, False)
+        assert fingerprint(masked) != fingerprint(replace(masked, train_labels=masked.train_labels.flip(0)))

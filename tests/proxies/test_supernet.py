@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,10 +14,37 @@ from nas.data import ImageSet, load_images
 from nas.errors import InputError
 from nas.networks import SearchSpace
 from nas.proxies import ScoringFailed, build_proxies, differing, identity
-from nas.proxies.supernet import InheritedWeights
+from nas.proxies.supernet import InheritedWeights, score_pixels
 from nas.training import SupernetRecipe, Teacher, load_supernet, train_supernet
 
 SPACE = SearchSpace.find("tiny")
+
+
+class TestPixels:
+    def test_networks_are_scored_by_the_pixels_that_they_name(self, pixel_supernet: Path, painted: ImageSet) -> None:
+        proxy = score_pixels(pixel_supernet, painted, source="painted", seed=0, device="cpu")
+
+        score = proxy.score(SPACE.references["tiny_a"])
+
+        assert 0.4 < score.value <= 1  # a third by chance
+        assert float(score.details["miou"]) > 0.5
+        assert float(score.details["accuracy"]) > 0.7
+        assert score.details["classes"] == 3
+        assert score.weights is None  # the decoder is the supernet's, and no network that is exported has it
+        assert proxy.settings()["task"] == "segment"
+
+    def test_other_classes_and_other_supernets_are_refused(
+        self, pixel_supernet: Path, tiny_supernet: Path, painted: ImageSet
+    ) -> None:
+        renamed = replace(painted, class_names=("grey", "blue", "green"))
+        larger = replace(painted, train_images=painted.train_images.repeat(1, 1, 2, 2))
+        for file, images, message in (
+            (pixel_supernet, renamed, "was trained with 'red' as class 1, painted has 'blue' there"),
+            (pixel_supernet, larger, "was trained at 32 px, and these images are of 64"),
+            (tiny_supernet, painted, "is of the task classify, and one of the task segment is needed"),
+        ):
+            with pytest.raises(InputError, match=message):
+                score_pixels(file, images, source="painted", seed=0, device="cpu")
 
 
 class TestProxy:

@@ -315,6 +315,20 @@ def test_without_settling_the_score_decides(run: Run, plan: GuidedPlan) -> None:
     assert result.winner == max(result.scored, key=score_of)
 
 
+def test_where_there_is_no_settler_the_scores_decide(table: LatencyTable, survey: SurveyPlan, tmp_path: Path) -> None:
+    scorer = Recording(estimate_s=1.0)
+    plan = plan_guided(survey, scorer, None, trials=6, time_limit_s=None)
+    names = {name: own for name, own in NAMES.items() if name != "settler"}
+    result = run_guided(TINY, table, Foretelling(), scorer, None, plan=plan, seed=0, out=tmp_path / "run", names=names)
+
+    assert plan.describe()[-1] == "the scores of the supernet decide"
+    assert (plan.settled, plan.seconds) == (0, pytest.approx(survey.seconds + plan.scored))
+    assert result.winner is not None
+    assert score_of(result.winner) == max(map(score_of, result.scored))
+    assert "settles" not in result.run.proxy
+    assert result.settled == {}
+
+
 def test_every_step_is_reported(run: Run, plan: GuidedPlan) -> None:
     surveyed: list[tuple[int, int]] = []
     scored: list[Candidate] = []

@@ -104,6 +104,19 @@ class TestOptimizer:
             assert torch.equal(straight, resumed)
 
 
+def test_pixels_are_judged_in_every_image_by_those_that_are_known() -> None:
+    logits = torch.zeros(2, 3, 1, 4)
+    logits[:, 1] = 2.0
+    labels = torch.tensor([[[1, 1, 0, -100]], [[-100, -100, -100, -100]]])
+
+    found = judged(nn.Identity(), logits, labels, precision="fp32")
+
+    chance = torch.tensor([0.0, 2.0, 0.0]).log_softmax(0)
+    torch.testing.assert_close(found.entropies, torch.tensor([-(2 * chance[1] + chance[0]).item() / 3, 0.0]))
+    torch.testing.assert_close(found.right, torch.tensor([2 / 3, 0.0]))
+    assert found.found.shape == (2, 1, 4)
+
+
 def test_a_network_is_right_if_it_names_the_class_or_the_likeliest_one_of_a_soft_label() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     soft = torch.tensor([[0.75, 0.25], [0.75, 0.25]])

@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas.data import Contents, ImageSet
+from nas.data import Contents, ImageSet, validation_batches
 from nas.errors import BudgetError, InputError, NasError
 from nas.networks import Architecture, SearchSpace, count, operations
 from nas.networks.modules import build_model, save_weights
 from nas.training import Limit, SupernetRecipe, TrainingProgress, load_supernet, train_supernet
-from nas.training.recipe import Optimizer
+from nas.training.recipe import Optimizer, calibrate_norms, calibration_batches, judged
 from nas.training.step import Sandwich
-from nas.training.supernet import checkpoint_path, read_supernet, write_supernet
+from nas.training.supernet import Origin, checkpoint_path, read_supernet, write_supernet
 
 SPACE = SearchSpace.find("tiny")
 NARROW = Limit(admits=lambda network: network.stages[0].channels == 8, words="narrow")
@@ -39,6 +39,44 @@ def _train(images: ImageSet, path: Path, *, images_seen: int = 64 * 4, stop_afte
     recipe = SupernetRecipe(images=images_seen, batch_size=64)
     settings = {"seed": 0, "device": "cpu", "precision": "fp32", "on_progress": watch, **options}
     return train_supernet(SPACE, images, path, recipe=settings.pop("recipe", recipe), **settings)
+
+
+class TestPixels:
+    """A supernet of networks that classify pixels."""
+
+    def test_it_learns_masks(self, pixel_supernet: Path, painted: ImageSet) -> None:
+        supernet = load_supernet(pixel_supernet, task="segment")
+        network = supernet.network(SPACE.references["tiny_a"])
+        calibrate_norms(network, calibration_batches(painted, images=64, seed=0), precision="fp32")
+        ((images, labels),) = validation_batches(painted, batch_size=64)
+
+        found = judged(network, images, labels, precision="fp32")
+
+        assert found.right.mean() > 0.8  # a third by chance
+        assert found.entropies.mean() < 0.6
+
+    def test_it_is_no_supernet_of_classifiers(self, pixel_supernet: Path) -> None:
+        with pytest.raises(InputError, match="is of the task segment, and one of the task classify is needed"):
+            load_supernet(pixel_supernet)
+
+    def test_what_is_learnt_counts_from_how_common_each_class_is(self, painted: ImageSet) -> None:
+        origin = Origin.of(SPACE, painted, recipe=SupernetRecipe(), seed=0, precision="fp32")
+        training = Sandwich(SPACE, origin, torch.device("cpu"), None, None)
+
+        nats, learnable = training.learnt_nats(painted)
+
+        shares = torch.bincount(painted.val_labels.flatten().long(), minlength=256)[:3].double()
+        shares /= shares.sum()
+        assert learnable == pytest.approx(-float((shares * shares.log()).sum()))
+        assert nats < 0.1 * learnable  # nothing, before the first step
+
+    def test_a_stopped_training_goes_on_to_the_same_weights(self, painted: ImageSet, tmp_path: Path) -> None:
+        recipe = SupernetRecipe(images=16 * 4, batch_size=16, until=None)
+        straight = _train(painted, tmp_path / "a.safetensors", recipe=recipe)
+        with pytest.raises(_StopError):
+            _train(painted, tmp_path / "b.safetensors", recipe=recipe, stop_after=2)
+
+        assert _train(painted, tmp_path / "b.safetensors", recipe=recipe).read_bytes() == straight.read_bytes()
 
 
 class TestTraining:
