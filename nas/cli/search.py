@@ -110,15 +110,13 @@ def search(
 
     Without --data and --proxy nothing is trained: 20,000 networks are evaluated by a latency table, and by an accuracy
     that is predicted from published results. With --data, the best of these are scored on your images: by classes, or
-    with --task segment by the pixels of masks.
+    with --task segment by the pixels of masks (--resolution 512 --task segment --budget-ms 4 --data city/).
 
     With several budgets, or without any, one run finds the best network of each. --resume may have other budgets.
 
     Example: nas search --budget-ms 1.1
 
     Example: nas search --budget-ms 1.1 --data photos/ --time-limit 2h
-
-    Example: nas search --resolution 512 --task segment --budget-ms 4 --data city/
 
     Example: nas search --resume results/iformer-1.1ms --budget-ms 0.9
     """
