@@ -229,18 +229,20 @@ class Worker:
 
     def _is_wanted(self, job: Job) -> Callable[[Sequence[Entry]], bool]:
         """Whether a job is within the number of candidates, by the jobs that others began before."""
-        wanted, last, smallest_ms = self._terms.wanted, len(self._proxies) - 1, self._terms.budgets.limits_ms[0]
+        wanted, last = self._terms.wanted, len(self._proxies) - 1
+        smallest_ms, largest_ms = self._terms.budgets.limits_ms[0], self._terms.budgets.largest_ms
 
         def still(before: Sequence[Entry]) -> bool:
             if job.kind == "reference" or job.rung != last or wanted is None:
                 return True
-            begun = {
-                one.id: one
-                for one in before
-                if one.kind == "searched" and one.rung == last and one.state != "abandoned"
-            }
-            is_reserved = job.latency_ms > smallest_ms and is_without(smallest_ms, begun.values())
-            return len(begun) < wanted - is_reserved
+            deciding = [one for one in before if one.kind == "searched" and one.rung == last]
+            begun = {one.id: one for one in deciding if one.state != "abandoned"}
+            is_without_smallest = is_without(smallest_ms, begun.values())
+            if is_without_smallest and job.latency_ms <= smallest_ms:
+                return len(begun) < wanted
+            # Jobs of workers that were lost come first, also before what was proposed when nobody knew of the loss.
+            owed = {one.id for one in deciding if self._is_inside(one, limit_ms=largest_ms)} - {job.network.id}
+            return len(begun.keys() | owed) < wanted - is_without_smallest
 
         return still
 

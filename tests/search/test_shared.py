@@ -33,6 +33,7 @@ from nas.search.run import run_search
 from nas.search.shared import ENDED, INSTRUCTIONS, Instructions, Sharing, give_files, run_worker
 from nas.search.store import Store
 from nas.search.study import Study, read_shared
+from nas.search.worker import Worker
 
 TINY = SearchSpace.find("tiny")
 TABLE, _ = LatencyTable.find("iphone13")
@@ -220,6 +221,32 @@ def test_job_of_a_killed_worker_is_taken_up_by_another(tmp_path: Path) -> None:
     assert scored(study)[network.id] == 1
     assert sorted(scored(study).values()) == [1] * 3
     assert [one.worker for one in study.entries() if one.state == "abandoned"] == ["killed"]
+
+
+def test_the_job_of_a_lost_worker_comes_before_what_was_proposed_in_the_meantime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, study = begun(tmp_path / "run", trials=3)
+    network = TINY.sample(random_choice(seed=1))
+    propose, lost = Worker._proposal, list[int]()
+
+    def slowly(self: Worker, limit_ms: float) -> Architecture | None:
+        """While the last network is proposed, another worker begins one and is lost."""
+        proposed = propose(self, limit_ms)
+        if not lost and self.rungs.begun == 2:
+            job = Job(network=network, rung=0, kind="searched", latency_ms=0.5)
+            template = study._template(job, TrialState.RUNNING)
+            template.user_attrs["worker"] = "killed"
+            study._storage.create_new_trial(study._number, template)
+            lost.extend(one.trial for one in study.entries() if one.worker == "killed")
+            study.abandon(lost)
+        return proposed
+
+    monkeypatch.setattr(Worker, "_proposal", slowly)
+    run_worker(journal, "run", say=lambda line: None)
+
+    assert scored(study)[network.id] == 1
+    assert sorted(scored(study).values()) == [1] * 3
 
 
 def pictures(folder: Path, *, colour: int = 200) -> DataSource:
