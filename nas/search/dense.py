@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from contextlib import nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from nas.errors import InputError
 from nas.files import digest, digest_of
-from nas.lock import owned
-from nas.search.records import versions
 from nas.search.result import SearchResult, trained_network, weights_file
-from nas.search.train import check_out, check_same, decoders
+from nas.search.training import check_out, decoders, run_training, winner_of
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from nas.dense import Backbone
     from nas.dense.coco import CocoFolder
@@ -33,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["train_dense"]
 
-_LIBRARIES = ("nas", "torch", "timm", "torchvision", "faster-coco-eval", "pillow", "numpy")
 _TIMM, _RANDOM, _WINNER = "timm", "random", "winner"
 _SHOWN = 12  # characters of a digest
 
@@ -101,9 +96,7 @@ def train_dense(
 
     from nas.dense.recipe import DenseRecipe, fitted, of_file
     from nas.dense.trained import keep
-    from nas.training import loop
-    from nas.training.processes import is_first, joined, processes
-    from nas.training.record import TrainingRecord, read_training, write_training
+    from nas.training.processes import joined
 
     folder = Path(out)
     check_out(folder)
@@ -121,50 +114,35 @@ def train_dense(
             torch.default_generator.manual_seed(seed)
             name, candidate_id, body, origin = _body(network, budget_ms, start, weights_key, used, stdin)
         work = _task(body, source, used, target, seed, decoders(workers))
-        before = read_training(folder)
-        record = TrainingRecord(
-            task=task,
-            name=name,
-            candidate_id=candidate_id,
-            architecture=body.architecture,
-            data=f"{source.path.name}: {len(source.train):,} images to learn from, {len(source.val):,} held out",
-            fingerprint=_fingerprint(source),
-            classes=source.class_names,
-            recipe=used.model_dump(mode="json"),
-            normalisation=body.normalisation,
+        run_training(
+            work,
+            used.optimisation,
+            folder,
+            asked={
+                "task": task,
+                "name": name,
+                "candidate_id": candidate_id,
+                "architecture": body.architecture,
+                "data": f"{source.path.name}: {len(source.train):,} images to learn from, {len(source.val):,} held out",
+                "fingerprint": _fingerprint(source),
+                "classes": source.class_names,
+                "recipe": used.model_dump(mode="json"),
+                "normalisation": body.normalisation,
+                "start": origin,
+            },
             seed=seed,
-            start=origin,
-            device=str(target) if target.type == "cpu" else f"{target} ({torch.cuda.get_device_name(target)})",
-            processes=processes(),
-            threads=torch.get_num_threads(),
-            precision=precision or ("bf16" if target.type == "cuda" else "fp32"),
-            versions=versions(*_LIBRARIES),
+            device=target,
+            precision=precision,
+            fastest=lambda: "bf16" if target.type == "cuda" else "fp32",
+            is_compiled=is_compiled,
             command=command,
-            started=before[0].started if before else datetime.now(UTC).isoformat(timespec="seconds"),
+            libraries=("faster-coco-eval",),
+            keep=functools.partial(keep, folder),
+            plan=lambda record, is_new: _plan(record, work.steps, is_new=is_new),
+            say=say,
+            on_step=on_step,
+            on_epoch=on_epoch,
         )
-        if before:
-            check_same(folder, before[0], record)
-        with owned(folder, folder / "training.lock") if is_first() else nullcontext():
-            if is_first():
-                write_training(folder, record)
-                say(_plan(record, work.steps, is_new=before is None))
-
-            def kept(module: nn.Module, epoch: Epoch) -> None:
-                keep(folder, record, module, epoch)
-
-            loop.train(
-                work,
-                used.optimisation,
-                folder,
-                identity=record.identity,
-                seed=seed,
-                device=target,
-                precision=record.precision,
-                is_compiled=is_compiled,
-                keep=kept,
-                on_step=on_step,
-                on_epoch=on_epoch,
-            )
     return folder
 
 
@@ -232,18 +210,13 @@ def _body(
     from nas.dense import backbone
     from nas.networks import Architecture, find_network
 
-    run = network if isinstance(network, SearchResult) else None
-    if isinstance(network, str | Path) and (Path(network) / "run.json").exists():
-        run = SearchResult.load(Path(network))
     name = Path(network).stem if isinstance(network, str | Path) else "network"
     if network == "-" and stdin is not None:
         name, network = find_network("-", stdin=stdin)
     candidate_id, origin = "", _RANDOM
     found: str | Path | Architecture | Network
-    if run is not None:
-        winner = run.winner if budget_ms is None else run.winner_under(budget_ms)
-        if winner is None:
-            raise InputError(f"{run.path}: the run has no winner yet; nas search --resume goes on with it")
+    if (of_run := winner_of(network, budget_ms)) is not None:
+        run, winner = of_run
         name, candidate_id, found = run.path.resolve().name, winner.id, trained_network(winner)
         if start == _WINNER or (start is None and weights_file(run.path, winner.id).exists()):
             found, origin = run.build_winner(budget_ms), f"proxy training in {name}"

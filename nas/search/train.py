@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -16,11 +13,10 @@ from pydantic import ValidationError
 from nas.data import Normalisation
 from nas.data.rows import counted
 from nas.errors import InputError
-from nas.files import digest, unwritten
-from nas.lock import owned
+from nas.files import digest
 from nas.networks import Architecture, SearchSpace, count, find_network
-from nas.search.records import versions
 from nas.search.result import SearchResult, trained_network
+from nas.search.training import check_out, decoders, run_training, winner_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,14 +28,12 @@ if TYPE_CHECKING:
     from nas.training.recipe import Precision
     from nas.training.record import TrainingRecord
 
-__all__ = ["check_out", "check_same", "decoders", "train"]
+__all__ = ["train"]
 
 _TIMM = "timm"
 _RANDOM = "random"
 _WINNER = "winner"
 _SHOWN = 12  # characters of a digest
-_MOST_WORKERS = 8
-_LIBRARIES = ("nas", "torch", "timm", "torchvision", "pillow", "numpy")
 
 
 def train(
@@ -108,13 +102,11 @@ def train(
     import torch
 
     from nas.data.stream import open_pictures
-    from nas.training import loop
     from nas.training.classify import Classification
     from nas.training.distil import full_teacher
     from nas.training.full_recipe import TrainingRecipe
-    from nas.training.processes import agreed, is_first, joined, processes
+    from nas.training.processes import joined
     from nas.training.recipe import faster_precision
-    from nas.training.record import TrainingRecord, read_training, write_training
 
     folder = Path(out)
     check_out(folder)
@@ -154,46 +146,34 @@ def train(
             teacher=taught,
             workers=decoders(workers),
         )
-        before = read_training(folder) if folder.is_dir() else None
-        record = TrainingRecord(
-            name=name,
-            candidate_id=candidate_id,
-            architecture=architecture,
-            data=pictures.description,
-            fingerprint=pictures.fingerprint,
-            classes=pictures.class_names,
-            recipe=used.model_dump(mode="json"),
-            normalisation=normalisation,
+        run_training(
+            task,
+            used.optimisation,
+            folder,
+            asked={
+                "name": name,
+                "candidate_id": candidate_id,
+                "architecture": architecture,
+                "data": pictures.description,
+                "fingerprint": pictures.fingerprint,
+                "classes": pictures.class_names,
+                "recipe": used.model_dump(mode="json"),
+                "normalisation": normalisation,
+                "start": origin,
+                "teacher": teacher or "",
+            },
             seed=seed,
-            start=origin,
-            teacher=teacher or "",
-            device=str(target) if target.type == "cpu" else f"{target} ({torch.cuda.get_device_name(target)})",
-            processes=processes(),
-            threads=torch.get_num_threads(),
-            precision=agreed(precision or (before[0].precision if before else faster_precision(str(target))), target),
-            versions=versions(*_LIBRARIES),
+            device=target,
+            precision=precision,
+            fastest=lambda: faster_precision(str(target)),
+            is_compiled=is_compiled,
             command=command,
-            started=before[0].started if before else datetime.now(UTC).isoformat(timespec="seconds"),
+            keep=functools.partial(_keep, folder),
+            plan=lambda record, is_new: _plan(record, used, task.steps, is_new=is_new),
+            say=say,
+            on_step=on_step,
+            on_epoch=on_epoch,
         )
-        if before:
-            check_same(folder, before[0], record)
-        with owned(folder, folder / "training.lock") if is_first() else nullcontext():
-            if is_first():
-                write_training(folder, record)
-                say(_plan(record, used, task.steps, before))
-            loop.train(
-                task,
-                used.optimisation,
-                folder,
-                identity=record.identity,
-                seed=seed,
-                device=target,
-                precision=record.precision,
-                is_compiled=is_compiled,
-                keep=functools.partial(_keep, folder, record),
-                on_step=on_step,
-                on_epoch=on_epoch,
-            )
     return folder
 
 
@@ -201,13 +181,8 @@ def _asked(
     network: str | Path | Architecture | SearchResult, budget_ms: float | None, stdin: BinaryIO | None
 ) -> tuple[str, str, Architecture, tuple[SearchResult, float | None] | None]:
     """The name of a network, the id of a candidate, the architecture and the run that it is of."""
-    run = network if isinstance(network, SearchResult) else None
-    if isinstance(network, str | Path) and (Path(network) / "run.json").exists():
-        run = SearchResult.load(Path(network))
-    if run is not None:
-        winner = run.winner if budget_ms is None else run.winner_under(budget_ms)
-        if winner is None:
-            raise InputError(f"{run.path}: the run has no winner yet; nas search --resume goes on with it")
+    if (found := winner_of(network, budget_ms)) is not None:
+        run, winner = found
         return run.path.resolve().name, winner.id, trained_network(winner), (run, budget_ms)
     if budget_ms is not None:
         raise InputError("--budget-ms chooses among the winners of a run: leave it out")
@@ -223,31 +198,6 @@ def _sized(architecture: Architecture, resolution: int | None, classes: int) -> 
         return architecture.at(resolution=resolution, num_classes=classes)
     except ValidationError as error:
         raise InputError.from_validation("--resolution", error) from error
-
-
-def check_out(folder: Path) -> None:
-    """Refuse a folder that holds anything but a training."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "training.json").exists():
-        held = min(entry.name for entry in folder.iterdir())
-        raise InputError(f"{folder}: holds {held}, and no training; choose another --out")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; a training is a folder; choose another --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritten(folder, error) from error
-
-
-def check_same(folder: Path, before: TrainingRecord, now: TrainingRecord) -> None:
-    """Refuse to go on with another training."""
-    names = [name for name, value in now.identity.items() if before.identity[name] != value]
-    if before.seed != now.seed:
-        names.append("seed")
-    if names:
-        raise InputError(
-            f"{folder}: holds another training (other {', '.join(names)}); repeat its own command to go on with it, or "
-            "choose another --out"
-        )
 
 
 def _begun(
@@ -316,16 +266,9 @@ def _donor(
     return donor, f"{path.name} (SHA-256 begins {digest(path)})", None
 
 
-def decoders(asked: int | None) -> int:
-    """How many processes decode: as asked, else one for each further core of this process, at most 8."""
-    if asked is not None:
-        return asked
-    return min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
-
-
-def _plan(record: TrainingRecord, recipe: TrainingRecipe, steps: int, before: object) -> str:
+def _plan(record: TrainingRecord, recipe: TrainingRecipe, steps: int, *, is_new: bool) -> str:
     """What is going to be done, in one line."""
-    does = "goes on" if before else "begins"
+    does = "begins" if is_new else "goes on"
     optimisation, resolution = recipe.optimisation, record.architecture.resolution
     taught = f", taught by {record.teacher}" if record.teacher else ""
     return (
