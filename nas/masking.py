@@ -17,10 +17,12 @@ _SCHEME = re.compile(r"(?<=\w)://")
 # text of many words the last @ is that of a word; a password with a space reaches to the next word with an @, unless
 # it looks like a port.
 _LOGIN_ALONE = re.compile(r"[^:/]*:(.+)@", re.DOTALL)
-_LOGIN = re.compile(r"[^\s:/]*:(\S+|(?!\d+(?:[/?\s]|$))[^@]*(?:@\S*)?)@")
+_LOGIN = re.compile(r"[^\s:/]*:(\S+)@")
+_LOGIN_OF_WORDS = re.compile(r"[^\s:/]*:((?!\d+(?:[/?\s]|$))[^@]*(?:@\S*)?)@")
+_SPACE = re.compile(r"\s|$")
 _DECODINGS = 5  # of a value of a query that was quoted several times
 # Not the name of a folder, as in /data/token=5/images.
-_KEY = r"(?<!/)(?:pass(?:word|wd|phrase|code)?|pwd|secret|token|api[-_]?key)(?![a-z])[\w.-]{0,100}"
+_KEY = r"(?<!/)(?:pass(?:word|wd|phrase|code)?|pwd|secret|token|api[-_]?key)(?![a-z])[\w.-]{0,1000}+"
 _QUOTED = r"\*{3}(?=[\s:.,;)}&'\"]|$)|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 # As libpq (password='x y'), options (NAME=VALUE), JSON and Python write it. In a text of many words a value ends at a
 # space; in one argument it goes on until the next NAME=.
@@ -58,7 +60,7 @@ def secrets_of(url: str) -> set[str]:
 
     A driver that splits a URL at another place than its writer meant shows a part of the password.
     """
-    written = {url[start:end].strip("'\"") for start, end in _spans(url, alone=True)} - {_MASK}
+    written = {url[start:end].strip().strip("'\"") for start, end in _spans(url, alone=True)} - {_MASK}
     meant = written | {form(secret) for secret in written for form in (unquote, unquote_plus)}
     # A value of a query may hold the password in a longer text: options=-c password=x
     meant |= {text[start:end].strip("'\"") for text in meant for start, end in _spans(text, alone=True)}
@@ -94,12 +96,15 @@ def _spans_of_urls(text: str, *, alone: bool) -> Iterator[tuple[int, int]]:
 
     No part of a text is read again for each URL in it, as an error message may repeat thousands of them.
     """
-    after = word_end = query_end = 0
+    after = word_end = query_end = run_end = last_at = 0
     for scheme in _SCHEME.finditer(text):
         if scheme.start() < after:  # in a password
             continue
         place = scheme.end()
-        if login := _login(text, place, alone=alone):
+        if not alone and place >= run_end and (space := _SPACE.search(text, place)):
+            run_end = space.start()
+            last_at = text.rfind("@", place, run_end)
+        if login := _login(text, place, is_word=last_at > place, alone=alone):
             yield login.span(1)
             place = after = login.end()
         if place < query_end:  # in the query of a URL before it
@@ -114,9 +119,20 @@ def _spans_of_urls(text: str, *, alone: bool) -> Iterator[tuple[int, int]]:
             query_end = word_end
 
 
-def _login(text: str, place: int, *, alone: bool) -> re.Match[str] | None:
-    """The user and password of a URL; `place` is where its scheme ends."""
-    return (_LOGIN_ALONE if alone else _LOGIN).match(text, place) if text.find("@", place) >= 0 else None
+def _login(text: str, place: int, *, alone: bool, is_word: bool = False) -> re.Match[str] | None:
+    """The user and password of a URL; `place` is where its scheme ends.
+
+    Args:
+        text: all of it.
+        place: where to look.
+        alone: the text is one argument.
+        is_word: there is an @ before the next space.
+    """
+    if text.find("@", place) < 0:
+        return None
+    if alone:
+        return _LOGIN_ALONE.match(text, place)
+    return (is_word and _LOGIN.match(text, place)) or _LOGIN_OF_WORDS.match(text, place)
 
 
 def _spans_of_query(text: str, place: int, end: int) -> Iterator[tuple[int, int]]:

@@ -40,6 +40,7 @@ from nas.masking import is_masked, masked, secrets_of, without_secrets
         ('{"password": "a secret", "x": 1}', '{"password": ***, "x": 1}'),
         ("(password=secret): wrong password: try another", "(password=***): wrong password: try another"),
         ("5 passes=4 tokens=5", "5 passes=4 tokens=5"),
+        (f"password_{'x' * 500}=secret", f"password_{'x' * 500}=***"),
         ("see http://a.b x://me:secret@host password=y", "see http://a.b x://me:***@host password=***"),
     ],
 )
@@ -76,13 +77,18 @@ def test_a_password_with_a_space_is_hidden_in_an_argument(argument: str, hidden:
         ("http://h?a=" + "%25" * 20_000, "http://h?a=" + "%25" * 20_000),
         ("a://b?x=1&" * 5_000, "a://b?x=1&" * 5_000),
         ("a://b?x=" * 5_000 + "&password=secret", "a://b?x=" * 5_000 + "&password=***"),
+        ("http://h:80/a," * 20_000 + " me@x", "http://h:80/a," * 20_000 + " me@x"),
     ],
-    ids=["letters", "schemes", "logins", "settings", "quoted", "queries", "queries in queries"],
+    ids=["letters", "schemes", "logins", "settings", "quoted", "queries", "queries in queries", "ports"],
 )
 def test_a_long_text_is_read_once(text: str, hidden: str) -> None:
-    """The last two would take hours if each URL read the queries of those behind it."""
+    """Queries would take hours if each URL read the queries of those behind it."""
     assert masked(text) == hidden
     assert bool(secrets_of(text)) == ("***" in hidden)
+
+
+def test_a_secret_has_no_space_around_it() -> None:
+    assert "se cret" in secrets_of("host=h password=se cret  user=me")
 
 
 def test_a_masked_url_is_known_as_such() -> None:

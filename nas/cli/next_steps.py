@@ -44,19 +44,33 @@ def say_after_search(result: SearchResult, *, is_shown: bool = False) -> None:
     if result.winner is None:
         return
     out = str(result.path)
-    formats = "onnx, coreml or timm" if result.run.space.must_fit else "onnx or coreml"
     # A survey counts what it looked at, which all of its candidates have.
     number = max((int(one.details.get("looked_at", 0)) for one in result.candidates), default=0)
     number = number or sum(one.kind == "searched" for one in result.candidates)
-    winner = (["export", out, "--format", "torch"], f"the winner, also as {formats}")
     if result.run.proxy.get("task") == "segment":
-        words = shlex.split(result.run.command)
-        data = words[words.index("--data") + 1] if "--data" in words[:-1] else "FOLDER"
-        winner = (["train", out, "--task", "segment", "--data", data], "the winner, as a segmenter")
+        first = str(result.path / "trained" / "winner")
+        further = [
+            (["train", out, "--data", "IMAGES", "--resolution", "224"], "the winner, as a classifier first"),
+            (["train", out, "--data", _data_of(result), "--task", "segment", "--from", first], "then as a segmenter"),
+        ]
+    else:
+        formats = "onnx, coreml or timm" if result.run.space.must_fit else "onnx or coreml"
+        further = [(["export", out, "--format", "torch"], f"the winner, also as {formats}")]
     steps = [
         (["show", out], "this again; --json for programs"),
-        winner,
+        *further,
         (["search", "--resume", out, "--trials", str(2 * number)], "more candidates"),
     ]
     page = result.path / "report.html"
     say_next(steps[is_shown:], page=page if page.exists() else None)
+
+
+def _data_of(result: SearchResult) -> str:
+    """What --data of a run was, as it was typed."""
+    words = iter(shlex.split(result.run.command))
+    for word in words:
+        if word == "--data":
+            return next(words, "FOLDER")
+        if word.startswith("--data="):
+            return word.removeprefix("--data=")
+    return "FOLDER"

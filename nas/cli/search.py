@@ -131,6 +131,11 @@ def search(
         raise InputError(f"--task must be one of {', '.join(TASKS)}, got {visible(task, limit=50)}")
     if task == "segment" and names is not None:
         raise InputError("--task segment scores by a supernet of its own: leave --proxy, --option and --effort out")
+    if task == "segment" and source is None:
+        raise InputError(
+            "--task segment scores on pictures with masks: give their folder with --data; by tables alone, nas search "
+            "--resolution 512 finds networks for it"
+        )
     if screen is not None and "," not in (names or ""):
         raise InputError(f"--screen {screen} needs a proxy that screens: --proxy CHEAP,{names or 'DEAR'}")
     end_like_ctrl_c()
@@ -216,8 +221,8 @@ def _check_resolution(resolution: int | None, space: SearchSpace, name: str) -> 
     if resolution is not None and resolution not in space.resolution:
         sizes = ", ".join(map(str, space.resolution))
         raise InputError(
-            f"--resolution {resolution}: the space {visible(name, limit=100)} is of {sizes} px; copy it, change its "
-            "resolution, and give the copy as --space, with a --table of that resolution"
+            f"--resolution {resolution}: the space {visible(name, limit=100)} is of {sizes} px; nas space list "
+            "names others. One of your own says its resolution itself, and needs a --table of it"
         )
 
 

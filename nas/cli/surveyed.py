@@ -23,8 +23,9 @@ __all__ = ["search_images", "survey_space"]
 
 _SPACE_LINES = 3  # of the plan of a survey: those about the space and its tables
 _LEAST_S = 120.0  # for scores by a supernet; with less, training one is not worth it
-# What a score and a settling take, in steps of the supernet's training (results/validation: 4 and 46 s beside 3.5 s).
-_SCORE_STEPS, _SETTLE_STEPS = 1.2, 13.0
+# What a score and a settling take, in images and steps of the supernet's training
+# (results/validation: 4 and 46 s beside 3.5 s).
+_SCORE_IMAGES, _SETTLE_STEPS = 1.2 * 64, 13.0
 
 
 def survey_space(asked: Asked, proxy: BatchProxy, name: str, *, said: int = 0) -> SearchResult:
@@ -147,7 +148,7 @@ def _supernet_of_images(asked: Asked, scored: ScoredImages, survey: SurveyPlan, 
     number = scored_networks(survey, asked.trials)
     steps = [
         f"survey, about {duration(survey.seconds)}",
-        f"scoring of {number} networks, about {duration(number * _SCORE_STEPS * step_s)}",
+        f"scoring of {number} networks, about {duration(number * _SCORE_IMAGES / recipe.batch_size * step_s)}",
     ]
     if asked.task == "classify":
         steps.append(f"settling of {SETTLED + 1}, about {duration((SETTLED + 1) * _SETTLE_STEPS * step_s)}")

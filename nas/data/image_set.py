@@ -25,12 +25,14 @@ __all__ = [
     "ImageSet",
     "channel_statistics",
     "fingerprint",
+    "middle_pixels",
     "training_batches",
     "validation_batches",
 ]
 
 UNKNOWN = 255  # in masks: pixels that are neither learnt nor counted
 MASK_STRIDE = 4  # of the pixels whose classes a batch has; they are the middle ones of squares
+_MIDDLE = slice(MASK_STRIDE // 2, None, MASK_STRIDE)
 _IGNORED = -100  # of such pixels in a batch, as torch's cross-entropy expects it
 
 
@@ -145,7 +147,7 @@ def training_batches(
         # Index tensors around a slice put the slice last: (B, S, S, 3). Permuted to (B, 3, S, S), it is channels_last.
         taken = images[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
         if image_set.has_masks:
-            pixel_rows, pixel_columns = (_middle(places, axis=1) for places in (rows, columns))
+            pixel_rows, pixel_columns = (places[:, _MIDDLE] for places in (rows, columns))
             masks = labels[index[:, None, None], pixel_rows[:, :, None], pixel_columns[:, None, :]]
             yield normalise(taken), _classes(masks)
         else:
@@ -162,7 +164,7 @@ def validation_batches(image_set: ImageSet, *, batch_size: int) -> Iterator[tupl
         images = image_set.val_images[batch].contiguous(memory_format=torch.channels_last)
         labels = image_set.val_labels[batch]
         if image_set.has_masks:
-            labels = _classes(_middle(_middle(labels, axis=1), axis=2))
+            labels = _classes(middle_pixels(labels))
         yield normalise(images), labels
 
 
@@ -181,9 +183,9 @@ class _Normalise:
         return images.float().mul_(self._scale).add_(self._offset)
 
 
-def _middle(tensor: torch.Tensor, *, axis: int) -> torch.Tensor:
-    """Every fourth of the values along an axis, from the third."""
-    return tensor[(slice(None),) * axis + (slice(MASK_STRIDE // 2, None, MASK_STRIDE),)]
+def middle_pixels(masks: torch.Tensor) -> torch.Tensor:
+    """The pixels of masks (N, H, W) whose classes a batch has, (N, H/4, W/4)."""
+    return masks[:, _MIDDLE, _MIDDLE]
 
 
 def _classes(masks: torch.Tensor) -> torch.Tensor:

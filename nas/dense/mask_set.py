@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from nas.data import UNKNOWN, ImageSet, Progress
-from nas.data.image_set import channel_statistics
+from nas.data.image_set import channel_statistics, middle_pixels
 from nas.dense.masks import Masked, MaskFolder
 from nas.dense.picture import shown
 from nas.errors import InputError
@@ -37,7 +37,7 @@ def mask_set(
     """One square of every picture, with its mask: the short side is scaled to `resolution`, the long side is cut.
 
     Squares to train on are cut at random places, which `seed` draws; those to judge by in the middle. A square without
-    a known pixel is left out.
+    a known pixel, of those that batches have, is left out.
 
     Args:
         folder: what `MaskFolder.read` found.
@@ -85,7 +85,7 @@ def _squares(
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # Pillow decodes and scales without Python's lock.
         squares = pool.map(lambda one, place: _square(one, classes, resolution, place), pictures, places)
         for done, square in enumerate(squares, start=1):
-            if (square[1] != UNKNOWN).any():
+            if (middle_pixels(torch.from_numpy(square[1])[None]) != UNKNOWN).any():
                 found.append(square)
             if progress is not None:
                 progress(f"reading {split} pictures", done, len(pictures))

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from nas.data import ImageSet, Progress, load_images
+from nas.data import ImageSet, Progress, fingerprint, load_images
 from nas.errors import InputError
 from nas.files import Record, digest
 from nas.networks import Architecture
@@ -202,6 +202,11 @@ def score_pixels(
     if found.resolution != images.resolution:
         raise InputError(
             f"{supernet} was trained at {found.resolution} px, and these images are of {images.resolution}"
+        )
+    if found.fingerprint != fingerprint(images):  # With other pictures held out, some that it knows would judge it.
+        raise InputError(
+            f"{supernet} was trained on other pictures than {source} has now, or on another part of them: give the "
+            f"pictures that it was trained on, and --seed {found.seed}"
         )
     return InheritedWeights(
         supernet=found,

@@ -30,18 +30,16 @@ class ScoredImages:
         task: `classify` or `segment`.
         seed: of which are held out, and where squares are cut.
     Raises:
-        InputError: the task is not known, or the source cannot be of it.
+        InputError: the source cannot be of the task, or has options that are not.
     """
 
     def __init__(self, data: DataSource | str, *, task: str, seed: int) -> None:
         self.data, self.task, self.seed = data, task, seed
         self._images: ImageSet | None = None
         self._path = Path(str(data)).expanduser()
-        if task not in TASKS:
-            raise InputError(f"--task must be one of {', '.join(TASKS)}, got {visible(task, limit=50)}")
-        if self._has_masks and str(data) == "synthetic":
-            raise InputError("--task segment: there are no drawn pictures with masks; give a folder with --data")
-        if task == "classify" and _has_masks(self._path):
+        if self._has_masks:
+            self._refuse_what_masks_have_not()
+        elif _is_of_masks(self._path):
             raise InputError(
                 f"{visible(str(data), limit=150)}: has folders of images and masks, and none of classes: "
                 "--task segment scores on it"
@@ -84,6 +82,14 @@ class ScoredImages:
     def _has_masks(self) -> bool:
         return self.task == "segment"
 
+    def _refuse_what_masks_have_not(self) -> None:
+        if str(self.data) == "synthetic":
+            raise InputError("--task segment: there are no drawn pictures with masks; give a folder with --data")
+        if not isinstance(self.data, str):
+            self.data.refuse_columns("a folder of pictures and masks")
+            if self.data.skip_broken:
+                raise InputError("--option skip_broken=true is of pictures with classes: leave it out")
+
     def _masks(self, progress: Progress | None) -> ImageSet:
         from nas.dense.mask_set import mask_set
         from nas.dense.masks import MaskFolder
@@ -97,10 +103,10 @@ class ScoredImages:
         return load_images(self.data, resolution=_RESOLUTION, seed=self.seed, progress=progress)
 
 
-def _has_masks(path: Path) -> bool:
-    """Whether a folder has pictures and masks, which would pass for two classes."""
+def _is_of_masks(path: Path) -> bool:
+    """Whether a folder has pictures and masks, which would pass for two classes. Hidden folders count for nothing."""
     try:
-        names = {one.name for one in path.iterdir() if one.is_dir()}
+        names = {one.name for one in path.iterdir() if one.is_dir() and not one.name.startswith(".")}
     except OSError:
         return False
     return names in ({"images", "masks"}, {"images", "annotations"})

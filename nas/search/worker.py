@@ -240,9 +240,12 @@ class Worker:
             is_without_smallest = is_without(smallest_ms, begun.values())
             if is_without_smallest and job.latency_ms <= smallest_ms:
                 return len(begun) < wanted
-            # Jobs of workers that were lost come first, also before what was proposed when nobody knew of the loss.
-            owed = {one.id for one in deciding if self._is_inside(one, limit_ms=largest_ms)} - {job.network.id}
-            return len(begun.keys() | owed) < wanted - is_without_smallest
+            room = wanted - is_without_smallest - len(begun)
+            if any(one.id == job.network.id for one in deciding):  # its worker was lost
+                return room > 0
+            # Such jobs come first, also before what was proposed when nobody knew of the loss.
+            lost = {one.id: one for one in deciding if one.state == "abandoned" and one.id not in begun}
+            return room > sum(self._is_inside(one, limit_ms=largest_ms) for one in lost.values())
 
         return still
 

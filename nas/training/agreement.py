@@ -5,16 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nas.data import UNKNOWN
+
 __all__ = ["agreement", "confusion"]
 
 
 def confusion(truth: Tensor, found: Tensor, classes: int) -> Tensor:
     """How many pixels of each class (rows) are found to be of each class (columns).
 
-    Pixels whose truth is the number of no class, as 255 in masks, are left out.
+    Pixels whose truth is the number of no class, or 255 as in masks, are left out.
     """
-    known = (truth >= 0) & (truth < classes)
-    pairs = truth[known].long() * classes + found[known]
+    truth = truth.long()  # A byte cannot be compared with 256.
+    known = (truth >= 0) & (truth < classes) & (truth != UNKNOWN)
+    pairs = truth[known] * classes + found[known]
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from nas.data import ImageSet, validation_batches
+from nas.data.image_set import middle_pixels
 from nas.errors import BudgetError, InputError, NasError
 from nas.networks import Architecture, Layer, SearchSpace, count, operations, random_choice
 from nas.networks.modules import SharedWeights, inherit, load_donor, skeleton
@@ -117,7 +118,8 @@ class Sandwich:
         recipe = self._origin.recipe
         drawn = self._drawn(seed=self.done, number=recipe.random_networks)
         logits = self._logits(self._ends[0], images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing, reduction="sum")
+        loss = loss / self._counted(labels)
         loss.backward()  # type: ignore[no-untyped-call]
         told = logits.detach().softmax(1)
         losses = [loss.item()]
@@ -131,6 +133,11 @@ class Sandwich:
                 "and try another --seed or a larger --batch-size"
             )
         return losses[0], losses[1]
+
+    @staticmethod
+    def _counted(labels: Tensor) -> int:
+        """Labels of which a loss is the mean; one if no pixel of a batch is known."""
+        return max(1, int((labels >= 0).sum())) if labels.ndim > 2 else len(labels)
 
     def update(self, share: float) -> None:
         """Update the weights by the mean gradients of all processes, with `share` of the learning rates."""
@@ -258,7 +265,7 @@ def _uninterrupted() -> Iterator[None]:
 def _bounds(labels: Tensor, classes: int) -> tuple[float, float]:
     """Cross-entropies in nats of a perfect network, and of one that guesses without looking at the images."""
     if labels.ndim > 2:
-        shares = torch.bincount(labels.flatten().long(), minlength=classes)[:classes].double()  # without unknown ones
+        shares = torch.bincount(middle_pixels(labels).flatten().long(), minlength=classes)[:classes].double()
         return 0.0, max(torch.special.entr(shares / shares.sum()).sum().item(), 1e-6)
     if not labels.is_floating_point():
         return 0.0, math.log(max(2, classes))

@@ -192,6 +192,7 @@ class Supernet:
         contents: all images of the source that it was trained on; None if the file does not say.
         teacher: name of the network whose soft labels were the targets; None for the labels of the data.
         task: whether images or pixels are classified.
+        fingerprint: of the images' content; None in a file from before there were fingerprints.
     """
 
     def __init__(
@@ -206,10 +207,11 @@ class Supernet:
         contents: Contents | None = None,
         teacher: str | None = None,
         task: Task = "classify",
+        fingerprint: str | None = None,
     ) -> None:
         self.weights, self.resolution, self.num_classes = weights, resolution, num_classes
         self.seed, self.limit, self.class_names, self.teacher = seed, limit, class_names, teacher
-        self.contents, self.task = contents, task
+        self.contents, self.task, self.fingerprint = contents, task, fingerprint
 
     def network(self, architecture: Architecture) -> Network:
         """The network with its part of the weights; its batch norms have no statistics yet.
@@ -262,6 +264,7 @@ def load_supernet(path: Path, *, task: Task = "classify", device: str = "cpu") -
         contents=origin.contents,
         teacher=origin.teacher,
         task=origin.task,
+        fingerprint=origin.fingerprint,
     )
 
 

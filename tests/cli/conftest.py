@@ -24,7 +24,7 @@ class _Forks:
     """Runs commands in processes that forked.py forks, one after the other."""
 
     def __init__(self) -> None:
-        environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+        environment, self._path = os.environ | {"HF_HUB_OFFLINE": "1"}, os.environ.get("PYTHONPATH")
         command = [sys.executable, str(Path(__file__).with_name("forked.py"))]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
@@ -33,6 +33,11 @@ class _Forks:
 
     def run(self, *arguments: str, cwd: Path, stdin: str = "", columns: int = 200) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"NAS_CACHE": str(cwd / "cache"), "HF_HUB_OFFLINE": "1", "COLUMNS": str(columns)}
+        if os.environ.get("PYTHONPATH") != self._path:  # Another package of this name may be loaded already.
+            return subprocess.run(
+                [*COMMAND, *arguments], cwd=cwd, input=stdin, capture_output=True, text=True, timeout=120,
+                env=environment,
+            )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             files = {name: Path(folder, name) for name in ("stdin", "stdout", "stderr")}
             for name, path in files.items():

@@ -1,6 +1,6 @@
 """SIGKILL at random moments: nothing that was finished is lost or doubled, and the same command goes on to the end.
 
-One kill for most kinds of run in CI. By hand, `NAS_KILLS=20 pytest tests/cli/test_kills.py -s` does as many and prints
+One kill for some kinds of run in CI, and tests of the libraries for the others. By hand, `NAS_KILLS=20 pytest tests/cli/test_kills.py -s` does as many and prints
 what they hit, and `NAS_KILLS_SEED` tries other moments.
 """
 
@@ -142,7 +142,7 @@ def validated(folder: Path) -> object:
     return json.loads(json.dumps(parts), object_hook=lambda part: {**part, "seconds": None})
 
 
-BY_HAND = ("survey", "workers", "training search", "validation")  # a minute more for CI
+BY_HAND = ("survey", "workers", "training search", "validation", "table", "rungs")  # two minutes more for CI
 _SEARCH = "search --budget-ms 0.5 --space tiny --out out"
 # Weights are the same to the last bit in one number format; which is faster on this machine may change. A checkpoint
 # every two minutes is far apart for a training of seconds.

@@ -53,6 +53,7 @@ def command(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     shutil.copytree(photos, "photos")
     recipe = functools.partial(SupernetRecipe, images=IMAGES, batch_size=16, until=None)
     monkeypatch.setattr("nas.training.SupernetRecipe", recipe)
+    monkeypatch.setattr("nas.search.images._RESOLUTION", 32)
     monkeypatch.setattr("nas.training.sandwich._TIMED_S", 1e-9)  # one step
     monkeypatch.setattr("nas.proxies.supernet._CALIBRATION_IMAGES", 64)
     monkeypatch.setitem(short_training._PRESETS, "standard", short_training._Preset(images=64))
@@ -94,7 +95,7 @@ def test_a_search_on_photos_trains_their_supernet_once_and_settles_with_it(
     for expected in (
         r"space: 2\.24e\+02 networks, the cheapest in 0\.2\d\d ms\n",
         r"accuracy: predicted ImageNet-1k top-1; ",
-        r"data: photos: 33 train and 3 val images of 3 classes at 64 px\n",
+        r"data: photos: 33 train and 3 val images of 3 classes at 32 px\n",
         r"supernet: trained on these images now, once, at most about \d+ s; sees 96 images at most, fewer if its "
         r"training ends sooner; kept in the cache\n",
         r"survey: 40 networks inside 0\.3 ms by tables alone, about \d+ s\n",
@@ -155,7 +156,7 @@ def test_a_search_on_masks_trains_their_supernet_once_and_its_scores_decide(
     assert "data: city: 9 train and 1 val pictures with masks of 2 classes, squares of 32 px" in words
     assert "the scores of the supernet decide" in words
     assert "settl" not in words
-    assert "  nas train run --task segment --data city  # the winner, as a segmenter" in words
+    assert "  nas train run --data city --task segment --from run/trained/winner  # then as a segmenter" in words
     assert "(held-out likelihood of pixels)" in shown
     (supernet,) = _supernets()
     assert f"supernet: of this run, {supernet.absolute()}" in again
@@ -172,13 +173,14 @@ def test_a_search_on_masks_is_refused_what_is_of_classes(
 ) -> None:
     for arguments, message in (
         (["--data", "city"], "city: has folders of images and masks, and none of classes: --task segment scores on it"),
+        (["--task", "segment"], "--task segment scores on pictures with masks: give their folder with --data"),
         (["--task", "segment", "--data", "photos"], "photos: must have the folders images and masks"),
         (
             ["--task", "segment", "--data", "city", "--proxy", "short-training"],
             "--task segment scores by a supernet of",
         ),
         (["--task", "detect", "--data", "city"], "--task must be one of classify, segment, got detect"),
-        (["--resolution", "512"], "--resolution 512: the space tiny is of 64 px; copy it, change its resolution"),
+        (["--resolution", "512"], "--resolution 512: the space tiny is of 64 px; nas space list names others"),
     ):
         assert command(*arguments) == 2
         assert message in capsys.readouterr().err.splitlines()[-1]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,7 +16,6 @@ from nas.networks import (
     SearchSpace,
     count,
     count_layer,
-    find_network,
     operations,
     random_choice,
 )
@@ -244,18 +242,6 @@ def test_a_wrong_name_answers_with_the_names_there_are() -> None:
     assert str(caught.value) == (
         f"no search space named 'iformr': there are {', '.join(SPACES)}; did you mean 'iformer'?"
     )
-
-
-def test_a_network_is_found_by_reference_file_and_stdin(tmp_path: Path) -> None:
-    tiny = SearchSpace.find("tiny").references["tiny_a"]
-    path = tmp_path / "mine.json"
-    path.write_text(tiny.to_json())
-
-    assert find_network("tiny_a", stdin=io.BytesIO()) == ("tiny_a", tiny)
-    assert find_network(str(path), stdin=io.BytesIO()) == ("mine", tiny)
-    assert find_network("-", stdin=io.BytesIO(tiny.to_json().encode())) == ("stdin", tiny)
-    with pytest.raises(InputError, match="did you mean 'iformer_m'"):
-        find_network("iformer_mm", stdin=io.BytesIO())
 
 
 def test_random_choice_reaches_every_option() -> None:

@@ -41,6 +41,11 @@ class TestPixels:
         for file, images, message in (
             (pixel_supernet, renamed, "was trained with 'red' as class 1, painted has 'blue' there"),
             (pixel_supernet, larger, "was trained at 32 px, and these images are of 64"),
+            (
+                pixel_supernet,
+                replace(painted, val_labels=painted.val_labels.flip(0)),
+                "on other pictures than painted has",
+            ),
             (tiny_supernet, painted, "is of the task classify, and one of the task segment is needed"),
         ):
             with pytest.raises(InputError, match=message):

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from nas.data import DataSource
 from nas.errors import InputError
 from nas.search.images import ScoredImages
 
 
 @pytest.mark.parametrize("other", ["masks", "annotations"])
 def test_masks_are_not_taken_for_two_classes(tmp_path: Path, other: str) -> None:
-    for name in ("images", other):
+    for name in ("images", other, ".cache"):
         (tmp_path / "city" / name).mkdir(parents=True)
 
     with pytest.raises(InputError, match="city: has folders of images and masks, and none of classes: --task segment"):
@@ -31,8 +32,14 @@ def test_a_folder_without_masks_is_none_to_segment(tmp_path: Path) -> None:
         images.load()
 
 
-def test_there_are_no_drawn_masks_and_no_other_tasks() -> None:
-    with pytest.raises(InputError, match="--task segment: there are no drawn pictures with masks"):
-        ScoredImages("synthetic", task="segment", seed=0)
-    with pytest.raises(InputError, match="--task must be one of classify, segment, got detect"):
-        ScoredImages("synthetic", task="detect", seed=0)
+def test_there_are_no_drawn_masks_and_no_options_of_tables() -> None:
+    for source, message in (
+        ("synthetic", "--task segment: there are no drawn pictures with masks"),
+        (
+            DataSource(name="city", label="x"),
+            "--option label=x names a column of Parquet files or of the hub; city is a",
+        ),
+        (DataSource(name="city", skip_broken=True), "--option skip_broken=true is of pictures with classes"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ScoredImages(source, task="segment", seed=0)

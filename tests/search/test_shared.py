@@ -249,6 +249,21 @@ def test_the_job_of_a_lost_worker_comes_before_what_was_proposed_in_the_meantime
     assert sorted(scored(study).values()) == [1] * 3
 
 
+def test_lost_jobs_do_not_wait_for_each_other_where_there_is_room_for_one(tmp_path: Path) -> None:
+    journal, study = begun(tmp_path / "run", trials=3)
+    networks = [TINY.sample(random_choice(seed=seed)) for seed in (1, 2)]
+    for network in networks:
+        job = Job(network=network, rung=0, kind="searched", latency_ms=0.5)
+        study._storage.create_new_trial(study._number, study._template(job, TrialState.RUNNING))
+    study.abandon([one.trial for one in study.entries()])
+    study.share(INSTRUCTIONS, {**study.shared()[INSTRUCTIONS], "wanted": 1})
+
+    run_worker(journal, "run", say=lambda line: None)
+
+    assert sorted(scored(study).values()) == [1]
+    assert set(scored(study)) < {network.id for network in networks}
+
+
 def pictures(folder: Path, *, colour: int = 200) -> DataSource:
     for channel, name in enumerate(("cat", "dog")):
         (folder / name).mkdir(parents=True)

@@ -70,6 +70,14 @@ class TestPixels:
         assert learnable == pytest.approx(-float((shares * shares.log()).sum()))
         assert nats < 0.1 * learnable  # nothing, before the first step
 
+    def test_a_batch_of_which_nothing_is_known_teaches_nothing(self, painted: ImageSet) -> None:
+        origin = Origin.of(SPACE, painted, recipe=SupernetRecipe(), seed=0, precision="fp32")
+        training = Sandwich(SPACE, origin, torch.device("cpu"), None, None)
+
+        losses = training.losses(torch.randn(2, 3, 32, 32), torch.full((2, 8, 8), -100))
+
+        assert losses[0] == 0
+
     def test_a_stopped_training_goes_on_to_the_same_weights(self, painted: ImageSet, tmp_path: Path) -> None:
         recipe = SupernetRecipe(images=16 * 4, batch_size=16, until=None)
         straight = _train(painted, tmp_path / "a.safetensors", recipe=recipe)
@@ -389,7 +397,7 @@ class TestTraining:
 
         assert straight.read_bytes() == stopped.read_bytes()
 
-    def test_processes_share_their_gradients(self, tmp_path: Path) -> None:
+    def test_two_processes_share_their_gradients_and_train_one_supernet(self, tmp_path: Path) -> None:
         (tmp_path / "watched.py").write_text(
             "import torch.distributed as dist\n"
             "import torch\n"
@@ -413,16 +421,6 @@ class TestTraining:
         )
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         command += ["watched.py", "supernet", "train", "--space", "tiny"]
-        command += ["--images", "128", "--resolution", "32", "--out", "both.safetensors"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-
-        assert done.returncode == 0, done.stderr
-
-    def test_two_processes_train_one_supernet(self, tmp_path: Path) -> None:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        command += ["--no-python", str(Path(sys.executable).with_name("nas")), "supernet", "train", "--space", "tiny"]
         command += ["--images", "128", "--resolution", "32", "--out", "both.safetensors"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 

@@ -18,6 +18,7 @@ from nas.errors import InputError
 from nas.files import cache_folder
 from nas.networks import SearchSpace
 from nas.training import SupernetRecipe, Teacher, TrainingProgress, load_supernet, train_supernet
+from nas.training.recipe import Judged
 from nas.training.step import Sandwich
 from nas.training.supernet import Origin, checkpoint_path, read_supernet
 
@@ -195,7 +196,8 @@ class TestSupernet:
 
         def learnt(told: torch.Tensor) -> tuple[float, float]:
             entropies = -(taught.val_labels * told.log().clamp(min=-100)).sum(1)
-            monkeypatch.setattr("nas.training.step.judged", lambda *about, **precision: (entropies, None))
+            told_so = Judged(entropies=entropies, right=entropies, found=entropies)
+            monkeypatch.setattr("nas.training.step.judged", lambda *about, **precision: told_so)
             return training.learnt_nats(taught)
 
         known, learnable = learnt(taught.val_labels)
