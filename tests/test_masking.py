@@ -84,7 +84,7 @@ def test_a_password_with_a_space_is_hidden_in_an_argument(argument: str, hidden:
 def test_a_long_text_is_read_once(text: str, hidden: str) -> None:
     """Queries would take hours if each URL read the queries of those behind it."""
     assert masked(text) == hidden
-    assert bool(secrets_of(text)) == ("***" in hidden)
+    assert secrets_of(text) or "***" not in hidden
 
 
 def test_a_secret_has_no_space_around_it() -> None:

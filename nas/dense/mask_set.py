@@ -85,7 +85,7 @@ def _squares(
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # Pillow decodes and scales without Python's lock.
         squares = pool.map(lambda one, place: _square(one, classes, resolution, place), pictures, places)
         for done, square in enumerate(squares, start=1):
-            if (middle_pixels(torch.from_numpy(square[1])[None]) != UNKNOWN).any():
+            if (middle_pixels(torch.tensor(square[1])[None]) != UNKNOWN).any():
                 found.append(square)
             if progress is not None:
                 progress(f"reading {split} pictures", done, len(pictures))

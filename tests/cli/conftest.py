@@ -42,7 +42,7 @@ class _Forks:
             files = {name: Path(folder, name) for name in ("stdin", "stdout", "stderr")}
             for name, path in files.items():
                 path.write_text(stdin if name == "stdin" else "")
-            asked = {"arguments": arguments, "cwd": cwd, "environment": environment, **files}
+            asked = {"arguments": arguments, "cwd": cwd.absolute(), "environment": environment, **files}
             assert self.process.stdin is not None
             self.process.stdin.write(json.dumps(asked, default=str) + "\n")
             self.process.stdin.flush()

@@ -1,7 +1,8 @@
 """SIGKILL at random moments: nothing that was finished is lost or doubled, and the same command goes on to the end.
 
-One kill for some kinds of run in CI, and tests of the libraries for the others. By hand, `NAS_KILLS=20 pytest tests/cli/test_kills.py -s` does as many and prints
-what they hit, and `NAS_KILLS_SEED` tries other moments.
+One kill for some kinds of run in CI, and tests of the libraries for the others. By hand, `NAS_KILLS=20 pytest
+tests/cli/test_kills.py -s` does as many for every kind and prints what they hit, and `NAS_KILLS_SEED` tries other
+moments.
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ class TestPixels:
 
         nats, learnable = training.learnt_nats(painted)
 
-        shares = torch.bincount(painted.val_labels.flatten().long(), minlength=256)[:3].double()
+        judged_pixels = painted.val_labels[:, 2::4, 2::4].flatten().long()
+        shares = torch.bincount(judged_pixels, minlength=256)[:3].double()
         shares /= shares.sum()
         assert learnable == pytest.approx(-float((shares * shares.log()).sum()))
         assert nats < 0.1 * learnable  # nothing, before the first step
