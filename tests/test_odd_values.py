@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,9 @@ TINY = (ROOT / "search_spaces" / "tiny.toml").read_text()
 
 
 def _refused(read: Callable[[], object]) -> str:
-    """The message of a refusal, which takes seconds at most."""
-    began = time.monotonic()
+    """The message of a refusal. A reader that takes such a number for a size would not come to an end."""
     with pytest.raises(InputError) as caught:
         read()
-    assert time.monotonic() - began < 5
     assert len(str(caught.value)) <= 400
     assert str(caught.value).isprintable()
     return str(caught.value)
