@@ -70,7 +70,7 @@ def random_network(number: int) -> Architecture:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("number", range(TRIPS or 2))
+@pytest.mark.parametrize("number", range(TRIPS or 1))
 def test_random_networks_of_the_space(
     number: int,
     kind: str,
