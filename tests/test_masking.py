@@ -82,7 +82,7 @@ def test_a_password_with_a_space_is_hidden_in_an_argument(argument: str, hidden:
     ids=["letters", "schemes", "logins", "settings", "quoted", "queries", "queries in queries", "ports"],
 )
 def test_a_long_text_is_read_once(text: str, hidden: str) -> None:
-    """Queries would take hours if each URL read the queries of those behind it."""
+    """A query is not read again for each URL in it."""
     assert masked(text) == hidden
     assert secrets_of(text) or "***" not in hidden
 
