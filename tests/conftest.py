@@ -207,31 +207,29 @@ def trained() -> Callable[[nn.Module], nn.Module]:
     return train
 
 
-@pytest.fixture(scope="session")
-def tiny_supernet(colours: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A supernet of the tiny space, trained on the colours until its networks can tell them apart."""
+def _trained_supernet(images: ImageSet, path: Path, recipe: SupernetRecipe) -> Path:
+    """A supernet of the tiny space."""
     return train_supernet(
         SearchSpace.find("tiny"),
-        colours,
-        tmp_path_factory.mktemp("supernet") / "tiny.safetensors",
-        recipe=SupernetRecipe(images=64 * 24, batch_size=64),
+        images,
+        path,
+        recipe=recipe,
         seed=0,
         device="cpu",
         precision="fp32",
         on_progress=lambda progress: None,
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_supernet(colours: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A supernet of the tiny space, trained on the colours until its networks can tell them apart."""
+    path = tmp_path_factory.mktemp("supernet") / "tiny.safetensors"
+    return _trained_supernet(colours, path, SupernetRecipe(images=64 * 24, batch_size=64))
 
 
 @pytest.fixture(scope="session")
 def pixel_supernet(painted: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A supernet of the tiny space that knows the three classes of `painted`."""
-    return train_supernet(
-        SearchSpace.find("tiny"),
-        painted,
-        tmp_path_factory.mktemp("pixels") / "pixels.safetensors",
-        recipe=SupernetRecipe(images=16 * 12, batch_size=16, until=None),
-        seed=0,
-        device="cpu",
-        precision="fp32",
-        on_progress=lambda progress: None,
-    )
+    path = tmp_path_factory.mktemp("pixels") / "pixels.safetensors"
+    return _trained_supernet(painted, path, SupernetRecipe(images=16 * 12, batch_size=16, until=None))
