@@ -4,6 +4,8 @@
 
 For each choice of rows: errors of the 14 rows at 224 px, fitted, each left out, and near copies left out together; then
 the three rows at 512 px, fitted (where the choice has them), each left out, and all three left out. In %.
+
+Then, for each kind of network, the errors of its rows by a fit that has seen none of them.
 """
 
 from __future__ import annotations
@@ -24,6 +26,21 @@ POINTS = ROOT / "latency_tables" / "iphone13.points.csv"
 BASELINES = ROOT / "latency_tables" / "iphone13.baselines.csv"
 RELEASED = ["iformer_t", "iformer_s", "iformer_m", "iformer_l", "iformer_l2"]
 NEAR_COPIES = [["ladder_conv_only", "ladder_conv_only_3x3"], ["iformer_m", "ladder_reduced_width"]]
+KINDS = {
+    "attention, full queries": ["ladder_mha", "ladder_sha", "ladder_shma"],
+    "M with any attention": ["ladder_mha", "ladder_sha", "ladder_shma", "ladder_reduced_width", "iformer_m"],
+    "convolutions only": [
+        "ladder_bn",
+        "ladder_deeper",
+        "ladder_stage_ratio",
+        "ladder_conv_only",
+        "ladder_conv_only_3x3",
+    ],
+    "deeper": ["ladder_deeper", "ladder_stage_ratio", "iformer_l2", "iformer_l2_512_chunked"],
+    "narrow": ["iformer_t", "iformer_s"],
+    "wide": ["iformer_l", "iformer_l2", "iformer_l_512_chunked", "iformer_l2_512_chunked"],
+    "512 px": ["iformer_m_512_chunked", "iformer_l_512_chunked", "iformer_l2_512_chunked"],
+}
 
 
 def main() -> None:
@@ -88,17 +105,28 @@ def main() -> None:
     ]
     show("chosen, L2 at 512 px of dims 48-128-256-448", [*small, *large, *others], evidence=Evidence.of(reading, rows))
     chosen = [*small, *large, *others]
-    for name, values in (("CHANNEL_GROUP", (1, 16, 64)), ("OVERLAP", (1.0, 2.0, 8.0))):
+    for name, values in (("CHANNEL_GROUP", (1, 16, 64)), ("OVERLAP", (1.0, 2.0, 8.0, 16.0))):
         kept = getattr(calibrate, name)
         for value in values:
             setattr(calibrate, name, value)
             show(f"chosen, {name.lower().replace('_', ' ')} {value:g}", chosen, evidence=Evidence.of(points, rows))
         setattr(calibrate, name, kept)
 
+    sys.stdout.write(f"\n{'each kind of network left out':44s} {'signed':>6s} {'mean, worst':>10s}\n")
+    kept_overlap = calibrate.OVERLAP
+    for overlap in (kept_overlap, 16.0):
+        setattr(calibrate, "OVERLAP", overlap)  # noqa: B010 - a constant, but not for this comparison
+        everything: list[float] = []
+        for kind, members in KINDS.items():
+            error = _unseen(evidence, chosen, [names.index(name) for name in members])
+            everything.extend(error)
+            sys.stdout.write(f"overlap {overlap:g}: {kind:32s} {100 * np.mean(error):+6.1f} {_mean_and_worst(error)}\n")
+        sys.stdout.write(f"overlap {overlap:g}: {'all of these':39s} {_mean_and_worst(everything)}\n")
+    setattr(calibrate, "OVERLAP", kept_overlap)  # noqa: B010
+    sys.stdout.write("\n")
+
     for label, rest in (("released networks", RELEASED), ("ladder", [names[row] for row in small[len(RELEASED) :]])):
-        unseen_rows = [names.index(name) for name in rest]
-        coefficients = evidence.fit(np.array([row for row in chosen if row not in unseen_rows]))
-        error = (evidence.predict(coefficients) / evidence.published_ms - 1)[unseen_rows]
+        error = _unseen(evidence, chosen, [names.index(name) for name in rest])
         worst = rest[int(np.argmax(np.abs(error)))]
         sys.stdout.write(f"{label}, all left out: {_mean_and_worst(error)} ({worst})\n")
 
@@ -109,6 +137,12 @@ def main() -> None:
         f"others, predicted from 224 px alone: {np.mean(sizes):.1%} in the mean, {np.median(sizes):.1%} in the median, "
         f"{max(sizes):.1%} at worst, {sum(size <= 0.1 for size in sizes)} of {len(sizes)} within 10 %\n"
     )
+
+
+def _unseen(evidence: Evidence, used: Sequence[int], unseen: Sequence[int]) -> np.ndarray:
+    """Signed relative errors of rows by a fit to the used rows that are not among them."""
+    coefficients = evidence.fit(np.array([row for row in used if row not in unseen]))
+    return (evidence.predict(coefficients) / evidence.published_ms - 1)[list(unseen)]
 
 
 def _mean_and_worst(errors: Sequence[float] | np.ndarray) -> str:
