@@ -30,7 +30,9 @@ def evaluate(
             "or a reference, an architecture file or - for stdin, with --weights."
         ),
     ],
-    data: Annotated[str, typer.Option("--data", help="A folder of class folders, Parquet files, or a hub data set.")],
+    data: Annotated[
+        str, typer.Option("--data", help="A folder of class folders, Parquet or WebDataset files, or a hub data set.")
+    ],
     weights: Annotated[
         str | None,
         typer.Option(

@@ -113,13 +113,16 @@ Track = Annotated[
     typer.Option("--track", help="Also log to tensorboard[:DIR] or mlflow[:URI].", show_default=False),
 ]
 Data = Annotated[
-    str, typer.Option("--data", help="synthetic, a folder of class folders, Parquet files, or a hub data set.")
+    str,
+    typer.Option(
+        "--data", help="synthetic, a folder of class folders, Parquet or WebDataset files, or a hub data set."
+    ),
 ]
 SearchData = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="Score on these images: synthetic, a folder of class folders, Parquet files, or a hub data set.",
+        help="Score on these images: synthetic, a folder of classes, Parquet or WebDataset files, or a hub data set.",
         show_default="no images",
     ),
 ]

@@ -27,7 +27,10 @@ def train(
         str, typer.Argument(help="A reference, an architecture file, - for stdin, or a results folder (its winner).")
     ],
     data: Annotated[
-        str, typer.Option("--data", help="A folder of class folders, Parquet files, a hub data set, or synthetic.")
+        str,
+        typer.Option(
+            "--data", help="A folder of class folders, Parquet or WebDataset files, a hub data set, or synthetic."
+        ),
     ],
     option: options.DataOptions = None,
     task: Annotated[

@@ -1,7 +1,7 @@
 """Images for proxy training: read from anywhere, decoded once, returned as augmented batches of tensors.
 
-A source is the word `synthetic`, a folder of class folders, Parquet files in the Hugging Face image convention, or the
-name of a data set on the Hugging Face hub. All sources except `synthetic` are decoded once.
+A source is the word `synthetic`, a folder of class folders, Parquet files in the Hugging Face image convention,
+WebDataset shards, or the name of a data set on the Hugging Face hub. All sources except `synthetic` are decoded once.
 The decoded bytes are cached under `$NAS_CACHE` (default `~/.cache/nas`) and memory-mapped from there.
 
 Examples:

@@ -13,7 +13,7 @@ from nas.errors import InputError
 
 __all__ = ["class_names", "holds", "image_column", "label_column", "plain_labels", "refuse_other_columns"]
 
-_LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
+_LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls")  # the last is WebDataset's
 _IMAGE_COLUMNS = ("image", "img")
 _PATH_COLUMNS = ("image", "img", "file_name", "path")
 _LONGEST_TYPE = 40

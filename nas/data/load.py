@@ -55,8 +55,8 @@ def load_images(
     What is left out is counted by reason in one line of the log, which is stderr unless logging is set up otherwise.
 
     Args:
-        source: `synthetic`, a folder, a Parquet file (or a pattern such as `data/*.parquet`), or a name on the hub; a
-            `DataSource` also names columns, and says whether broken images are left out.
+        source: `synthetic`, a folder, a Parquet file or a WebDataset shard (or a pattern such as `data/*.parquet`), or
+            a name on the hub; a `DataSource` also names columns, and says whether broken images are left out.
         resolution: height and width in pixels.
         seed: chooses the images kept under a limit, and draws the synthetic images.
         split_seed: chooses the held-out images if the source has no split; `seed` by default. With weights that were

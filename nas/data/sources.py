@@ -14,16 +14,18 @@ from typing import Any
 
 from nas.data.columns import image_column
 from nas.data.folders import Folder, read_folder
+from nas.data.mapped import Hub, load
 from nas.data.rows import Found, counted, said
-from nas.data.splits import hub_splits, parquet_splits
-from nas.data.tables import Hub, Parquet, innermost, one_line, quiet_datasets, read_tables
-from nas.data.walk import File, in_order, stamp, walk
+from nas.data.splits import file_splits, hub_splits
+from nas.data.tables import Parquet, one_line, read_tables
+from nas.data.walk import TABLES, File, in_order, stamp, walk
 from nas.errors import InputError
-from nas.files import DISK_FULL, Record, cache_folder, digest_of, unwritten, write_beside
+from nas.files import Record, cache_folder, digest_of, write_beside
 
 __all__ = ["DataSource", "Source", "find_source"]
 
 _SHOWN = 7  # characters of a revision
+_UNPACK = "if it is no WebDataset but a folder in one file, unpack it with tar -xf and give the folder"
 _LEAST_CLASSES = 2  # folders of pictures beside which Parquet files are ambiguous
 
 
@@ -31,7 +33,8 @@ class DataSource(Record):
     """Where images come from, and how they are read there.
 
     Attributes:
-        name: `synthetic`, a folder, a Parquet file (or a pattern such as `data/*.parquet`), or a name on the hub.
+        name: `synthetic`, a folder, a Parquet file or WebDataset shard (or a pattern such as `data/*.parquet`), or a
+            name on the hub.
         image: column of the images in a table; without it, the one that is meant is looked for.
         label: column of the labels in a table.
         skip_broken: leave out images that cannot be read and rows without a label, and count them.
@@ -86,25 +89,40 @@ class _Hub:
         return ["hub", self.asked.name, self.revision]
 
     def read(self) -> Found:
-        from datasets import load_dataset
-
         asked = self.asked
-        try:
-            with quiet_datasets():
-                loaded = load_dataset(asked.name, revision=self.revision)
-        except Exception as error:  # `datasets` wraps its readers' errors in its own exceptions, several deep
-            cause = innermost(error)
-            if isinstance(cause, OSError) and cause.errno in DISK_FULL:
-                raise unwritten(Path(cause.filename or _hub_cache()), cause) from error
-            words = [f"`datasets` cannot read it ({one_line(error)})", *self.notes]
-            raise InputError(f"{asked.name}: {'; '.join(words)}") from error
+        loaded = load(asked.name, *self.notes, source=asked.name, revision=self.revision)
         taken, note = hub_splits(list(loaded), asked.name)
         tables = {split: Hub(dataset=loaded[name], split=name) for split, name in taken.items()}
         found = read_tables(tables, asked.name, image=asked.image, label=asked.label)
         return replace(found, notes=note)
 
 
-Source = Folder | _Parquet | _Hub
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shards:
+    """WebDataset shards, as splits. `datasets` copies them into its cache, once, and maps that into memory."""
+
+    asked: DataSource
+    splits: Mapping[str, Sequence[Path]]
+    notes: tuple[str, ...]
+
+    def fingerprint(self) -> list[Any]:
+        return [
+            "webdataset",
+            {split: [[str(path), *stamp(path)] for path in paths] for split, paths in self.splits.items()},
+        ]
+
+    def read(self) -> Found:
+        asked = self.asked
+        files = {split: [glob.escape(str(path)) for path in paths] for split, paths in self.splits.items()}
+        loaded = load("webdataset", _UNPACK, source=asked.name, data_files=files)
+        tables = {split: Hub(dataset=loaded[split], split=split) for split in files}
+        columns = [name for name in tables["train"].schema.names if not name.startswith("__")]
+        if len(columns) == 1:
+            raise InputError(f"{asked.name}: its samples have no labels, only .{columns[0]}; {_UNPACK}")
+        return read_tables(tables, asked.name, image=asked.image, label=asked.label)
+
+
+Source = Folder | _Parquet | _Hub | _Shards
 
 
 def find_source(asked: DataSource) -> Source:
@@ -116,10 +134,12 @@ def find_source(asked: DataSource) -> Source:
     source = asked.name
     path = Path(source).expanduser()
     if path.is_file():
-        if path.suffix.lower() != ".parquet":
-            raise InputError(f"{source}: not a Parquet file; give a folder of class folders or a .parquet file")
+        if path.suffix.lower() not in TABLES:
+            raise InputError(
+                f"{source}: not a Parquet file; give a folder of class folders, or a .parquet or .tar file"
+            )
         path = Path(os.path.abspath(path))  # noqa: PTH100 - the name that was given tells the split
-        return _parquet([_file(path, path.parent)], asked, alone=True)
+        return _tables([_file(path, path.parent)], asked, alone=True)
     if path.is_dir():
         return _folder(path.resolve(), asked)
     if path.exists():
@@ -135,10 +155,13 @@ def find_source(asked: DataSource) -> Source:
             raise InputError(f"{source}: dead links: {said(dead)}; remove them or restore what they link to")
         common = os.path.commonpath([one.parent for one in paths])
         files = sorted((_file(one, Path(common)) for one in paths), key=in_order)
-        if others := [file for file in files if not file.path.lower().endswith(".parquet")]:
-            raise InputError(f"{source}: a pattern must match Parquet files only, but it matches {others[0].parts[-1]}")
-        return _parquet(files, asked, alone=True)
-    if source.startswith((".", "~", os.sep)) or source.count("/") > 1 or path.suffix == ".parquet" or "\\" in source:
+        kind = _suffix(files[0]) if _suffix(files[0]) in TABLES else ".parquet"
+        if others := [file for file in files if _suffix(file) != kind]:
+            raise InputError(
+                f"{source}: a pattern must match {TABLES[kind]}s only, but it matches {others[0].parts[-1]}"
+            )
+        return _tables(files, asked, alone=True)
+    if source.startswith((".", "~", os.sep)) or source.count("/") > 1 or path.suffix in TABLES or "\\" in source:
         raise InputError(f"{source}: no such file or folder; {_nearest(path)}")
     return _hub(asked, path)
 
@@ -150,30 +173,44 @@ def _file(path: Path, root: Path) -> File:
 
 def _folder(root: Path, asked: DataSource) -> Source:
     listing = walk(str(root))
-    data = [file for file in listing.parquet if file.parts[-1].lower() != "metadata.parquet"]
+    parquet = [file for file in listing.tables if _suffix(file) == ".parquet"]
+    data = [file for file in parquet if file.parts[-1].lower() != "metadata.parquet"]
+    shards = [file for file in listing.tables if _suffix(file) == ".tar"]
+    if shards and not data and not listing.pictures:
+        return _tables(shards, asked, listing.left_out())
     classes = {file.parts[0] for file in listing.pictures if len(file.parts) > 1}
+    for file in shards if data else listing.tables:
+        listing.count_suffix(file.parts[-1])
     if data and len(classes) < _LEAST_CLASSES:
         # Pictures beside the tables are those that rows name, or belong to a README.
         notes = [f"{counted(len(listing.pictures), 'picture')} beside the Parquet files left out unless a row names it"]
-        return _parquet(data, asked, listing.left_out() + (notes if listing.pictures else []))
+        return _tables(data, asked, listing.left_out() + (notes if listing.pictures else []))
     if data:
         raise InputError(
             f"{asked.name}: it holds class folders of pictures and Parquet files; give --data "
             f"'{Path(data[0].path).parent}/*.parquet' for these, or move them away"
         )
-    for file in listing.parquet:
-        listing.count_suffix(file.parts[-1])
     asked.refuse_columns("a folder of pictures")
     return read_folder(listing, root, asked.name, skip_broken=asked.skip_broken)
 
 
-def _parquet(files: Sequence[File], asked: DataSource, notes: Sequence[str] = (), *, alone: bool = False) -> _Parquet:
+def _tables(
+    files: Sequence[File], asked: DataSource, notes: Sequence[str] = (), *, alone: bool = False
+) -> _Parquet | _Shards:
+    """Files of one of the kinds of `TABLES`, sorted into splits."""
     for file in files:
         if file.stamp[0] == 0:
             raise InputError(f"{asked.name}: {file.parts[-1]} is empty; fetch it again")
-    splits, unused = parquet_splits(files, asked.name, alone=alone)
+    kind = _suffix(files[0])
+    splits, unused = file_splits(files, asked.name, kind=TABLES[kind], alone=alone)
+    if kind == ".tar":
+        return _Shards(asked=asked, splits=splits, notes=(*notes, *unused))
     tables = {split: Parquet.open(paths) for split, paths in splits.items()}
     return _Parquet(asked=asked, splits=tables, notes=(*notes, *unused))
+
+
+def _suffix(file: File) -> str:
+    return Path(file.path).suffix.lower()
 
 
 def _hub(asked: DataSource, path: Path) -> _Hub:

@@ -11,7 +11,7 @@ from nas.data.rows import counted, said
 from nas.data.walk import File
 from nas.errors import InputError
 
-__all__ = ["TRAIN_WORDS", "VAL_WORDS", "hub_splits", "parquet_splits", "split_word"]
+__all__ = ["TRAIN_WORDS", "VAL_WORDS", "file_splits", "hub_splits", "split_word"]
 
 TRAIN_WORDS = ("train", "training")
 VAL_WORDS = ("val", "validation", "valid", "dev", "test", "testing", "eval")  # in order of preference
@@ -29,12 +29,15 @@ def split_word(name: str) -> str | None:
     return next((word for word in words if word in _WORDS), None)
 
 
-def parquet_splits(files: Sequence[File], source: str, *, alone: bool) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
+def file_splits(
+    files: Sequence[File], source: str, *, kind: str, alone: bool
+) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
     """Sort files into `train` and `val` by the word nearest to the end of their paths that names a split.
 
     Args:
         files: the files, in their order.
         source: what the user calls them.
+        kind: what one of them is, in words, such as `Parquet file`.
         alone: whether the user named these files, and not a folder: they are then used even if they are validation.
     Returns:
         The splits, and what is left out, in words.
@@ -54,19 +57,19 @@ def parquet_splits(files: Sequence[File], source: str, *, alone: bool) -> tuple[
             f"{source}: {next(iter(by_word[None].values())).name} is of no split, other files are ({said(words)}); "
             "rename it or move it away"
         )
-    notes = [f"{counted(second, 'second link')} to a Parquet file left out"] if second else []
+    notes = [f"{counted(second, 'second link')} to a {kind} left out"] if second else []
     if words and "train" not in words:
         names = [path.name for paths in by_word.values() for path in paths.values()]
         if len(words) > 1 or not alone:
             raise InputError(
-                f"{source}: no Parquet file of training beside those of {said(words)}; name one train, or give "
+                f"{source}: no {kind} of training beside those of {said(words)}; name one train, or give "
                 f"--data '{next(iter(by_word[words[0]].values()))}' to use that alone"
             )
-        notes.append(f"no Parquet file of training: a tenth of {said(names)} is held out")
+        notes.append(f"no {kind} of training: a tenth of {said(names)} is held out")
     train = by_word.pop("train", None) or by_word.pop(next(iter(by_word)))
     held = next((word for word in VAL_WORDS if word in by_word), None)
     val = by_word.pop(held) if held else {}
-    notes += [f"{counted(len(paths), 'Parquet file')} of {word} left out" for word, paths in by_word.items()]
+    notes += [f"{counted(len(paths), kind)} of {word} left out" for word, paths in by_word.items()]
     if held and by_word:
         notes.append(f"{held} is held out")
     return {"train": tuple(train.values())} | ({"val": tuple(val.values())} if val else {}), notes

@@ -1,7 +1,7 @@
 """Pictures of a source in any order, decoded when they are asked for: what a full training reads, in flat memory.
 
-Folders are read file by file; data sets of the hub and Parquet files are mapped from disk by `datasets`, which keeps
-its own copy of Parquet files in its cache.
+Folders are read file by file; data sets of the hub, Parquet files and WebDataset shards are mapped from disk by
+`datasets`, which keeps its own copy of such files in its cache.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.data.load import SYNTHETIC_TRAIN, SYNTHETIC_VAL
+from nas.data.mapped import mapped
 from nas.data.pictures import framed, grey_range, to_bytes
 from nas.data.rows import Content, Missing, Rows, choose_rows, counted, file_bytes
 from nas.data.sources import DataSource, find_source
 from nas.data.synthetic import CLASS_NAMES, synthetic_images
-from nas.data.tables import mapped
 from nas.errors import InputError
 from nas.files import digest_of
 
@@ -118,7 +118,7 @@ def open_pictures(source: str | DataSource, *, seed: int, synthetic_resolution: 
     If there is no validation split with labels, a tenth of every class is held out, chosen by `seed`.
 
     Args:
-        source: `synthetic`, a folder, Parquet files or a name on the hub.
+        source: `synthetic`, a folder, Parquet files, WebDataset shards or a name on the hub.
         seed: of what is held out, and of synthetic pictures.
         synthetic_resolution: of synthetic pictures, in pixels.
     Raises:

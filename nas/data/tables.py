@@ -8,11 +8,10 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +20,8 @@ from nas.data.columns import class_names, holds, image_column, label_column, pla
 from nas.data.rows import Content, Found, Missing, Rows, said, unreadable
 from nas.data.walk import stamp
 from nas.errors import InputError
-from nas.files import DISK_FULL, unwritten
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-__all__ = ["Hub", "Parquet", "innermost", "mapped", "one_line", "quiet_datasets", "read_tables"]
+__all__ = ["Column", "Parquet", "content", "innermost", "one_line", "read_tables"]
 
 _BLOCK = 64  # rows read at once
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
@@ -186,90 +181,20 @@ class _reading:  # noqa: N801 - used like a function
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hub:
-    """A split of a data set of the hub, as `datasets` loaded it."""
-
-    dataset: Dataset
-    split: str
-
-    @property
-    def schema(self) -> Any:
-        """The Arrow schema, with the metadata of `datasets`."""
-        return self.dataset.features.arrow_schema
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def where(self, row: int) -> str:
-        """The split and the row."""
-        return f"row {row} of split {self.split}"
-
-    def values(self, column: str) -> list[Any]:
-        """All values of a column, as Python's."""
-        return list(self.dataset.select_columns([column]).with_format("arrow")[:][column].to_pylist())
-
-    def read(self, column: str, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Any, Path]]:
-        """Read some rows."""
-        table = self.dataset.select_columns([column]).with_format("arrow")
-        for start in range(0, len(rows), _BLOCK):
-            values = table[rows[start : start + _BLOCK].tolist()][column].to_pylist()
-            yield from ((value, Path.cwd()) for value in values)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Column:
+class Column:
     """The images of a table."""
 
     table: Table
     name: str
 
     def where(self, row: int) -> str:
+        """Where the user finds an image."""
         return self.table.where(row)
 
     def read(self, rows: npt.NDArray[np.int64]) -> Iterator[Content]:
+        """Read the images of these rows, which are in ascending order."""
         for value, folder in self.table.read(self.name, rows):
-            yield _content(value, folder)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Mapped:
-    """The images of Parquet files, mapped into memory by `datasets`: any row is read at once."""
-
-    parquet: Parquet
-    dataset: Dataset  # of the column alone
-    name: str
-
-    def where(self, row: int) -> str:
-        return self.parquet.where(row)
-
-    def read(self, rows: npt.NDArray[np.int64]) -> Iterator[Content]:
-        for row in rows.tolist():
-            file = self.parquet.files[bisect.bisect_right(self.parquet.starts, row) - 1]
-            yield _content(self.dataset[row : row + 1][self.name].to_pylist()[0], file.parent)
-
-
-def mapped(rows: Rows) -> Rows:
-    """The same rows, for reading in any order. `datasets` copies Parquet files into its cache for it, once.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
-    images = rows.images
-    if not (isinstance(images, _Column) and isinstance(images.table, Parquet)):
-        return rows
-    from datasets import load_dataset
-
-    table = images.table
-    files = [str(file) for file in table.files]
-    try:
-        with quiet_datasets():
-            loaded = load_dataset("parquet", data_files=files, split="train", columns=[images.name])
-    except Exception as error:  # `datasets` wraps its readers' errors in its own exceptions, several deep
-        cause = innermost(error)
-        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
-            raise unwritten(Path(cause.filename or files[0]), cause) from error
-        raise InputError(f"{files[0]}: `datasets` cannot map it ({one_line(error)}); fetch it again") from error
-    return replace(rows, images=_Mapped(parquet=table, dataset=loaded.with_format("arrow"), name=images.name))
+            yield content(value, folder)
 
 
 def _named(value: Any, folder: Path) -> bytes | str | None:
@@ -281,7 +206,7 @@ def _named(value: Any, folder: Path) -> bytes | str | None:
     return value or None
 
 
-def _content(value: Any, folder: Path) -> Content:
+def content(value: Any, folder: Path) -> Content:
     """A row's picture. One whose file cannot be looked at now is taken to be there: to read it will say why."""
     named = _named(value, folder)
     if not isinstance(named, str):
@@ -322,7 +247,7 @@ def read_tables(tables: Mapping[str, Table], source: str, *, image: str | None, 
         codes = {value: code for code, value in enumerate(sorted(known))}
     rows = {
         split: Rows(
-            images=_Column(table=table, name=image),
+            images=Column(table=table, name=image),
             labels=np.array([codes.get(value, -1) for value in plain[split]], dtype=np.int64),
             index=np.arange(len(plain[split])),
         )
@@ -362,22 +287,3 @@ def innermost(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-@contextmanager
-def quiet_datasets() -> Iterator[None]:
-    """Hide the progress bars of `datasets` and the hub; the caller's `progress` reports instead."""
-    import datasets
-    from huggingface_hub import utils
-
-    # For mypy: huggingface_hub exports these functions without listing them.
-    hidden, hub_hidden = not datasets.is_progress_bar_enabled(), utils.are_progress_bars_disabled()  # type: ignore[attr-defined]
-    datasets.disable_progress_bars()
-    utils.disable_progress_bars()  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        if not hidden:
-            datasets.enable_progress_bars()
-        if not hub_hidden:
-            utils.enable_progress_bars()  # type: ignore[attr-defined]

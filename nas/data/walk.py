@@ -1,4 +1,4 @@
-"""The files of a folder, links followed: pictures, Parquet files, and a count of all that is left out, by reason."""
+"""The files of a folder, links followed: pictures, files of tables, and a count of all that is left out, by reason."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from nas.data.pictures import CURES, picture_suffixes
 from nas.data.rows import said, unreadable
 from nas.errors import InputError
 
-__all__ = ["ANNOTATIONS", "File", "Listing", "in_order", "stamp", "walk"]
+__all__ = ["ANNOTATIONS", "TABLES", "File", "Listing", "in_order", "stamp", "walk"]
 
 ANNOTATIONS = "val_annotations.txt"  # Tiny ImageNet's labels of a flat val/
+TABLES = {".parquet": "Parquet file", ".tar": "WebDataset shard"}  # files of many pictures with their labels
 _JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 _JUNK_FOLDERS = frozenset({"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
 _DEAD = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # of a link, such as one to itself
@@ -50,7 +51,7 @@ class Listing:
 
     Attributes:
         pictures: files with a suffix that Pillow reads, in the order of their names.
-        parquet: Parquet files, in the same order.
+        tables: files with a suffix of `TABLES`, in the same order.
         folders: every folder, as its names below the root.
         annotations: folders that hold `ANNOTATIONS`.
         dead: links that lead nowhere, below the root.
@@ -59,7 +60,7 @@ class Listing:
     """
 
     pictures: list[File] = field(default_factory=list)
-    parquet: list[File] = field(default_factory=list)
+    tables: list[File] = field(default_factory=list)
     folders: set[Parts] = field(default_factory=set)
     annotations: set[Parts] = field(default_factory=set)
     dead: list[str] = field(default_factory=list)
@@ -132,19 +133,19 @@ def walk(root: str) -> Listing:
                     waiting.append((entry.path, below, above | {here}))
             elif _is_junk(name, _JUNK_FILES):
                 listing.reasons["hidden or junk"] += 1
-            elif (kind := PurePath(name).suffix.lower()) not in suffixes and kind != ".parquet":
+            elif (kind := PurePath(name).suffix.lower()) not in suffixes and kind not in TABLES:
                 _add_other(listing, entry, below)
             elif not _is_utf8(name):
                 odd.append("/".join(below))
             else:
-                files = listing.parquet if kind == ".parquet" else listing.pictures
+                files = listing.tables if kind in TABLES else listing.pictures
                 _add_file(listing, entry, below, files, here)
     if odd:
         raise InputError(
             f"{root}: {said([_readable(name) for name in sorted(odd)])}: not a name in UTF-8; rename it, such as with "
             "convmv -f latin1 -t utf8 -r --notest"
         )
-    for files in (listing.pictures, listing.parquet):
+    for files in (listing.pictures, listing.tables):
         files.sort(key=in_order)
     return listing
 

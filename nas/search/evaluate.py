@@ -51,7 +51,7 @@ def evaluate(
         network: a results folder or a run (its winner), a `.torch` folder, a folder of `nas train` (its best network),
             a reference or an architecture with `weights`, `timm:NAME`, an .onnx file, an .mlpackage (on a Mac); or a
             network in memory.
-        data: a folder, Parquet files, or a name on the hub.
+        data: a folder, Parquet files, WebDataset shards, or a name on the hub.
         weights: of a reference, an architecture or a network of timm: a file; or `timm`, or `timm:NAME`, for those that
             are published of a reference.
         weights_key: which weights to take from a file that has several.

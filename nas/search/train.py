@@ -71,7 +71,7 @@ def train(
     Args:
         network: a reference, an architecture file, `-` for an architecture on `stdin`, a results folder; or an
             architecture, or a run.
-        data: a folder, Parquet files, or a name on the hub; or `synthetic`.
+        data: a folder, Parquet files, WebDataset shards, or a name on the hub; or `synthetic`.
         out: folder to write.
         recipe: a recipe, or a TOML file of what differs from `TrainingRecipe.fitted`.
         epochs: of that recipe; by default 300, as in the paper.

@@ -180,12 +180,12 @@ class TestLabels:
         _shows(_load(_write(file, image=pa.array(_structs(), PICTURE), label=values)), *names)
 
     def test_the_column_can_be_named(self, file: Path) -> None:
-        _write(file, __key__=[str(row) for row in range(12)], jpg=pa.array(_structs(), PICTURE), cls=LABELS)
+        _write(file, __key__=[str(row) for row in range(12)], jpg=pa.array(_structs(), PICTURE), breed=LABELS)
 
-        with pytest.raises(InputError, match=r"found columns __key__, jpg, cls; --option label=COLUMN names one$"):
+        with pytest.raises(InputError, match=r"found columns __key__, jpg, breed; --option label=COLUMN names one$"):
             _load(file)
-        _shows(_load(file, label="cls"), "0", "1")
-        with pytest.raises(InputError, match="--option label=kind names no column; the columns are __key__, jpg, cls"):
+        _shows(_load(file, label="breed"), "0", "1")
+        with pytest.raises(InputError, match="--option label=kind names no column; the columns are __key__, jpg, b"):
             _load(file, label="kind")
 
     @pytest.mark.parametrize("value", [None, -1, float("nan")])
