@@ -18,6 +18,7 @@ weight. A file beside their times holds their operations, which were traced once
 from __future__ import annotations
 
 import datetime
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -264,14 +265,18 @@ class Evidence:
         span = np.array([PRIORS[name].typical for name in _NAMES]) - floor
         spread = np.array([PRIORS[name].spread for name in _NAMES])
 
+        @functools.lru_cache(maxsize=1)  # The solver asks for errors and slopes of the same point, one after the other.
+        def predicted_at(z: bytes) -> tuple[_Array, _Array]:
+            return self._predict(floor + span * np.exp(spread * np.frombuffer(z)))
+
         def residuals(z: _Array) -> _Array:
-            predicted, _ = self._predict(floor + span * np.exp(spread * z))
+            predicted, _ = predicted_at(z.tobytes())
             errors = np.log(predicted / self.published_ms) / self.uncertainty
             return np.append(np.where(self.forgiven, _forgiven(errors)[0], errors)[rows], z)
 
         def jacobian(z: _Array) -> _Array:
             above = span * np.exp(spread * z)
-            predicted, slopes = self._predict(floor + above)
+            predicted, slopes = predicted_at(z.tobytes())
             errors = np.log(predicted / self.published_ms) / self.uncertainty
             slopes = slopes * np.where(self.forgiven, _forgiven(errors)[1], 1.0)[:, None]
             relative = slopes * above * spread / (predicted * self.uncertainty)[:, None]
