@@ -63,6 +63,10 @@ LAYERS: dict[str, Layer] = {
 @pytest.fixture
 def network(trained: Callable[[nn.Module], Network]) -> Network:
     """A small network that every format can express."""
+    return _small(trained)
+
+
+def _small(trained: Callable[[nn.Module], Network]) -> Network:
     blocks = ((CONV,), (CONV,), (CONV, SHMA, CONV), (SHMA,))
     stages = tuple(StageSpec(channels=c, blocks=b) for c, b in zip((8, 16, 24, 32), blocks, strict=True))
     return trained(build_model(Architecture(resolution=64, num_classes=10, stages=stages)))
@@ -123,6 +127,15 @@ class TestContract:
         assert str(caught.value) == f"{path}: cannot be written (No such file or directory)"
 
 
+@pytest.fixture(scope="module")
+def onnx_file(trained: Callable[[nn.Module], Network], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The small network as ONNX, and the line that was said of it."""
+    said: list[str] = []
+    (path,) = onnx_format.export(_small(trained), tmp_path_factory.mktemp("onnx") / "network.onnx", say=said.append)
+    (line,) = said
+    return path, line
+
+
 class TestOnnx:
     def test_exported_network_computes_the_same(
         self, motley: Architecture, trained: Callable[[nn.Module], Network], tmp_path: Path
@@ -136,13 +149,10 @@ class TestOnnx:
             np.testing.assert_allclose(run(path.read_bytes(), image), network(image).numpy(), rtol=1e-4, atol=1e-4)
 
     def test_file_names_its_ends_and_its_architecture_and_the_difference_is_said(
-        self, network: Network, tmp_path: Path
+        self, network: Network, onnx_file: tuple[Path, str]
     ) -> None:
-        said: list[str] = []
+        path, line = onnx_file
 
-        (path,) = onnx_format.export(network, tmp_path / "network.onnx", say=said.append)
-
-        (line,) = said
         assert line.startswith(f"network.onnx: ONNX Runtime {onnxruntime.__version__} and torch differ by ")
         assert line.endswith(" of the largest output at most (bound 1e-03)")
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -153,8 +163,8 @@ class TestOnnx:
         assert network.architecture == Architecture.from_json(metadata["architecture"])
         assert network.architecture.id == metadata["architecture_id"]
 
-    def test_file_has_no_paths_of_modules_and_shapes_of_its_maps(self, network: Network, tmp_path: Path) -> None:
-        (path,) = onnx_format.export(network, tmp_path / "network.onnx")
+    def test_file_has_no_paths_of_modules_and_shapes_of_its_maps(self, onnx_file: tuple[Path, str]) -> None:
+        path, _ = onnx_file
 
         graph = onnx.load(path).graph
         assert not any(len(part.metadata_props) or part.doc_string for part in (*graph.node, *graph.initializer))
@@ -165,10 +175,10 @@ class TestOnnx:
         size = sum(weight.ByteSize() for weight in graph.initializer)
         assert path.stat().st_size - size < 40_000  # 100,000 with the paths
 
-    def test_file_can_be_quantised_by_others(self, network: Network, tmp_path: Path) -> None:
+    def test_file_can_be_quantised_by_others(self, onnx_file: tuple[Path, str], tmp_path: Path) -> None:
         from onnxruntime.quantization import quantize_dynamic
 
-        (path,) = onnx_format.export(network, tmp_path / "network.onnx")
+        path, _ = onnx_file
 
         quantize_dynamic(path, tmp_path / "small.onnx")
 
@@ -220,8 +230,8 @@ class TestOnnx:
         assert caught.value.exit_code == 1
         assert (said, list(tmp_path.iterdir())) == ([], [])
 
-    def test_file_holds_the_deployed_network(self, network: Network, tmp_path: Path) -> None:
-        (path,) = onnx_format.export(network, tmp_path / "network.onnx")
+    def test_file_holds_the_deployed_network(self, onnx_file: tuple[Path, str]) -> None:
+        path, _ = onnx_file
 
         operators = collections.Counter(node.op_type for node in onnx.load(path).graph.node)
         assert operators["BatchNormalization"] == 0
