@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nas.errors import InputError
 from nas.files import Record, write_beside
-from nas.training.course import Epoch
+from nas.training.course import Begun, Epoch
 
 __all__ = ["Keeper", "Kept"]
 
@@ -31,12 +31,14 @@ class Kept(Record):
         done: optimizer steps.
         images: seen.
         history: the epochs that have ended.
+        begun: the part of the next epoch that is done.
     """
 
     training: str
     done: int = 0
     images: int = 0
     history: tuple[Epoch, ...] = ()
+    begun: Begun = Begun()
 
 
 class Keeper:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nas.files import Record
 
-__all__ = ["Epoch", "Step", "Watch"]
+__all__ = ["Begun", "Epoch", "Step", "Watch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +38,9 @@ class Epoch(Record):
         epoch: from 1.
         step: optimizer steps so far.
         images: seen so far.
-        loss: mean of the epoch's steps; of a resumed epoch, since it was resumed.
+        loss: mean of the epoch's steps.
         rate: learning rate of its last step.
-        seconds: of training in this epoch, without judging; of a resumed epoch, since it was resumed.
+        seconds: of training in this epoch, without judging; steps that were done again after a kill count once.
         images_per_s: in the same way.
         figures: of the held-out data.
         is_best: no earlier epoch was better.
@@ -57,35 +57,57 @@ class Epoch(Record):
     is_best: bool
 
 
+class Begun(Record):
+    """The part of an epoch that is done.
+
+    Attributes:
+        steps: optimizer steps.
+        loss: sum of their losses.
+        images: seen, by all processes.
+        seconds: of training.
+    """
+
+    steps: int = 0
+    loss: float = 0.0
+    images: int = 0
+    seconds: float = 0.0
+
+
 class Watch:
-    """Images, losses and seconds of the epoch that runs."""
+    """Images, losses and seconds of the epoch that runs, with what was done of it before a stop."""
 
-    def __init__(self, processes: int) -> None:
-        self._processes = processes
-        self.begin()
+    def __init__(self) -> None:
+        self.begin(Begun())
 
-    def begin(self) -> None:
-        """An epoch begins."""
+    def begin(self, before: Begun) -> None:
+        """An epoch begins, or goes on."""
+        self._before, self._steps, self._loss, self._images = before.seconds, before.steps, before.loss, before.images
         self._started, self._ended = time.monotonic(), 0.0
-        self._images, self._losses = 0, list[float]()
 
     def count(self, images: int, loss: float) -> None:
-        """A step is done."""
-        self._images += images
-        self._losses.append(loss)
+        """A step is done, in which all processes together saw so many images."""
+        self._steps, self._loss, self._images = self._steps + 1, self._loss + loss, self._images + images
 
-    def end(self) -> float:
-        """The training of the epoch ends; returns its seconds."""
+    def end(self) -> None:
+        """The training of the epoch ends."""
         self._ended = time.monotonic()
-        return self._ended - self._started
+
+    @property
+    def begun(self) -> Begun:
+        """What is done of the epoch."""
+        return Begun(steps=self._steps, loss=self._loss, images=self._images, seconds=self.seconds)
+
+    @property
+    def seconds(self) -> float:
+        """Of training in this epoch so far."""
+        return self._before + (self._ended or time.monotonic()) - self._started
 
     @property
     def images_per_s(self) -> float:
         """Of all processes, in this epoch so far."""
-        seconds = (self._ended or time.monotonic()) - self._started
-        return self._images * self._processes / max(seconds, 1e-9)
+        return self._images / max(self.seconds, 1e-9)
 
     @property
     def mean_loss(self) -> float:
         """Of the steps of this epoch."""
-        return sum(self._losses) / max(len(self._losses), 1)
+        return self._loss / max(self._steps, 1)

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nas.errors import InputError, NasError
 from nas.training.checkpoint import Keeper, Kept
-from nas.training.course import Epoch, Step, Watch
+from nas.training.course import Begun, Epoch, Step, Watch
 from nas.training.optimisation import Optimisation, adamw, moving_average, rates
 from nas.training.processes import is_first, of_the_first, processes, rank
 from nas.training.randomness import own_randomness, seed_all, seed_of
@@ -110,13 +110,14 @@ def train(
             keeper.write_metrics(run.history)
     if of_the_first(float(run.done), device) != run.done:
         raise InputError(f"{folder}: the processes do not see the same checkpoint; give --out on a disk that all share")
-    watch = Watch(processes())
+    watch = Watch()
     with own_randomness(device):
         for number in range(len(run.history), optimisation.epochs):
-            watch.begin()
+            watch.begin(run.begun)
             try:
                 for batch in task.batches(number, done=run.done - number * task.steps):
-                    watch.count(run.step(batch), run.loss)
+                    watch.count(run.step(batch) * processes(), run.loss)
+                    run.begun = watch.begun
                     if is_first():
                         on_step(run.stands(number, watch.images_per_s))
                         if keeper.is_due():
@@ -155,6 +156,7 @@ class _Run:
         self.done, self.images, self.loss = 0, 0, 0.0
         self.is_whole = True  # not in the middle of a step, which has changed weights or statistics already
         self.history: list[Epoch] = []
+        self.begun = Begun()
         self._optimizer = adamw(task.module, optimisation)
         self._set_rate = rates(self._optimizer, optimisation, task.steps)
         self._average = moving_average(task.module, optimisation.ema)
@@ -217,7 +219,7 @@ class _Run:
 
     def judge(self, number: int, watch: Watch) -> Epoch:
         """Judge the network at the end of an epoch."""
-        seconds = watch.end()
+        watch.end()
         module = self.judged.eval()
         if dist.is_initialized():  # statistics of batch norms: each process has its own, the first one's are kept
             for buffer in module.buffers():
@@ -233,12 +235,13 @@ class _Run:
             images=self.images,
             loss=watch.mean_loss,
             rate=self._optimizer.param_groups[0]["lr"],
-            seconds=round(seconds, 3),
+            seconds=round(watch.seconds, 3),
             images_per_s=round(watch.images_per_s, 1),
             figures=figures,
             is_best=figures[self._task.best] > best,
         )
         self.history.append(epoch)
+        self.begun = Begun()
         return epoch
 
     def tensors(self) -> dict[str, Tensor]:
@@ -252,7 +255,9 @@ class _Run:
 
     def kept(self, training: str) -> Kept:
         """What the checkpoint says of the tensors."""
-        return Kept(training=training, done=self.done, images=self.images, history=tuple(self.history))
+        return Kept(
+            training=training, done=self.done, images=self.images, history=tuple(self.history), begun=self.begun
+        )
 
     def go_on(self, kept: Kept, tensors: Mapping[str, Tensor]) -> None:
         """Take what `kept` and `tensors` gave.
@@ -264,7 +269,7 @@ class _Run:
             self._load(tensors)
         except (RuntimeError, ValueError, KeyError, IndexError) as error:
             raise InputError("the checkpoint has the weights of another network; remove it to begin again") from error
-        self.done, self.images, self.history = kept.done, kept.images, list(kept.history)
+        self.done, self.images, self.history, self.begun = kept.done, kept.images, list(kept.history), kept.begun
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
 

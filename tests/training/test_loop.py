@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import InputError, NasError
-from nas.training.course import Epoch, Step
+from nas.training.course import Begun, Epoch, Step, Watch
 from nas.training.loop import train
 from nas.training.optimisation import Optimisation
 
@@ -105,9 +105,20 @@ class TestResume:
 
         assert steps[0].done == stop + 1
         assert weights(whole) == weights(went_on)
-        assert [one.figures for one in history] == [one.figures for one in later]
+        for one, other in zip(history, later, strict=True):
+            assert one.model_copy(update={"seconds": other.seconds, "images_per_s": other.images_per_s}) == other
         last = [(tmp_path / name / "epoch-3.json").read_text() for name in ("whole", "part")]
         assert last[0] == last[1]
+
+    def test_an_epoch_counts_what_was_done_of_it_before_a_stop(self) -> None:
+        watch = Watch()
+        watch.begin(Begun(steps=2, loss=3.0, images=16, seconds=100.0))
+        watch.count(8, 6.0)
+        watch.end()
+
+        assert (watch.begun.steps, watch.begun.images, watch.mean_loss) == (3, 24, 3.0)
+        assert watch.seconds >= 100
+        assert watch.images_per_s == pytest.approx(24 / watch.seconds)
 
     def test_a_finished_training_is_not_done_again(self, tmp_path: Path) -> None:
         _, history, _ = trained(tmp_path / "it")
