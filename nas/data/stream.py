@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PictureSet", "Pictures", "open_pictures"]
 
-_SHOWN = 32  # pixels of what is shown in place of a broken picture
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pictures:
@@ -39,7 +37,7 @@ class Pictures:
     Attributes:
         source: as the user gave it.
         rows: where the pictures are, and their labels.
-        skip_broken: show a picture that cannot be read as a grey one, instead of an error.
+        skip_broken: a picture that cannot be read is None, instead of an error.
     """
 
     source: str
@@ -53,8 +51,8 @@ class Pictures:
         """The class of a picture."""
         return int(self.rows.labels[position])
 
-    def picture(self, position: int, *, least: int | None = None) -> Image.Image:
-        """A whole picture, upright, in RGB.
+    def picture(self, position: int, *, least: int | None = None) -> Image.Image | None:
+        """A whole picture, upright, in RGB; None for one that cannot be read, with `skip_broken`.
 
         Args:
             position: in this split.
@@ -75,7 +73,7 @@ class Pictures:
             )
         except ValueError as error:
             if self.skip_broken:
-                return Image.new("RGB", (_SHOWN, _SHOWN), (128, 128, 128))
+                return None
             raise InputError(
                 f"{self.source}: {self.rows.where(position)} cannot be read ({error}); remove it, or give --option "
                 "skip_broken=true"

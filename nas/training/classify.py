@@ -36,6 +36,7 @@ _BITS = 8  # of a channel
 _JUDGED = 5  # classes of top-5
 _DRAFT = 4  # times the resolution: a crop of 8 % of the area still has the resolution
 _ORDER, _PICTURE = 0, 1  # what a seed is for
+_UNREAD = -1  # label of a held-out picture that cannot be read
 
 
 class Classifiers(nn.Module):
@@ -180,6 +181,7 @@ class Classification:
             images, known = self._normalised(pixels.to(self._device)), labels.to(self._device)
             with autocast(self._device, "fp32"):
                 logits = network(images).float()
+            logits, known = logits[known >= 0], known[known >= 0]
             likeliest = logits.topk(min(_JUDGED, logits.shape[1]), dim=1).indices == known[:, None]
             nats = F.cross_entropy(logits, known, reduction="sum")
             parts = (likeliest[:, 0].sum(), likeliest.any(1).sum(), nats, torch.tensor(len(known)))
@@ -187,6 +189,8 @@ class Classification:
         if dist.is_initialized():
             dist.all_reduce(sums)
         right, among, nats_in_all, count = sums.tolist()
+        if not count:
+            raise InputError(f"{self._pictures.description}: no held-out picture can be read")
         return {"top1": right / count, "top5": among / count, "cross_entropy": nats_in_all / count}
 
     def _normalised(self, pixels: Tensor) -> Tensor:
@@ -213,7 +217,11 @@ def _gathered(samples: list[tuple[Tensor, int] | InputError]) -> Any:
 
 
 class _Changed(Dataset[tuple[Tensor, int] | InputError]):
-    """Pictures by (epoch, position), as bytes (3, H, H); with a seed each has random state of its own."""
+    """Pictures by (epoch, position), as bytes (3, H, H), with their labels.
+
+    With a seed they are learnt from: each has random state of its own, and in place of one that cannot be read, and may
+    be left out, is the next. Without a seed they are judged, and such a one has the label -1.
+    """
 
     def __init__(self, pictures: Pictures, change: Any, least: int | None, seed: int | None) -> None:
         self._pictures, self._change, self._least, self._seed = pictures, change, least, seed
@@ -222,11 +230,22 @@ class _Changed(Dataset[tuple[Tensor, int] | InputError]):
         epoch, position = key
         try:
             picture = self._pictures.picture(position, least=self._least)
+            if picture is None and self._seed is None:
+                return self._change(Image.new("RGB", (1, 1))), _UNREAD
+            if picture is None:
+                position, picture = self._next(position)
         except InputError as error:
             return error
         if self._seed is not None:
             seed_all(seed_of(self._seed, epoch, _PICTURE, position))
         return self._change(picture), self._pictures.label(position)
+
+    def _next(self, position: int) -> tuple[int, Image.Image]:
+        """The first picture behind a position, or else from the start, that can be read."""
+        for place in (*range(position + 1, len(self._pictures)), *range(position)):
+            if (picture := self._pictures.picture(place, least=self._least)) is not None:
+                return place, picture
+        raise InputError(f"{self._pictures.source}: no picture to train on can be read")
 
 
 def _mend_posterize(change: Any) -> None:

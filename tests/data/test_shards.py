@@ -60,7 +60,8 @@ class TestSources:
         pictures = pickle.loads(pickle.dumps(open_pictures(str(shards), seed=0).train))  # as for a worker
 
         assert len(pictures) == 24
-        assert [pictures.picture(position).size for position in (23, 0)] == [(40, 40), (40, 40)]
+        shown = [pictures.picture(position) for position in (23, 0)]
+        assert [picture and picture.size for picture in shown] == [(40, 40), (40, 40)]
 
     def test_other_names_of_labels_are_named(self, tmp_path: Path, picture: Paint) -> None:
         samples = {str(index): {"png": _png(picture, index), "txt": COLOURS[index % 3].encode()} for index in range(12)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from nas.data import DataSource
 from nas.data.protocol import Protocol
 from nas.data.stream import PictureSet, open_pictures
 from nas.errors import InputError
@@ -54,6 +57,16 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> PictureSet:
                 pixels[..., 1] = 20 * index
                 Image.fromarray(pixels).save(folder / split / name / f"{index}.png")
     return open_pictures(str(folder), seed=0)
+
+
+@pytest.fixture
+def damaged(pictures: PictureSet, tmp_path: Path) -> PictureSet:
+    """The same, but the first picture of each split cannot be read."""
+    copy = tmp_path / "damaged"
+    shutil.copytree(pictures.train.source, copy)
+    for split in ("train", "val"):
+        (copy / split / "blue" / "0.png").write_bytes(b"broken")
+    return open_pictures(DataSource(name=str(copy), skip_broken=True), seed=0)
 
 
 def recipe(changes: dict[str, Any] | None = None, **others: Any) -> TrainingRecipe:
@@ -201,6 +214,7 @@ class TestChanges:
         ops = next(part.ops for part in it._change.transforms if hasattr(part, "ops"))
         posterize = next(op for op in ops if op.name.startswith("Posterize"))
         picture = pictures.train.picture(0)
+        assert picture is not None
 
         assert posterize.level_fn(10, {})[0] == 0  # what timm asks for
         posterize.prob = 1.0
@@ -246,6 +260,7 @@ class TestJudge:
             logits, labels = [], []
             for position in range(len(pictures.val)):
                 picture = pictures.val.picture(position)  # 56 x 40, to 50 x 36, of which the middle
+                assert picture is not None
                 part = np.asarray(picture.resize((50, 36), Image.Resampling.BICUBIC).crop((9, 2, 41, 34))).copy()
                 mean, std = (torch.tensor(values) for values in IMAGENET)
                 image = ((torch.from_numpy(part) / 255 - mean) / std).permute(2, 0, 1)
@@ -256,6 +271,31 @@ class TestJudge:
         assert figures["top1"] == pytest.approx(float((stacked.argmax(1) == known).float().mean()))
         assert figures["cross_entropy"] == pytest.approx(float(F.cross_entropy(stacked, known)), rel=1e-4)
         assert figures["top5"] == 1.0
+
+    def test_a_picture_that_cannot_be_read_is_not_judged(self, damaged: PictureSet) -> None:
+        rows = damaged.val.rows.take(np.arange(1, len(damaged.val)))
+        rest = task(replace(damaged, val=replace(damaged.val, rows=rows)), recipe(batch_size=4))
+        it = task(damaged, recipe(batch_size=4))
+        rest.module.load_state_dict(it.module.state_dict())
+        with torch.inference_mode():
+            figures, expected = (one.judge(one.module.eval()) for one in (it, rest))
+
+        assert figures == pytest.approx(expected)
+
+    def test_nothing_to_judge_is_said(self, damaged: PictureSet) -> None:
+        it = task(replace(damaged, val=replace(damaged.val, rows=damaged.val.rows.take(np.array([0])))), recipe())
+
+        with pytest.raises(InputError, match="no held-out picture can be read"):
+            it.judge(it.module.eval())
+
+    def test_in_place_of_a_picture_that_cannot_be_read_the_next_is_learnt_from(self, damaged: PictureSet) -> None:
+        seen = _Changed(damaged.train, np.asarray, None, 0)
+        first, second = seen[0, 0], seen[0, 1]
+
+        assert not isinstance(first, InputError)
+        assert not isinstance(second, InputError)
+        assert np.array_equal(first[0], second[0])
+        assert first[1] == second[1]
 
 
 class TestTeacher:
