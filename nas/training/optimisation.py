@@ -39,7 +39,7 @@ class Optimisation(Record):
         accumulate: parts that a batch is worked on in, where memory is short.
     """
 
-    epochs: int = Field(gt=0)
+    epochs: int = Field(gt=0, le=10**6)
     batch_size: int = Field(gt=0)
     rate: float = Field(gt=0)
     lowest_rate: float = Field(0.0, ge=0)
