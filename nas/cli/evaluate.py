@@ -33,6 +33,9 @@ def evaluate(
     data: Annotated[
         str, typer.Option("--data", help="A folder of class folders, Parquet or WebDataset files, or a hub data set.")
     ],
+    budget_ms: Annotated[
+        float | None, typer.Option(help="Of a run, the winner inside this budget.", show_default="its largest")
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -113,6 +116,7 @@ def evaluate(
         found = run(
             network,
             source,
+            budget_ms=budget_ms,
             weights=weights,
             weights_key=weights_key,
             num_classes=num_classes,

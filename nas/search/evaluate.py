@@ -10,7 +10,9 @@ from nas.data import DataSource
 from nas.errors import InputError
 from nas.evaluate import Evaluation
 from nas.networks import Architecture
+from nas.search.candidates import Candidate
 from nas.search.result import SearchResult, trained_network, weights_file
+from nas.search.training import winner_of
 
 if TYPE_CHECKING:
     from nas.evaluate.subject import Subject
@@ -23,6 +25,7 @@ def evaluate(
     network: str | Path | Architecture | Network | SearchResult,
     data: str | DataSource,
     *,
+    budget_ms: float | None = None,
     weights: str | Path | None = None,
     weights_key: str | None = None,
     num_classes: int | None = None,
@@ -52,6 +55,7 @@ def evaluate(
             a reference or an architecture with `weights`, `timm:NAME`, an .onnx file, an .mlpackage (on a Mac); or a
             network in memory.
         data: a folder, Parquet files, WebDataset shards, or a name on the hub.
+        budget_ms: of a run, the winner inside this budget; by default its largest.
         weights: of a reference, an architecture or a network of timm: a file; or `timm`, or `timm:NAME`, for those that
             are published of a reference.
         weights_key: which weights to take from a file that has several.
@@ -85,16 +89,18 @@ def evaluate(
     from nas.evaluate.run import evaluate_subject
 
     source = data if isinstance(data, DataSource) else DataSource(name=data)
-    if isinstance(network, str | Path) and (Path(network) / "run.json").exists():
-        network = SearchResult.load(Path(network))
-    if isinstance(network, SearchResult):
+    if (found := winner_of(network, budget_ms)) is not None:
+        result, winner = found
         if weights or num_classes:
             raise InputError(
-                f"{network.path} is a run and has its own weights and classes: evaluate its winner.json to use others"
+                f"{result.path} is a run and has its own weights and classes: evaluate its winner.json to use others"
             )
-        subject = _winner(network, resolution=resolution, device=device, say=say)
-        seed = network.run.seed if seed is None else seed
+        subject = _subject(result, winner, budget_ms, resolution=resolution, device=device, say=say)
+        seed = result.run.seed if seed is None else seed
     else:
+        assert not isinstance(network, SearchResult)
+        if budget_ms is not None:
+            raise InputError("--budget-ms chooses among the winners of a run: leave it out")
         if seed is None and isinstance(network, str | Path):
             seed = _seed_of_training(Path(network))
         subject = find_subject(
@@ -135,26 +141,32 @@ def _seed_of_training(folder: Path) -> int | None:
     return None
 
 
-def _winner(result: SearchResult, *, resolution: int | None, device: str | None, say: Callable[[str], None]) -> Subject:
+def _subject(
+    result: SearchResult,
+    winner: Candidate,
+    budget_ms: float | None,
+    *,
+    resolution: int | None,
+    device: str | None,
+    say: Callable[[str], None],
+) -> Subject:
     """The winner of a run with the weights of its training.
 
     Raises:
-        InputError: the run has no winner, or kept no weights of it.
+        InputError: the run kept no weights of it.
     """
     from nas.evaluate.own import module_subject
 
-    run, winner = result.run, result.winner
-    if winner is not None and not weights_file(result.path, winner.id).exists():
+    run = result.run
+    if not weights_file(result.path, winner.id).exists():
         raise InputError(
             f"{result.path}: has no weights of its winner {winner.id}, as nothing was trained: train it, and give "
             f"winner.json with --weights FILE"
         )
-    network = result.build_winner()  # which says what is wrong without a winner
-    assert winner is not None
     names = [one.name for one in run.contents.classes] if run.contents else []
     say(f"{result.path}: its winner {winner.id} is evaluated")
     return module_subject(
-        network,
+        result.build_winner(budget_ms),
         name=str(result.path),
         resolution=resolution,
         device=device,

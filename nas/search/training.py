@@ -45,7 +45,8 @@ def winner_of(network: object, budget_ms: float | None) -> tuple[SearchResult, C
         return None
     winner = run.winner if budget_ms is None else run.winner_under(budget_ms)
     if winner is None:
-        raise InputError(f"{run.path}: the run has no winner yet; nas search --resume goes on with it")
+        inside = "" if budget_ms is None else f" inside {budget_ms:g} ms"
+        raise InputError(f"{run.path}: the run has no winner{inside} yet; nas search --resume goes on with it")
     return run, winner
 
 

@@ -30,6 +30,7 @@ from nas.evaluate.subject import Subject
 from nas.export import Card, coreml
 from nas.export import torch as folder_format
 from nas.export._quantised import quantise
+from nas.networks import Architecture, count
 from nas.networks.modules import Network, save_weights
 from nas.search import SearchResult
 from nas.search.result import weights_file
@@ -396,6 +397,34 @@ def test_winner_of_a_run_brings_its_classes_and_normalisation(run: Path, zoo: Pa
     assert said == [f"{run}: its winner {winner.id} is evaluated"]
     with pytest.raises(InputError, match=r"is a run and has its own weights and classes: evaluate its winner\.json to"):
         nas.evaluate(run, str(zoo), weights="x.safetensors")
+
+
+def test_the_winner_inside_a_budget_is_evaluated(tmp_path: Path, zoo: Path) -> None:
+    folder = tmp_path / "run"
+    winners = nas.search("tiny", budget_ms=[0.23, 0.7], score=_macs, trials=8, out=folder).winners
+    small, large = winners[0.23], winners[0.7]
+    assert small is not None
+    assert large is not None
+    assert small.id != large.id
+    for winner in (small, large):
+        path = weights_file(folder, winner.id)
+        path.parent.mkdir(exist_ok=True)
+        save_weights(seeded_network(winner.architecture, seed=0), path, metadata={})
+    half = (0.5, 0.5, 0.5)
+
+    found = nas.evaluate(
+        folder, str(zoo), budget_ms=0.23, resolution=64, classes=[*CLASSES, *"abcdefg"], mean=half, std=half
+    )
+
+    assert found.weights == f"proxy training of {small.id} in run"
+    with pytest.raises(InputError, match=r"run: the run has no winner inside 0\.001 ms yet; nas search --resume goes"):
+        nas.evaluate(folder, str(zoo), budget_ms=0.001)
+    with pytest.raises(InputError, match="--budget-ms chooses among the winners of a run: leave it out"):
+        nas.evaluate("iformer_t", str(zoo), budget_ms=0.4)
+
+
+def _macs(architecture: Architecture) -> float:
+    return float(count(architecture).macs)
 
 
 def test_winner_without_weights_is_refused(run: Path, zoo: Path) -> None:
