@@ -13,7 +13,8 @@ from nas.errors import InputError
 
 __all__ = ["class_names", "holds", "image_column", "label_column", "plain_labels", "refuse_other_columns"]
 
-_LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls")  # the last is WebDataset's
+_LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
+_WEBDATASET = "__key__", "cls"  # of every sample, and of one with a class
 _IMAGE_COLUMNS = ("image", "img")
 _PATH_COLUMNS = ("image", "img", "file_name", "path")
 _LONGEST_TYPE = 40
@@ -112,6 +113,8 @@ def label_column(schema: Any, source: str, named: str | None) -> str:
     columns: list[str] = schema.names
     classes = [name for name in columns if class_names(schema, name) is not None]
     meant = [name for name in _LABEL_COLUMNS if name in columns]
+    if not meant and not classes and set(_WEBDATASET) <= set(columns):
+        return _WEBDATASET[1]
     if not meant and len(classes) != 1:
         raise InputError(
             f"{source}: a column of labels is needed, called {', '.join(_LABEL_COLUMNS[:-1])} or {_LABEL_COLUMNS[-1]}; "

@@ -22,7 +22,7 @@ from nas.data.splits import TRAIN_WORDS, VAL_WORDS, split_word
 from nas.data.walk import ANNOTATIONS, File, Listing
 from nas.errors import InputError
 
-__all__ = ["Folder", "read_folder"]
+__all__ = ["Folder", "read_folder", "refuse_dead_links"]
 
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".xlsx", ".parquet")  # that may hold labels
 _UNLABELLED_WORDS = ("test", "testing")  # often published without labels
@@ -70,6 +70,28 @@ class _Files:
         return (self.paths[row] for row in rows.tolist())
 
 
+def refuse_dead_links(
+    listing: Listing, source: str, *, skip_broken: bool, suffixes: tuple[str, ...] | None = None
+) -> None:
+    """Refuse links that lead nowhere, or count them as left out.
+
+    Args:
+        listing: what a walk found.
+        source: what the user calls it.
+        skip_broken: count them.
+        suffixes: of the links that matter; None for all.
+    Raises:
+        InputError: there are some.
+    """
+    dead = [name for name in listing.dead if suffixes is None or name.lower().endswith(suffixes)]
+    if dead and not skip_broken:
+        raise InputError(
+            f"{source}: dead links: {said(sorted(dead))}; remove them or restore what they link to, or leave them out "
+            "with --option skip_broken=true"
+        )
+    listing.reasons["behind a dead link"] += len(dead)
+
+
 def read_folder(listing: Listing, root: Path, source: str, *, skip_broken: bool) -> Folder:
     """Tell the splits and classes of a folder.
 
@@ -77,18 +99,13 @@ def read_folder(listing: Listing, root: Path, source: str, *, skip_broken: bool)
         InputError: there is no picture in a class folder, a link leads nowhere, or a folder named for validation does
             not have the classes of train.
     """
-    if listing.dead and not skip_broken:
-        raise InputError(
-            f"{source}: dead links: {said(sorted(listing.dead))}; remove them or restore what they link to, or "
-            "leave them out with --option skip_broken=true"
-        )
-    listing.reasons["behind a dead link"] += len(listing.dead)
+    refuse_dead_links(listing, source, skip_broken=skip_broken)
     if not listing.pictures:
         if cures := _cures(listing):
             raise InputError(f"{source}: no image in this folder that can be read{cures}")
         raise InputError(
-            f"{source}: neither images nor Parquet files in this folder; expected class folders such as cat/ and dog/"
-            + "".join(f"; {words}" for words in listing.left_out())
+            f"{source}: neither images nor Parquet files nor shards in this folder; expected class folders such as "
+            "cat/ and dog/" + "".join(f"; {words}" for words in listing.left_out())
         )
     tops = Counter(file.parts[0] for file in listing.pictures if len(file.parts) > 1)
     train, candidates = _splits(listing, tops, root, source)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nas.data.rows import Content, Rows
+from nas.data.rows import BLOCK, Content, Rows
 from nas.data.tables import Column, Parquet, content, innermost, one_line
 from nas.errors import InputError
 from nas.files import DISK_FULL, unwritten
@@ -21,13 +21,11 @@ from nas.files import DISK_FULL, unwritten
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Hub", "load", "mapped"]
-
-_BLOCK = 64  # rows read at once
+__all__ = ["Loaded", "load_mapped", "mapped"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hub:
+class Loaded:
     """A split of a data set of the hub or of WebDataset shards, as `datasets` loaded it."""
 
     dataset: Dataset
@@ -55,8 +53,8 @@ class Hub:
     def read(self, column: str, rows: npt.NDArray[np.int64]) -> Iterator[tuple[Any, Path]]:
         """Read some rows."""
         table = self.dataset.select_columns([column]).with_format("arrow")
-        for start in range(0, len(rows), _BLOCK):
-            values = table[rows[start : start + _BLOCK].tolist()][column].to_pylist()
+        for start in range(0, len(rows), BLOCK):
+            values = table[rows[start : start + BLOCK].tolist()][column].to_pylist()
             yield from ((value, Path.cwd()) for value in values)
 
 
@@ -88,10 +86,10 @@ def mapped(rows: Rows) -> Rows:
         return rows
     table = images.table
     files = [glob.escape(str(file)) for file in table.files]
-    loaded = load(
+    loaded = load_mapped(
         "parquet",
-        "fetch it again",
         source=str(table.files[0]),
+        cure="fetch it again",
         data_files=files,
         split="train",
         columns=[images.name],
@@ -99,13 +97,13 @@ def mapped(rows: Rows) -> Rows:
     return replace(rows, images=_Mapped(parquet=table, dataset=loaded.with_format("arrow"), name=images.name))
 
 
-def load(path: str, *cures: str, source: str, **options: Any) -> Any:
+def load_mapped(path: str, *, source: str, cure: str, **options: Any) -> Any:
     """What `datasets.load_dataset` gives.
 
     Args:
         path: a name on the hub, or a format of files.
-        cures: what to do if it cannot be read.
         source: what the user calls it.
+        cure: what to do if it cannot be read; may be empty.
         options: of `load_dataset`.
     Raises:
         InputError: it cannot be read.
@@ -120,7 +118,8 @@ def load(path: str, *cures: str, source: str, **options: Any) -> Any:
         cause = innermost(error)
         if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             raise unwritten(Path(cause.filename or config.HF_DATASETS_CACHE), cause) from error
-        raise InputError("; ".join([f"{source}: `datasets` cannot read it ({one_line(error)})", *cures])) from error
+        words = f"{source}: `datasets` cannot read it ({one_line(error)})"
+        raise InputError(f"{words}; {cure}" if cure else words) from error
 
 
 @contextmanager

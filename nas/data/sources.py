@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from nas.data.columns import image_column
-from nas.data.folders import Folder, read_folder
-from nas.data.mapped import Hub, load
+from nas.data.folders import Folder, read_folder, refuse_dead_links
+from nas.data.mapped import Loaded, load_mapped
 from nas.data.rows import Found, counted, said
+from nas.data.shards import Shards
 from nas.data.splits import file_splits, hub_splits
 from nas.data.tables import Parquet, one_line, read_tables
 from nas.data.walk import TABLES, File, in_order, stamp, walk
@@ -25,7 +26,8 @@ from nas.files import Record, cache_folder, digest_of, write_beside
 __all__ = ["DataSource", "Source", "find_source"]
 
 _SHOWN = 7  # characters of a revision
-_UNPACK = "if it is no WebDataset but a folder in one file, unpack it with tar -xf and give the folder"
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MOST_FILES = 100_000
 _LEAST_CLASSES = 2  # folders of pictures beside which Parquet files are ambiguous
 
 
@@ -53,7 +55,8 @@ class DataSource(Record):
         for option, column in (("image", self.image), ("label", self.label)):
             if column is not None:
                 raise InputError(
-                    f"--option {option}={column} names a column of Parquet files or of the hub; {self.name} is {what}"
+                    f"--option {option}={column} names a column of Parquet files, shards or the hub; {self.name} is "
+                    f"{what}"
                 )
 
 
@@ -90,39 +93,14 @@ class _Hub:
 
     def read(self) -> Found:
         asked = self.asked
-        loaded = load(asked.name, *self.notes, source=asked.name, revision=self.revision)
+        loaded = load_mapped(asked.name, source=asked.name, cure="; ".join(self.notes), revision=self.revision)
         taken, note = hub_splits(list(loaded), asked.name)
-        tables = {split: Hub(dataset=loaded[name], split=name) for split, name in taken.items()}
+        tables = {split: Loaded(dataset=loaded[name], split=name) for split, name in taken.items()}
         found = read_tables(tables, asked.name, image=asked.image, label=asked.label)
         return replace(found, notes=note)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shards:
-    """WebDataset shards, as splits. `datasets` copies them into its cache, once, and maps that into memory."""
-
-    asked: DataSource
-    splits: Mapping[str, Sequence[Path]]
-    notes: tuple[str, ...]
-
-    def fingerprint(self) -> list[Any]:
-        return [
-            "webdataset",
-            {split: [[str(path), *stamp(path)] for path in paths] for split, paths in self.splits.items()},
-        ]
-
-    def read(self) -> Found:
-        asked = self.asked
-        files = {split: [glob.escape(str(path)) for path in paths] for split, paths in self.splits.items()}
-        loaded = load("webdataset", _UNPACK, source=asked.name, data_files=files)
-        tables = {split: Hub(dataset=loaded[split], split=split) for split in files}
-        columns = [name for name in tables["train"].schema.names if not name.startswith("__")]
-        if len(columns) == 1:
-            raise InputError(f"{asked.name}: its samples have no labels, only .{columns[0]}; {_UNPACK}")
-        return read_tables(tables, asked.name, image=asked.image, label=asked.label)
-
-
-Source = Folder | _Parquet | _Hub | _Shards
+Source = Folder | _Parquet | _Hub | Shards
 
 
 def find_source(asked: DataSource) -> Source:
@@ -136,7 +114,8 @@ def find_source(asked: DataSource) -> Source:
     if path.is_file():
         if path.suffix.lower() not in TABLES:
             raise InputError(
-                f"{source}: not a Parquet file; give a folder of class folders, or a .parquet or .tar file"
+                f"{source}: neither a Parquet file nor a WebDataset shard; give a folder of class folders, or a "
+                ".parquet or .tar file"
             )
         path = Path(os.path.abspath(path))  # noqa: PTH100 - the name that was given tells the split
         return _tables([_file(path, path.parent)], asked, alone=True)
@@ -146,8 +125,12 @@ def find_source(asked: DataSource) -> Source:
         raise InputError(f"{source}: neither a folder nor a regular file; give a folder of class folders")
     if path.is_symlink():
         raise InputError(f"{source}: a link that leads nowhere; restore what it links to")
-    if any(character in source for character in "*?["):
-        found = {os.path.abspath(name) for name in glob.glob(str(path), recursive=True)}  # noqa: PTH100, PTH207
+    if any(character in source for character in "*?[") or _RANGE.search(source):
+        patterns = _expanded(str(path))
+        if lacking := [pattern for pattern in patterns if not glob.glob(pattern, recursive=True)]:  # noqa: PTH207
+            raise InputError(f"{source}: no file matches {'this pattern' if len(patterns) == 1 else lacking[0]}")
+        names = (name for pattern in patterns for name in glob.iglob(pattern, recursive=True))  # noqa: PTH207
+        found = {os.path.abspath(name) for name in names}  # noqa: PTH100
         paths = [Path(name) for name in found if not os.path.isdir(name)]  # noqa: PTH112
         if not paths:
             raise InputError(f"{source}: no file matches this pattern")
@@ -171,32 +154,51 @@ def _file(path: Path, root: Path) -> File:
     return File(path=str(path.resolve()), parts=path.relative_to(root).parts, stamp=stamp(path))
 
 
+def _expanded(pattern: str) -> list[str]:
+    """The patterns that one with WebDataset's ranges stands for, such as `train-{0000..0146}.tar`."""
+    match = _RANGE.search(pattern)
+    if match is None:
+        return [pattern]
+    first, last = match.groups()
+    if int(last) - int(first) >= _MOST_FILES:
+        raise InputError(f"{pattern}: a range of more than {_MOST_FILES:,} files")
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    numbers = range(int(first), int(last) + 1)
+    return [name for number in numbers for name in _expanded(f"{before}{number:0{len(first)}}{after}")]
+
+
 def _folder(root: Path, asked: DataSource) -> Source:
     listing = walk(str(root))
-    parquet = [file for file in listing.tables if _suffix(file) == ".parquet"]
-    data = [file for file in parquet if file.parts[-1].lower() != "metadata.parquet"]
-    shards = [file for file in listing.tables if _suffix(file) == ".tar"]
-    if shards and not data and not listing.pictures:
-        return _tables(shards, asked, listing.left_out())
-    classes = {file.parts[0] for file in listing.pictures if len(file.parts) > 1}
-    for file in shards if data else listing.tables:
-        listing.count_suffix(file.parts[-1])
-    if data and len(classes) < _LEAST_CLASSES:
+    tables = [file for file in listing.tables if file.parts[-1].lower() != "metadata.parquet"]
+    is_parquet = any(_suffix(file) == ".parquet" for file in tables)
+    data = [file for file in tables if not is_parquet or _suffix(file) == ".parquet"]
+    for file in listing.tables:
+        if file not in data:
+            listing.count_suffix(file.parts[-1])
+    # The archive that pictures came in lies beside them more often than pictures beside shards.
+    depth = 1 if is_parquet else None
+    folders = {file.parts[:-1][:depth] for file in listing.pictures if len(file.parts) > 1}
+    if data and len(folders) < _LEAST_CLASSES:
+        refuse_dead_links(listing, asked.name, skip_broken=asked.skip_broken, suffixes=tuple(TABLES))
         # Pictures beside the tables are those that rows name, or belong to a README.
-        notes = [f"{counted(len(listing.pictures), 'picture')} beside the Parquet files left out unless a row names it"]
+        notes = [f"{counted(len(listing.pictures), 'picture')} beside the {TABLES[_suffix(data[0])]}s left out"]
+        if is_parquet:
+            notes = [f"{notes[0]} unless a row names it"]
         return _tables(data, asked, listing.left_out() + (notes if listing.pictures else []))
-    if data:
+    if data and is_parquet:
         raise InputError(
             f"{asked.name}: it holds class folders of pictures and Parquet files; give --data "
             f"'{Path(data[0].path).parent}/*.parquet' for these, or move them away"
         )
+    for file in data:
+        listing.count_suffix(file.parts[-1])
     asked.refuse_columns("a folder of pictures")
     return read_folder(listing, root, asked.name, skip_broken=asked.skip_broken)
 
 
 def _tables(
     files: Sequence[File], asked: DataSource, notes: Sequence[str] = (), *, alone: bool = False
-) -> _Parquet | _Shards:
+) -> _Parquet | Shards:
     """Files of one of the kinds of `TABLES`, sorted into splits."""
     for file in files:
         if file.stamp[0] == 0:
@@ -204,13 +206,14 @@ def _tables(
     kind = _suffix(files[0])
     splits, unused = file_splits(files, asked.name, kind=TABLES[kind], alone=alone)
     if kind == ".tar":
-        return _Shards(asked=asked, splits=splits, notes=(*notes, *unused))
+        words = (*notes, *unused)
+        return Shards(source=asked.name, splits=splits, image=asked.image, label=asked.label, notes=words)
     tables = {split: Parquet.open(paths) for split, paths in splits.items()}
     return _Parquet(asked=asked, splits=tables, notes=(*notes, *unused))
 
 
 def _suffix(file: File) -> str:
-    return Path(file.path).suffix.lower()
+    return Path(file.parts[-1]).suffix.lower()  # by its name there: a link may lead to a file without one
 
 
 def _hub(asked: DataSource, path: Path) -> _Hub:

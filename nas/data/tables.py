@@ -1,4 +1,4 @@
-"""Tables of labelled images, Parquet files and data sets of the hub: their rows, in columns that are named or meant."""
+"""Tables of labelled images, such as Parquet files: their rows, in columns that are named or meant."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nas.data.columns import class_names, holds, image_column, label_column, plain_labels, refuse_other_columns
-from nas.data.rows import Content, Found, Missing, Rows, said, unreadable
+from nas.data.rows import BLOCK, Content, Found, Missing, Rows, said, unreadable
 from nas.data.walk import stamp
 from nas.errors import InputError
 
 __all__ = ["Column", "Parquet", "content", "innermost", "one_line", "read_tables"]
 
-_BLOCK = 64  # rows read at once
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _FEWER = "it does not have as many rows as it says"
 
@@ -111,7 +110,7 @@ class Parquet:
                 for group in range(opened.num_row_groups):
                     after = first + opened.metadata.row_group(group).num_rows
                     if len(_between(rows, first, after)):
-                        for batch in opened.iter_batches(_BLOCK, row_groups=[group], columns=[column]):
+                        for batch in opened.iter_batches(BLOCK, row_groups=[group], columns=[column]):
                             taken = batch.column(column).take(_between(rows, first, first + len(batch)) - first)
                             yield from ((value, file.parent) for value in taken.to_pylist())
                             first += len(batch)
@@ -260,7 +259,7 @@ def _refuse_text(table: Table, column: str, source: str) -> None:
     """Refuse a column of text in which no row names a file, such as pictures in base64."""
     if holds(table.schema, column) != "path":
         return
-    rows = np.arange(min(_BLOCK, len(table)))
+    rows = np.arange(min(BLOCK, len(table)))
     texts = [str(folder / value) for value, folder in table.read(column, rows) if isinstance(value, str)]
     if texts and not any(_is_file(text) for text in texts):
         raise InputError(

@@ -96,8 +96,10 @@ def train_dense(
 
     from nas.dense.recipe import DenseRecipe, fitted, of_file
     from nas.dense.trained import keep
+    from nas.training.optimisation import check_sizes
     from nas.training.processes import joined
 
+    check_sizes(epochs=epochs, batch_size=batch_size)
     folder = Path(out)
     check_out(folder)
     if isinstance(recipe, DenseRecipe) and (epochs or batch_size):

@@ -159,6 +159,12 @@ def _subject(
 
     run = result.run
     if not weights_file(result.path, winner.id).exists():
+        kept = [f"{ms:g}" for ms, one in result.winners.items() if one and weights_file(result.path, one.id).exists()]
+        if kept:
+            raise InputError(
+                f"{result.path}: has the weights of its winners inside {' and '.join(kept)} ms, not of {winner.id}, "
+                f"the best inside {budget_ms or run.budget_ms:g} ms: give one of these budgets"
+            )
         raise InputError(
             f"{result.path}: has no weights of its winner {winner.id}, as nothing was trained: train it, and give "
             f"winner.json with --weights FILE"

@@ -105,9 +105,11 @@ def train(
     from nas.training.classify import Classification
     from nas.training.distil import full_teacher
     from nas.training.full_recipe import TrainingRecipe
+    from nas.training.optimisation import check_sizes
     from nas.training.processes import joined
     from nas.training.recipe import faster_precision
 
+    check_sizes(epochs=epochs, batch_size=batch_size)
     folder = Path(out)
     check_out(folder)
     name, candidate_id, architecture, run = _asked(network, budget_ms, stdin)
@@ -146,6 +148,12 @@ def train(
             teacher=taught,
             workers=decoders(workers),
         )
+
+        def ended(epoch: Epoch) -> None:
+            if task.unread and epoch.epoch == 1:
+                say(f"{data}: {counted(task.unread, 'held-out picture')} that cannot be read left out")
+            on_epoch(epoch)
+
         run_training(
             task,
             used.optimisation,
@@ -172,7 +180,7 @@ def train(
             plan=lambda record, is_new: _plan(record, used, task.steps, is_new=is_new),
             say=say,
             on_step=on_step,
-            on_epoch=on_epoch,
+            on_epoch=ended,
         )
     return folder
 

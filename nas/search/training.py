@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nas.errors import InputError
 from nas.files import unwritten
 from nas.lock import owned
+from nas.search.budget import check_milliseconds
 from nas.search.candidates import Candidate
 from nas.search.records import versions
 from nas.search.result import SearchResult
@@ -43,10 +44,12 @@ def winner_of(network: object, budget_ms: float | None) -> tuple[SearchResult, C
         run = SearchResult.load(Path(network))
     if run is None:
         return None
+    if budget_ms is not None:
+        check_milliseconds(budget_ms)
     winner = run.winner if budget_ms is None else run.winner_under(budget_ms)
     if winner is None:
-        inside = "" if budget_ms is None else f" inside {budget_ms:g} ms"
-        raise InputError(f"{run.path}: the run has no winner{inside} yet; nas search --resume goes on with it")
+        found = "no winner yet" if budget_ms is None else f"no network inside {budget_ms:g} ms"
+        raise InputError(f"{run.path}: the run has {found}; nas search --resume goes on with it")
     return run, winner
 
 

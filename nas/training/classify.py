@@ -69,6 +69,7 @@ class Classification:
     """
 
     best = "top1"
+    unread = 0  # held-out pictures that could not be read when they were judged last
 
     def __init__(
         self,
@@ -191,6 +192,7 @@ class Classification:
         right, among, nats_in_all, count = sums.tolist()
         if not count:
             raise InputError(f"{self._pictures.description}: no held-out picture can be read")
+        self.unread = len(self._pictures.val) - int(count)
         return {"top1": right / count, "top5": among / count, "cross_entropy": nats_in_all / count}
 
     def _normalised(self, pixels: Tensor) -> Tensor:

@@ -116,8 +116,7 @@ def train(
             watch.begin(run.begun)
             try:
                 for batch in task.batches(number, done=run.done - number * task.steps):
-                    watch.count(run.step(batch) * processes(), run.loss)
-                    run.begun = watch.begun
+                    run.step(batch, watch)
                     if is_first():
                         on_step(run.stands(number, watch.images_per_s))
                         if keeper.is_due():
@@ -172,8 +171,8 @@ class _Run:
         """The network that is judged and kept."""
         return self._task.module if self._average is None else self._average.module
 
-    def step(self, batch: Any) -> int:
-        """One step; returns the number of images of this process.
+    def step(self, batch: Any, watch: Watch) -> None:
+        """One step, which the watch counts.
 
         Raises:
             NasError: the loss is not a number, or memory ran out.
@@ -201,9 +200,11 @@ class _Run:
             self._optimizer.zero_grad()
             if self._average is not None:
                 self._average.update_parameters(self._task.module)
-        self.done, self.images, self.loss = self.done + 1, self.images + images * processes(), total
+        images *= processes()
+        self.done, self.images, self.loss = self.done + 1, self.images + images, total
+        watch.count(images, total)
+        self.begun = watch.begun
         self.is_whole = True
-        return images
 
     def stands(self, number: int, images_per_s: float) -> Step:
         """Where the training stands, for who watches."""

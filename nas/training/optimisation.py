@@ -13,12 +13,27 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from nas.errors import InputError
 from nas.files import Record
 from nas.networks.modules.outside import timm_part
 
-__all__ = ["Optimisation", "adamw", "moving_average", "rates"]
+__all__ = ["MOST", "Optimisation", "adamw", "check_sizes", "moving_average", "rates"]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+MOST = 10**6  # epochs, and images of a step
+
+
+def check_sizes(*, epochs: int | None, batch_size: int | None) -> None:
+    """Refuse numbers that no training has.
+
+    Raises:
+        InputError: one is not from 1 to a million.
+    """
+    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
+        if number is not None and not 1 <= number <= MOST:
+            raise InputError(f"{name} must be from 1 to {MOST:,}")
 
 
 class Optimisation(Record):
@@ -39,8 +54,8 @@ class Optimisation(Record):
         accumulate: parts that a batch is worked on in, where memory is short.
     """
 
-    epochs: int = Field(gt=0, le=10**6)
-    batch_size: int = Field(gt=0)
+    epochs: int = Field(gt=0, le=MOST)
+    batch_size: int = Field(gt=0, le=MOST)
     rate: float = Field(gt=0)
     lowest_rate: float = Field(0.0, ge=0)
     weight_decay: float = Field(0.05, ge=0)

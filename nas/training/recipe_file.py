@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from nas.errors import InputError
 from nas.files import Record, read_text
+from nas.training.optimisation import MOST
 
 __all__ = ["recipe_of_file"]
 
@@ -40,7 +41,7 @@ def recipe_of_file(path: Path, fit: Callable[..., R], *, epochs: int | None, bat
         if value is not None and asked is not None:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"{path}: optimisation.{name} is in it: leave {option} or the line out")
-        if type(value) is int and value > 0:  # What is none is refused with the others.
+        if type(value) is int and 0 < value <= MOST:  # What is none is refused with the others.
             sizes[name] = value
     recipe = fit(**sizes)
     try:

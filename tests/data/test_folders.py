@@ -180,7 +180,7 @@ class TestValidation:
 
 
 def test_columns_are_refused_for_a_folder_and_for_synthetic_images(pets: Path) -> None:
-    with pytest.raises(InputError, match=r"--option label=cls names a column of Parquet files .*pets is a folder of"):
+    with pytest.raises(InputError, match=r"--option label=cls names a column of Parquet files, .*pets is a folder of"):
         _load(pets, label="cls")
     with pytest.raises(InputError, match=r"--option image=jpg names a column .*; synthetic is drawn"):
         load_images(DataSource(name="synthetic", image="jpg"), resolution=32, seed=0)

@@ -107,7 +107,7 @@ class TestFolder:
             _load(folder / "cat")
 
     def test_folder_without_images_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="neither images nor Parquet files in this folder"):
+        with pytest.raises(InputError, match="neither images nor Parquet files nor shards in this folder"):
             _load(tmp_path)
 
 

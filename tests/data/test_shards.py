@@ -17,7 +17,6 @@ from nas.data.stream import open_pictures
 from nas.errors import InputError
 
 Paint = Callable[..., Image.Image]
-Shows = Callable[..., None]
 COLOURS = ("cat", "dog", "cow")
 
 
@@ -60,8 +59,10 @@ class TestSources:
         pictures = pickle.loads(pickle.dumps(open_pictures(str(shards), seed=0).train))  # as for a worker
 
         assert len(pictures) == 24
-        shown = [pictures.picture(position) for position in (23, 0)]
-        assert [picture and picture.size for picture in shown] == [(40, 40), (40, 40)]
+        for position in (23, 0, 7):
+            picture = pictures.picture(position)
+            assert picture is not None
+            assert int(np.asarray(picture).mean((0, 1)).argmax()) == (2, 0, 1)[pictures.label(position)]
 
     def test_other_names_of_labels_are_named(self, tmp_path: Path, picture: Paint) -> None:
         samples = {str(index): {"png": _png(picture, index), "txt": COLOURS[index % 3].encode()} for index in range(12)}
@@ -70,6 +71,27 @@ class TestSources:
         images = load_images(DataSource(name=str(tmp_path), label="txt"), resolution=16, seed=0)
 
         assert images.class_names == ("cat", "cow", "dog")
+
+    def test_ranges_of_webdataset(self, shards: Path, refusal: Callable[[str], str]) -> None:
+        images = load_images(str(shards / "train-{0000..0001}.tar"), resolution=16, seed=0)
+
+        assert len(images.train_labels) + len(images.val_labels) == 24
+        assert refusal(str(shards / "train-{0000..0002}.tar")).endswith(f"no file matches {shards}/train-0002.tar")
+        assert "a range of more than 100,000 files" in refusal(str(shards / "train-{0..999999}.tar"))
+
+    @pytest.mark.parametrize("source", ["", "*.tar", "train-0000.tar"])
+    def test_links_to_files_of_any_name(self, shards: Path, source: str) -> None:
+        for file in shards.iterdir():
+            file.symlink_to(file.rename(shards.parent / f"blob-{file.stem}"))
+
+        assert len(load_images(str(shards / source), resolution=16, seed=0).class_names) == 3
+
+    def test_a_picture_beside_shards_is_left_out(self, shards: Path, caplog: pytest.LogCaptureFixture) -> None:
+        (shards / "docs").mkdir()
+        Image.new("RGB", (8, 8)).save(shards / "docs" / "preview.png")
+
+        assert len(load_images(str(shards), resolution=16, seed=0).train_labels) == 24
+        assert "1 picture beside the WebDataset shards left out" in caplog.text
 
     def test_names_are_not_patterns(self, shards: Path) -> None:
         odd = shards.parent / "a[1] *"
@@ -106,20 +128,54 @@ class TestErrors:
             "one file, unpack it with tar -xf and give the folder"
         )
 
-    @pytest.mark.parametrize("content", [b"no tar at all", b"\0" * 1024], ids=["text", "no samples"])
+    @pytest.mark.parametrize("content", [b"no tar at all", b"\x1f\x8b half a gzip"], ids=["text", "gzip"])
     def test_what_is_no_tar_file(self, content: bytes, tmp_path: Path, refusal: Callable[[str], str]) -> None:
         (tmp_path / "train.tar").write_bytes(content)
 
-        message = refusal(str(tmp_path))
+        assert refusal(str(tmp_path)) == f"{tmp_path}: train.tar is no tar file that can be read; fetch it again"
 
-        assert message.startswith(f"{tmp_path}: `datasets` cannot read it (")
-        assert "\n" not in message
+    def test_a_tar_file_without_samples(self, shards: Path, refusal: Callable[[str], str]) -> None:
+        _pack(shards / "validation-0000.tar", {})
+
+        assert refusal(str(shards)).startswith(f"{shards}: validation-0000.tar holds no files; if it is no WebDataset")
 
     def test_half_a_tar_file(self, shards: Path, refusal: Callable[[str], str]) -> None:
         half = (shards / "train-0001.tar").read_bytes()[:3300]
         (shards / "train-0001.tar").write_bytes(half)
 
-        assert refusal(str(shards)).startswith(f"{shards}: `datasets` cannot read it (")
+        assert refusal(str(shards)) == f"{shards}: train-0001.tar is no tar file that can be read; fetch it again"
+
+    def test_a_split_without_labels_is_the_one_that_is_named(self, shards: Path, refusal: Callable[[str], str]) -> None:
+        _pack(shards / "validation-0000.tar", {str(index): {"jpg": b"picture"} for index in range(3)})
+
+        assert refusal(str(shards)).startswith(f"{shards}: validation-0000.tar: its samples have no labels, only .jpg;")
+
+    def test_splits_with_other_pictures(self, shards: Path, picture: Paint, refusal: Callable[[str], str]) -> None:
+        samples = {str(index): {"png": _png(picture, index), "cls": _code(index)} for index in range(6)}
+        _pack(shards / "validation-0000.tar", samples)
+
+        assert refusal(str(shards)) == f"{shards}: val has no column jpg, train has; give them the same columns"
+
+    def test_names_in_cls(self, shards: Path, picture: Paint, refusal: Callable[[str], str]) -> None:
+        _pack(shards / "train-0001.tar", {"0": {"jpg": _jpeg(picture, 0, ""), "cls": b"cat"}})
+
+        assert refusal(str(shards)) == (
+            f"{shards}: train-0001.tar: a .cls holds the number of a class, got 'cat'; write names into .txt, and give "
+            "--option label=txt"
+        )
+
+    def test_a_sample_without_a_label_is_named(
+        self, shards: Path, picture: Paint, refusal: Callable[[str], str]
+    ) -> None:
+        samples = {str(index): {"jpg": _jpeg(picture, index, ""), "cls": _code(index)} for index in range(9)}
+        _pack(shards / "train-0001.tar", samples | {"late": {"jpg": _jpeg(picture, 0, "")}})
+
+        assert "late in train-0001.tar has no label (1 such rows)" in refusal(str(shards))
+
+    def test_a_dead_link(self, shards: Path, refusal: Callable[[str], str]) -> None:
+        (shards / "train-0002.tar").symlink_to("nowhere")
+
+        assert refusal(str(shards)).startswith(f"{shards}: dead links: train-0002.tar; remove them or restore")
 
     def test_an_empty_file(self, shards: Path, refusal: Callable[[str], str]) -> None:
         (shards / "train-0001.tar").write_bytes(b"")

@@ -188,6 +188,13 @@ class TestLabels:
         with pytest.raises(InputError, match="--option label=kind names no column; the columns are __key__, jpg, b"):
             _load(file, label="kind")
 
+    def test_cls_is_a_label_in_samples_of_webdataset_alone(self, file: Path) -> None:
+        pictures = {"jpg": pa.array(_structs(), PICTURE), "cls": LABELS}
+        with pytest.raises(InputError, match="found columns jpg, cls; --option label=COLUMN names one"):
+            _load(_write(file, **pictures))
+
+        _shows(_load(_write(file, **pictures, __key__=[str(row) for row in range(12)])), "0", "1")
+
     @pytest.mark.parametrize("value", [None, -1, float("nan")])
     def test_a_row_without_a_label_is_named_or_left_out(
         self, file: Path, value: float | None, caplog: pytest.LogCaptureFixture

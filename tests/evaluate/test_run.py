@@ -417,8 +417,13 @@ def test_the_winner_inside_a_budget_is_evaluated(tmp_path: Path, zoo: Path) -> N
     )
 
     assert found.weights == f"proxy training of {small.id} in run"
-    with pytest.raises(InputError, match=r"run: the run has no winner inside 0\.001 ms yet; nas search --resume goes"):
+    with pytest.raises(InputError, match=r"run: the run has no network inside 0\.001 ms; nas search --resume goes"):
         nas.evaluate(folder, str(zoo), budget_ms=0.001)
+    with pytest.raises(InputError, match=r"--budget-ms must be a positive number of milliseconds, .* got nan"):
+        nas.evaluate(folder, str(zoo), budget_ms=float("nan"))
+    weights_file(folder, small.id).unlink()
+    with pytest.raises(InputError, match=rf"winners inside 0\.7 ms, not of {small.id}, the best inside 0\.23 ms: give"):
+        nas.evaluate(folder, str(zoo), budget_ms=0.23)
     with pytest.raises(InputError, match="--budget-ms chooses among the winners of a run: leave it out"):
         nas.evaluate("iformer_t", str(zoo), budget_ms=0.4)
 

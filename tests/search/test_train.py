@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import nas
+from nas.data import DataSource
 from nas.errors import InputError
 from nas.search.train import train
 from nas.training.course import Epoch, Step
@@ -251,6 +252,20 @@ class TestBadInput:
 
         with pytest.raises(InputError, match=r"pictures: .*/3.png cannot be read .*skip_broken=true"):
             train("tiny_a", str(tmp_path / "pictures"), out=tmp_path / "it", **SIZES)
+
+    def test_broken_held_out_pictures_are_counted_where_they_may_be_left_out(
+        self, colours_folder: Path, tmp_path: Path
+    ) -> None:
+        import shutil
+
+        shutil.copytree(colours_folder, tmp_path / "pictures")
+        next((tmp_path / "pictures/val/red").iterdir()).write_bytes(b"no picture")
+        said: list[str] = []
+
+        data = DataSource(name=str(tmp_path / "pictures"), skip_broken=True)
+        train("tiny_a", data, out=tmp_path / "it", say=said.append, **SIZES)
+
+        assert said[-1] == f"{tmp_path}/pictures: 1 held-out picture that cannot be read left out"
 
 
 def test_the_page_of_a_training_has_its_facts(trained: Path) -> None:

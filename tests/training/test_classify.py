@@ -281,6 +281,7 @@ class TestJudge:
             figures, expected = (one.judge(one.module.eval()) for one in (it, rest))
 
         assert figures == pytest.approx(expected)
+        assert (it.unread, rest.unread) == (1, 0)
 
     def test_nothing_to_judge_is_said(self, damaged: PictureSet) -> None:
         it = task(replace(damaged, val=replace(damaged.val, rows=damaged.val.rows.take(np.array([0])))), recipe())

@@ -131,6 +131,8 @@ def test_large_networks_have_stochastic_depth() -> None:
         ("[optimisation]\nepochs = 0", r"r.toml: optimisation.epochs: input should be greater than 0, got 0"),
         ("[augmentation]\nflip = 2", r"r.toml: augmentation.flip: input should be less than or equal to 1, got 2"),
         ("optimisation = 3", r"r.toml: optimisation: "),
+        ("[optimisation]\nepochs = 1000001", r"r.toml: optimisation.epochs: input should be less than or equal to 1"),
+        (f"[optimisation]\nbatch_size = {10**400}", r"r.toml: optimisation.batch_size: "),
         ("[optimisation]\nepochs = 'ten'", r"r.toml: optimisation.epochs: "),
         ("[optimisation]\nepochs = 3\nwarmup_epochs = 3", r"warmup_epochs must be fewer than the 3 epochs, got 3"),
         ("[distillation]\nkind = 'cold'", r"r.toml: distillation.kind: "),
