@@ -197,7 +197,7 @@ class TestNames:
             load_images("my data", resolution=32, seed=0)
 
     def test_file_of_another_kind_is_refused(self, folder: Path) -> None:
-        with pytest.raises(InputError, match=r"neither a Parquet file nor a WebDataset shard; give a folder .*, or a \.parquet or \.tar file"):
+        with pytest.raises(InputError, match=r"nor a WebDataset shard; give a folder .*, or a \.parquet or \.tar file"):
             _load(folder / "cat" / "00.png")
 
 
