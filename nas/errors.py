@@ -92,7 +92,8 @@ class InputError(NasError):
         path = _path(first["loc"])
         message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         if first["type"] == "extra_forbidden":
-            message = "unknown key" + did_you_mean(str(first["loc"][-1]), _keys(error.title))
+            name = str(first["loc"][-1])  # which may be a key elsewhere
+            message = "unknown key" + did_you_mean(name, _keys(error.title) - {name})
         elif first["type"] == "missing":
             message = "missing key"
         elif first["type"] not in ("value_error", "json_invalid"):

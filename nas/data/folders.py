@@ -22,7 +22,7 @@ from nas.data.splits import TRAIN_WORDS, VAL_WORDS, split_word
 from nas.data.walk import ANNOTATIONS, File, Listing
 from nas.errors import InputError
 
-__all__ = ["Folder", "read_folder", "refuse_dead_links"]
+__all__ = ["Files", "Folder", "read_folder", "refuse_dead_links"]
 
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".xlsx", ".parquet")  # that may hold labels
 _UNLABELLED_WORDS = ("test", "testing")  # often published without labels
@@ -50,7 +50,7 @@ class Folder:
         splits = {"train": self.train} | ({"val": self.val} if self.val is not None else {})
         rows = {
             split: Rows(
-                images=_Files(paths=tuple(file.path for file, _ in labelled)),
+                images=Files(paths=tuple(file.path for file, _ in labelled)),
                 labels=np.array([codes[name] for _, name in labelled], dtype=np.int64),
                 index=np.arange(len(labelled)),
             )
@@ -60,13 +60,17 @@ class Folder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Files:
+class Files:
+    """Pictures by their paths."""
+
     paths: Sequence[str]
 
     def where(self, row: int) -> str:
+        """The path."""
         return self.paths[row]
 
     def read(self, rows: npt.NDArray[np.int64]) -> Iterator[Content]:
+        """The paths, which are read where they are decoded."""
         return (self.paths[row] for row in rows.tolist())
 
 

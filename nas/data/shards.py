@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import os
 import tarfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,9 @@ __all__ = ["Shards"]
 
 _LOOKED_AT = 20  # members of a shard, before all of it is copied
 _UNPACK = "if it is no WebDataset but a folder in one file, unpack it with tar -xf and give the folder"
-_ALIKE = "the first samples of a shard need the same members, such as 0001.jpg and 0001.cls"
+_ALIKE = "the first samples of all shards need the same members, such as 0001.jpg and 0001.cls, a number"
+_GZIP = b"\x1f\x8b"
+_BLOCK = 512  # bytes, in which a tar file is written; two blocks of zeros end it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,8 @@ class Shards:
                 label = file.read(_LOOKED_AT) if file is not None else b"0"
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             raise InputError(f"{where} is no tar file that can be read; fetch it again") from error
+        if _ends_early(path):
+            raise InputError(f"{where} ends early, without the end of a tar file; fetch it again")
         if not members:
             raise InputError(f"{where} holds no files; {_UNPACK}")
         if len(suffixes) == 1:
@@ -86,3 +91,13 @@ class Shards:
                 f"{where}: a .cls holds the number of a class, got {shown!r}; write names into .txt, and give --option "
                 "label=txt"
             )
+
+
+def _ends_early(path: Path) -> bool:
+    """Whether a plain tar file lacks its end, as half a download does."""
+    with path.open("rb") as file:
+        if file.read(2) == _GZIP:
+            return False
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 2 * _BLOCK))
+        return any(file.read())

@@ -141,7 +141,7 @@ def find_source(asked: DataSource) -> Source:
         kind = _suffix(files[0]) if _suffix(files[0]) in TABLES else ".parquet"
         if others := [file for file in files if _suffix(file) != kind]:
             raise InputError(
-                f"{source}: a pattern must match {TABLES[kind]}s only, but it matches {others[0].parts[-1]}"
+                f"{source}: a pattern must match .parquet or .tar files only, but it matches {others[0].parts[-1]}"
             )
         return _tables(files, asked, alone=True)
     if source.startswith((".", "~", os.sep)) or source.count("/") > 1 or path.suffix in TABLES or "\\" in source:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from nas.data.folders import Files
 from nas.data.load import SYNTHETIC_TRAIN, SYNTHETIC_VAL
 from nas.data.mapped import mapped
 from nas.data.pictures import framed, grey_range, to_bytes
@@ -138,6 +140,7 @@ def open_pictures(source: str | DataSource, *, seed: int, synthetic_resolution: 
             val_limit=None,
             skip_broken=asked.skip_broken,
         )
+        _refuse_the_same(train, val, asked.name)
         rows, names = {"train": mapped(train), "val": mapped(val)}, list(found.class_names)
         notes = [*origin.notes, *found.notes, *words]
     labels = {split: part.labels.tolist() for split, part in rows.items()}
@@ -153,6 +156,24 @@ def open_pictures(source: str | DataSource, *, seed: int, synthetic_resolution: 
         fingerprint=digest_of(json.dumps([names, labels])),
         notes=tuple(notes),
     )
+
+
+def _refuse_the_same(train: Rows, val: Rows, source: str) -> None:
+    """Refuse to judge by what is trained on, where val/ leads to the folders of train/.
+
+    Copies are not looked for: that takes as long as to read every picture, as a search does.
+    """
+    if not (isinstance(train.images, Files) and isinstance(val.images, Files) and train.images is not val.images):
+        return
+    learnt, judged = (
+        {os.path.realpath(folder) for folder in {os.path.dirname(path) for path in images.paths}}  # noqa: PTH120
+        for images in (train.images, val.images)
+    )
+    if judged <= learnt:
+        raise InputError(
+            f"{source}: the held-out pictures are those that are trained on, so figures on them say nothing; give "
+            "others for validation, or take these away to hold out a tenth of train"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

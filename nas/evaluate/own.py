@@ -105,7 +105,7 @@ def named_subject(
         known = {"normalisation": Normalisation.model_validate(pair), "normalised_by": "of the published weights"}
     checkpoint = read_checkpoint(path, weights_key=weights_key)
     told = known_of_metadata(checkpoint.metadata, str(path))
-    module = model_of(checkpoint, architecture.at(num_classes=num_classes)).eval()
+    module = model_of(checkpoint, architecture.at(num_classes=num_classes), whole=True).eval()
     known = told | known | {"weights": f"{source} (SHA-256 begins {digest(path)})"}
     return module_subject(module, name=name, resolution=resolution, device=device, **known)
 

@@ -13,6 +13,8 @@ from nas.networks.space import SearchSpace
 
 __all__ = ["find_network"]
 
+_BEST = "best.torch"  # of a folder of nas train
+
 
 def find_network(name: str, *, stdin: BinaryIO | None = None) -> tuple[str, Architecture]:
     """The network that `name` refers to, with a name to show for it.
@@ -26,6 +28,8 @@ def find_network(name: str, *, stdin: BinaryIO | None = None) -> tuple[str, Arch
     if name == "-" and stdin is not None:
         return "stdin", Architecture.from_json(stdin.read(), where="stdin")
     path = Path(name)
+    if (path / _BEST).is_dir():
+        raise InputError(f"{path}: is a training: give its best network, {path / _BEST}")
     if path.suffix == ".json" or len(path.parts) > 1 or path.is_file():
         return path.stem, Architecture.load(path)
     references: dict[str, Architecture] = {}

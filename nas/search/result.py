@@ -80,7 +80,9 @@ class SearchResult:
         """
         path = Path(path)
         if not (path / "run.json").is_file():
-            raise InputError(f"{path}: not a results folder (it has no run.json)")
+            is_training = (path / "training.json").exists()
+            hint = "; it is a training, and training.html is its page" if is_training else ""
+            raise InputError(f"{path}: not a results folder (it has no run.json){hint}")
         run = read_record(path / "run.json", Run)
         return cls._with(path, run, read_records(path / "candidates.jsonl", Candidate))
 

@@ -117,6 +117,8 @@ def train(
         pictures = open_pictures(data, seed=seed, synthetic_resolution=resolution or 64)
         for note in pictures.notes:
             say(note)
+        if sorted(pictures.class_names) == ["images", "masks"]:
+            raise InputError(f"{data}: images/ and masks/ are no classes: give --task segment to train on masks")
         architecture = _sized(architecture, resolution, pictures.num_classes)
         used = recipe if isinstance(recipe, TrainingRecipe) else None
         if used is None:

@@ -36,6 +36,7 @@ _BITS = 8  # of a channel
 _JUDGED = 5  # classes of top-5
 _DRAFT = 4  # times the resolution: a crop of 8 % of the area still has the resolution
 _ORDER, _PICTURE = 0, 1  # what a seed is for
+_LEAST_PART = 2
 _UNREAD = -1  # label of a held-out picture that cannot be read
 
 
@@ -97,6 +98,10 @@ class Classification:
                 f"batch_size {batch}: must be a multiple of {unit}, for {self._processes} processes, accumulate "
                 f"{recipe.optimisation.accumulate}{' and mixing in pairs' if self._mixes else ''}"
             )
+        if batch // shares < _LEAST_PART:
+            raise InputError(
+                f"batch_size {batch}: each of {shares} parts of a step needs {_LEAST_PART} images, for batch norms"
+            )
         if len(pictures.train) < batch:
             raise InputError(f"{pictures.description}: fewer than the {batch} of a step; give a smaller --batch-size")
         self.module: nn.Module = Classifiers(network).to(device)
@@ -106,17 +111,20 @@ class Classification:
         self._pictures, self._recipe, self._seed = pictures, recipe, seed
         self._device, self._workers, self._teacher = device, workers, teacher
         self._scale, self._offset = _normalisation(mean, std, device)
-        self._change = timm_data.create_transform(
-            self._size,
-            is_training=True,
-            use_prefetcher=True,  # bytes; what is left is done here to whole batches
-            scale=changes.crop_scale,
-            hflip=changes.flip,
-            color_jitter=None,
-            auto_augment=changes.rand_augment or None,
-            interpolation=changes.interpolation,
-            mean=IMAGENET_MEAN,
-        )
+        try:
+            self._change = timm_data.create_transform(
+                self._size,
+                is_training=True,
+                use_prefetcher=True,  # bytes; what is left is done here to whole batches
+                scale=changes.crop_scale,
+                hflip=changes.flip,
+                color_jitter=None,
+                auto_augment=changes.rand_augment or None,
+                interpolation=changes.interpolation,
+                mean=IMAGENET_MEAN,
+            )
+        except (AssertionError, ValueError) as error:  # timm's parser of that text
+            raise InputError(f"augmentation.rand_augment: timm cannot read {changes.rand_augment!r}") from error
         _mend_posterize(self._change)
         self._erase = erasing.RandomErasing(changes.erasing, mode="pixel", device=device) if changes.erasing else None
         self._mix = None
@@ -191,7 +199,9 @@ class Classification:
             dist.all_reduce(sums)
         right, among, nats_in_all, count = sums.tolist()
         if not count:
-            raise InputError(f"{self._pictures.description}: no held-out picture can be read")
+            raise InputError(
+                f"{self._pictures.description}: no held-out picture can be read; mend them, or give others in val/"
+            )
         self.unread = len(self._pictures.val) - int(count)
         return {"top1": right / count, "top5": among / count, "cross_entropy": nats_in_all / count}
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nas.files import Record
 from nas.training.optimisation import Optimisation
@@ -47,9 +47,16 @@ class Augmentation(Record):
     flip: Probability = 0.5
     interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
     erasing: Probability = 0.25
-    mixup: float = Field(0.8, ge=0)
-    cutmix: float = Field(1.0, ge=0)
+    mixup: float = Field(0.8, ge=0, le=100)
+    cutmix: float = Field(1.0, ge=0, le=100)
     switch: Probability = 0.5
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        least, most = self.crop_scale
+        if not 0 < least <= most:
+            raise ValueError(f"crop_scale must be two shares above 0, the smaller first, got {least:g} and {most:g}")
+        return self
 
 
 class Distillation(Record):
@@ -83,7 +90,7 @@ class TrainingRecipe(Record):
     distillation: Distillation = Distillation()
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     drop_path: float = Field(0.0, ge=0, lt=1)
-    crop: float = Field(0.875, gt=0, le=1)
+    crop: float = Field(0.875, ge=0.1, le=1)
 
     @classmethod
     def fitted(

@@ -58,11 +58,11 @@ class Optimisation(Record):
     batch_size: int = Field(gt=0, le=MOST)
     rate: float = Field(gt=0)
     lowest_rate: float = Field(0.0, ge=0)
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(0.05, ge=0, le=10)
     betas: tuple[Share, Share] = (0.9, 0.999)
     schedule: Literal["cosine", "poly", "step"] = "cosine"
     warmup_epochs: float = Field(0.0, ge=0)
-    drops: tuple[int, ...] = ()
+    drops: tuple[Annotated[int, Field(gt=0)], ...] = ()
     ema: Share = 0.0
     clip: float = Field(0.0, ge=0)
     accumulate: int = Field(1, gt=0)

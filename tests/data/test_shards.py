@@ -139,6 +139,19 @@ class TestErrors:
 
         assert refusal(str(shards)).startswith(f"{shards}: validation-0000.tar holds no files; if it is no WebDataset")
 
+    @pytest.mark.parametrize("more", [0, 300], ids=["between members", "in a header"])
+    def test_half_a_download(self, more: int, shards: Path, picture: Paint, refusal: Callable[[str], str]) -> None:
+        samples = {f"{index:02}": {"jpg": _jpeg(picture, index, ""), "cls": _code(index)} for index in range(12)}
+        _pack(shards / "train-0001.tar", samples)
+        with tarfile.open(shards / "train-0001.tar") as archive:
+            end = archive.getmembers()[10].offset  # where a member begins
+        content = (shards / "train-0001.tar").read_bytes()
+        (shards / "train-0001.tar").write_bytes(content[: end + more])
+
+        assert refusal(str(shards)) == (
+            f"{shards}: train-0001.tar ends early, without the end of a tar file; fetch it again"
+        )
+
     def test_half_a_tar_file(self, shards: Path, refusal: Callable[[str], str]) -> None:
         half = (shards / "train-0001.tar").read_bytes()[:3300]
         (shards / "train-0001.tar").write_bytes(half)
@@ -195,7 +208,7 @@ class TestErrors:
         message = refusal(str(shards / "*"))
 
         assert message == (
-            f"{shards}/*: a pattern must match WebDataset shards only, but it matches validation.parquet"
+            f"{shards}/*: a pattern must match .parquet or .tar files only, but it matches validation.parquet"
         )
 
 

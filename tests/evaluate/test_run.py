@@ -17,6 +17,7 @@ import pytest
 import torch
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 import nas
@@ -397,6 +398,15 @@ def test_winner_of_a_run_brings_its_classes_and_normalisation(run: Path, zoo: Pa
     assert said == [f"{run}: its winner {winner.id} is evaluated"]
     with pytest.raises(InputError, match=r"is a run and has its own weights and classes: evaluate its winner\.json to"):
         nas.evaluate(run, str(zoo), weights="x.safetensors")
+
+
+def test_weights_without_a_classifier_are_refused(network: Network, zoo: Path, tmp_path: Path) -> None:
+    last = f"layers.{len(network.layers) - 1}."
+    tensors = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(last)}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "maps.safetensors")
+
+    with pytest.raises(InputError, match=r"maps.safetensors: has no classifier, .*: it cannot be evaluated on classes"):
+        nas.evaluate(network.architecture, str(zoo), weights=tmp_path / "maps.safetensors")
 
 
 def test_the_winner_inside_a_budget_is_evaluated(tmp_path: Path, zoo: Path) -> None:

@@ -19,3 +19,10 @@ def test_a_network_is_found_by_reference_file_and_stdin(tmp_path: Path) -> None:
     assert find_network("-", stdin=io.BytesIO(tiny.to_json().encode())) == ("stdin", tiny)
     with pytest.raises(InputError, match="did you mean 'iformer_m'"):
         find_network("iformer_mm", stdin=io.BytesIO())
+
+
+def test_a_training_is_no_network_but_has_one(tmp_path: Path) -> None:
+    (tmp_path / "it" / "best.torch").mkdir(parents=True)
+
+    with pytest.raises(InputError, match=r"it: is a training: give its best network, .*it/best.torch$"):
+        find_network(str(tmp_path / "it"))

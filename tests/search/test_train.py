@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import nas
 from nas.data import DataSource
 from nas.errors import InputError
+from nas.search import SearchResult
 from nas.search.train import train
 from nas.training.course import Epoch, Step
 from nas.training.record import read_training
@@ -244,6 +245,25 @@ class TestBadInput:
             train("tiny_a", str(colours_folder), out=tmp_path, **SIZES)
         assert [entry.name for entry in tmp_path.iterdir()] == ["mine.txt"]
 
+    def test_pictures_that_are_judged_by_what_is_learnt_are_refused(self, colours_folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "pictures").mkdir()
+        for split in ("train", "val"):
+            (tmp_path / "pictures" / split).symlink_to(colours_folder / "train")
+
+        with pytest.raises(InputError, match="the held-out pictures are those that are trained on, so figures on them"):
+            train("tiny_a", str(tmp_path / "pictures"), out=tmp_path / "it", **SIZES)
+
+    def test_masks_are_no_class(self, tmp_path: Path) -> None:
+        for name in ("images", "masks"):
+            (tmp_path / "pictures" / name).mkdir(parents=True)
+            for index in range(10):
+                Image.new("RGB", (32, 32)).save(tmp_path / "pictures" / name / f"{index}.png")
+
+        with pytest.raises(
+            InputError, match="images/ and masks/ are no classes: give --task segment to train on masks"
+        ):
+            train("tiny_a", str(tmp_path / "pictures"), out=tmp_path / "it", **SIZES)
+
     def test_a_broken_picture_is_named(self, colours_folder: Path, tmp_path: Path) -> None:
         import shutil
 
@@ -266,6 +286,11 @@ class TestBadInput:
         train("tiny_a", data, out=tmp_path / "it", say=said.append, **SIZES)
 
         assert said[-1] == f"{tmp_path}/pictures: 1 held-out picture that cannot be read left out"
+
+
+def test_a_training_is_no_results_folder_and_says_so(trained: Path) -> None:
+    with pytest.raises(InputError, match=r"not a results folder .*; it is a training, and training.html is its page"):
+        SearchResult.load(trained)
 
 
 def test_the_page_of_a_training_has_its_facts(trained: Path) -> None:

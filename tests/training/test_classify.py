@@ -209,6 +209,17 @@ class TestChanges:
         assert plain.shape == changed.shape
         assert not torch.equal(plain, changed)
 
+    def test_what_timm_cannot_read_is_named(self, pictures: PictureSet) -> None:
+        with pytest.raises(InputError, match="rand_augment: timm cannot read 'banana'"):
+            task(pictures, recipe({"rand_augment": "banana"}))
+
+    @pytest.mark.parametrize(("batch_size", "accumulate", "parts"), [(1, 1, 1), (8, 8, 8)])
+    def test_a_part_of_one_image_has_no_batch_norm(
+        self, batch_size: int, accumulate: int, parts: int, pictures: PictureSet
+    ) -> None:
+        with pytest.raises(InputError, match=rf"each of {parts} parts of a step needs 2 images"):
+            task(pictures, recipe(batch_size=batch_size, more={"accumulate": accumulate}))
+
     def test_rand_augment_posterizes_to_any_number_of_bits(self, pictures: PictureSet) -> None:
         it = task(pictures, recipe({"rand_augment": "rand-m10-n1-inc1-p1.0"}))
         ops = next(part.ops for part in it._change.transforms if hasattr(part, "ops"))

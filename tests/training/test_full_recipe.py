@@ -131,6 +131,17 @@ def test_large_networks_have_stochastic_depth() -> None:
         ("[optimisation]\nepochs = 0", r"r.toml: optimisation.epochs: input should be greater than 0, got 0"),
         ("[augmentation]\nflip = 2", r"r.toml: augmentation.flip: input should be less than or equal to 1, got 2"),
         ("optimisation = 3", r"r.toml: optimisation: "),
+        (
+            "[augmentation]\ncrop_scale = [1.0, 0.08]",
+            r"augmentation: crop_scale must be two shares above 0, the smaller",
+        ),
+        (
+            "[augmentation]\ncrop_scale = [0.0, 0.5]",
+            r"augmentation: crop_scale must be two shares above 0, the smaller",
+        ),
+        ("[augmentation]\nmixup = 1e300", r"augmentation.mixup: input should be less than or equal to 100"),
+        ("crop = 1e-9", r"r.toml: crop: input should be greater than or equal to 0.1"),
+        ("[optimisation]\ndrops = [5, -1]", r"r.toml: optimisation.drops\[1\]: input should be greater than 0"),
         ("[optimisation]\nepochs = 1000001", r"r.toml: optimisation.epochs: input should be less than or equal to 1"),
         (f"[optimisation]\nbatch_size = {10**400}", r"r.toml: optimisation.batch_size: "),
         ("[optimisation]\nepochs = 'ten'", r"r.toml: optimisation.epochs: "),

@@ -57,10 +57,19 @@ def load_model(architecture: Architecture, path: Path, *, weights_key: str | Non
     return model_of(read_checkpoint(path, weights_key=weights_key), architecture)
 
 
-def model_of(checkpoint: Checkpoint, architecture: Architecture, *, head: bool = True) -> Network:
-    """As `load_model`, from a checkpoint that was read; without `head` its classifier is left out."""
+def model_of(checkpoint: Checkpoint, architecture: Architecture, *, head: bool = True, whole: bool = False) -> Network:
+    """As `load_model`, from a checkpoint that was read.
+
+    Args:
+        checkpoint: the weights.
+        architecture: of the network.
+        head: take the classifier as well.
+        whole: refuse weights without a classifier; otherwise the network has a random one.
+    Raises:
+        InputError: the weights do not fit.
+    """
     network = build_model(architecture, distillation=has_two_classifiers(checkpoint.tensors))
-    _load(network, checkpoint, head=head)
+    _load(network, checkpoint, head=head, whole=whole)
     return network
 
 
@@ -124,7 +133,7 @@ def to_timm(network: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {names[key]: tensor for key, tensor in state.items()}, arguments
 
 
-def _load(network: Network, checkpoint: Checkpoint, *, head: bool) -> None:
+def _load(network: Network, checkpoint: Checkpoint, *, head: bool, whole: bool = False) -> None:
     path, tensors = checkpoint.path, checkpoint.tensors
     state = network.state_dict()
     if any(name.startswith("layers.") for name in tensors):
@@ -136,6 +145,11 @@ def _load(network: Network, checkpoint: Checkpoint, *, head: bool) -> None:
     # From here `names` maps this project's keys to common names, and `given` maps common names to the file's keys.
     heads = ("head.", f"layers.{len(network.layers) - 1}.")
     lacks_head = not any(name.startswith(heads) for name in given)
+    if lacks_head and whole:
+        raise InputError(
+            f"{visible(str(path), limit=150)}: has no classifier, as after detection or segmentation: it cannot be "
+            "evaluated on classes; train it as a classifier first"
+        )
     if not head or lacks_head:
         names = {key: name for key, name in names.items() if not name.startswith(heads)}
         given = {name: key for name, key in given.items() if not name.startswith(heads)}
