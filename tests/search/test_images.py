@@ -37,7 +37,7 @@ def test_there_are_no_drawn_masks_and_no_options_of_tables() -> None:
         ("synthetic", "--task segment: there are no drawn pictures with masks"),
         (
             DataSource(name="city", label="x"),
-            "--option label=x names a column of Parquet files or of the hub; city is a",
+            "--option label=x names a column of Parquet files, shards or the hub; city is a",
         ),
         (DataSource(name="city", skip_broken=True), "--option skip_broken=true is of pictures with classes"),
     ):
