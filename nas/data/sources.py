@@ -126,11 +126,10 @@ def find_source(asked: DataSource) -> Source:
     if path.is_symlink():
         raise InputError(f"{source}: a link that leads nowhere; restore what it links to")
     if any(character in source for character in "*?[") or _RANGE.search(source):
-        patterns = _expanded(str(path))
-        if lacking := [pattern for pattern in patterns if not glob.glob(pattern, recursive=True)]:  # noqa: PTH207
-            raise InputError(f"{source}: no file matches {'this pattern' if len(patterns) == 1 else lacking[0]}")
-        names = (name for pattern in patterns for name in glob.iglob(pattern, recursive=True))  # noqa: PTH207
-        found = {os.path.abspath(name) for name in names}  # noqa: PTH100
+        matches = {pattern: glob.glob(pattern, recursive=True) for pattern in _expanded(str(path))}  # noqa: PTH207
+        if lacking := [pattern for pattern, names in matches.items() if not names]:
+            raise InputError(f"{source}: no file matches {'this pattern' if len(matches) == 1 else lacking[0]}")
+        found = {os.path.abspath(name) for names in matches.values() for name in names}  # noqa: PTH100
         paths = [Path(name) for name in found if not os.path.isdir(name)]  # noqa: PTH112
         if not paths:
             raise InputError(f"{source}: no file matches this pattern")
@@ -172,8 +171,9 @@ def _folder(root: Path, asked: DataSource) -> Source:
     tables = [file for file in listing.tables if file.parts[-1].lower() != "metadata.parquet"]
     is_parquet = any(_suffix(file) == ".parquet" for file in tables)
     data = [file for file in tables if not is_parquet or _suffix(file) == ".parquet"]
+    used = set(data)
     for file in listing.tables:
-        if file not in data:
+        if file not in used:
             listing.count_suffix(file.parts[-1])
     # The archive that pictures came in lies beside them more often than pictures beside shards.
     depth = 1 if is_parquet else None

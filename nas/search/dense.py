@@ -224,8 +224,8 @@ def _body(
             found, origin = run.build_winner(budget_ms), f"proxy training in {name}"
     else:
         assert not isinstance(network, SearchResult)
-        if budget_ms is not None or start == _WINNER:
-            raise InputError(f"--budget-ms and --from {_WINNER} are of a run: give a results folder")
+        if start == _WINNER:
+            raise InputError(f"weights --from {_WINNER} are of a run: give a results folder")
         found = network
         if not isinstance(network, Architecture) and not (
             isinstance(network, str | Path) and not Path(network).is_dir()

@@ -99,8 +99,6 @@ def evaluate(
         seed = result.run.seed if seed is None else seed
     else:
         assert not isinstance(network, SearchResult)
-        if budget_ms is not None:
-            raise InputError("--budget-ms chooses among the winners of a run: leave it out")
         if seed is None and isinstance(network, str | Path):
             seed = _seed_of_training(Path(network))
         subject = find_subject(

@@ -194,8 +194,6 @@ def _asked(
     if (found := winner_of(network, budget_ms)) is not None:
         run, winner = found
         return run.path.resolve().name, winner.id, trained_network(winner), (run, budget_ms)
-    if budget_ms is not None:
-        raise InputError("--budget-ms chooses among the winners of a run: leave it out")
     if isinstance(network, Architecture):
         return "network", "", network, None
     assert not isinstance(network, SearchResult)

@@ -37,12 +37,14 @@ def winner_of(network: object, budget_ms: float | None) -> tuple[SearchResult, C
     """The run that is meant and its winner, inside a budget or of its largest; None if no run is meant.
 
     Raises:
-        InputError: the run has no winner.
+        InputError: the run has no winner, or no run is meant and a budget is given.
     """
     run = network if isinstance(network, SearchResult) else None
     if isinstance(network, str | Path) and (Path(network) / "run.json").exists():
         run = SearchResult.load(Path(network))
     if run is None:
+        if budget_ms is not None:
+            raise InputError("--budget-ms chooses among the winners of a run: leave it out")
         return None
     if budget_ms is not None:
         check_milliseconds(budget_ms)

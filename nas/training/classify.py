@@ -190,7 +190,8 @@ class Classification:
             images, known = self._normalised(pixels.to(self._device)), labels.to(self._device)
             with autocast(self._device, "fp32"):
                 logits = network(images).float()
-            logits, known = logits[known >= 0], known[known >= 0]
+            is_read = known != _UNREAD
+            logits, known = logits[is_read], known[is_read]
             likeliest = logits.topk(min(_JUDGED, logits.shape[1]), dim=1).indices == known[:, None]
             nats = F.cross_entropy(logits, known, reduction="sum")
             parts = (likeliest[:, 0].sum(), likeliest.any(1).sum(), nats, torch.tensor(len(known)))

@@ -104,8 +104,10 @@ def train(
     """
     run = _Run(task, optimisation, seed=seed, device=device, precision=precision, is_compiled=is_compiled)
     keeper = Keeper(folder, {**identity, **optimisation.model_dump(mode="json"), "seed": seed})
-    if begun := keeper.read():
-        run.go_on(*begun)
+    begun = Begun()
+    if found := keeper.read():
+        run.go_on(*found)
+        begun = found[0].begun
         if is_first():
             keeper.write_metrics(run.history)
     if of_the_first(float(run.done), device) != run.done:
@@ -113,25 +115,26 @@ def train(
     watch = Watch()
     with own_randomness(device):
         for number in range(len(run.history), optimisation.epochs):
-            watch.begin(run.begun)
+            watch.begin(begun)
+            begun = Begun()
             try:
                 for batch in task.batches(number, done=run.done - number * task.steps):
                     run.step(batch, watch)
                     if is_first():
                         on_step(run.stands(number, watch.images_per_s))
                         if keeper.is_due():
-                            keeper.save(run.kept(keeper.training), run.tensors())
+                            keeper.save(run.kept(keeper.training, watch.begun), run.tensors())
             except KeyboardInterrupt as stopped:
                 if is_first() and run.is_whole and keeper.lacks(run.done):
                     try:
-                        keeper.save(run.kept(keeper.training), run.tensors())
+                        keeper.save(run.kept(keeper.training, watch.begun), run.tensors())
                     except NasError as failure:  # a full disk makes no failure of a stop
                         stopped.add_note(str(failure))
                 raise
             epoch = run.judge(number, watch)
             if is_first():
                 keep(run.judged, epoch)
-                keeper.save(run.kept(keeper.training), run.tensors())
+                keeper.save(run.kept(keeper.training, begun), run.tensors())
                 on_epoch(epoch)
     return run.history
 
@@ -155,7 +158,6 @@ class _Run:
         self.done, self.images, self.loss = 0, 0, 0.0
         self.is_whole = True  # not in the middle of a step, which has changed weights or statistics already
         self.history: list[Epoch] = []
-        self.begun = Begun()
         self._optimizer = adamw(task.module, optimisation)
         self._set_rate = rates(self._optimizer, optimisation, task.steps)
         self._average = moving_average(task.module, optimisation.ema)
@@ -203,7 +205,6 @@ class _Run:
         images *= processes()
         self.done, self.images, self.loss = self.done + 1, self.images + images, total
         watch.count(images, total)
-        self.begun = watch.begun
         self.is_whole = True
 
     def stands(self, number: int, images_per_s: float) -> Step:
@@ -242,7 +243,6 @@ class _Run:
             is_best=figures[self._task.best] > best,
         )
         self.history.append(epoch)
-        self.begun = Begun()
         return epoch
 
     def tensors(self) -> dict[str, Tensor]:
@@ -254,11 +254,9 @@ class _Run:
             kept |= {f"{_OPTIMIZER}{index}/{part}": tensor for part, tensor in state.items()}
         return kept
 
-    def kept(self, training: str) -> Kept:
-        """What the checkpoint says of the tensors."""
-        return Kept(
-            training=training, done=self.done, images=self.images, history=tuple(self.history), begun=self.begun
-        )
+    def kept(self, training: str, begun: Begun) -> Kept:
+        """What the checkpoint says of the tensors, and of the epoch that has begun."""
+        return Kept(training=training, done=self.done, images=self.images, history=tuple(self.history), begun=begun)
 
     def go_on(self, kept: Kept, tensors: Mapping[str, Tensor]) -> None:
         """Take what `kept` and `tensors` gave.
@@ -270,7 +268,7 @@ class _Run:
             self._load(tensors)
         except (RuntimeError, ValueError, KeyError, IndexError) as error:
             raise InputError("the checkpoint has the weights of another network; remove it to begin again") from error
-        self.done, self.images, self.history, self.begun = kept.done, kept.images, list(kept.history), kept.begun
+        self.done, self.images, self.history = kept.done, kept.images, list(kept.history)
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
 

@@ -20,8 +20,6 @@ from nas.networks.modules.outside import timm_part
 __all__ = ["MOST", "Optimisation", "adamw", "check_sizes", "moving_average", "rates"]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-
-
 MOST = 10**6  # epochs, and images of a step
 
 
